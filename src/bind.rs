@@ -1,0 +1,180 @@
+//! Sockets, bound before anything else happens; and in words, why one could not be.
+
+use std::fs;
+use std::io;
+use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use socket2::{Domain, Protocol, Socket, Type};
+
+/// Connections that wait to be accepted.
+const BACKLOG: i32 = 4096;
+/// Octets of queries that wait while we are not on the processor: 10 ms at 400,000 queries a second.
+const RECEIVE_BUFFER_OCTETS: usize = 4 << 20;
+/// Tries to find one port that is free for UDP and for TCP, where the kernel may choose it.
+const PORT_TRIES: usize = 32;
+
+/// The two sockets of one DNS address.
+pub struct Dns {
+    pub address: SocketAddr,
+    pub udp: UdpSocket,
+    pub tcp: TcpListener,
+}
+
+/// Binds UDP and TCP on one address and the same port; port 0 takes one that is free for both.
+pub fn dns(address: SocketAddr) -> Result<Dns> {
+    let mut tries = if address.port() == 0 { PORT_TRIES } else { 1 };
+    loop {
+        tries -= 1;
+        let udp = udp(address).with_context(|| refused("DNS", "udp", address))?;
+        let address = udp.local_addr()?;
+        match tcp(address) {
+            Ok(tcp) => return Ok(Dns { address, udp, tcp }),
+            Err(error) if tries == 0 => return Err(error).context(refused("DNS", "tcp", address)),
+            Err(_) => {}
+        }
+    }
+}
+
+fn udp(address: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+    socket.set_nonblocking(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.set_recv_buffer_size(RECEIVE_BUFFER_OCTETS)?;
+    socket.bind(&address.into())?;
+    Ok(socket.into())
+}
+
+/// Binds and listens on a TCP address.
+pub fn tcp(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_nonblocking(true)?;
+    socket.set_reuse_address(true)?; // connections of a server before us may still be in TIME_WAIT
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Binds the TCP registration socket.
+pub fn registration(address: SocketAddr) -> Result<TcpListener> {
+    tcp(address).with_context(|| refused("registration", "tcp", address))
+}
+
+/// `binding the DNS socket on 127.0.0.1:53 (udp)`, with who holds it and what to do.
+fn refused(what: &str, protocol: &str, address: SocketAddr) -> String {
+    let flag = if what == "DNS" { "--dns" } else { "--listen" };
+    let holder = match holder(protocol, address) {
+        Some(holder) => format!("; {holder} holds it: stop that, or choose another with {flag} ADDR:PORT"),
+        None if address.port() < 1024 => {
+            format!("; a port below 1024 needs CAP_NET_BIND_SERVICE, or choose another with {flag} ADDR:PORT")
+        }
+        None => format!("; choose another with {flag} ADDR:PORT"),
+    };
+    format!("binding the {what} socket on {address} ({protocol}){holder}")
+}
+
+/// Who has a socket on this port: the command's name and its pid, as far as we may look.
+fn holder(protocol: &str, address: SocketAddr) -> Option<String> {
+    let mut inodes = Vec::new();
+    for table in [format!("/proc/net/{protocol}"), format!("/proc/net/{protocol}6")] {
+        for line in fs::read_to_string(table).unwrap_or_default().lines().skip(1) {
+            let mut fields = line.split_whitespace();
+            let local = fields.nth(1)?;
+            let port = local.rsplit_once(':').and_then(|(_, port)| u16::from_str_radix(port, 16).ok());
+            // `st` 0A is a listening TCP socket, 07 an unconnected UDP one.
+            let state = fields.nth(1);
+            if port == Some(address.port()) && matches!(state, Some("0A" | "07")) {
+                inodes.extend(fields.nth(5).map(|inode| format!("socket:[{inode}]")));
+            }
+        }
+    }
+    for process in fs::read_dir("/proc").ok()?.flatten() {
+        let path = process.path();
+        let Ok(descriptors) = fs::read_dir(path.join("fd")) else { continue };
+        let links = descriptors.flatten().filter_map(|descriptor| fs::read_link(descriptor.path()).ok());
+        if links.into_iter().any(|link| inodes.iter().any(|inode| link.as_os_str() == inode.as_str())) {
+            let command = fs::read_to_string(path.join("comm")).unwrap_or_default();
+            let pid = process.file_name();
+            return Some(format!("{} (pid {})", command.trim().escape_debug(), pid.to_string_lossy()));
+        }
+    }
+    (!inodes.is_empty()).then(|| "another user's process".to_owned())
+}
+
+/// The Unix registration socket; its file goes when this is dropped, if it is still ours.
+pub struct Unix {
+    pub listener: UnixListener,
+    path: PathBuf,
+    inode: u64,
+}
+
+/// Binds the Unix socket: mode 0660, the file of a dead server replaced, a live server's refused.
+///
+/// The socket is made under a name of its own and renamed into place, so that nobody can connect
+/// before the mode is set, and the path never leads anywhere but to a server.
+pub fn unix(path: &Path) -> Result<Unix> {
+    use std::os::unix::fs::MetadataExt;
+    let shown = path.display();
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error).with_context(|| format!("looking at {shown}")),
+        Ok(found) if !found.file_type().is_socket() => {
+            bail!("{shown} is there and is not a socket; move it away, or choose another path with --socket");
+        }
+        Ok(_) => {
+            if UnixStream::connect(path).is_ok() {
+                bail!(
+                    "another server is listening on {shown}; stop it, or choose another path with --socket"
+                );
+            }
+        }
+    }
+    if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
+        fs::create_dir_all(directory)
+            .with_context(|| format!("making the directory of the socket, {}", directory.display()))?;
+    }
+    let mut own = path.as_os_str().to_owned();
+    own.push(format!(".{}", std::process::id()));
+    let own = PathBuf::from(own);
+    let _ = fs::remove_file(&own); // of a process before us with the same pid
+    let before = nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o177));
+    let listener = UnixListener::bind(&own);
+    nix::sys::stat::umask(before);
+    let listener = listener.with_context(|| format!("binding the registration socket {shown}"))?;
+    fs::set_permissions(&own, fs::Permissions::from_mode(0o660))?;
+    let inode = fs::symlink_metadata(&own)?.ino();
+    fs::rename(&own, path).with_context(|| format!("putting the registration socket at {shown}"))?;
+    listener.set_nonblocking(true)?;
+    Ok(Unix { listener, path: path.to_owned(), inode })
+}
+
+impl Drop for Unix {
+    fn drop(&mut self) {
+        use std::os::unix::fs::MetadataExt;
+        if fs::symlink_metadata(&self.path).is_ok_and(|found| found.ino() == self.inode) {
+            let _ = fs::remove_file(&self.path); // nothing to do about a failure on the way out
+        }
+    }
+}
+
+/// The addresses that this machine uses towards the world: what a registration over the Unix socket
+/// means when it names none. No packet is sent: connecting a UDP socket only chooses a route.
+pub fn default_route_addresses() -> Vec<IpAddr> {
+    // Documentation prefixes: routed like anything else, and nobody's (RFC 5737, RFC 3849).
+    let routes = [("0.0.0.0:0", "192.0.2.1:9"), ("[::]:0", "[2001:db8::1]:9")];
+    let source = |(local, remote): (&str, &str)| {
+        let socket = UdpSocket::bind(local).ok()?;
+        socket.connect(remote).ok()?;
+        Some(socket.local_addr().ok()?.ip()).filter(|ip| !ip.is_unspecified() && !ip.is_loopback())
+    };
+    let found: Vec<IpAddr> = routes.into_iter().filter_map(source).collect();
+    if found.is_empty() { vec![IpAddr::from([127, 0, 0, 1])] } else { found }
+}

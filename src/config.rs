@@ -1,0 +1,464 @@
+//! The configuration: defaults < file < environment < flags, read once and validated once.
+//!
+//! Every source is reduced to the same thing, a key with texts and the place that it was written in, so
+//! a key is read by one function wherever it comes from, and every complaint names the place:
+//! `callsign.toml:3:7`, `CALLSIGN_TTL` or `--ttl`. A later source replaces a key as a whole; lists are
+//! not joined. An unknown key is an error, because a misspelt `listen` must not be a server that does not.
+//!
+//! What is here can be told from the texts alone. That an address can be bound, or that a zone file is
+//! sound, is told by `serve`.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, anyhow, bail};
+use toml::de::{DeTable, DeValue};
+
+use crate::name::Apex;
+use crate::protocol::did_you_mean;
+use crate::registry::{FORGET_AFTER, INSTANCES_MAX};
+use crate::time::{format_duration, parse_duration};
+
+/// The port of DNS where nothing else is said: 53 needs a privilege and is often taken.
+pub const DNS_PORT: u16 = 5300;
+/// Seconds that a resolver may keep a positive answer.
+const TTL_DEFAULT: u32 = 5;
+/// Longest TTL: what a cache holds longer than this outlives too many instances.
+pub const TTL_MAX: u32 = 300;
+/// Longest time that a service may stay known after its last instance left.
+const KNOWN_FOR_MAX: Duration = Duration::from_secs(24 * 3600);
+/// Longest grace: systemd kills after 90 s.
+const GRACE_MAX: Duration = Duration::from_secs(60);
+/// What every path carries without fragments (RFC 9715), and the smallest that EDNS allows to ask for.
+pub const UDP_OCTETS_DEFAULT: u16 = 1232;
+const UDP_OCTETS_MIN: u16 = 512;
+/// What one UDP datagram over IPv4 can hold.
+const UDP_OCTETS_MAX: u16 = 65_507;
+/// Longest path of a Unix socket: `sun_path` of Linux holds 108 octets with the final zero.
+const SOCKET_PATH_OCTETS_MAX: usize = 107;
+
+/// Every key, as it is written in the file; `CALLSIGN_KNOWN_FOR` in the environment, `--known-for` as a flag.
+const KEYS: [&str; 15] = [
+    "advertise",
+    "allow-loopback",
+    "allow-unauthenticated",
+    "dns",
+    "domain",
+    "grace",
+    "instances-max",
+    "known-for",
+    "listen",
+    "log",
+    "socket",
+    "store",
+    "ttl",
+    "udp-octets-loopback",
+    "zones",
+];
+const VARIABLE_PREFIX: &str = "CALLSIGN_";
+/// Variables with our prefix that belong to the client.
+const CLIENT_VARIABLES: [&str; 1] = ["CALLSIGN_SERVER"];
+
+/// What a server is told. Public fields: whoever embeds a server starts from `Config::defaults`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// Names that the live zone is served under; at least one.
+    pub domain: Vec<Apex>,
+    /// Where DNS is answered, UDP and TCP; at least one.
+    pub dns: Vec<SocketAddr>,
+    /// Nobody chose `dns`: the IPv6 one may then be missing on a machine without IPv6.
+    pub dns_is_default: bool,
+    /// The registration socket.
+    pub socket: PathBuf,
+    /// Where else registrations are taken, over TCP.
+    pub listen: Vec<SocketAddr>,
+    /// `listen` may hold an address that others reach, though nobody has to say who they are.
+    pub allow_unauthenticated: bool,
+    /// The directory of static zones, where there is one.
+    pub zones: Option<PathBuf>,
+    pub store: StoreChoice,
+    /// The address of `ns.<apex>`; `None`: the first bound address that is no wildcard.
+    pub advertise: Option<IpAddr>,
+    /// Seconds that a resolver may keep a positive answer; at most `TTL_MAX`.
+    pub ttl: u32,
+    /// How long a service stays known after its last instance left.
+    pub known_for: Duration,
+    pub instances_max: usize,
+    /// Loopback addresses are registered though DNS is answered to other machines.
+    pub allow_loopback: bool,
+    /// Cap of a UDP answer to a client on this machine.
+    pub udp_octets_loopback: u16,
+    /// A filter of the `tracing` form: `info`, `callsign=debug`.
+    pub log: String,
+    /// How long DNS is answered after SIGTERM while new registrations are not.
+    pub grace: Duration,
+}
+
+/// Where the registry is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoreChoice {
+    /// Nowhere: a restart starts empty.
+    Memory,
+}
+
+/// One key and what it was given, from any source.
+#[derive(Clone, Debug)]
+pub struct Setting {
+    pub key: &'static str,
+    pub values: Vec<Value>,
+}
+
+/// One text and the place it was written in, for complaints.
+#[derive(Clone, Debug)]
+pub struct Value {
+    pub text: String,
+    pub origin: String,
+}
+
+impl Setting {
+    /// A flag of the command line.
+    pub fn flag(key: &'static str, texts: Vec<String>) -> Self {
+        let value = |text| Value { text, origin: format!("--{key}") };
+        Self { key, values: texts.into_iter().map(value).collect() }
+    }
+}
+
+/// What the defaults depend on.
+#[derive(Clone, Debug)]
+pub struct Surroundings {
+    pub environment: Vec<(OsString, OsString)>,
+    pub root: bool,
+    /// Where `zones` is looked for.
+    pub directory: PathBuf,
+}
+
+impl Surroundings {
+    /// Those of this process.
+    pub fn here() -> Self {
+        Self {
+            environment: std::env::vars_os().collect(),
+            root: nix::unistd::geteuid().is_root(),
+            directory: PathBuf::from("."),
+        }
+    }
+
+    /// The path of the registration socket that server and client agree on without a word.
+    ///
+    /// Never in `/tmp`, where another user could be there first: without a directory of its own there is
+    /// no default, and somebody has to say where.
+    pub fn socket(&self) -> Option<PathBuf> {
+        if self.root {
+            return Some(PathBuf::from("/run/callsign/callsign.sock"));
+        }
+        let (_, runtime) = self.environment.iter().find(|(name, _)| name == "XDG_RUNTIME_DIR")?;
+        Path::new(runtime).is_absolute().then(|| Path::new(runtime).join("callsign.sock"))
+    }
+}
+
+impl Config {
+    /// Reads every source. `file` is the one that `--config` names; there is no other that is looked for.
+    pub fn load(file: Option<&Path>, flags: Vec<Setting>, around: &Surroundings) -> anyhow::Result<Self> {
+        let mut given = Given::default();
+        if let Some(path) = file {
+            let text =
+                std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+            given.file(&path.display().to_string(), &text)?;
+        }
+        given.environment(&around.environment)?;
+        for flag in flags {
+            given.0.insert(flag.key, flag.values);
+        }
+        given.config(around)
+    }
+
+    /// What a server does that is told nothing.
+    pub fn defaults(around: &Surroundings) -> anyhow::Result<Self> {
+        Given::default().config(around)
+    }
+}
+
+/// What was given for each key; the last source wins.
+#[derive(Default)]
+struct Given(BTreeMap<&'static str, Vec<Value>>);
+
+impl Given {
+    fn file(&mut self, path: &str, text: &str) -> anyhow::Result<()> {
+        let place = |at: usize| {
+            let (line, column) = position(text, at);
+            format!("{path}:{line}:{column}")
+        };
+        let table = DeTable::parse(text).map_err(|error| {
+            let at = error.span().map_or(0, |span| span.start);
+            anyhow!("{}: {}", place(at), error.message().replace('\n', ", "))
+        })?;
+        for (key, value) in table.get_ref() {
+            let origin = place(key.span().start);
+            let Some(known) = known(key.get_ref()) else {
+                let hint = did_you_mean(key.get_ref(), &KEYS);
+                bail!(
+                    "{origin}: unknown key `{}`{hint}; keys are {}",
+                    key.get_ref().escape_debug(),
+                    KEYS.join(", ")
+                );
+            };
+            let origin = place(value.span().start);
+            let values = match value.get_ref() {
+                DeValue::Array(list) => list
+                    .iter()
+                    .map(|value| scalar(known, value.get_ref(), place(value.span().start)))
+                    .collect::<anyhow::Result<_>>()?,
+                value => vec![scalar(known, value, origin)?],
+            };
+            self.0.insert(known, values);
+        }
+        Ok(())
+    }
+
+    /// A variable that is set and empty is as good as unset, as shells and unit files write it.
+    fn environment(&mut self, environment: &[(OsString, OsString)]) -> anyhow::Result<()> {
+        for (name, text) in environment {
+            let Some(variable) = name.to_str().filter(|name| name.starts_with(VARIABLE_PREFIX)) else {
+                continue;
+            };
+            if CLIENT_VARIABLES.contains(&variable) {
+                continue;
+            }
+            let key = variable[VARIABLE_PREFIX.len()..].to_ascii_lowercase().replace('_', "-");
+            let Some(known) = known(&key).filter(|known| variable_of(known) == variable) else {
+                let variables: Vec<String> = KEYS.iter().map(|key| variable_of(key)).collect();
+                let variables: Vec<&str> = variables.iter().map(String::as_str).collect();
+                bail!("{}: unknown variable{}", variable.escape_debug(), did_you_mean(variable, &variables));
+            };
+            let Some(text) = text.to_str() else { bail!("{variable}: is not UTF-8") };
+            if text.is_empty() {
+                continue;
+            }
+            let value = |text: &str| Value { text: text.trim().to_owned(), origin: variable.to_owned() };
+            let values = match known {
+                "domain" | "dns" | "listen" => text.split(',').map(value).collect(),
+                _ => vec![value(text)],
+            };
+            self.0.insert(known, values);
+        }
+        Ok(())
+    }
+
+    /// The one place of defaults and rules.
+    fn config(&self, around: &Surroundings) -> anyhow::Result<Config> {
+        let loopback = [IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)];
+        let config = Config {
+            domain: self.list("domain", domain)?.unwrap_or_else(|| {
+                vec![Apex::parse("service.local").expect("the default domain is a name")]
+            }),
+            dns: self
+                .list("dns", address)?
+                .unwrap_or_else(|| loopback.map(|address| SocketAddr::new(address, DNS_PORT)).to_vec()),
+            dns_is_default: !self.0.contains_key("dns"),
+            socket: match self.one("socket", socket)? {
+                Some(path) => path,
+                None => around.socket().ok_or_else(|| {
+                    anyhow!("socket: there is no directory of your own to put it in, because XDG_RUNTIME_DIR is not set; name a path that only you can write to with --socket")
+                })?,
+            },
+            listen: self.list("listen", address)?.unwrap_or_default(),
+            allow_unauthenticated: self.one("allow-unauthenticated", flag)?.unwrap_or(false),
+            zones: match self.one("zones", directory)? {
+                Some(path) => Some(path),
+                None => Some(around.directory.join("zones")).filter(|path| path.is_dir()),
+            },
+            store: self.one("store", store)?.unwrap_or(StoreChoice::Memory),
+            advertise: self.one("advertise", advertise)?,
+            ttl: self.one("ttl", |text| number(text, 0, TTL_MAX.into()))?.unwrap_or(TTL_DEFAULT),
+            known_for: self.one("known-for", |text| duration(text, KNOWN_FOR_MAX))?.unwrap_or(FORGET_AFTER),
+            instances_max: self.one("instances-max", |text| number(text, 1, u64::MAX))?.unwrap_or(INSTANCES_MAX),
+            allow_loopback: self.one("allow-loopback", flag)?.unwrap_or(false),
+            udp_octets_loopback: self
+                .one("udp-octets-loopback", |text| number(text, UDP_OCTETS_MIN.into(), UDP_OCTETS_MAX.into()))?
+                .unwrap_or(UDP_OCTETS_DEFAULT),
+            log: self.one("log", log)?.unwrap_or_else(|| "info".to_owned()),
+            grace: self.one("grace", |text| duration(text, GRACE_MAX))?.unwrap_or_default(),
+        };
+        self.authenticated(&config)?;
+        Ok(config)
+    }
+
+    /// Nobody reaches the registration socket from elsewhere unless somebody asked for that by name.
+    fn authenticated(&self, config: &Config) -> anyhow::Result<()> {
+        let open = config.listen.iter().position(|address| !address.ip().to_canonical().is_loopback());
+        let (Some(open), false) = (open, config.allow_unauthenticated) else { return Ok(()) };
+        let origin = &self.0["listen"][open].origin;
+        bail!(
+            "{origin}: {} can be reached from other machines, and there is no authentication yet: whoever reaches it may register and deregister anything; listen on 127.0.0.1, or set `allow-unauthenticated = true` (--allow-unauthenticated) if that is meant",
+            config.listen[open]
+        );
+    }
+
+    fn list<T: PartialEq>(
+        &self,
+        key: &str,
+        read: fn(&str) -> Result<T, String>,
+    ) -> anyhow::Result<Option<Vec<T>>> {
+        let Some(values) = self.0.get(key) else { return Ok(None) };
+        // `listen = []` says that there is none, which is so by default; the others need one.
+        if values.is_empty() && key != "listen" {
+            bail!("{key} must not be an empty list; leave the key out to take the default");
+        }
+        let mut list = Vec::with_capacity(values.len());
+        for value in values {
+            let item = read(&value.text).map_err(|rule| value.complaint(key, rule))?;
+            // Port 0 is a free port, another one each time.
+            if list.contains(&item) && !value.text.ends_with(":0") {
+                return Err(value.complaint(key, format!("names `{}` twice", value.text.escape_debug())));
+            }
+            list.push(item);
+        }
+        Ok(Some(list))
+    }
+
+    fn one<T>(&self, key: &str, read: impl Fn(&str) -> Result<T, String>) -> anyhow::Result<Option<T>> {
+        match self.0.get(key).map(Vec::as_slice) {
+            None => Ok(None),
+            Some([value]) => read(&value.text).map(Some).map_err(|rule| value.complaint(key, rule)),
+            Some([_, second, ..]) => Err(second.complaint(key, "takes one value, not a list")),
+            Some([]) => bail!("{key} takes one value, not an empty list"),
+        }
+    }
+}
+
+impl Value {
+    fn complaint(&self, key: &str, rule: impl fmt::Display) -> anyhow::Error {
+        anyhow!("{}: {key} {rule}", self.origin)
+    }
+}
+
+fn known(key: &str) -> Option<&'static str> {
+    KEYS.into_iter().find(|known| *known == key)
+}
+
+fn variable_of(key: &str) -> String {
+    format!("{VARIABLE_PREFIX}{}", key.to_ascii_uppercase().replace('-', "_"))
+}
+
+/// Line and column, both from 1; the column counts characters, as editors do.
+fn position(text: &str, at: usize) -> (usize, usize) {
+    let before = &text[..text.floor_char_boundary(at)];
+    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+    (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
+}
+
+fn scalar(key: &str, value: &DeValue<'_>, origin: String) -> anyhow::Result<Value> {
+    let text = match value {
+        DeValue::String(text) => text.to_string(),
+        DeValue::Integer(number) => number.as_str().to_owned(),
+        DeValue::Boolean(yes) => yes.to_string(),
+        other => bail!(
+            "{origin}: {key} must be a text, a number, true or false, or a list of texts, not a {}",
+            other.type_str()
+        ),
+    };
+    Ok(Value { text, origin })
+}
+
+fn domain(text: &str) -> Result<Apex, String> {
+    Apex::parse(text).map_err(|unfit| unfit.to_string())
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    let not = text.escape_debug();
+    text.parse().map_err(|_| match text.parse::<IpAddr>() {
+        Ok(IpAddr::V4(address)) => {
+            format!("must be an address with a port, such as {address}:{DNS_PORT}, not `{not}`")
+        }
+        Ok(IpAddr::V6(address)) => {
+            format!("must be an address with a port, such as [{address}]:{DNS_PORT}, not `{not}`")
+        }
+        Err(_) => format!(
+            "must be an address with a port, such as 127.0.0.1:{DNS_PORT} or [::1]:{DNS_PORT}, not `{not}`"
+        ),
+    })
+}
+
+fn socket(text: &str) -> Result<PathBuf, String> {
+    match text.len() {
+        0 => Err("must be a path, not empty".to_owned()),
+        1..=SOCKET_PATH_OCTETS_MAX => Ok(PathBuf::from(text)),
+        octets => Err(format!(
+            "must be a path of at most {SOCKET_PATH_OCTETS_MAX} octets, not {octets}: the kernel takes no longer one"
+        )),
+    }
+}
+
+fn directory(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    if path.is_dir() {
+        Ok(path)
+    } else {
+        Err(format!("must be a directory, and there is none at `{}`", text.escape_debug()))
+    }
+}
+
+fn store(text: &str) -> Result<StoreChoice, String> {
+    match text {
+        "memory" => Ok(StoreChoice::Memory),
+        "embedded" => Err("`embedded` is not there yet; this version has `memory` only".to_owned()),
+        text if text.starts_with("etcd://") => {
+            Err("`etcd` is not there yet; this version has `memory` only".to_owned())
+        }
+        text => Err(format!("must be `memory`, not `{}`", text.escape_debug())),
+    }
+}
+
+fn advertise(text: &str) -> Result<IpAddr, String> {
+    match text.parse::<IpAddr>() {
+        Ok(address) if address.is_unspecified() || address.is_multicast() => {
+            Err(format!("must be the address that other machines ask, not {address}"))
+        }
+        Ok(address) => Ok(address.to_canonical()),
+        Err(_) => {
+            Err(format!("must be an IPv4 or IPv6 address without a port, not `{}`", text.escape_debug()))
+        }
+    }
+}
+
+fn flag(text: &str) -> Result<bool, String> {
+    match text {
+        "true" | "1" => Ok(true),
+        "false" | "0" => Ok(false),
+        text => Err(format!("must be true or false, not `{}`", text.escape_debug())),
+    }
+}
+
+fn number<N: TryFrom<u64>>(text: &str, min: u64, max: u64) -> Result<N, String> {
+    let rule = || {
+        let to = if max == u64::MAX { "on".to_owned() } else { format!("to {max}") };
+        format!("must be a number from {min} {to}, not `{}`", text.escape_debug())
+    };
+    // TOML lets people write 1_000_000.
+    let number = text.replace('_', "").parse().ok().filter(|number| (min..=max).contains(number));
+    number.and_then(|number| N::try_from(number).ok()).ok_or_else(rule)
+}
+
+fn duration(text: &str, max: Duration) -> Result<Duration, String> {
+    let rule = || {
+        format!(
+            "must be a time such as 500ms, 15s or 2m, at most {}, not `{}`",
+            format_duration(max),
+            text.escape_debug()
+        )
+    };
+    parse_duration(text).filter(|duration| *duration <= max).ok_or_else(rule)
+}
+
+fn log(text: &str) -> Result<String, String> {
+    match tracing_subscriber::EnvFilter::builder().parse(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(error) => Err(format!(
+            "must be a filter such as info or callsign=debug, not `{}`: {error}",
+            text.escape_debug()
+        )),
+    }
+}

@@ -1,0 +1,108 @@
+//! How many connections there may be, and which goes when there are too many.
+//!
+//! A limit that refuses the newest lets idle clients lock everyone out; so over the limit the
+//! connection that has been quiet for longest is closed. Running out of descriptors is met the same
+//! way, and never with a loop that spins.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+/// How long accepting rests after an error that would come again at once.
+const REST: Duration = Duration::from_millis(50);
+
+/// The open connections of one kind.
+#[derive(Debug)]
+pub struct Connections {
+    most: usize,
+    /// Counts up with every sign of life: the lowest is the quietest.
+    ticks: AtomicU64,
+    open: Mutex<HashMap<u64, Arc<Life>>>,
+}
+
+#[derive(Debug)]
+struct Life {
+    tick: AtomicU64,
+    close: CancellationToken,
+}
+
+/// One open connection; its place is free when this is dropped.
+#[derive(Debug)]
+pub struct Place {
+    pub number: u64,
+    life: Arc<Life>,
+    connections: Arc<Connections>,
+}
+
+impl Connections {
+    pub fn new(most: usize) -> Arc<Self> {
+        Arc::new(Self { most, ticks: AtomicU64::new(0), open: Mutex::default() })
+    }
+
+    /// A place for a new connection; the quietest is told to close where there are too many.
+    pub fn enter(self: &Arc<Self>, stop: &CancellationToken) -> Place {
+        let number = self.ticks.fetch_add(1, Ordering::Relaxed);
+        let life = Arc::new(Life { tick: AtomicU64::new(number), close: stop.child_token() });
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if open.len() >= self.most {
+            close_quietest(&mut open);
+        }
+        open.insert(number, life.clone());
+        Place { number, life, connections: self.clone() }
+    }
+
+    /// What to do after `accept` failed: `Ok` to go on, after a rest where the error would come again.
+    ///
+    /// # Errors
+    ///
+    /// The listener itself is broken.
+    pub async fn after_error(&self, error: io::Error) -> io::Result<()> {
+        use nix::libc::{EMFILE, ENFILE, ENOBUFS, ENOMEM};
+        match error.raw_os_error() {
+            Some(EMFILE | ENFILE | ENOBUFS | ENOMEM) => {
+                tracing::warn!(%error, "no descriptor or memory for a connection; closing the quietest");
+                close_quietest(&mut self.open.lock().unwrap_or_else(PoisonError::into_inner));
+                tokio::time::sleep(REST).await;
+                Ok(())
+            }
+            Some(nix::libc::EBADF | nix::libc::EINVAL | nix::libc::ENOTSOCK | nix::libc::EOPNOTSUPP) => {
+                Err(error)
+            }
+            // The peer gave up in the queue (ECONNABORTED), or its network did: the next one may be fine.
+            _ => {
+                tracing::debug!(%error, "accepting a connection");
+                Ok(())
+            }
+        }
+    }
+}
+
+fn close_quietest(open: &mut HashMap<u64, Arc<Life>>) {
+    let quietest =
+        open.iter().min_by_key(|(_, life)| life.tick.load(Ordering::Relaxed)).map(|(number, _)| *number);
+    if let Some(life) = quietest.and_then(|number| open.remove(&number)) {
+        life.close.cancel();
+    }
+}
+
+impl Place {
+    /// A sign of life: a whole message came.
+    pub fn touch(&self) {
+        self.life.tick.store(self.connections.ticks.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
+    }
+
+    /// Cancelled when this connection has to close.
+    pub fn closing(&self) -> &CancellationToken {
+        &self.life.close
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.connections.open.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.number);
+    }
+}

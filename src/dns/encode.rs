@@ -1,0 +1,261 @@
+//! An answer to octets (RFC 1035 section 4): compression, what is cut, and what says so.
+//!
+//! The place of the OPT record is set aside before anything else. Records of the answer that do not
+//! fit are left out whole, and TC says so; additional records go first and silently, RRset by RRset
+//! (RFC 2181 section 9); a reply without any record never carries TC alone.
+
+use std::collections::HashMap;
+use std::hash::{Hash, Hasher};
+
+use crate::answer::{Answer, Ede, Over, Rcode};
+use crate::name::Name;
+use crate::record::{Data, Record, Type};
+
+/// Octets of a header (RFC 1035 section 4.1.1).
+pub const HEADER_OCTETS: usize = 12;
+/// Octets of an OPT record without options (RFC 6891 section 6.1.2).
+pub const OPT_OCTETS: usize = 11;
+/// The size that we advertise: what we are ready to receive, whatever we send.
+const UDP_OCTETS_ADVERTISED: u16 = 1232;
+/// Offsets that a compression pointer can hold (RFC 1035 section 4.1.4).
+const POINTER_MAX: usize = 0x3fff;
+
+const QR: u16 = 0x8000;
+const AA: u16 = 0x0400;
+const TC: u16 = 0x0200;
+/// OPT's flag "DNSSEC OK" (RFC 3225 section 3).
+const DO: u32 = 0x8000;
+/// The EDNS option of an Extended DNS Error (RFC 8914 section 2).
+const OPTION_EDE: u16 = 15;
+
+/// What of the query goes into the reply.
+#[derive(Clone, Copy, Debug)]
+pub struct Frame<'a> {
+    pub id: u16,
+    /// Opcode, RD and CD as they are echoed, in their places; nothing else.
+    pub flags: u16,
+    /// The question's octets, echoed as they came; empty where none could be read.
+    pub question: &'a [u8],
+    /// The reply carries an OPT record.
+    pub edns: bool,
+    pub dnssec_ok: bool,
+    /// Octets of the whole reply at most.
+    pub limit: usize,
+    pub over: Over,
+}
+
+impl Frame<'_> {
+    /// Octets left for records.
+    pub fn room(&self) -> usize {
+        let opt = if self.edns { OPT_OCTETS } else { 0 };
+        self.limit.saturating_sub(HEADER_OCTETS + self.question.len() + opt)
+    }
+
+    /// The reply as it goes out.
+    pub fn encode(&self, answer: &Answer) -> Vec<u8> {
+        let mut writer = Writer::new(self);
+        let ede = answer.ede.as_ref().filter(|_| self.edns);
+        let ede_octets = ede.map_or(0, |ede| 6 + ede.text.len());
+
+        let fitted = answer.answer.iter().take_while(|record| writer.push(record)).count();
+        let mut cut = answer.truncated || fitted < answer.answer.len();
+        let authority = answer.authority.iter().take_while(|record| writer.push(record)).count();
+        cut |= authority < answer.authority.len();
+
+        // Words are worth more than optional addresses, less than any other record.
+        let ede = ede.filter(|_| writer.out.len() + ede_octets <= writer.limit);
+        if ede.is_some() {
+            writer.limit -= ede_octets;
+        }
+        let mut additional = 0;
+        let referral =
+            answer.answer.is_empty() && answer.authority.iter().any(|record| record.data.rtype() == Type::NS);
+        for set in rrsets(&answer.additional) {
+            if writer.push_all(set) {
+                additional += set.len();
+            } else if referral {
+                cut = true; // without its glue a referral leads nowhere (RFC 9471 section 3.1)
+            }
+        }
+        writer.finish(self, answer, [fitted, authority, additional], cut, ede)
+    }
+}
+
+/// The runs of records with one owner and type.
+fn rrsets(records: &[Record]) -> impl Iterator<Item = &[Record]> {
+    records.chunk_by(|a, b| a.data.rtype() == b.data.rtype() && a.owner == b.owner)
+}
+
+struct Writer<'a> {
+    out: Vec<u8>,
+    /// Octets that records may reach up to; the OPT record comes behind.
+    limit: usize,
+    /// Where each name, and each name above it, stands.
+    names: HashMap<Folded<'a>, u16>,
+}
+
+/// A name in wire form that compares without case (RFC 4343).
+#[derive(Clone, Copy)]
+struct Folded<'a>(&'a [u8]);
+
+impl PartialEq for Folded<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.eq_ignore_ascii_case(other.0)
+    }
+}
+
+impl Eq for Folded<'_> {}
+
+impl Hash for Folded<'_> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        for octet in self.0 {
+            state.write_u8(octet.to_ascii_lowercase());
+        }
+    }
+}
+
+impl<'a> Writer<'a> {
+    fn new(frame: &Frame<'a>) -> Self {
+        let mut out = Vec::with_capacity(frame.limit.min(1500));
+        out.resize(HEADER_OCTETS, 0);
+        let mut writer =
+            Self { out, limit: frame.limit - if frame.edns { OPT_OCTETS } else { 0 }, names: HashMap::new() };
+        // The question is copied as it is, and its name is what later names point at.
+        let mut at = 0;
+        while let Some(&length) = frame.question.get(at)
+            && length != 0
+        {
+            writer.names.insert(Folded(name_at(frame.question, at)), (HEADER_OCTETS + at) as u16);
+            at += 1 + usize::from(length);
+        }
+        writer.out.extend_from_slice(frame.question);
+        writer
+    }
+
+    /// Adds one record; false, and nothing added, where it does not fit.
+    fn push(&mut self, record: &'a Record) -> bool {
+        self.push_all(std::slice::from_ref(record))
+    }
+
+    /// Adds all of `records` or none.
+    fn push_all(&mut self, records: &'a [Record]) -> bool {
+        let start = self.out.len();
+        let mut added = Vec::new();
+        for record in records {
+            self.record(record, &mut added);
+            if self.out.len() > self.limit {
+                self.out.truncate(start);
+                for name in added {
+                    self.names.remove(&name);
+                }
+                return false;
+            }
+        }
+        true
+    }
+
+    fn record(&mut self, record: &'a Record, added: &mut Vec<Folded<'a>>) {
+        self.name(&record.owner, true, added);
+        self.u16(record.data.rtype().0);
+        self.u16(crate::answer::CLASS_IN);
+        self.out.extend_from_slice(&record.ttl.to_be_bytes());
+        let length_at = self.out.len();
+        self.u16(0);
+        match &record.data {
+            Data::A(address) => self.out.extend_from_slice(&address.octets()),
+            Data::Aaaa(address) => self.out.extend_from_slice(&address.octets()),
+            Data::Srv { priority, weight, port, target } => {
+                self.u16(*priority);
+                self.u16(*weight);
+                self.u16(*port);
+                self.name(target, false, added); // RFC 2782, "Target": no compression
+            }
+            Data::Cname(name) | Data::Ns(name) | Data::Ptr(name) => self.name(name, true, added),
+            Data::Mx { preference, exchange } => {
+                self.u16(*preference);
+                self.name(exchange, true, added);
+            }
+            Data::Soa(soa) => {
+                self.name(&soa.mname, true, added);
+                self.name(&soa.rname, true, added);
+                for number in [soa.serial, soa.refresh, soa.retry, soa.expire, soa.minimum] {
+                    self.out.extend_from_slice(&number.to_be_bytes());
+                }
+            }
+            Data::Other { octets, .. } => self.out.extend_from_slice(octets),
+        }
+        let length = (self.out.len() - length_at - 2) as u16;
+        self.out[length_at..length_at + 2].copy_from_slice(&length.to_be_bytes());
+    }
+
+    fn name(&mut self, name: &'a Name, compress: bool, added: &mut Vec<Folded<'a>>) {
+        for suffix in name.suffixes() {
+            if suffix.len() == 1 {
+                break;
+            }
+            if compress && let Some(&offset) = self.names.get(&Folded(suffix)) {
+                return self.u16(0xc000 | offset);
+            }
+            let offset = self.out.len();
+            if offset <= POINTER_MAX && !self.names.contains_key(&Folded(suffix)) {
+                self.names.insert(Folded(suffix), offset as u16);
+                added.push(Folded(suffix));
+            }
+            self.out.extend_from_slice(&suffix[..=usize::from(suffix[0])]);
+        }
+        self.out.push(0);
+    }
+
+    fn u16(&mut self, number: u16) {
+        self.out.extend_from_slice(&number.to_be_bytes());
+    }
+
+    fn finish(
+        mut self,
+        frame: &Frame<'_>,
+        answer: &Answer,
+        counts: [usize; 3],
+        cut: bool,
+        ede: Option<&Ede>,
+    ) -> Vec<u8> {
+        let rcode = answer.rcode as u16;
+        if frame.edns {
+            self.out.push(0);
+            self.u16(Type::OPT.0);
+            self.u16(UDP_OCTETS_ADVERTISED);
+            let flags = if frame.dnssec_ok { DO } else { 0 };
+            let ttl = u32::from(rcode >> 4) << 24 | flags; // version 0
+            self.out.extend_from_slice(&ttl.to_be_bytes());
+            self.u16(ede.map_or(0, |ede| 6 + ede.text.len() as u16));
+            if let Some(ede) = ede {
+                self.u16(OPTION_EDE);
+                self.u16(2 + ede.text.len() as u16);
+                self.u16(ede.code);
+                self.out.extend_from_slice(ede.text.as_bytes());
+            }
+        }
+        let mut flags = QR | frame.flags | (rcode & 0xf);
+        if answer.authoritative && answer.rcode != Rcode::Refused {
+            flags |= AA;
+        }
+        if cut && frame.over == Over::Datagram {
+            flags |= TC;
+        }
+        let questions = u16::from(!frame.question.is_empty());
+        let [answers, authorities, additionals] = counts.map(|count| count as u16);
+        let numbers = [frame.id, flags, questions, answers, authorities, additionals + u16::from(frame.edns)];
+        for (place, number) in self.out.chunks_exact_mut(2).zip(numbers) {
+            place.copy_from_slice(&number.to_be_bytes());
+        }
+        self.out
+    }
+}
+
+/// The name that starts at `at` within a question's octets, root included.
+fn name_at(question: &[u8], at: usize) -> &[u8] {
+    let mut end = at;
+    while question[end] != 0 {
+        end += 1 + usize::from(question[end]);
+    }
+    &question[at..=end]
+}

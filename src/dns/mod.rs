@@ -1,0 +1,8 @@
+//! DNS over the network: octets to questions and answers to octets (`wire`, `encode`), the loops that
+//! carry them (`udp`, `tcp`), and the same for whoever runs a hickory server (`handler`).
+
+pub mod encode;
+pub mod handler;
+pub mod tcp;
+pub mod udp;
+pub mod wire;

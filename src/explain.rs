@@ -1,0 +1,126 @@
+//! Why a name is, or is not, in DNS: each instance with the rule that kept it in or out.
+
+use crate::answer::{Asked, CLASS_IN, Over, Question, Rcode, answer, nearest_service};
+use crate::grammar::{self, Owner};
+use crate::name::{Name, ServiceName};
+use crate::protocol::{ExplainedForm, ExplainedInstance, Problem};
+use crate::record::Type;
+use crate::view::{Member, ServiceView, View};
+
+/// Explains a service's name, or any domain name.
+///
+/// # Errors
+///
+/// `invalid` where the text is neither.
+pub fn explain(view: &View, name: &str) -> Result<ExplainedForm, Problem> {
+    let apex = &view.settings.apexes[0];
+    let bare = ServiceName::parse(name.trim_end_matches('.')).ok();
+    let domain = match &bare {
+        Some(service) => apex.owner(&[service.as_str()]),
+        None => {
+            Name::parse(name).map_err(|error| Problem::invalid("name", format!("is not a name: {error}")))?
+        }
+    };
+    let service = service_of(view, &domain);
+    let known = service.as_deref().and_then(|service| view.service(service));
+    let nearest = match (&known, &service) {
+        (None, Some(service)) => nearest_service(view, service).map(|name| name.to_string()),
+        _ => None,
+    };
+    Ok(ExplainedForm {
+        verdict: verdict(view, &domain),
+        instances: known.map(|service| instances(&service)).unwrap_or_default(),
+        name: domain.to_string(),
+        nearest,
+    })
+}
+
+/// The service that a domain name asks for, whether it is known or not.
+fn service_of(view: &View, domain: &Name) -> Option<String> {
+    let apex = view.apex_of(domain)?;
+    let lower = domain.to_lowercase();
+    let labels = lower.labels_below(apex.name())?;
+    match grammar::parse(&labels)? {
+        Owner::Service(service)
+        | Owner::ByTransport(service, _)
+        | Owner::Ports(service, _)
+        | Owner::ByPort { service, .. }
+        | Owner::ByTag { service, .. }
+        | Owner::Below { service, .. }
+        | Owner::TypeInstance { service, .. } => Some(service.to_owned()),
+        Owner::Apex | Owner::NameServer | Owner::Empty | Owner::Types | Owner::Browse | Owner::Tag(_) => None,
+    }
+}
+
+/// What a query gets now, asked as a client would: by the same function.
+fn verdict(view: &View, domain: &Name) -> String {
+    let ask = |qtype| {
+        let question = Question { name: domain.clone(), qtype, class: CLASS_IN };
+        let client = std::net::Ipv4Addr::LOCALHOST.into();
+        answer(
+            view,
+            &Asked { question: &question, client, over: Over::Stream, room: 65_000, edns: true, draw: 0 },
+        )
+    };
+    let types =
+        [("A", Type::A), ("AAAA", Type::AAAA), ("SRV", Type::SRV), ("TXT", Type::TXT), ("PTR", Type::PTR)];
+    let mut counts = Vec::new();
+    let mut reasons: Vec<String> = Vec::new();
+    for (name, qtype) in types {
+        let reply = ask(qtype);
+        let reason = reply.ede.as_ref().map(|ede| ede.text.to_string());
+        match reply.rcode {
+            Rcode::NoError => {}
+            Rcode::NxDomain => {
+                return format!("NXDOMAIN{}", reason.map(|reason| format!(": {reason}")).unwrap_or_default());
+            }
+            Rcode::Refused => return "REFUSED: no zone of this server holds the name".to_owned(),
+            rcode => return format!("{rcode:?}: {}", reason.unwrap_or_default()),
+        }
+        if !reply.answer.is_empty() {
+            counts.push(format!("{} {name}", reply.answer.len()));
+        }
+        reasons.extend(reason);
+    }
+    reasons.dedup();
+    let reasons = if reasons.is_empty() { String::new() } else { format!(": {}", reasons.join("; ")) };
+    if counts.is_empty() {
+        format!("NOERROR, no record{reasons}")
+    } else {
+        format!("answered: {}{reasons}", counts.join(", "))
+    }
+}
+
+fn instances(service: &ServiceView) -> Vec<ExplainedInstance> {
+    let lowest = service.live().map(|member| member.instance.priority).min();
+    let registered = service.members.iter().map(|member| ExplainedInstance {
+        id: member.instance.key.id.to_string(),
+        host: member.instance.key.host.to_string(),
+        in_answers: member.is_live(),
+        rule: rule(member, lowest),
+    });
+    let gone = service.gone.iter().rev().map(|gone| ExplainedInstance {
+        id: gone.instance.key.id.to_string(),
+        host: gone.instance.key.host.to_string(),
+        in_answers: false,
+        rule: format!("gone: {} at {}", gone.reason.as_str(), gone.at),
+    });
+    registered.chain(gone).collect()
+}
+
+fn rule(member: &Member, lowest: Option<u16>) -> String {
+    let instance = &member.instance;
+    match lowest {
+        _ if !member.is_live() => format!("not in the answers: {}", member.rule()),
+        Some(lowest) if instance.priority > lowest => {
+            format!(
+                "live; in SRV only, as priority {} is above {lowest}, the lowest with a live instance",
+                instance.priority
+            )
+        }
+        _ if instance.addresses().is_empty() => {
+            "live; a host name: in SRV, and as CNAME while it is the only one".to_owned()
+        }
+        _ => "live".to_owned(),
+    }
+}

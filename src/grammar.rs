@@ -1,0 +1,124 @@
+//! Owner names of the live zone: what each asks of which service, and back.
+//!
+//! Purely a matter of spelling (DESIGN section 6); whether the service is known, and what it answers, is
+//! `answer`'s business.
+
+use crate::instance::Transport;
+
+/// What the labels in front of the apex ask for. Every text is lower case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owner<'a> {
+    /// `<apex>`
+    Apex,
+    /// `ns.<apex>`
+    NameServer,
+    /// `_tcp`, `_udp`, `_dns-sd._udp`: there because of what is below, and empty (RFC 8020).
+    Empty,
+    /// `_services._dns-sd._udp`: every service type (RFC 6763 section 9).
+    Types,
+    /// `b._dns-sd._udp`, `lb._dns-sd._udp`: the domain to browse (RFC 6763 section 11).
+    Browse,
+    /// `web`
+    Service(&'a str),
+    /// `_web._tcp` (RFC 2782)
+    ByTransport(&'a str, Transport),
+    /// `_http._tcp.web`: the port of that name.
+    ByPort { service: &'a str, port: &'a str, transport: Transport },
+    /// `_tcp.web`: there where `ByPort` is.
+    Ports(&'a str, Transport),
+    /// `_web._v2`: the instances with a tag.
+    ByTag { service: &'a str, tag: &'a str },
+    /// `_v2`: there where `ByTag` is.
+    Tag(&'a str),
+    /// `<id>.web`, or `v2.web` where no instance has that label.
+    Below { service: &'a str, label: &'a str },
+    /// `<id>._web._tcp` (RFC 6763 section 4.1)
+    TypeInstance { service: &'a str, label: &'a str, transport: Transport },
+}
+
+/// Reads the labels below the apex, in lower case, leftmost first; `None` where they spell nothing.
+pub fn parse<'a>(labels: &[&'a [u8]]) -> Option<Owner<'a>> {
+    let mut texts = [""; 3];
+    if labels.len() > texts.len() {
+        return None;
+    }
+    for (text, label) in texts.iter_mut().zip(labels) {
+        *text = std::str::from_utf8(label).ok()?;
+    }
+    let owner = match texts[..labels.len()] {
+        [] => Owner::Apex,
+        ["ns"] => Owner::NameServer,
+        ["_tcp" | "_udp"] | ["_dns-sd", "_udp"] => Owner::Empty,
+        ["_services", "_dns-sd", "_udp"] => Owner::Types,
+        ["b" | "lb", "_dns-sd", "_udp"] => Owner::Browse,
+        [label] => match label.strip_prefix('_') {
+            Some(tag) => Owner::Tag(tag),
+            None => Owner::Service(label),
+        },
+        [first, second] => match (first.strip_prefix('_'), transport(second)) {
+            (Some(service), Some(transport)) => Owner::ByTransport(service, transport),
+            (Some(_), None) => match (transport(first), second.strip_prefix('_')) {
+                (Some(transport), None) => Owner::Ports(second, transport),
+                (None, Some(tag)) => Owner::ByTag { service: &first[1..], tag },
+                _ => return None,
+            },
+            (None, _) if !second.starts_with('_') => Owner::Below { service: second, label: first },
+            (None, _) => return None,
+        },
+        [first, second, third] => match (first.strip_prefix('_'), second.strip_prefix('_'), transport(third))
+        {
+            (None, Some(service), Some(transport)) => {
+                Owner::TypeInstance { service, label: first, transport }
+            }
+            (Some(port), Some(_), None) if !third.starts_with('_') => {
+                Owner::ByPort { service: third, port, transport: transport(second)? }
+            }
+            _ => return None,
+        },
+        _ => return None,
+    };
+    Some(owner)
+}
+
+fn transport(label: &str) -> Option<Transport> {
+    Transport::ALL.into_iter().find(|transport| transport.label() == label)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn owners_are_read() {
+        let read = |text: &'static str| {
+            let labels: Vec<&[u8]> =
+                text.split('.').filter(|label| !label.is_empty()).map(str::as_bytes).collect();
+            parse(&labels)
+        };
+        use Transport::{Tcp, Udp};
+        for (text, owner) in [
+            ("", Some(Owner::Apex)),
+            ("ns", Some(Owner::NameServer)),
+            ("web", Some(Owner::Service("web"))),
+            ("_tcp", Some(Owner::Empty)),
+            ("_v2", Some(Owner::Tag("v2"))),
+            ("_web._tcp", Some(Owner::ByTransport("web", Tcp))),
+            ("_dns-sd._udp", Some(Owner::Empty)),
+            ("_services._dns-sd._udp", Some(Owner::Types)),
+            ("lb._dns-sd._udp", Some(Owner::Browse)),
+            ("_web._v2", Some(Owner::ByTag { service: "web", tag: "v2" })),
+            ("_tcp.web", Some(Owner::Ports("web", Tcp))),
+            ("web-1.web", Some(Owner::Below { service: "web", label: "web-1" })),
+            ("_http._tcp.web", Some(Owner::ByPort { service: "web", port: "http", transport: Tcp })),
+            ("web-1._web._udp", Some(Owner::TypeInstance { service: "web", label: "web-1", transport: Udp })),
+            ("x.web-1.web", None),
+            ("web-1._v2", None),
+            ("_tcp._tcp", Some(Owner::ByTransport("tcp", Tcp))),
+            ("_http._v2.web", None),
+            ("a.b.c.d", None),
+        ] {
+            assert_eq!(read(text), owner, "{text}");
+        }
+        assert_eq!(parse(&[b"\xff"]), None);
+    }
+}

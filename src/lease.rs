@@ -1,0 +1,162 @@
+//! Deadlines of leases: arm, renew, next, expired.
+//!
+//! A renewal stores one number in a cell that the instance shares with its place in a bucket; no timer
+//! is re-armed. A bucket that comes due is looked through: what was renewed meanwhile moves to the
+//! bucket of its new deadline, the rest has expired. So a lease costs one look per period however often
+//! it is renewed, and it ends between its deadline and one bucket's width later, never before.
+//!
+//! Who wins when a heartbeat and the end of the lease meet is decided by one compare-and-swap: a
+//! renewal that was answered with yes keeps its instance, and an expired lease cannot be renewed.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use crate::instance::Key;
+use crate::time::{Now, nanoseconds};
+
+/// Width of a bucket, in nanoseconds: the most that an expiry is late by our own doing.
+const BUCKET_NS: u64 = 4_000_000;
+
+/// No deadline: `none`, or bound to an open connection.
+const NEVER: u64 = u64::MAX - 1;
+/// The lease is over, for good.
+const EXPIRED: u64 = u64::MAX;
+
+/// When one lease ends, in nanoseconds of the monotonic clock.
+#[derive(Debug)]
+pub struct LeaseCell {
+    pub key: Key,
+    deadline_ns: AtomicU64,
+}
+
+impl LeaseCell {
+    /// A lease that ends `duration` from `now`.
+    pub fn timed(key: Key, duration: Duration, now: Now) -> Arc<Self> {
+        Arc::new(Self { key, deadline_ns: AtomicU64::new(now.mono_ns + nanoseconds(duration)) })
+    }
+
+    /// A lease without a deadline.
+    pub fn unlimited(key: Key) -> Arc<Self> {
+        Arc::new(Self { key, deadline_ns: AtomicU64::new(NEVER) })
+    }
+
+    /// Moves the deadline to `duration` from `now`; false where the lease is already over.
+    pub fn renew(&self, duration: Duration, now: Now) -> bool {
+        let renewed = now.mono_ns + nanoseconds(duration);
+        self.replace(|deadline| (deadline != EXPIRED).then_some(renewed))
+    }
+
+    /// Ends the lease where its deadline has passed; true where this call ended it.
+    fn expire(&self, now: Now) -> bool {
+        self.replace(|deadline| (deadline <= now.mono_ns).then_some(EXPIRED))
+    }
+
+    fn replace(&self, new: impl Fn(u64) -> Option<u64>) -> bool {
+        self.deadline_ns.fetch_update(Ordering::AcqRel, Ordering::Acquire, new).is_ok()
+    }
+
+    /// The deadline in nanoseconds of the monotonic clock; `None` where there is none.
+    pub fn deadline_ns(&self) -> Option<u64> {
+        match self.deadline_ns.load(Ordering::Acquire) {
+            NEVER | EXPIRED => None,
+            deadline => Some(deadline),
+        }
+    }
+}
+
+/// Every armed lease, in buckets by deadline.
+#[derive(Debug, Default)]
+pub struct Leases {
+    /// By the end of the bucket, in units of `BUCKET_NS`.
+    buckets: BTreeMap<u64, Vec<Arc<LeaseCell>>>,
+}
+
+impl Leases {
+    /// Puts a lease under watch; one without a deadline needs none.
+    ///
+    /// A lease that was replaced is not taken out: it expires or is found replaced in its bucket.
+    pub fn arm(&mut self, cell: &Arc<LeaseCell>) {
+        if let Some(deadline) = cell.deadline_ns() {
+            self.buckets.entry(deadline.div_ceil(BUCKET_NS)).or_default().push(cell.clone());
+        }
+    }
+
+    /// When to look next, in nanoseconds of the monotonic clock.
+    pub fn next_ns(&self) -> Option<u64> {
+        self.buckets.keys().next().map(|bucket| bucket * BUCKET_NS)
+    }
+
+    /// Ends and returns every lease whose deadline has passed.
+    ///
+    /// A cell that its instance no longer uses (registered again since) is among them: the registry
+    /// compares it with the one in force.
+    pub fn expired(&mut self, now: Now) -> Vec<Arc<LeaseCell>> {
+        let mut expired = Vec::new();
+        while let Some(entry) = self.buckets.first_entry() {
+            if entry.key() * BUCKET_NS > now.mono_ns {
+                break;
+            }
+            for cell in entry.remove() {
+                if cell.expire(now) {
+                    expired.push(cell);
+                } else {
+                    self.arm(&cell);
+                }
+            }
+        }
+        expired
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::name::{HostName, InstanceId, ServiceName};
+
+    fn cell(duration: Duration) -> Arc<LeaseCell> {
+        let key = Key {
+            service: ServiceName::parse("web").unwrap(),
+            id: InstanceId::parse("web-1").unwrap(),
+            host: HostName::parse("here").unwrap(),
+        };
+        LeaseCell::timed(key, duration, Now::default())
+    }
+
+    fn at(milliseconds: u64) -> Now {
+        Now::default().after(Duration::from_millis(milliseconds))
+    }
+
+    #[test]
+    fn a_lease_ends_after_its_deadline_and_never_before() {
+        let mut leases = Leases::default();
+        leases.arm(&cell(Duration::from_millis(1001)));
+        assert!(leases.expired(at(1000)).is_empty());
+        let due = leases.next_ns().unwrap();
+        assert!((1_001_000_000..1_001_000_000 + BUCKET_NS).contains(&due));
+        assert_eq!(leases.expired(Now { mono_ns: due, ..Now::default() }).len(), 1);
+        assert_eq!(leases.next_ns(), None);
+    }
+
+    #[test]
+    fn a_renewal_moves_the_deadline_and_an_expired_lease_stays_expired() {
+        let mut leases = Leases::default();
+        let cell = cell(Duration::from_secs(1));
+        leases.arm(&cell);
+        assert!(cell.renew(Duration::from_secs(1), at(900)));
+        assert!(leases.expired(at(1500)).is_empty());
+        assert_eq!(leases.expired(at(1904)).len(), 1);
+        assert!(!cell.renew(Duration::from_secs(1), at(1905)));
+        assert_eq!(cell.deadline_ns(), None);
+    }
+
+    #[test]
+    fn a_late_renewal_counts_while_the_end_was_not_yet_noticed() {
+        let mut leases = Leases::default();
+        let cell = cell(Duration::from_secs(1));
+        leases.arm(&cell);
+        assert!(cell.renew(Duration::from_secs(1), at(1002)));
+        assert!(leases.expired(at(1010)).is_empty());
+    }
+}

@@ -1,0 +1,699 @@
+//! Names: domain names in wire form, and the names of the registry, each parsed once.
+//!
+//! A value of one of these types is the proof that its text is well formed, so nothing behind the
+//! edges checks a name again. `Name` is any domain name; `ServiceName`, `InstanceId`, `HostName` and
+//! `Tag` are what the registry knows. An `Apex` is the name under which the registry is served.
+//!
+//! Not here: what an owner name asks for (`grammar`), and whether a name is taken (`registry`).
+
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+
+use thiserror::Error;
+
+/// Longest domain name in wire form, root octet included (RFC 1035 section 2.3.4).
+pub const NAME_OCTETS_MAX: usize = 255;
+/// Longest label (RFC 1035 section 2.3.4).
+pub const LABEL_OCTETS_MAX: usize = 63;
+/// Longest service name: one octet less than a label, so that `_name` is a label too (RFC 2782).
+pub const SERVICE_OCTETS_MAX: usize = 62;
+/// Longest instance id and tag. Ids such as `redis:6379@10.0.0.1` are not labels; 255 holds every one in use.
+pub const ID_OCTETS_MAX: usize = 255;
+
+/// Names that mean something else in the zone or to resolvers (DESIGN section 6).
+const RESERVED: [&str; 7] = ["ns", "node", "addr", "localhost", "wpad", "isatap", "callsign"];
+
+/// A domain name, absolute, in uncompressed wire form; compared without case (RFC 4343).
+///
+/// Cloning is cheap: the octets are shared.
+#[derive(Clone)]
+pub struct Name(Arc<[u8]>);
+
+/// Why a text or octets are not a domain name.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum NameError {
+    #[error("a label is empty (two dots in a row, or a dot in front)")]
+    EmptyLabel,
+    #[error("a label is longer than 63 octets")]
+    LabelTooLong,
+    #[error("the name is longer than 255 octets")]
+    TooLong,
+    #[error("`\\` is followed by neither a character nor three digits up to 255")]
+    Escape,
+    #[error("the name ends early or holds a compression pointer")]
+    Wire,
+}
+
+impl Name {
+    /// The root, one zero octet.
+    pub fn root() -> Self {
+        Self(Arc::from([0u8].as_slice()))
+    }
+
+    /// Reads presentation form: `\.`, `\DDD` (RFC 1035 section 5.1); a final dot may be left out.
+    pub fn parse(text: &str) -> Result<Self, NameError> {
+        let text = text.as_bytes();
+        if text == b"." {
+            return Ok(Self::root());
+        }
+        let mut wire = Vec::with_capacity(text.len() + 2);
+        let mut at = 0;
+        while at < text.len() {
+            let length_at = wire.len();
+            wire.push(0);
+            while at < text.len() && text[at] != b'.' {
+                let (octet, used) = unescape(&text[at..])?;
+                wire.push(octet);
+                at += used;
+            }
+            let octets = wire.len() - length_at - 1;
+            match octets {
+                0 => return Err(NameError::EmptyLabel),
+                1..=LABEL_OCTETS_MAX => wire[length_at] = octets as u8,
+                _ => return Err(NameError::LabelTooLong),
+            }
+            at += 1; // the dot, or one past the end
+        }
+        wire.push(0);
+        if wire.len() == 1 {
+            return Err(NameError::EmptyLabel);
+        }
+        if wire.len() > NAME_OCTETS_MAX {
+            return Err(NameError::TooLong);
+        }
+        Ok(Self(wire.into()))
+    }
+
+    /// Reads an uncompressed name at the front of `octets`; trailing octets are left alone.
+    pub fn from_wire(octets: &[u8]) -> Result<Self, NameError> {
+        let mut at = 0;
+        loop {
+            match octets.get(at) {
+                Some(0) => break,
+                Some(&length) if usize::from(length) <= LABEL_OCTETS_MAX => at += 1 + usize::from(length),
+                _ => return Err(NameError::Wire),
+            }
+        }
+        if at + 1 > NAME_OCTETS_MAX {
+            return Err(NameError::TooLong);
+        }
+        Ok(Self(octets[..=at].into()))
+    }
+
+    /// `label` in front of `self`.
+    pub fn prepend(&self, label: &[u8]) -> Result<Self, NameError> {
+        self.prepend_all(&[label])
+    }
+
+    /// All of `labels`, in order, in front of `self`.
+    pub fn prepend_all(&self, labels: &[&[u8]]) -> Result<Self, NameError> {
+        let mut wire =
+            Vec::with_capacity(self.0.len() + labels.iter().map(|label| label.len() + 1).sum::<usize>());
+        for label in labels {
+            match label.len() {
+                0 => return Err(NameError::EmptyLabel),
+                1..=LABEL_OCTETS_MAX => wire.push(label.len() as u8),
+                _ => return Err(NameError::LabelTooLong),
+            }
+            wire.extend_from_slice(label);
+        }
+        wire.extend_from_slice(&self.0);
+        if wire.len() > NAME_OCTETS_MAX {
+            return Err(NameError::TooLong);
+        }
+        Ok(Self(wire.into()))
+    }
+
+    pub fn as_wire(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The labels from left to right, without the root.
+    pub fn labels(&self) -> Labels<'_> {
+        Labels(&self.0)
+    }
+
+    /// The name and every name above it in wire form, the root last.
+    pub fn suffixes(&self) -> Suffixes<'_> {
+        Suffixes(Some(&self.0))
+    }
+
+    pub fn is_root(&self) -> bool {
+        self.0.len() == 1
+    }
+
+    /// True where `self` is `zone` or below it; on a label boundary, without case.
+    pub fn is_within(&self, zone: &Name) -> bool {
+        // A length octet is never a letter, so the fold compares whole wire forms.
+        self.suffixes().any(|suffix| suffix.eq_ignore_ascii_case(&zone.0))
+    }
+
+    /// The labels of `self` in front of `zone`; `None` where it is not within it.
+    pub fn labels_below(&self, zone: &Name) -> Option<Vec<&[u8]>> {
+        if !self.is_within(zone) {
+            return None;
+        }
+        let below = self.labels().count() - zone.labels().count();
+        Some(self.labels().take(below).collect())
+    }
+
+    /// The same name with every ASCII letter in lower case.
+    pub fn to_lowercase(&self) -> Self {
+        // Length octets are at most 63, below `A`, so they can go through the same fold.
+        Self(self.0.iter().map(u8::to_ascii_lowercase).collect())
+    }
+
+    /// The last labels of the name, `count` of them; the name itself where it has fewer.
+    pub fn last_labels(&self, count: usize) -> Self {
+        let skip = self.labels().count().saturating_sub(count);
+        match self.suffixes().nth(skip) {
+            Some(suffix) => Self(suffix.into()),
+            None => self.clone(),
+        }
+    }
+}
+
+fn unescape(text: &[u8]) -> Result<(u8, usize), NameError> {
+    if text[0] != b'\\' {
+        return Ok((text[0], 1));
+    }
+    match text.get(1) {
+        Some(first) if first.is_ascii_digit() => {
+            let digits = text
+                .get(1..4)
+                .filter(|digits| digits.iter().all(u8::is_ascii_digit))
+                .ok_or(NameError::Escape)?;
+            let value = digits.iter().fold(0u16, |value, digit| value * 10 + u16::from(digit - b'0'));
+            Ok((u8::try_from(value).map_err(|_| NameError::Escape)?, 4))
+        }
+        Some(&octet) => Ok((octet, 2)),
+        None => Err(NameError::Escape),
+    }
+}
+
+/// The labels of a name in wire form.
+pub struct Labels<'a>(&'a [u8]);
+
+impl<'a> Iterator for Labels<'a> {
+    type Item = &'a [u8];
+
+    fn next(&mut self) -> Option<&'a [u8]> {
+        let length = usize::from(*self.0.first()?);
+        if length == 0 {
+            return None;
+        }
+        let label = &self.0[1..=length];
+        self.0 = &self.0[1 + length..];
+        Some(label)
+    }
+}
+
+/// A name and every name above it, as slices of one wire form.
+pub struct Suffixes<'a>(Option<&'a [u8]>);
+
+impl<'a> Iterator for Suffixes<'a> {
+    type Item = &'a [u8];
+
+    fn next(&mut self) -> Option<&'a [u8]> {
+        let here = self.0?;
+        let length = usize::from(here[0]);
+        self.0 = (length != 0).then(|| &here[1 + length..]);
+        Some(here)
+    }
+}
+
+impl PartialEq for Name {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.eq_ignore_ascii_case(&other.0)
+    }
+}
+
+impl Eq for Name {}
+
+impl Hash for Name {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        for octet in self.0.iter() {
+            state.write_u8(octet.to_ascii_lowercase());
+        }
+    }
+}
+
+/// Presentation form, absolute; what is not printable is escaped (RFC 1035 section 5.1), so a
+/// name can go into a log or onto a terminal as it is.
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_root() {
+            return f.write_str(".");
+        }
+        for label in self.labels() {
+            for &octet in label {
+                match octet {
+                    b'.' | b'\\' | b'"' | b';' | b'@' | b'$' | b'(' | b')' => {
+                        write!(f, "\\{}", octet as char)?
+                    }
+                    0x21..=0x7e => write!(f, "{}", octet as char)?,
+                    _ => write!(f, "\\{octet:03}")?,
+                }
+            }
+            f.write_str(".")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Why a text is not a name of the registry; the sentence says what to write instead.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum Unfit {
+    #[error("must not be empty")]
+    Empty,
+    #[error("must be at most {max} octets, not {octets}")]
+    TooLong { max: usize, octets: usize },
+    #[error("must be letters, digits and hyphens, with no hyphen at either end{}", suggest(.suggestion))]
+    NotLdh { suggestion: Option<String> },
+    #[error("must not be all digits: resolvers read such a name as an address{}", suggest(.suggestion))]
+    Numeric { suggestion: Option<String> },
+    #[error("`{0}` is reserved; try `my-{0}`")]
+    Reserved(String),
+    #[error("starts with `xn--` but is not an internationalised label; write it as IDNA encodes it")]
+    Punycode,
+    #[error("holds a control character")]
+    Control,
+    #[error("is not a domain name: {0}")]
+    Domain(#[from] NameError),
+}
+
+fn suggest(suggestion: &Option<String>) -> String {
+    match suggestion {
+        Some(suggestion) => format!("; try `{suggestion}`"),
+        None => String::new(),
+    }
+}
+
+/// True for letters, digits and inner hyphens, 1 to 63 octets (RFC 1123 section 2.1).
+pub fn is_ldh_label(text: &[u8]) -> bool {
+    (1..=LABEL_OCTETS_MAX).contains(&text.len())
+        && text.iter().all(|octet| octet.is_ascii_alphanumeric() || *octet == b'-')
+        && text[0] != b'-'
+        && text[text.len() - 1] != b'-'
+}
+
+/// The nearest text that `is_ldh_label` accepts, if anything is left of it.
+fn nearest_label(text: &str) -> Option<String> {
+    let folded: String = text
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' })
+        .take(SERVICE_OCTETS_MAX)
+        .collect();
+    let trimmed = folded.trim_matches('-').to_owned();
+    (!trimmed.is_empty()).then_some(trimmed)
+}
+
+/// The name of a service: a label of letters, digits and hyphens, lower case, 1 to 62 octets.
+///
+/// Not all digits and not `0x…` (`inet_aton` takes both for an address), not reserved, and with
+/// `xn--` in front only where the rest decodes (RFC 5890).
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ServiceName(Arc<str>);
+
+impl ServiceName {
+    pub fn parse(text: &str) -> Result<Self, Unfit> {
+        if text.is_empty() {
+            return Err(Unfit::Empty);
+        }
+        if text.len() > SERVICE_OCTETS_MAX {
+            return Err(Unfit::TooLong { max: SERVICE_OCTETS_MAX, octets: text.len() });
+        }
+        if !is_ldh_label(text.as_bytes()) {
+            return Err(Unfit::NotLdh { suggestion: nearest_label(text) });
+        }
+        let name = text.to_ascii_lowercase();
+        let hexadecimal =
+            name.strip_prefix("0x").is_some_and(|rest| rest.bytes().all(|octet| octet.is_ascii_hexdigit()));
+        if hexadecimal || name.bytes().all(|octet| octet.is_ascii_digit()) {
+            return Err(Unfit::Numeric { suggestion: Some(format!("svc-{name}")) });
+        }
+        if RESERVED.contains(&name.as_str()) {
+            return Err(Unfit::Reserved(name));
+        }
+        if let Some(encoded) = name.strip_prefix("xn--")
+            && !decodes_as_punycode(encoded)
+        {
+            return Err(Unfit::Punycode);
+        }
+        Ok(Self(name.into()))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// True where the name may be a DNS-SD service type: 15 octets at most, a letter, no two
+    /// hyphens in a row (RFC 6335 section 5.1).
+    pub fn is_service_type(&self) -> bool {
+        self.0.len() <= 15
+            && self.0.bytes().any(|octet| octet.is_ascii_alphabetic())
+            && !self.0.contains("--")
+    }
+}
+
+/// RFC 3492 section 6.2, run for its verdict alone.
+fn decodes_as_punycode(encoded: &str) -> bool {
+    let (basic, digits) = encoded.rsplit_once('-').unwrap_or(("", encoded));
+    if digits.is_empty() {
+        return false;
+    }
+    let (mut code, mut index, mut bias, mut length) = (128u32, 0u32, 72u32, basic.len() as u32);
+    let mut octets = digits.bytes().peekable();
+    while octets.peek().is_some() {
+        let (start, mut weight, mut k) = (index, 1u32, 36u32);
+        loop {
+            let digit = match octets.next() {
+                Some(octet @ b'a'..=b'z') => u32::from(octet - b'a'),
+                Some(octet @ b'0'..=b'9') => u32::from(octet - b'0') + 26,
+                _ => return false,
+            };
+            let Some(next) = digit.checked_mul(weight).and_then(|add| index.checked_add(add)) else {
+                return false;
+            };
+            index = next;
+            let threshold = k.saturating_sub(bias).clamp(1, 26);
+            if digit < threshold {
+                break;
+            }
+            let Some(next) = weight.checked_mul(36 - threshold) else { return false };
+            weight = next;
+            k += 36;
+        }
+        length += 1;
+        let mut delta = if start == 0 { index / 700 } else { (index - start) / 2 };
+        delta += delta / length;
+        let mut steps = 0;
+        while delta > 455 {
+            delta /= 35;
+            steps += 36;
+        }
+        bias = steps + 36 * delta / (delta + 38);
+        let Some(next) = code.checked_add(index / length) else { return false };
+        code = next;
+        if char::from_u32(code).is_none() {
+            return false;
+        }
+        index = index % length + 1;
+    }
+    true
+}
+
+/// The id of an instance: 1 to 255 octets of UTF-8 without control characters, kept as given.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct InstanceId(Arc<str>);
+
+impl InstanceId {
+    pub fn parse(text: &str) -> Result<Self, Unfit> {
+        printable(text, ID_OCTETS_MAX).map(Self)
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The id as a label: itself in lower case where it is one, else `i-` and ten base32 digits.
+    pub fn label(&self) -> Label {
+        if is_ldh_label(self.0.as_bytes()) {
+            Label(self.0.to_ascii_lowercase().into())
+        } else {
+            Label(format!("i-{}", base32_digits(fnv(&[self.0.as_bytes()]), 10)).into())
+        }
+    }
+
+    /// The label where `label()` is taken by the same id on another host: a short suffix that
+    /// depends only on host and id, so it is the same after a restart.
+    pub fn label_on(&self, host: &HostName) -> Label {
+        let suffix = base32_digits(fnv(&[host.as_str().as_bytes(), self.0.as_bytes()]), 6);
+        let base = self.label();
+        let kept = base.as_str().len().min(LABEL_OCTETS_MAX - suffix.len() - 1);
+        Label(format!("{}-{suffix}", base.as_str()[..kept].trim_end_matches('-')).into())
+    }
+}
+
+/// A label that `is_ldh_label` accepts, in lower case.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Label(Arc<str>);
+
+impl Label {
+    pub fn parse(text: &str) -> Result<Self, Unfit> {
+        if text.is_empty() {
+            return Err(Unfit::Empty);
+        }
+        if text.len() > LABEL_OCTETS_MAX {
+            return Err(Unfit::TooLong { max: LABEL_OCTETS_MAX, octets: text.len() });
+        }
+        if !is_ldh_label(text.as_bytes()) {
+            return Err(Unfit::NotLdh { suggestion: nearest_label(text) });
+        }
+        Ok(Self(text.to_ascii_lowercase().into()))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// The machine an instance runs on: 1 to 253 octets without control characters, lower case.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct HostName(Arc<str>);
+
+impl HostName {
+    pub fn parse(text: &str) -> Result<Self, Unfit> {
+        printable(&text.to_ascii_lowercase(), 253).map(Self)
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// A tag: 1 to 255 octets of UTF-8 without control characters, kept as given. Only a tag that is
+/// a label has names in DNS, and DNS compares it without case.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Tag(Arc<str>);
+
+impl Tag {
+    pub fn parse(text: &str) -> Result<Self, Unfit> {
+        printable(text, ID_OCTETS_MAX).map(Self)
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+fn printable(text: &str, max: usize) -> Result<Arc<str>, Unfit> {
+    if text.is_empty() {
+        return Err(Unfit::Empty);
+    }
+    if text.len() > max {
+        return Err(Unfit::TooLong { max, octets: text.len() });
+    }
+    if text.chars().any(char::is_control) {
+        return Err(Unfit::Control);
+    }
+    Ok(text.into())
+}
+
+/// Reads a host name for an SRV target: fully qualified, labels of letters, digits and hyphens,
+/// never the root (`.` means that the service is decidedly not there, RFC 2782).
+pub fn parse_target(text: &str) -> Result<Name, Unfit> {
+    let name = Name::parse(text)?.to_lowercase();
+    if name.is_root() {
+        return Err(Unfit::Empty);
+    }
+    // One wrong target makes Go's LookupSRV fail for the whole set, so the rule is strict.
+    if !name.labels().all(is_ldh_label) {
+        return Err(Unfit::NotLdh { suggestion: None });
+    }
+    if name.labels().count() < 2 {
+        return Err(Unfit::NotLdh { suggestion: Some(format!("{name}example.com")) });
+    }
+    Ok(name)
+}
+
+/// The name of a zone that we serve the registry under; at least one label, lower case.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Apex(Name);
+
+impl Apex {
+    /// Longest apex in wire form, so that the longest owner name below it still fits 255 octets:
+    /// `<63>.<62>.` is 127, `_tcp` and an underscore 6 more.
+    pub const OCTETS_MAX: usize = 120;
+
+    pub fn parse(text: &str) -> Result<Self, Unfit> {
+        let name = Name::parse(text)?.to_lowercase();
+        if name.is_root() {
+            return Err(Unfit::Empty);
+        }
+        if name.as_wire().len() > Self::OCTETS_MAX {
+            return Err(Unfit::TooLong { max: Self::OCTETS_MAX, octets: name.as_wire().len() });
+        }
+        if !name.labels().all(|label| is_ldh_label(label.strip_prefix(b"_").unwrap_or(label))) {
+            return Err(Unfit::NotLdh { suggestion: None });
+        }
+        Ok(Self(name))
+    }
+
+    pub fn name(&self) -> &Name {
+        &self.0
+    }
+
+    /// `labels` in front of the apex. Each comes from a name type, whose limits leave room enough.
+    pub fn owner(&self, labels: &[&str]) -> Name {
+        let labels: Vec<&[u8]> = labels.iter().map(|label| label.as_bytes()).collect();
+        self.0.prepend_all(&labels).expect("OCTETS_MAX leaves room for every owner name")
+    }
+}
+
+macro_rules! text_name {
+    ($($type:ident)*) => {$(
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl fmt::Debug for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{:?}", &*self.0)
+            }
+        }
+
+        impl std::borrow::Borrow<str> for $type {
+            fn borrow(&self) -> &str {
+                &self.0
+            }
+        }
+    )*};
+}
+
+text_name!(ServiceName InstanceId Label HostName Tag);
+
+impl fmt::Display for Apex {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+impl fmt::Debug for Apex {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+/// FNV-1a, 64 bits: a hash that is the same in every version and on every machine, which labels
+/// and the choice of instances need and the standard library's does not promise.
+pub fn fnv(parts: &[&[u8]]) -> u64 {
+    let mut hash = 0xcbf2_9ce4_8422_2325u64;
+    for part in parts {
+        for &octet in *part {
+            hash = (hash ^ u64::from(octet)).wrapping_mul(0x0100_0000_01b3);
+        }
+        hash = (hash ^ 0xff).wrapping_mul(0x0100_0000_01b3); // 0xff is in no UTF-8: parts do not run together
+    }
+    hash
+}
+
+fn base32_digits(hash: u64, digits: usize) -> String {
+    const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
+    (0..digits).map(|digit| ALPHABET[(hash >> (5 * digit)) as usize & 31] as char).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn presentation_and_wire_agree() {
+        for text in [".", "a.", "web.service.local.", "a\\.b.c.", "a\\000\\255.example.", "\\@.x."] {
+            let name = Name::parse(text).unwrap();
+            assert_eq!(name.to_string(), text);
+            assert_eq!(Name::from_wire(name.as_wire()).unwrap(), name);
+        }
+        assert_eq!(Name::parse("a").unwrap(), Name::parse("A.").unwrap());
+    }
+
+    #[test]
+    fn broken_names_are_refused() {
+        let long = "a".repeat(64);
+        for (text, error) in [
+            ("", NameError::EmptyLabel),
+            ("a..b", NameError::EmptyLabel),
+            (".a", NameError::EmptyLabel),
+            (long.as_str(), NameError::LabelTooLong),
+            ("a\\2", NameError::Escape),
+            ("a\\300", NameError::Escape),
+            ("a\\", NameError::Escape),
+        ] {
+            assert_eq!(Name::parse(text).unwrap_err(), error, "{text}");
+        }
+        let longest = format!("{0}.{0}.{0}.{1}", "a".repeat(63), "b".repeat(61));
+        assert_eq!(Name::parse(&longest).unwrap().as_wire().len(), 255);
+        assert_eq!(Name::parse(&format!("{longest}b")).unwrap_err(), NameError::TooLong);
+        assert_eq!(Name::from_wire(&[0xc0, 0]).unwrap_err(), NameError::Wire);
+        assert_eq!(Name::from_wire(&[3, b'a']).unwrap_err(), NameError::Wire);
+    }
+
+    #[test]
+    fn within_is_on_label_boundaries() {
+        let zone = Name::parse("service.local").unwrap();
+        assert!(Name::parse("Web.SERVICE.local").unwrap().is_within(&zone));
+        assert!(zone.is_within(&zone));
+        assert!(!Name::parse("myservice.local").unwrap().is_within(&zone));
+        assert!(!Name::parse("local").unwrap().is_within(&zone));
+    }
+
+    #[test]
+    fn service_names() {
+        assert_eq!(ServiceName::parse("Web").unwrap().as_str(), "web");
+        assert!(ServiceName::parse("xn--bcher-kva").is_ok());
+        assert!(ServiceName::parse(&"a".repeat(62)).is_ok());
+        let refused = |text: &str| ServiceName::parse(text).unwrap_err().to_string();
+        assert!(refused("my_service").contains("try `my-service`"));
+        assert!(refused("-web").contains("try `web`"));
+        assert!(refused("we.b").contains("try `we-b`"));
+        assert!(refused("b\u{fc}cher").contains("letters, digits and hyphens"));
+        assert!(refused("10").contains("all digits"));
+        assert!(refused("0x1f").contains("all digits"));
+        assert!(refused("ns").contains("reserved"));
+        assert!(refused("xn--999999999999").contains("xn--"));
+        assert!(refused(&"a".repeat(63)).contains("at most 62 octets, not 63"));
+        assert_eq!(ServiceName::parse(""), Err(Unfit::Empty));
+    }
+
+    #[test]
+    fn labels_of_ids() {
+        let label = |id: &str| InstanceId::parse(id).unwrap().label().to_string();
+        assert_eq!(label("Web-1"), "web-1");
+        assert_eq!(label("redis:6379").len(), 12);
+        assert!(label("redis:6379").starts_with("i-"));
+        assert_ne!(label("redis:6379"), label("redis:6380"));
+        let long = InstanceId::parse(&"a".repeat(63)).unwrap();
+        let here = long.label_on(&HostName::parse("one").unwrap());
+        assert!(is_ldh_label(here.as_str().as_bytes()));
+        assert_ne!(here, long.label_on(&HostName::parse("two").unwrap()));
+        assert_eq!(InstanceId::parse("a\u{7}"), Err(Unfit::Control));
+    }
+
+    #[test]
+    fn targets() {
+        assert!(parse_target("db.example.com").is_ok());
+        assert!(parse_target("db.example.com.").is_ok());
+        for text in [".", "db", "a_b.example", "", "a..b"] {
+            assert!(parse_target(text).is_err(), "{text}");
+        }
+    }
+}

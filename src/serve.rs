@@ -1,0 +1,316 @@
+//! The server: the order of start, what watches over what, and the way down.
+//!
+//! Start: every socket is bound, and DNS answers SERVFAIL "Not Ready"; the store is opened and loaded;
+//! the view is published; registrations are taken; ready. Down: no new registrations; the writer empties
+//! its queue; DNS answers on through the grace period; the sockets close. A task that ends early ends
+//! the server, loudly: a process that lives with a dead DNS loop is worse than one that is restarted.
+
+use std::io::Write;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::balance::Draws;
+use crate::bind;
+use crate::clock::Clock;
+use crate::config::{Config, StoreChoice};
+use crate::dns::{tcp, udp, wire::Sizes};
+use crate::name::{HostName, Name};
+use crate::protocol::ServerForm;
+use crate::registry::Registry;
+use crate::socket::{self, Desk};
+use crate::store::Store;
+use crate::view::{Settings, View, Zones};
+use crate::writer::Writer;
+use crate::zone::{Kind, Zone};
+use crate::zone_file;
+
+/// Serves until SIGTERM or SIGINT, and then in order; a second signal ends it at once.
+///
+/// # Errors
+///
+/// What the configuration asked for cannot be had (a port, a zone file), or a task ended early.
+pub async fn run(config: Config) -> Result<()> {
+    let mut signals = Signals::new()?;
+    raise_descriptor_limit();
+    let clock = Clock::start();
+    let bound = Bound::new(&config)?;
+    let zones = match &config.zones {
+        Some(directory) => read_zones(directory, &config)?,
+        None => Zones::default(),
+    };
+    let view = Arc::new(View::new(settings(&config, &bound), zones));
+
+    let mut seeds = Draws::new(random()?);
+    let stop_dns = CancellationToken::new();
+    let stop_registrations = CancellationToken::new();
+    let mut tasks = Tasks::default();
+    let sizes = Sizes { udp_octets_loopback: config.udp_octets_loopback.into() };
+    let mut lines = Vec::new();
+    let loopback_only = bound.dns.iter().all(|dns| dns.address.ip().is_loopback());
+    for dns in bound.dns {
+        lines.push(format!("dns udp+tcp {}", dns.address));
+        let socket = tokio::net::UdpSocket::from_std(dns.udp)?;
+        tasks.spawn("dns udp", udp::run(socket, view.clone(), sizes, seeds.next_u64(), stop_dns.clone()));
+        let listener = tokio::net::TcpListener::from_std(dns.tcp)?;
+        tasks.spawn("dns tcp", tcp::run(listener, view.clone(), sizes, seeds.next_u64(), stop_dns.clone()));
+    }
+
+    let store = match config.store {
+        StoreChoice::Memory => Store::Memory,
+    };
+    let store_name = store.name();
+    let registry = Registry::new(config.instances_max, config.known_for);
+    let (writer, handle) = Writer::new(registry, store, view.clone(), clock);
+    let writer = tokio::spawn(writer.run());
+    view.set_ready();
+
+    lines.push(format!("socket {}", config.socket.display()));
+    lines.extend(
+        bound
+            .listen
+            .iter()
+            .filter_map(|listener| listener.local_addr().ok())
+            .map(|address| format!("listen {address}")),
+    );
+    let desk = Arc::new(Desk {
+        view: view.clone(),
+        writer: handle,
+        clock,
+        host: own_host(),
+        addresses: bind::default_route_addresses(),
+        loopback_allowed: loopback_only || config.allow_loopback,
+        server: server_form(&view, store_name, &lines),
+    });
+    let unix = tokio::net::UnixListener::from_std(bound.unix.listener.try_clone()?)?;
+    tasks.spawn("registration socket", socket::run_unix(unix, desk.clone(), stop_registrations.clone()));
+    for listener in bound.listen {
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        tasks.spawn(
+            "registration over tcp",
+            socket::run_tcp(listener, desk.clone(), stop_registrations.clone()),
+        );
+    }
+    drop(desk); // the writer ends when the last connection has
+    announce(&lines)?;
+
+    tokio::select! {
+        signal = signals.next() => tracing::info!(signal, "stopping"),
+        ended = tasks.first_end() => bail!("{ended}"),
+    }
+    let down = async {
+        stop_registrations.cancel();
+        writer.await.context("the writer ended with a panic")?;
+        tokio::time::sleep(config.grace).await;
+        stop_dns.cancel();
+        tasks.all_ends().await;
+        Ok(())
+    };
+    tokio::select! {
+        done = down => done,
+        signal = signals.next() => {
+            tracing::warn!(signal, "stopping at once");
+            Ok(())
+        }
+    }
+}
+
+/// Every socket of the server.
+struct Bound {
+    dns: Vec<bind::Dns>,
+    unix: bind::Unix,
+    listen: Vec<std::net::TcpListener>,
+}
+
+impl Bound {
+    fn new(config: &Config) -> Result<Self> {
+        let mut dns = Vec::new();
+        for address in &config.dns {
+            match bind::dns(*address) {
+                Ok(bound) => dns.push(bound),
+                // A machine without IPv6 is no reason not to start where nobody asked for it.
+                Err(error)
+                    if config.dns_is_default
+                        && address.is_ipv6()
+                        && !dns.is_empty()
+                        && no_such_address(&error) =>
+                {
+                    tracing::info!(%address, "no IPv6 here");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let unix = bind::unix(&config.socket)?;
+        let listen =
+            config.listen.iter().map(|address| bind::registration(*address)).collect::<Result<_>>()?;
+        Ok(Self { dns, unix, listen })
+    }
+}
+
+fn no_such_address(error: &anyhow::Error) -> bool {
+    use nix::libc::{EADDRNOTAVAIL, EAFNOSUPPORT};
+    let codes = error.chain().filter_map(|cause| cause.downcast_ref::<std::io::Error>()?.raw_os_error());
+    codes.into_iter().any(|code| code == EADDRNOTAVAIL || code == EAFNOSUPPORT)
+}
+
+fn settings(config: &Config, bound: &Bound) -> Settings {
+    let first = bound.dns.iter().map(|dns| dns.address.ip()).find(|ip| !ip.is_unspecified());
+    let ns_addresses = match (config.advertise, first) {
+        (Some(address), _) | (None, Some(address)) => vec![address],
+        (None, None) => bind::default_route_addresses(),
+    };
+    let wall = Clock::start().now().wall;
+    Settings {
+        apexes: config.domain.clone(),
+        ttl: config.ttl,
+        ns_addresses,
+        serial_base: (wall.unix_ms / 1000) as u32,
+    }
+}
+
+/// Reads every `*.zone` file of the directory; its name is the zone's. `<apex>.zone` of a live zone is its
+/// record tree.
+fn read_zones(directory: &Path, config: &Config) -> Result<Zones> {
+    let mut zones = Zones::default();
+    let shown = directory.display();
+    let entries = std::fs::read_dir(directory).with_context(|| format!("reading the zones in {shown}"))?;
+    let mut paths = entries.map(|entry| entry.map(|entry| entry.path())).collect::<Result<Vec<_>, _>>()?;
+    paths.retain(|path| path.extension().is_some_and(|extension| extension == "zone"));
+    paths.sort();
+    for path in paths {
+        let file = path.display();
+        let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+        let apex = Name::parse(&stem)
+            .with_context(|| format!("{file}: the file's name is the zone's, and `{stem}` is no name"))?;
+        let tree = config.domain.iter().any(|domain| *domain.name() == apex);
+        let kind = if tree { Kind::Tree } else { Kind::Primary };
+        let octets = std::fs::metadata(&path).with_context(|| format!("reading {file}"))?.len();
+        if octets > zone_file::FILE_OCTETS_MAX as u64 {
+            bail!("{file}: {octets} octets, and a zone file may have {}", zone_file::FILE_OCTETS_MAX);
+        }
+        let text = std::fs::read(&path).with_context(|| format!("reading {file}"))?;
+        let records = zone_file::read(&text, &apex)
+            .map_err(|error| anyhow::anyhow!("{file}:{}: {}", error.line, error.reason))?;
+        let (zone, warnings) = Zone::new(apex, kind, records)
+            .map_err(|error| anyhow::anyhow!("{file}:{}: {}", error.line, error.reason))?;
+        for warning in warnings {
+            tracing::warn!("{file}:{}: {}", warning.line, warning.reason);
+        }
+        if tree { &mut zones.trees } else { &mut zones.primary }.push(Arc::new(zone));
+    }
+    Ok(zones)
+}
+
+fn server_form(view: &View, store: &str, lines: &[String]) -> ServerForm {
+    ServerForm {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        ready: false,
+        store: store.to_owned(),
+        domains: view.settings.apexes.iter().map(|apex| apex.to_string()).collect(),
+        listeners: lines.to_vec(),
+        zones: view
+            .zones()
+            .primary
+            .iter()
+            .chain(&view.zones().trees)
+            .map(|zone| zone.apex.to_string())
+            .collect(),
+        services: 0,
+        instances: 0,
+        live: 0,
+        revision: 0,
+        serial: 0,
+        uptime_s: 0,
+    }
+}
+
+/// One line for each bound address, then `ready`: what scripts and tests wait for.
+fn announce(lines: &[String]) -> Result<()> {
+    let binary = std::env::current_exe().unwrap_or_else(|_| "callsign".into());
+    let mut out = std::io::stdout().lock();
+    for line in lines {
+        writeln!(out, "{line}")?;
+    }
+    writeln!(out, "ready {}", binary.display())?;
+    out.flush()?;
+    Ok(())
+}
+
+/// The machine's name, which instances registered over the Unix socket run on.
+fn own_host() -> HostName {
+    let name = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
+    let name = name.and_then(|name| HostName::parse(&name).ok());
+    name.unwrap_or_else(|| HostName::parse("localhost").expect("a constant that fits"))
+}
+
+fn random() -> Result<u64> {
+    let mut octets = [0; 8];
+    getrandom::fill(&mut octets)
+        .map_err(|error| anyhow::anyhow!("no random number from the kernel: {error}"))?;
+    Ok(u64::from_be_bytes(octets))
+}
+
+/// Takes every descriptor that we may have: a connection each, and the soft limit is often 1024.
+fn raise_descriptor_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        tracing::debug!(%error, "raising the limit of descriptors");
+    }
+}
+
+/// The named tasks of the server.
+#[derive(Default)]
+struct Tasks {
+    set: JoinSet<(&'static str, std::io::Result<()>)>,
+}
+
+impl Tasks {
+    fn spawn(
+        &mut self,
+        name: &'static str,
+        task: impl Future<Output = std::io::Result<()>> + Send + 'static,
+    ) {
+        self.set.spawn(async move { (name, task.await) });
+    }
+
+    /// Waits for the first task to end, which none should, and says which and why.
+    async fn first_end(&mut self) -> String {
+        match self.set.join_next().await {
+            Some(Ok((name, Ok(())))) => format!("the task `{name}` ended early"),
+            Some(Ok((name, Err(error)))) => format!("the task `{name}` failed: {error}"),
+            Some(Err(error)) => format!("a task ended: {error}"),
+            None => "no task is running".to_owned(),
+        }
+    }
+
+    async fn all_ends(&mut self) {
+        while self.set.join_next().await.is_some() {}
+    }
+}
+
+/// SIGTERM and SIGINT alike.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self> {
+        let listen = |kind| signal(kind).context("listening for signals");
+        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        // Both arms are cancel-safe.
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}

@@ -1,0 +1,585 @@
+//! What queries see: an immutable view per service, published by swapping one pointer in a concurrent map.
+//!
+//! A query takes no lock and never sees half of a change; a change costs what its own service costs,
+//! however many there are. The writer alone publishes. Answers that span services come from small
+//! indexes that the same publish swaps: by id, by address, by tag, and the directory of names.
+//!
+//! Why not one snapshot of everything behind one pointer: a change would then cost the whole registry,
+//! or a persistent map whose every look-up is slower. What needs the whole zone at one revision is
+//! asked of the writer.
+
+use std::hash::Hash;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use arc_swap::ArcSwap;
+
+use crate::instance::{Check, Health, Host, Instance, Key, Lease, Location, worst};
+use crate::name::{Apex, InstanceId, Label, Name, ServiceName};
+use crate::protocol::Filter;
+use crate::record::Soa;
+use crate::registry::{Change, Gone, Refusal, Registry, What};
+use crate::time::{Now, Wall};
+use crate::zone::Zone;
+
+/// TTL of SOA and negative answers, in seconds: "not yet started" is the answer that hurts most when it stays.
+pub const NEGATIVE_TTL: u32 = 2;
+/// TTL of the apex NS and the addresses behind it, in seconds: they change when the server moves.
+pub const APEX_TTL: u32 = 60;
+/// Text of an Extended DNS Error: it shares 512 octets with the answer.
+pub const EDE_OCTETS_MAX: usize = 60;
+/// Names in one chunk of the directory: what the appearance of a service copies.
+const CHUNK_MAX: usize = 256;
+
+/// What does not change while the server runs.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The names that the registry is served under; at least one.
+    pub apexes: Vec<Apex>,
+    /// Seconds, 0 to 300.
+    pub ttl: u32,
+    /// Addresses of `ns.<apex>`.
+    pub ns_addresses: Vec<IpAddr>,
+    /// Added to the revision for the SOA's serial: Unix seconds when the store was made.
+    pub serial_base: u32,
+}
+
+/// See the module's own words.
+pub struct View {
+    pub settings: Settings,
+    services: papaya::HashMap<ServiceName, Arc<ServiceView>>,
+    ids: papaya::HashMap<InstanceId, Arc<[Key]>>,
+    addresses: papaya::HashMap<IpAddr, Arc<[Key]>>,
+    /// How many instances carry a tag, by the tag as a label: whether `_tag.<apex>` is a name.
+    tags: papaya::HashMap<Label, usize>,
+    directory: ArcSwap<Directory>,
+    zones: ArcSwap<Zones>,
+    revision: AtomicU64,
+    instances: AtomicU64,
+    ready: AtomicBool,
+}
+
+/// The zones that files hold.
+#[derive(Debug, Default)]
+pub struct Zones {
+    /// Zones of their own.
+    pub primary: Vec<Arc<Zone>>,
+    /// Plain records beside the live services, by apex.
+    pub trees: Vec<Arc<Zone>>,
+}
+
+/// The names of all known services in order, in chunks that changes share.
+#[derive(Debug, Default)]
+pub struct Directory {
+    chunks: Vec<Arc<Vec<ServiceName>>>,
+}
+
+/// One service as queries see it.
+#[derive(Debug)]
+pub struct ServiceView {
+    pub name: ServiceName,
+    /// In the order of their labels.
+    pub members: Vec<Member>,
+    /// Oldest first.
+    pub gone: Vec<Gone>,
+    /// TTL of its records in seconds.
+    pub ttl: u32,
+    /// Why nothing is live; empty where something is. At most `EDE_OCTETS_MAX` octets.
+    pub why_none: Box<str>,
+}
+
+/// A registered instance, and whether it is in the answers.
+#[derive(Clone, Debug)]
+pub struct Member {
+    pub instance: Arc<Instance>,
+    /// Its own health and its host's together.
+    pub health: Health,
+    pub standing: Standing,
+}
+
+/// The rule that keeps an instance in the answers or out of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    Live,
+    Draining,
+    /// The check that decides, and whether it is its host's.
+    Unhealthy {
+        check: Check,
+        of_host: bool,
+    },
+}
+
+impl Member {
+    fn of(instance: &Arc<Instance>, host: Option<&Arc<Host>>) -> Self {
+        let host_checks = host.map(|host| host.checks.as_slice()).unwrap_or_default();
+        let health = instance.health().max(worst(host_checks));
+        let decisive = |checks: &[Check]| checks.iter().find(|check| check.status == health).cloned();
+        let standing = if !health.in_answers() {
+            let own = decisive(&instance.checks);
+            let of_host = own.is_none();
+            match own.or_else(|| decisive(host_checks)) {
+                Some(check) => Standing::Unhealthy { check, of_host },
+                None => Standing::Live, // not reached: some check has the worst status
+            }
+        } else if instance.draining {
+            Standing::Draining
+        } else {
+            Standing::Live
+        };
+        Self { instance: instance.clone(), health, standing }
+    }
+
+    pub fn is_live(&self) -> bool {
+        self.standing == Standing::Live
+    }
+
+    /// The rule in words; ids and rule names only, never a check's own output.
+    pub fn rule(&self) -> String {
+        let since = |wall: Wall| wall.time_of_day();
+        match &self.standing {
+            Standing::Live => "live".to_owned(),
+            Standing::Draining => format!("draining since {}", since(self.instance.since)),
+            Standing::Unhealthy { check, of_host: false } => {
+                format!("{} ({}) since {}", check.status, check.id, since(check.since))
+            }
+            Standing::Unhealthy { check, of_host: true } => {
+                format!("{} (host, {}) since {}", check.status, check.id, since(check.since))
+            }
+        }
+    }
+}
+
+impl ServiceView {
+    fn of(name: &ServiceName, registry: &Registry, ttl: u32) -> Option<Self> {
+        let service = registry.service(name)?;
+        let members: Vec<Member> = service
+            .instances
+            .values()
+            .map(|instance| Member::of(instance, registry.host(&instance.key.host)))
+            .collect();
+        let gone: Vec<Gone> = service.gone.iter().cloned().collect();
+        let why_none = why_none(name, &members, &gone);
+        let live = members.iter().filter(|member| member.is_live());
+        let ttl = live.fold(ttl, |ttl, member| ttl_within(ttl, member.instance.lease));
+        Some(Self { name: name.clone(), members, gone, ttl, why_none: why_none.into() })
+    }
+
+    pub fn live(&self) -> impl Iterator<Item = &Member> {
+        self.members.iter().filter(|member| member.is_live())
+    }
+
+    pub fn by_label(&self, label: &str) -> Option<&Member> {
+        let found = self.members.binary_search_by(|member| member.instance.label.as_str().cmp(label));
+        found.ok().map(|position| &self.members[position])
+    }
+
+    /// Every instance that is registered or remembered: what decides which names exist.
+    pub fn known(&self) -> impl Iterator<Item = &Arc<Instance>> {
+        self.members.iter().map(|member| &member.instance).chain(self.gone.iter().map(|gone| &gone.instance))
+    }
+}
+
+/// `ttl`, but at most a third of the lease and at least one second; 0 stays 0 (RFC 1035 section 3.2.1).
+pub fn ttl_within(ttl: u32, lease: Lease) -> u32 {
+    match lease {
+        _ if ttl == 0 => 0,
+        Lease::Timed(duration) => ttl.min(u32::try_from(duration.as_secs() / 3).unwrap_or(u32::MAX)).max(1),
+        Lease::Connection(_) | Lease::None => ttl,
+    }
+}
+
+/// Made with the view, so that a query finds it ready: the newest reason that something is not there.
+fn why_none(name: &ServiceName, members: &[Member], gone: &[Gone]) -> String {
+    if members.iter().any(Member::is_live) {
+        return String::new();
+    }
+    let newest = members.iter().max_by_key(|member| member.instance.since);
+    let reason = match (newest, gone.last()) {
+        (Some(member), _) => format!("{} {}", member.instance.label, member.rule()),
+        (None, Some(gone)) => {
+            format!("{} {} {}", gone.instance.label, gone.reason.as_str(), gone.at.time_of_day())
+        }
+        (None, None) => return String::new(),
+    };
+    let mut text = format!("{name}: no live instance; {reason}");
+    // Labels, rule names and times are ASCII; a check's id may not be.
+    while text.len() > EDE_OCTETS_MAX {
+        text.pop();
+    }
+    text
+}
+
+impl View {
+    /// An empty view that is not ready: everything in the live zone is SERVFAIL until `set_ready`.
+    pub fn new(settings: Settings, zones: Zones) -> Self {
+        Self {
+            settings,
+            services: papaya::HashMap::new(),
+            ids: papaya::HashMap::new(),
+            addresses: papaya::HashMap::new(),
+            tags: papaya::HashMap::new(),
+            directory: ArcSwap::default(),
+            zones: ArcSwap::from_pointee(zones),
+            revision: AtomicU64::new(0),
+            instances: AtomicU64::new(0),
+            ready: AtomicBool::new(false),
+        }
+    }
+
+    pub fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::Acquire)
+    }
+
+    /// From here on a name that is not there does not exist.
+    pub fn set_ready(&self) {
+        self.ready.store(true, Ordering::Release);
+    }
+
+    /// Makes `changes`, which `registry` holds already, visible to queries.
+    pub fn publish(&self, registry: &Registry, changes: &[Change]) {
+        let mut touched: Vec<ServiceName> =
+            changes.iter().flat_map(|change| registry.touched(change)).collect();
+        touched.sort_unstable();
+        touched.dedup();
+        for change in changes {
+            if let What::Instance { before, after } = &change.what {
+                self.index(before.as_ref(), after.as_ref());
+            }
+        }
+        for name in &touched {
+            self.publish_service(registry, name);
+        }
+        self.instances.store(registry.instances() as u64, Ordering::Relaxed);
+        // Last: who sees the new serial sees what it counts.
+        self.revision.store(registry.revision(), Ordering::Release);
+    }
+
+    fn publish_service(&self, registry: &Registry, name: &ServiceName) {
+        let services = self.services.pin();
+        match ServiceView::of(name, registry, self.settings.ttl) {
+            Some(view) => {
+                if services.insert(name.clone(), Arc::new(view)).is_none() {
+                    self.directory.store(Arc::new(self.directory.load().with(name)));
+                }
+            }
+            None => {
+                if services.remove(name).is_some() {
+                    self.directory.store(Arc::new(self.directory.load().without(name)));
+                }
+            }
+        }
+    }
+
+    fn index(&self, before: Option<&Arc<Instance>>, after: Option<&Arc<Instance>>) {
+        let addresses = |instance: Option<&Arc<Instance>>| {
+            instance.map(|instance| instance.addresses().to_vec()).unwrap_or_default()
+        };
+        let (old, new) = (addresses(before), addresses(after));
+        let Some(key) = after.or(before).map(|instance| &instance.key) else { return };
+        for address in new.iter().filter(|address| !old.contains(address)) {
+            add_key(&self.addresses, *address, key);
+        }
+        for address in old.iter().filter(|address| !new.contains(address)) {
+            remove_key(&self.addresses, address, key);
+        }
+        match (before, after) {
+            (None, Some(_)) => add_key(&self.ids, key.id.clone(), key),
+            (Some(_), None) => remove_key(&self.ids, &key.id, key),
+            _ => {}
+        }
+        let tags = self.tags.pin();
+        for label in after.into_iter().flat_map(|instance| tag_labels(instance)) {
+            tags.update_or_insert(label, |count| count + 1, 1);
+        }
+        for label in before.into_iter().flat_map(|instance| tag_labels(instance)) {
+            match tags.get(&label).copied() {
+                Some(count) if count > 1 => drop(tags.insert(label, count - 1)),
+                _ => drop(tags.remove(&label)),
+            }
+        }
+    }
+
+    pub fn service(&self, name: &str) -> Option<Arc<ServiceView>> {
+        self.services.pin().get(name).cloned()
+    }
+
+    /// True where some registered instance carries the tag.
+    pub fn has_tag(&self, label: &str) -> bool {
+        self.tags.pin().contains_key(label)
+    }
+
+    pub fn directory(&self) -> Arc<Directory> {
+        self.directory.load_full()
+    }
+
+    pub fn zones(&self) -> Arc<Zones> {
+        self.zones.load_full()
+    }
+
+    /// The revision of the last change published.
+    pub fn revision(&self) -> u64 {
+        self.revision.load(Ordering::Acquire)
+    }
+
+    /// Instances registered.
+    pub fn instances(&self) -> u64 {
+        self.instances.load(Ordering::Relaxed)
+    }
+
+    /// The SOA's serial: goes up with every change (RFC 1982).
+    pub fn serial(&self) -> u32 {
+        self.settings.serial_base.wrapping_add(self.revision() as u32)
+    }
+
+    pub fn soa(&self, apex: &Apex) -> Soa {
+        Soa {
+            mname: apex.owner(&["ns"]),
+            rname: apex.owner(&["hostmaster"]),
+            serial: self.serial(),
+            refresh: 300,
+            retry: 60,
+            expire: 86_400,
+            minimum: NEGATIVE_TTL,
+        }
+    }
+
+    /// The apex that `qname` is at or below, the longest where several fit.
+    pub fn apex_of(&self, qname: &Name) -> Option<&Apex> {
+        let within = self.settings.apexes.iter().filter(|apex| qname.is_within(apex.name()));
+        within.max_by_key(|apex| apex.name().as_wire().len())
+    }
+
+    /// A registered instance by its key.
+    pub fn member(&self, key: &Key) -> Option<Member> {
+        let service = self.service(key.service.as_str())?;
+        service.members.iter().find(|member| member.instance.key == *key).cloned()
+    }
+
+    /// Renews the lease of `key`: one number stored, no change.
+    pub fn renew(&self, key: &Key, lease_id: Option<u64>, now: Now) -> Result<Lease, Refusal> {
+        let not_found = || Refusal::NotFound(key.clone());
+        let service = self.service(key.service.as_str()).ok_or_else(not_found)?;
+        // The label is nearly always the id's own, so one binary search finds the instance.
+        let instance = match service.by_label(key.id.label().as_str()) {
+            Some(member) if member.instance.key == *key => &member.instance,
+            _ => {
+                &service
+                    .members
+                    .iter()
+                    .find(|member| member.instance.key == *key)
+                    .ok_or_else(not_found)?
+                    .instance
+            }
+        };
+        if lease_id.is_some_and(|lease_id| lease_id != instance.lease_id) {
+            return Err(Refusal::Superseded(key.clone()));
+        }
+        match instance.lease {
+            Lease::Timed(duration) if !instance.deadline.renew(duration, now) => Err(not_found()),
+            lease => Ok(lease),
+        }
+    }
+
+    /// Every instance with this id.
+    pub fn by_id(&self, id: &InstanceId) -> Vec<Member> {
+        self.members_of(self.ids.pin().get(id))
+    }
+
+    /// Every instance at this address.
+    pub fn by_address(&self, address: &IpAddr) -> Vec<Member> {
+        self.members_of(self.addresses.pin().get(address))
+    }
+
+    fn members_of(&self, keys: Option<&Arc<[Key]>>) -> Vec<Member> {
+        keys.into_iter().flat_map(|keys| keys.iter()).filter_map(|key| self.member(key)).collect()
+    }
+
+    /// The instances that match, in order of service and label, `after` a place in that order, `most` of them;
+    /// and whether there are more.
+    pub fn list(&self, filter: &Filter, after: Option<(&str, &str)>, most: usize) -> (Vec<Member>, bool) {
+        let mut found = Vec::new();
+        let matching = |service: &ServiceView, found: &mut Vec<Member>| -> bool {
+            for member in &service.members {
+                let place = (service.name.as_str(), member.instance.label.as_str());
+                if after.is_some_and(|after| place <= after)
+                    || !filter.matches(&member.instance, member.health)
+                {
+                    continue;
+                }
+                if found.len() == most {
+                    return true;
+                }
+                found.push(member.clone());
+            }
+            false
+        };
+        if let Some(name) = &filter.service {
+            let more = self.service(name.as_str()).is_some_and(|service| matching(&service, &mut found));
+            return (found, more);
+        }
+        if let Some(address) = &filter.address {
+            let mut members = self.by_address(address);
+            members.sort_by(|a, b| {
+                (&a.instance.key.service, &a.instance.label)
+                    .cmp(&(&b.instance.key.service, &b.instance.label))
+            });
+            members.retain(|member| {
+                let place = (member.instance.key.service.as_str(), member.instance.label.as_str());
+                after.is_none_or(|after| place > after) && filter.matches(&member.instance, member.health)
+            });
+            let more = members.len() > most;
+            members.truncate(most);
+            return (members, more);
+        }
+        let directory = self.directory();
+        let from = after.map_or("", |(service, _)| service);
+        for name in directory.names_from(from) {
+            if let Some(service) = self.service(name.as_str())
+                && matching(&service, &mut found)
+            {
+                return (found, true);
+            }
+        }
+        (found, false)
+    }
+}
+
+/// The tags of an instance that are labels, each once.
+fn tag_labels(instance: &Instance) -> Vec<Label> {
+    let mut labels: Vec<Label> =
+        instance.tags.iter().filter_map(|tag| Label::parse(tag.as_str()).ok()).collect();
+    labels.sort_unstable();
+    labels.dedup();
+    labels
+}
+
+fn add_key<K: Hash + Eq + Clone>(index: &papaya::HashMap<K, Arc<[Key]>>, at: K, key: &Key) {
+    let index = index.pin();
+    let keys = index.get(&at).map(|keys| keys.to_vec()).unwrap_or_default();
+    index.insert(at, keys.into_iter().chain([key.clone()]).collect());
+}
+
+fn remove_key<K: Hash + Eq + Clone>(index: &papaya::HashMap<K, Arc<[Key]>>, at: &K, key: &Key) {
+    let index = index.pin();
+    let keys: Vec<Key> = index
+        .get(at)
+        .into_iter()
+        .flat_map(|keys| keys.iter())
+        .filter(|known| *known != key)
+        .cloned()
+        .collect();
+    if keys.is_empty() {
+        index.remove(at);
+    } else {
+        index.insert(at.clone(), keys.into());
+    }
+}
+
+impl Directory {
+    pub fn names(&self) -> impl Iterator<Item = &ServiceName> {
+        self.chunks.iter().flat_map(|chunk| chunk.iter())
+    }
+
+    /// The names that are not before `from`.
+    pub fn names_from<'a>(&'a self, from: &'a str) -> impl Iterator<Item = &'a ServiceName> {
+        let start =
+            self.chunks.partition_point(|chunk| chunk.last().is_some_and(|last| last.as_str() < from));
+        self.chunks[start..]
+            .iter()
+            .flat_map(|chunk| chunk.iter())
+            .skip_while(move |name| name.as_str() < from)
+    }
+
+    pub fn len(&self) -> usize {
+        self.chunks.iter().map(|chunk| chunk.len()).sum()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.chunks.is_empty()
+    }
+
+    /// The chunk that `name` is in or belongs into.
+    fn chunk_of(&self, name: &ServiceName) -> usize {
+        let at = self.chunks.partition_point(|chunk| chunk.last().is_some_and(|last| last < name));
+        at.min(self.chunks.len().saturating_sub(1))
+    }
+
+    fn with(&self, name: &ServiceName) -> Self {
+        let mut chunks = self.chunks.clone();
+        if chunks.is_empty() {
+            return Self { chunks: vec![Arc::new(vec![name.clone()])] };
+        }
+        let at = self.chunk_of(name);
+        let mut chunk = chunks[at].to_vec();
+        if let Err(position) = chunk.binary_search(name) {
+            chunk.insert(position, name.clone());
+        }
+        if chunk.len() > CHUNK_MAX {
+            let upper = chunk.split_off(CHUNK_MAX / 2);
+            chunks.insert(at + 1, Arc::new(upper));
+        }
+        chunks[at] = Arc::new(chunk);
+        Self { chunks }
+    }
+
+    fn without(&self, name: &ServiceName) -> Self {
+        let mut chunks = self.chunks.clone();
+        let at = self.chunk_of(name);
+        if let Some(chunk) = chunks.get_mut(at) {
+            let rest: Vec<ServiceName> = chunk.iter().filter(|known| *known != name).cloned().collect();
+            if rest.is_empty() {
+                chunks.remove(at);
+            } else {
+                *chunk = Arc::new(rest);
+            }
+        }
+        Self { chunks }
+    }
+}
+
+/// Where an instance's records point: its own name, or the target that it named.
+pub fn target_of(instance: &Instance, apex: &Apex) -> Name {
+    match &instance.location {
+        Location::Target(target) => target.clone(),
+        Location::Addresses(_) => apex.owner(&[instance.label.as_str(), instance.key.service.as_str()]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(text: &str) -> ServiceName {
+        ServiceName::parse(text).unwrap()
+    }
+
+    #[test]
+    fn the_directory_keeps_its_order_through_splits_and_removals() {
+        let mut directory = Directory::default();
+        let names: Vec<ServiceName> = (0..2000).map(|n| name(&format!("s{}", n * 7919 % 2000))).collect();
+        for name in &names {
+            directory = directory.with(name).with(name);
+        }
+        let mut sorted = names.clone();
+        sorted.sort_unstable();
+        assert!(directory.names().eq(sorted.iter()));
+        assert!(directory.names_from("s5").eq(sorted.iter().filter(|name| name.as_str() >= "s5")));
+        assert!(directory.chunks.iter().all(|chunk| chunk.len() <= CHUNK_MAX));
+        for name in &names[..1999] {
+            directory = directory.without(name);
+        }
+        assert_eq!(directory.names().collect::<Vec<_>>(), [&names[1999]]);
+        assert!(directory.without(&names[1999]).is_empty());
+    }
+
+    #[test]
+    fn a_ttl_is_within_a_third_of_the_lease() {
+        let timed = |seconds| Lease::Timed(std::time::Duration::from_secs(seconds));
+        assert_eq!(ttl_within(5, timed(15)), 5);
+        assert_eq!(ttl_within(5, timed(14)), 4);
+        assert_eq!(ttl_within(5, timed(1)), 1);
+        assert_eq!(ttl_within(0, timed(1)), 0);
+        assert_eq!(ttl_within(300, Lease::None), 300);
+    }
+}
