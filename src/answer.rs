@@ -253,32 +253,49 @@ impl<'a> Served<'a> {
 
     fn find(&self, view: &View, asked: &Asked<'_>, qname: &Name) -> Found {
         match self {
-            Self::Static(zone) => find_static(view, zone, asked, qname),
+            Self::Static(zone) => find_static(view, zone, asked, qname, true),
             Self::Live(apex) => {
                 let found = find_live(view, apex, asked, qname);
                 let zones = view.zones();
-                let tree = zones.trees.iter().find(|tree| &tree.apex == apex.name());
-                match (found, tree) {
-                    (found @ (Found::NoData(_) | Found::NoName(_)), Some(tree)) => {
-                        match find_static(view, tree, asked, qname) {
-                            Found::NoName(_) => found,
-                            // The services' name is there as well: its reason is the better one.
-                            Found::NoData(_) if matches!(found, Found::NoData(_)) => found,
-                            planted => planted,
-                        }
-                    }
-                    (found, _) => found,
+                let Some(tree) = zones.trees.iter().find(|tree| tree.apex == *apex.name()) else {
+                    return found;
+                };
+                if !matches!(found, Found::NoData(_) | Found::NoName(_)) {
+                    return found;
+                }
+                // A wildcard stands for names that have nothing above them but the apex: not for
+                // those below a name of the registry (RFC 4592 section 3.3.1).
+                let wildcards = matches!(found, Found::NoName(_)) && !below_live_name(view, apex, qname);
+                match (find_static(view, tree, asked, qname, wildcards), &found) {
+                    (Found::NoName(_), _) => found,
+                    // The registry has the name as well, and its reason is the better one.
+                    (Found::NoData(_), Found::NoData(_)) => found,
+                    (planted, _) => planted,
                 }
             }
         }
     }
 }
 
+/// True where the registry has a name one label below the apex, at or above `qname`.
+fn below_live_name(view: &View, apex: &Apex, qname: &Name) -> bool {
+    let lower = qname.to_lowercase();
+    let labels = lower.labels_below(apex.name()).unwrap_or_default();
+    let top = labels.last().and_then(|label| grammar::parse(&[label]));
+    match top {
+        Some(Owner::Service(name)) => view.service(name).is_some(),
+        Some(Owner::Tag(tag)) => view.has_tag(tag),
+        top => top.is_some(),
+    }
+}
+
 // --- static zones ---------------------------------------------------------------------------------
 
-fn find_static(view: &View, zone: &Zone, asked: &Asked<'_>, qname: &Name) -> Found {
+fn find_static(view: &View, zone: &Zone, asked: &Asked<'_>, qname: &Name, wildcards: bool) -> Found {
     let node = match zone.find(qname) {
-        zone::Found::Node(node) | zone::Found::Wildcard(node) => node,
+        zone::Found::Node(node) => node,
+        zone::Found::Wildcard(node) if wildcards => node,
+        zone::Found::Wildcard(_) => return Found::NoName(None),
         zone::Found::Delegation(cut) => {
             // The parent is the one that knows DS (RFC 4035 section 3.1.4.1).
             if asked.question.qtype == Type::DS && cut.name == *qname {
@@ -560,7 +577,7 @@ impl Live<'_> {
     }
 
     fn by_tag(&self, service: &ServiceView, tag: &str) -> Found {
-        if !service.known().any(|instance| has_tag(instance, tag)) {
+        if !service.tags.contains(tag) {
             return Found::NoName(self.ede(|| format!("{}: no instance tagged {tag}", service.name)));
         }
         let tagged = || service.live().filter(|member| has_tag(&member.instance, tag));
@@ -579,7 +596,7 @@ impl Live<'_> {
                 first_port(&member.instance, Transport::Tcp).or(member.instance.ports.first()),
             );
         }
-        if service.known().any(|instance| has_tag(instance, label)) {
+        if service.tags.contains(label) {
             return self.by_tag(service, label);
         }
         match service.gone.iter().rev().find(|gone| gone.instance.label.as_str() == label) {
@@ -655,7 +672,7 @@ impl Live<'_> {
         let none = candidates.is_empty();
         let mut selection = self.choose(service, candidates);
         if targets > 0 {
-            let text = || format!("{}: {targets} live have a host name only; ask SRV", service.name);
+            let text = || format!("{}: left out {targets} that are host names; ask SRV", service.name);
             selection.ede = selection.ede.or_else(|| self.ede(text));
         } else if none && lowest.is_some() {
             let family = if self.qtype == Type::A { "IPv4" } else { "IPv6" };
@@ -846,9 +863,9 @@ fn has_transport(service: &ServiceView, transport: Transport) -> bool {
     service.known().any(|instance| first_port(instance, transport).is_some())
 }
 
-/// Tags are compared as DNS compares: without case.
+/// `label` is in lower case, as a tag's own label is.
 fn has_tag(instance: &Instance, label: &str) -> bool {
-    instance.tags.iter().any(|tag| tag.as_str().eq_ignore_ascii_case(label))
+    instance.tags.iter().any(|tag| tag.label().is_some_and(|own| own.as_str() == label))
 }
 
 /// Metadata as RFC 6763 section 6.3 writes it, and the tags; a pair too long for a string is left out.

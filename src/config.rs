@@ -289,7 +289,9 @@ impl Given {
     /// Nobody reaches the registration socket from elsewhere unless somebody asked for that by name.
     fn authenticated(&self, config: &Config) -> anyhow::Result<()> {
         let open = config.listen.iter().position(|address| !address.ip().to_canonical().is_loopback());
-        let (Some(open), false) = (open, config.allow_unauthenticated) else { return Ok(()) };
+        let (Some(open), false) = (open, config.allow_unauthenticated) else {
+            return Ok(());
+        };
         let origin = &self.0["listen"][open].origin;
         bail!(
             "{origin}: {} can be reached from other machines, and there is no authentication yet: whoever reaches it may register and deregister anything; listen on 127.0.0.1, or set `allow-unauthenticated = true` (--allow-unauthenticated) if that is meant",
@@ -302,7 +304,9 @@ impl Given {
         key: &str,
         read: fn(&str) -> Result<T, String>,
     ) -> anyhow::Result<Option<Vec<T>>> {
-        let Some(values) = self.0.get(key) else { return Ok(None) };
+        let Some(values) = self.0.get(key) else {
+            return Ok(None);
+        };
         // `listen = []` says that there is none, which is so by default; the others need one.
         if values.is_empty() && key != "listen" {
             bail!("{key} must not be an empty list; leave the key out to take the default");

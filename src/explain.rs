@@ -4,7 +4,7 @@ use crate::answer::{Asked, CLASS_IN, Over, Question, Rcode, answer, nearest_serv
 use crate::grammar::{self, Owner};
 use crate::name::{Name, ServiceName};
 use crate::protocol::{ExplainedForm, ExplainedInstance, Problem};
-use crate::record::Type;
+use crate::record::{Data, Type};
 use crate::view::{Member, ServiceView, View};
 
 /// Explains a service's name, or any domain name.
@@ -64,8 +64,7 @@ fn verdict(view: &View, domain: &Name) -> String {
     };
     let types =
         [("A", Type::A), ("AAAA", Type::AAAA), ("SRV", Type::SRV), ("TXT", Type::TXT), ("PTR", Type::PTR)];
-    let mut counts = Vec::new();
-    let mut reasons: Vec<String> = Vec::new();
+    let (mut counts, mut left_out, mut missing) = (Vec::new(), Vec::new(), Vec::new());
     for (name, qtype) in types {
         let reply = ask(qtype);
         let reason = reply.ede.as_ref().map(|ede| ede.text.to_string());
@@ -77,18 +76,21 @@ fn verdict(view: &View, domain: &Name) -> String {
             Rcode::Refused => return "REFUSED: no zone of this server holds the name".to_owned(),
             rcode => return format!("{rcode:?}: {}", reason.unwrap_or_default()),
         }
-        if !reply.answer.is_empty() {
-            counts.push(format!("{} {name}", reply.answer.len()));
+        // The empty text that keeps a name known is no answer to anybody.
+        let records = reply.answer.iter().filter(|record| record.data != Data::txt([])).count();
+        if records > 0 {
+            counts.push(format!("{records} {name}"));
+            left_out.extend(reason);
+        } else {
+            missing.extend(reason);
         }
-        reasons.extend(reason);
     }
+    let (what, mut reasons) = match counts.is_empty() {
+        true => ("NOERROR, no record".to_owned(), missing),
+        false => (format!("answered: {}", counts.join(", ")), left_out),
+    };
     reasons.dedup();
-    let reasons = if reasons.is_empty() { String::new() } else { format!(": {}", reasons.join("; ")) };
-    if counts.is_empty() {
-        format!("NOERROR, no record{reasons}")
-    } else {
-        format!("answered: {}{reasons}", counts.join(", "))
-    }
+    if reasons.is_empty() { what } else { format!("{what}; {}", reasons.join("; ")) }
 }
 
 fn instances(service: &ServiceView) -> Vec<ExplainedInstance> {

@@ -482,15 +482,35 @@ impl HostName {
 /// A tag: 1 to 255 octets of UTF-8 without control characters, kept as given. Only a tag that is
 /// a label has names in DNS, and DNS compares it without case.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Tag(Arc<str>);
+pub struct Tag {
+    text: Arc<str>,
+    label: Option<Label>,
+}
 
 impl Tag {
     pub fn parse(text: &str) -> Result<Self, Unfit> {
-        printable(text, ID_OCTETS_MAX).map(Self)
+        Ok(Self { text: printable(text, ID_OCTETS_MAX)?, label: Label::parse(text).ok() })
     }
 
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.text
+    }
+
+    /// The tag as DNS knows it.
+    pub fn label(&self) -> Option<&Label> {
+        self.label.as_ref()
+    }
+}
+
+impl fmt::Display for Tag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl fmt::Debug for Tag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", &*self.text)
     }
 }
 
@@ -580,7 +600,7 @@ macro_rules! text_name {
     )*};
 }
 
-text_name!(ServiceName InstanceId Label HostName Tag);
+text_name!(ServiceName InstanceId Label HostName);
 
 impl fmt::Display for Apex {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

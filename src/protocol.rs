@@ -24,7 +24,7 @@ use crate::instance::{
     WORD_OCTETS_MAX,
 };
 use crate::name::{HostName, InstanceId, ServiceName, Tag, Unfit, parse_target};
-use crate::registry::{Change, Holder, Refusal, Registration, Report, Subject, What};
+use crate::registry::{Change, Holder, ListedCheck, Refusal, Registration, Report, Subject, What};
 use crate::time::{Now, format_duration, parse_duration};
 
 /// Longest line: a registration with every limit reached is about 60 KiB.
@@ -410,7 +410,15 @@ pub fn decode(line: &[u8]) -> Result<Request<'_>, Problem> {
     let text = std::str::from_utf8(line).map_err(|error| {
         Problem::new("malformed", format!("octet {} of the line is not UTF-8", error.valid_up_to() + 1))
     })?;
-    serde_json::from_str(text).map_err(|error| complaint(text, &error))
+    let request = serde_json::from_str(text).map_err(|error| complaint(text, &error))?;
+    // serde reads a list as an object whose members are in order; nobody else does.
+    match text.split_once(':') {
+        Some((_verb, form)) if form.trim_start().starts_with('{') => Ok(request),
+        _ => Err(Problem::new(
+            "malformed",
+            "the verb's value is no object; send {\"register\":{\"service\":\"web\",\"port\":8080}}",
+        )),
+    }
 }
 
 /// Writes a reply as one line.
@@ -429,6 +437,7 @@ fn complaint(text: &str, error: &serde_json::Error) -> Problem {
     }
     let message = error.to_string();
     let message = message.rsplit_once(" at line ").map_or(message.as_str(), |(message, _)| message);
+    let message = &message.replace("expected i64", "expected a whole number");
     let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
     if message.starts_with("unknown variant")
         && let [verb, verbs @ ..] = quoted.as_slice()
@@ -465,7 +474,10 @@ fn complaint(text: &str, error: &serde_json::Error) -> Problem {
     if field.is_empty() {
         return Problem::new(
             "malformed",
-            format!("{}; a request is an object with one member, its verb", printable(message)),
+            format!(
+                "{}; a request is an object with one member, its verb, and that is an object too",
+                printable(message)
+            ),
         );
     }
     Problem {
@@ -700,7 +712,7 @@ impl RegisterForm {
         }
     }
 
-    fn checks(&self) -> Result<Vec<(Arc<str>, Option<Health>)>, Problem> {
+    fn checks(&self) -> Result<Vec<ListedCheck>, Problem> {
         let given = self.checks.as_deref().unwrap_or_default();
         if given.len() > CHECKS_MAX {
             return Err(Problem::invalid(
@@ -708,7 +720,7 @@ impl RegisterForm {
                 format!("may list at most {CHECKS_MAX} checks, not {}", given.len()),
             ));
         }
-        let mut checks: Vec<(Arc<str>, Option<Health>)> = Vec::with_capacity(given.len());
+        let mut checks: Vec<ListedCheck> = Vec::with_capacity(given.len());
         for check in given {
             let id = word("checks", &check.id)?;
             if checks.iter().any(|(known, _)| *known == id) {

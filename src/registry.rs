@@ -58,9 +58,11 @@ pub struct Registration {
     pub lease: Lease,
     /// 64 random bits, drawn by the edge.
     pub lease_id: u64,
-    /// A check without a status keeps the one that it has, and is critical where it is new.
-    pub checks: Vec<(Arc<str>, Option<Health>)>,
+    pub checks: Vec<ListedCheck>,
 }
+
+/// A check as a registration lists it; without a status it keeps the one that it has, and is critical where it is new.
+pub type ListedCheck = (Arc<str>, Option<Health>);
 
 /// An instance, named by who holds it.
 #[derive(Clone, Debug)]
@@ -98,8 +100,8 @@ pub enum Refusal {
     Full { limit: usize },
     #[error("an instance may have at most {CHECKS_MAX} checks")]
     TooManyChecks,
-    #[error("`{name}` is taken by {by}; choose another service name, or remove the record")]
-    Taken { name: String, by: String },
+    #[error("`{name}` is taken by a record at {by}; choose another service name, or remove the record")]
+    Taken { name: ServiceName, by: Box<str> },
 }
 
 impl Refusal {
@@ -231,6 +233,8 @@ pub struct Registry {
     /// What to forget and when, oldest first; the revision tells an entry from a later leave of the same key.
     forget: VecDeque<(u64, Key, u64)>,
     forget_after: Duration,
+    /// Names that the record tree has, and where it says so.
+    taken: HashMap<ServiceName, Box<str>>,
     revision: u64,
 }
 
@@ -246,8 +250,14 @@ impl Registry {
             gone: 0,
             forget: VecDeque::new(),
             forget_after,
+            taken: HashMap::new(),
             revision: 0,
         }
+    }
+
+    /// Refuses services of these names from here on; each with the place that has it, `file:line`.
+    pub fn set_taken(&mut self, taken: HashMap<ServiceName, Box<str>>) {
+        self.taken = taken;
     }
 
     /// The revision of the last change applied.
@@ -307,6 +317,9 @@ impl Registry {
 
     fn check_register(&self, registration: &Registration, now: Now) -> Result<(Reason, What), Refusal> {
         let key = &registration.key;
+        if let Some(by) = self.taken.get(&key.service) {
+            return Err(Refusal::Taken { name: key.service.clone(), by: by.clone() });
+        }
         let before = self.instance(key);
         if before.is_none() && self.instances >= self.instances_max {
             return Err(Refusal::Full { limit: self.instances_max });
@@ -559,7 +572,7 @@ fn become_(before: &Arc<Instance>, after: Instance) -> What {
 
 /// The checks that a registration lists; a status it does not give is kept, or critical where the check is new.
 /// A registration that lists none keeps what was reported.
-fn merge_checks(known: &[Check], listed: &[(Arc<str>, Option<Health>)], now: Now) -> Vec<Check> {
+fn merge_checks(known: &[Check], listed: &[ListedCheck], now: Now) -> Vec<Check> {
     if listed.is_empty() {
         return known.to_vec();
     }

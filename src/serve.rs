@@ -5,6 +5,7 @@
 //! its queue; DNS answers on through the grace period; the sockets close. A task that ends early ends
 //! the server, loudly: a process that lives with a dead DNS loop is worse than one that is restarted.
 
+use std::collections::HashMap;
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
@@ -19,7 +20,7 @@ use crate::bind;
 use crate::clock::Clock;
 use crate::config::{Config, StoreChoice};
 use crate::dns::{tcp, udp, wire::Sizes};
-use crate::name::{HostName, Name};
+use crate::name::{HostName, Name, ServiceName};
 use crate::protocol::ServerForm;
 use crate::registry::Registry;
 use crate::socket::{self, Desk};
@@ -39,9 +40,9 @@ pub async fn run(config: Config) -> Result<()> {
     raise_descriptor_limit();
     let clock = Clock::start();
     let bound = Bound::new(&config)?;
-    let zones = match &config.zones {
+    let (zones, taken) = match &config.zones {
         Some(directory) => read_zones(directory, &config)?,
-        None => Zones::default(),
+        None => Default::default(),
     };
     let view = Arc::new(View::new(settings(&config, &bound), zones));
 
@@ -64,9 +65,11 @@ pub async fn run(config: Config) -> Result<()> {
         StoreChoice::Memory => Store::Memory,
     };
     let store_name = store.name();
-    let registry = Registry::new(config.instances_max, config.known_for);
+    let mut registry = Registry::new(config.instances_max, config.known_for);
+    registry.set_taken(taken);
     let (writer, handle) = Writer::new(registry, store, view.clone(), clock);
-    let writer = tokio::spawn(writer.run());
+    let mut writing = JoinSet::new(); // its end is waited for apart: it comes before that of DNS
+    writing.spawn(writer.run());
     view.set_ready();
 
     lines.push(format!("socket {}", config.socket.display()));
@@ -101,10 +104,13 @@ pub async fn run(config: Config) -> Result<()> {
     tokio::select! {
         signal = signals.next() => tracing::info!(signal, "stopping"),
         ended = tasks.first_end() => bail!("{ended}"),
+        ended = writing.join_next() => bail!("the writer ended early: {ended:?}"),
     }
     let down = async {
         stop_registrations.cancel();
-        writer.await.context("the writer ended with a panic")?;
+        while let Some(ended) = writing.join_next().await {
+            ended.context("the writer ended with a panic")?;
+        }
         tokio::time::sleep(config.grace).await;
         stop_dns.cancel();
         tasks.all_ends().await;
@@ -173,9 +179,10 @@ fn settings(config: &Config, bound: &Bound) -> Settings {
 }
 
 /// Reads every `*.zone` file of the directory; its name is the zone's. `<apex>.zone` of a live zone is its
-/// record tree.
-fn read_zones(directory: &Path, config: &Config) -> Result<Zones> {
+/// record tree, whose names no service can have.
+fn read_zones(directory: &Path, config: &Config) -> Result<(Zones, HashMap<ServiceName, Box<str>>)> {
     let mut zones = Zones::default();
+    let mut taken = HashMap::new();
     let shown = directory.display();
     let entries = std::fs::read_dir(directory).with_context(|| format!("reading the zones in {shown}"))?;
     let mut paths = entries.map(|entry| entry.map(|entry| entry.path())).collect::<Result<Vec<_>, _>>()?;
@@ -200,9 +207,14 @@ fn read_zones(directory: &Path, config: &Config) -> Result<Zones> {
         for warning in warnings {
             tracing::warn!("{file}:{}: {}", warning.line, warning.reason);
         }
-        if tree { &mut zones.trees } else { &mut zones.primary }.push(Arc::new(zone));
+        if tree {
+            taken.extend(zone.taken(&file.to_string()));
+            zones.trees.push(Arc::new(zone));
+        } else {
+            zones.primary.push(Arc::new(zone));
+        }
     }
-    Ok(zones)
+    Ok((zones, taken))
 }
 
 fn server_form(view: &View, store: &str, lines: &[String]) -> ServerForm {

@@ -89,7 +89,10 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
 pub fn format_duration(duration: Duration) -> String {
     let milliseconds = duration.as_millis();
     for (unit, size) in [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000)] {
-        if milliseconds >= size && milliseconds % size == 0 && (unit == "s" || milliseconds / size > 1) {
+        if milliseconds >= size
+            && milliseconds.is_multiple_of(size)
+            && (unit == "s" || milliseconds / size > 1)
+        {
             return format!("{}{unit}", milliseconds / size);
         }
     }

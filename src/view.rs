@@ -8,6 +8,7 @@
 //! or a persistent map whose every look-up is slower. What needs the whole zone at one revision is
 //! asked of the writer.
 
+use std::collections::BTreeSet;
 use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use arc_swap::ArcSwap;
 
 use crate::instance::{Check, Health, Host, Instance, Key, Lease, Location, worst};
-use crate::name::{Apex, InstanceId, Label, Name, ServiceName};
+use crate::name::{Apex, InstanceId, Label, Name, ServiceName, Tag};
 use crate::protocol::Filter;
 use crate::record::Soa;
 use crate::registry::{Change, Gone, Refusal, Registry, What};
@@ -51,7 +52,7 @@ pub struct View {
     services: papaya::HashMap<ServiceName, Arc<ServiceView>>,
     ids: papaya::HashMap<InstanceId, Arc<[Key]>>,
     addresses: papaya::HashMap<IpAddr, Arc<[Key]>>,
-    /// How many instances carry a tag, by the tag as a label: whether `_tag.<apex>` is a name.
+    /// How many services know a tag: whether `_tag.<apex>` is a name.
     tags: papaya::HashMap<Label, usize>,
     directory: ArcSwap<Directory>,
     zones: ArcSwap<Zones>,
@@ -83,6 +84,8 @@ pub struct ServiceView {
     pub members: Vec<Member>,
     /// Oldest first.
     pub gone: Vec<Gone>,
+    /// The tags of every instance that is registered or remembered, as labels.
+    pub tags: BTreeSet<Label>,
     /// TTL of its records in seconds.
     pub ttl: u32,
     /// Why nothing is live; empty where something is. At most `EDE_OCTETS_MAX` octets.
@@ -162,7 +165,11 @@ impl ServiceView {
         let why_none = why_none(name, &members, &gone);
         let live = members.iter().filter(|member| member.is_live());
         let ttl = live.fold(ttl, |ttl, member| ttl_within(ttl, member.instance.lease));
-        Some(Self { name: name.clone(), members, gone, ttl, why_none: why_none.into() })
+        let mut view =
+            Self { name: name.clone(), members, gone, tags: BTreeSet::new(), ttl, why_none: why_none.into() };
+        view.tags =
+            view.known().flat_map(|instance| &instance.tags).filter_map(Tag::label).cloned().collect();
+        Some(view)
     }
 
     pub fn live(&self) -> impl Iterator<Item = &Member> {
@@ -202,7 +209,11 @@ fn why_none(name: &ServiceName, members: &[Member], gone: &[Gone]) -> String {
         }
         (None, None) => return String::new(),
     };
-    let mut text = format!("{name}: no live instance; {reason}");
+    // Where the whole does not fit, what can be guessed from the question goes first.
+    let texts =
+        [format!("{name}: no live instance; {reason}"), format!("no live instance; {reason}"), reason];
+    let fitting = texts.iter().find(|text| text.len() <= EDE_OCTETS_MAX);
+    let mut text = fitting.unwrap_or(&texts[2]).clone();
     // Labels, rule names and times are ASCII; a check's id may not be.
     while text.len() > EDE_OCTETS_MAX {
         text.pop();
@@ -257,14 +268,20 @@ impl View {
 
     fn publish_service(&self, registry: &Registry, name: &ServiceName) {
         let services = self.services.pin();
+        let none = BTreeSet::new();
         match ServiceView::of(name, registry, self.settings.ttl) {
             Some(view) => {
-                if services.insert(name.clone(), Arc::new(view)).is_none() {
+                let view = Arc::new(view);
+                let old = services.get(name).cloned();
+                self.count_tags(old.as_deref().map_or(&none, |old| &old.tags), &view.tags);
+                services.insert(name.clone(), view);
+                if old.is_none() {
                     self.directory.store(Arc::new(self.directory.load().with(name)));
                 }
             }
             None => {
-                if services.remove(name).is_some() {
+                if let Some(old) = services.remove(name) {
+                    self.count_tags(&old.tags, &none);
                     self.directory.store(Arc::new(self.directory.load().without(name)));
                 }
             }
@@ -288,15 +305,19 @@ impl View {
             (Some(_), None) => remove_key(&self.ids, &key.id, key),
             _ => {}
         }
+    }
+
+    /// Counts the services that know each tag, when one service's tags change.
+    fn count_tags(&self, old: &BTreeSet<Label>, new: &BTreeSet<Label>) {
         let tags = self.tags.pin();
-        for label in after.into_iter().flat_map(|instance| tag_labels(instance)) {
-            tags.update_or_insert(label, |count| count + 1, 1);
+        for label in new.difference(old) {
+            tags.update_or_insert(label.clone(), |count| count + 1, 1);
         }
-        for label in before.into_iter().flat_map(|instance| tag_labels(instance)) {
-            match tags.get(&label).copied() {
-                Some(count) if count > 1 => drop(tags.insert(label, count - 1)),
-                _ => drop(tags.remove(&label)),
-            }
+        for label in old.difference(new) {
+            match tags.get(label).copied() {
+                Some(count) if count > 1 => tags.insert(label.clone(), count - 1),
+                _ => tags.remove(label),
+            };
         }
     }
 
@@ -304,7 +325,7 @@ impl View {
         self.services.pin().get(name).cloned()
     }
 
-    /// True where some registered instance carries the tag.
+    /// True where some service knows the tag.
     pub fn has_tag(&self, label: &str) -> bool {
         self.tags.pin().contains_key(label)
     }
@@ -443,15 +464,6 @@ impl View {
         }
         (found, false)
     }
-}
-
-/// The tags of an instance that are labels, each once.
-fn tag_labels(instance: &Instance) -> Vec<Label> {
-    let mut labels: Vec<Label> =
-        instance.tags.iter().filter_map(|tag| Label::parse(tag.as_str()).ok()).collect();
-    labels.sort_unstable();
-    labels.dedup();
-    labels
 }
 
 fn add_key<K: Hash + Eq + Clone>(index: &papaya::HashMap<K, Arc<[Key]>>, at: K, key: &Key) {

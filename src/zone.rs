@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-use crate::name::{NAME_OCTETS_MAX, Name};
+use crate::name::{NAME_OCTETS_MAX, Name, ServiceName};
 use crate::record::{Data, Record, RrSet, Soa, Type};
 
 /// Most records of one owner and type. An answer holds 65,535 octets and the smallest record needs 16
@@ -180,6 +180,20 @@ impl Zone {
             Found::Node(node) | Found::Delegation(node) => Some(node),
             Found::Wildcard(_) | Found::Nothing => None,
         }
+    }
+
+    /// The services that cannot be, because the zone has a name there or below: each with `file:line`.
+    pub fn taken(&self, file: &str) -> HashMap<ServiceName, Box<str>> {
+        let mut taken = HashMap::new();
+        for node in self.nodes.values() {
+            let labels = node.name.labels_below(&self.apex).unwrap_or_default();
+            let top = labels.last().and_then(|label| std::str::from_utf8(label).ok());
+            if let Some(name) = top.and_then(|top| ServiceName::parse(top).ok()) {
+                let line = taken.entry(name).or_insert(node.line);
+                *line = node.line.min(*line);
+            }
+        }
+        taken.into_iter().map(|(name, line)| (name, format!("{file}:{line}").into())).collect()
     }
 
     /// What stands at `name` itself, under a cut too: where glue is found.

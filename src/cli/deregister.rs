@@ -1,0 +1,35 @@
+//! `callsign deregister`: what is not there is no failure, so a retry is safe.
+
+use std::process::ExitCode;
+
+use callsign::protocol::{Reply, Request};
+use clap::Args;
+
+use super::{Asking, Done, Format, Named, output};
+
+/// Take an instance out of the registry
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  callsign deregister web web-1")]
+pub struct Deregister {
+    #[command(flatten)]
+    named: Named,
+    #[command(flatten)]
+    asking: Asking,
+}
+
+impl Deregister {
+    pub async fn run(self) -> Done {
+        let (client, reply) = self.asking.ask(&Request::Deregister(self.named.form())).await?;
+        let Reply::Deregistered(gone) = reply else {
+            return Err(client.unexpected(&reply).into());
+        };
+        match self.asking.output {
+            Format::Table if gone.existed => {
+                output::line(&format!("deregistered {} {}", gone.service, gone.id))?
+            }
+            Format::Table => output::line(&format!("{} {} was not registered", gone.service, gone.id))?,
+            format => output::value(format, &gone)?,
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}

@@ -1,0 +1,32 @@
+//! `callsign drain`: out of new answers, still known by its id.
+
+use std::process::ExitCode;
+
+use callsign::protocol::{Reply, Request};
+use clap::Args;
+
+use super::{Asking, Done, Format, Named, output};
+
+/// Take an instance out of new answers; it stays registered, and its own name still answers
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  callsign drain web web-1 && sleep 5 && systemctl stop web")]
+pub struct Drain {
+    #[command(flatten)]
+    named: Named,
+    #[command(flatten)]
+    asking: Asking,
+}
+
+impl Drain {
+    pub async fn run(self) -> Done {
+        let (client, reply) = self.asking.ask(&Request::Drain(self.named.form())).await?;
+        let Reply::Draining(draining) = reply else {
+            return Err(client.unexpected(&reply).into());
+        };
+        match self.asking.output {
+            Format::Table => output::line(&format!("draining {} {}", draining.service, draining.id))?,
+            format => output::value(format, &draining)?,
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}

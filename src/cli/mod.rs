@@ -1,0 +1,305 @@
+//! The command line: what was typed becomes what is needed, one file per verb.
+//!
+//! Data goes to stdout, everything else to stderr. Scripts may rely on the verbs, the flags, `-o json` and
+//! the exit codes; the tables are for people and may change. A failure is one sentence that starts with
+//! `callsign:`, and a hint where we know what to do next.
+
+mod deregister;
+mod dig;
+mod drain;
+mod exec;
+mod explain;
+mod heartbeat;
+mod hold;
+mod ls;
+mod message;
+mod output;
+mod ready;
+mod register;
+mod run;
+mod serve;
+mod show;
+mod status;
+mod terminal;
+mod watch;
+
+use std::future::Future;
+use std::io;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use callsign::client::{Client, ClientError, Server};
+use callsign::config::Surroundings;
+use callsign::protocol::{HolderForm, Problem, Reply, Request};
+use callsign::time::parse_duration;
+use clap::error::ErrorKind;
+use clap::{Args, Parser, Subcommand};
+
+pub use output::Format;
+
+/// Exit codes (DESIGN section 8); 0 is done.
+pub const FAILED: u8 = 1;
+pub const USAGE: u8 = 2;
+pub const NOT_FOUND: u8 = 3;
+pub const DENIED: u8 = 4;
+pub const UNAVAILABLE: u8 = 5;
+
+/// A DNS server that knows which services are running.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    max_term_width = 100,
+    disable_help_subcommand = true,
+    arg_required_else_help = true
+)]
+#[command(
+    after_help = "Example:\n  callsign serve\n  callsign run web --port 8080 -- python3 -m http.server 8080\n  callsign dig web.service.local SRV"
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    Serve(serve::Serve),
+    Register(register::Register),
+    Heartbeat(heartbeat::Heartbeat),
+    Deregister(deregister::Deregister),
+    Drain(drain::Drain),
+    Run(run::Run),
+    Ls(ls::Ls),
+    Show(show::Show),
+    Watch(watch::Watch),
+    Explain(explain::Explain),
+    Dig(dig::Dig),
+    Status(status::Status),
+    #[command(hide = true)]
+    Exec(exec::Exec),
+}
+
+/// Reads the command line; does not return where there is nothing to run.
+pub fn parse() -> Cli {
+    Cli::try_parse().unwrap_or_else(|error| {
+        let text = error.render().to_string();
+        let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+        if asked {
+            let code = match output::print(&text) {
+                Ok(()) => 0,
+                Err(failure) => failure.code,
+            };
+            std::process::exit(code.into());
+        }
+        match text.strip_prefix("error: ") {
+            Some(complaint) => eprint!("callsign: {complaint}"),
+            None => eprint!("{text}"),
+        }
+        std::process::exit(USAGE.into());
+    })
+}
+
+/// Does what was asked and says how it went.
+pub fn run(cli: Cli) -> ExitCode {
+    let done = match cli.verb {
+        Verb::Serve(verb) => verb.run(),
+        Verb::Register(verb) => wait(verb.run()),
+        Verb::Heartbeat(verb) => wait(verb.run()),
+        Verb::Deregister(verb) => wait(verb.run()),
+        Verb::Drain(verb) => wait(verb.run()),
+        Verb::Run(verb) => wait(verb.run()),
+        Verb::Ls(verb) => wait(verb.run()),
+        Verb::Show(verb) => wait(verb.run()),
+        Verb::Watch(verb) => wait(verb.run()),
+        Verb::Explain(verb) => wait(verb.run()),
+        Verb::Dig(verb) => wait(verb.run()),
+        Verb::Status(verb) => wait(verb.run()),
+        Verb::Exec(verb) => verb.run(),
+    };
+    done.unwrap_or_else(|failure| {
+        failure.print();
+        ExitCode::from(failure.code)
+    })
+}
+
+type Done = Result<ExitCode, Failure>;
+
+/// A client does one thing: one thread is enough, and it is the one that started.
+fn wait(work: impl Future<Output = Done>) -> Done {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(FAILED, format!("starting: {error}")))?;
+    runtime.block_on(work)
+}
+
+/// Why it was not done: the exit code, one sentence, and what to do next where we know.
+#[derive(Debug)]
+pub struct Failure {
+    pub code: u8,
+    sentence: String,
+    hint: Option<String>,
+}
+
+impl Failure {
+    fn new(code: u8, sentence: impl Into<String>) -> Self {
+        Self {
+            code,
+            sentence: sentence.into(),
+            hint: None,
+        }
+    }
+
+    fn hint(self, hint: impl Into<String>) -> Self {
+        Self {
+            hint: Some(hint.into()),
+            ..self
+        }
+    }
+
+    /// Nothing to say: whoever read our output has gone (`callsign ls | head`).
+    fn silent() -> Self {
+        Self::new(0, "")
+    }
+
+    fn print(&self) {
+        if !self.sentence.is_empty() {
+            eprintln!("callsign: {}", terminal::escaped(&self.sentence));
+        }
+        if let Some(hint) = &self.hint {
+            eprintln!("hint: {}", terminal::escaped(hint));
+        }
+    }
+}
+
+impl From<Problem> for Failure {
+    fn from(problem: Problem) -> Self {
+        let code = match &*problem.code {
+            "invalid" | "malformed" | "unknown_verb" => USAGE,
+            "not_found" => NOT_FOUND,
+            "denied" => DENIED,
+            "not_ready" => UNAVAILABLE,
+            _ => FAILED,
+        };
+        Self::new(code, problem.message)
+    }
+}
+
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Self {
+        let sentence = error.to_string();
+        match error {
+            ClientError::Refused(problem) => problem.into(),
+            ClientError::Unavailable { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+                Self::new(DENIED, sentence)
+                    .hint("the socket is open to its user and group; ask for that group, or run as that user")
+            }
+            ClientError::Unavailable { .. } => Self::new(UNAVAILABLE, sentence)
+                .hint("start one with `callsign serve`, or say where it is with --server"),
+            ClientError::Lost { .. } | ClientError::TimedOut { .. } => Self::new(UNAVAILABLE, sentence),
+            ClientError::Protocol { .. } => Self::new(FAILED, sentence),
+        }
+    }
+}
+
+/// What every verb takes that asks a server.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Server and output")]
+struct Asking {
+    /// Where the server is: unix:PATH or ADDR:PORT [env: CALLSIGN_SERVER]
+    #[arg(long, value_name = "SERVER")]
+    server: Option<Server>,
+    /// A table for people, or JSON for programs
+    #[arg(short, long, value_name = "FORM", value_enum, default_value_t = Format::Table)]
+    output: Format,
+    /// How long to wait for an answer
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "5s")]
+    timeout: Duration,
+}
+
+impl Asking {
+    fn server(&self) -> Result<Server, Failure> {
+        if let Some(server) = &self.server {
+            return Ok(server.clone());
+        }
+        if let Some(text) = std::env::var_os("CALLSIGN_SERVER").filter(|text| !text.is_empty()) {
+            let text = text.to_string_lossy();
+            return text
+                .parse()
+                .map_err(|rule| Failure::new(USAGE, format!("CALLSIGN_SERVER {rule}, not `{text}`")));
+        }
+        Server::usual(&Surroundings::here()).ok_or_else(|| {
+            Failure::new(
+                USAGE,
+                "where the server is cannot be guessed, because XDG_RUNTIME_DIR is not set",
+            )
+            .hint("name it with --server unix:PATH, or set CALLSIGN_SERVER")
+        })
+    }
+
+    async fn connect(&self) -> Result<Client, Failure> {
+        Ok(Client::connect(&self.server()?, self.timeout).await?)
+    }
+
+    /// Asks one thing over a connection of its own.
+    async fn ask(&self, request: &Request<'_>) -> Result<(Client, Reply), Failure> {
+        let mut client = self.connect().await?;
+        let reply = client.request(request).await?;
+        Ok((client, reply))
+    }
+}
+
+/// One instance, as heartbeat, deregister and drain name it.
+#[derive(Debug, Args)]
+struct Named {
+    /// The service's name
+    service: String,
+    /// The instance's id
+    id: String,
+    /// The host it runs on, where that is another one than this
+    #[arg(long)]
+    host: Option<String>,
+    /// What the registration returned: refuse if another one has taken its place since
+    #[arg(long, value_name = "HEX")]
+    lease_id: Option<String>,
+}
+
+impl Named {
+    fn form(&self) -> HolderForm<'_> {
+        HolderForm {
+            service: self.service.as_str().into(),
+            id: self.id.as_str().into(),
+            host: self.host.clone(),
+            lease_id: self.lease_id.clone(),
+        }
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    parse_duration(text).ok_or_else(|| "write a time such as 500ms, 15s or 2m".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_verb_shows_an_example() {
+        for verb in Cli::command()
+            .get_subcommands()
+            .filter(|verb| !verb.is_hide_set())
+        {
+            let example = verb.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(
+                example.contains(&format!("callsign {}", verb.get_name())),
+                "{}",
+                verb.get_name()
+            );
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! `callsign status`: the server as it is now.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use callsign::protocol::{Reply, Request, StatusForm};
+use callsign::time::format_duration;
+use clap::Args;
+
+use super::{Asking, Done, Format, UNAVAILABLE, output};
+
+/// Show the server as it is now; the exit code is 5 as long as it is not ready
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  callsign status\n  callsign status -o json --server unix:/run/callsign/callsign.sock"
+)]
+pub struct Status {
+    #[command(flatten)]
+    asking: Asking,
+}
+
+impl Status {
+    pub async fn run(self) -> Done {
+        let (client, reply) = self.asking.ask(&Request::Status(StatusForm {})).await?;
+        let Reply::Status(server) = reply else {
+            return Err(client.unexpected(&reply).into());
+        };
+        let code = if server.ready {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::from(UNAVAILABLE)
+        };
+        if self.asking.output != Format::Table {
+            output::value(self.asking.output, &server)?;
+            return Ok(code);
+        }
+        let pairs = [
+            ("version", server.version),
+            ("ready", if server.ready { "yes" } else { "no" }.to_owned()),
+            ("up for", format_duration(Duration::from_secs(server.uptime_s))),
+            ("store", server.store),
+            ("domains", server.domains.join(" ")),
+            ("listeners", server.listeners.join(", ")),
+            ("zones", output::or_dash(server.zones.join(" "))),
+            ("services", server.services.to_string()),
+            ("instances", format!("{}, {} live", server.instances, server.live)),
+            ("revision", server.revision.to_string()),
+            ("serial", server.serial.to_string()),
+        ];
+        output::print(&output::list(&pairs))?;
+        Ok(code)
+    }
+}

@@ -1,0 +1,75 @@
+//! `callsign watch`: what is registered now, then every change, for as long as somebody listens.
+
+use std::process::ExitCode;
+
+use callsign::protocol::{ChangeForm, FilterForm, InstanceForm, Reply, Request};
+use clap::Args;
+
+use super::ls::Filter;
+use super::{Asking, Done, Format, output};
+
+/// Follow changes: first what is registered, then one line per change
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  callsign watch\n  callsign watch web -o jsonl | jq .change.reason")]
+pub struct Watch {
+    /// Only this service
+    service: Option<String>,
+    #[command(flatten)]
+    filter: Filter,
+    #[command(flatten)]
+    asking: Asking,
+}
+
+impl Watch {
+    /// Ends with the connection, or when nobody reads stdout any more.
+    pub async fn run(self) -> Done {
+        let form: FilterForm = self.filter.form(self.service);
+        let mut client = self.asking.connect().await?;
+        let mut reply = client.request(&Request::Watch(Box::new(form))).await?;
+        loop {
+            match (self.asking.output, &reply) {
+                (Format::Table, Reply::Snapshot(snapshot)) => {
+                    for instance in &snapshot.instances {
+                        output::line(&format!("{} {}", instance.since, sentence("is", instance)))?;
+                    }
+                }
+                (Format::Table, Reply::Change(change)) => output::line(&told(change))?,
+                // A stream of events has no end to close a list with: one object a line in both forms.
+                (_, Reply::Snapshot(_) | Reply::Change(_)) => output::value(Format::Jsonl, &reply)?,
+                (_, other) => return Err(client.unexpected(other).into()),
+            }
+            tokio::select! {
+                next = client.receive() => reply = next?,
+                // Ctrl-C is how one leaves; the default action would make it look like a crash to scripts.
+                _ = tokio::signal::ctrl_c() => return Ok(ExitCode::SUCCESS),
+            }
+        }
+    }
+}
+
+fn told(change: &ChangeForm) -> String {
+    match &change.instance {
+        Some(instance) => format!(
+            "{} {} by {}",
+            change.at,
+            sentence(&change.reason, instance),
+            change.author
+        ),
+        None => format!(
+            "{} {} {} {} on {} by {}",
+            change.at, change.service, change.id, change.reason, change.host, change.author
+        ),
+    }
+}
+
+fn sentence(what: &str, instance: &InstanceForm) -> String {
+    let (place, ports, standing) = (
+        output::place(instance),
+        output::ports(instance),
+        output::standing(instance),
+    );
+    let InstanceForm {
+        service, id, host, ..
+    } = instance;
+    format!("{service} {id} {what} at {place} {ports} on {host}, {standing}")
+}

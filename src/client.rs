@@ -1,0 +1,371 @@
+//! A client of our own registration socket, for the CLI and for tests.
+//!
+//! One connection, one JSON object per line each way, replies in the order of the requests. `request` asks
+//! one thing and waits; `send` and `receive` are its halves, for pipelining and for `watch`, whose
+//! replies come by themselves. Nothing here retries or reconnects: who holds a registration knows when
+//! that is right (`cli::hold`).
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::timeout;
+
+use crate::config::Surroundings;
+use crate::protocol::{Problem, Reply, Request};
+use crate::time::format_duration;
+
+/// Longest reply taken: a full page of instances, each as long as a request may be.
+///
+/// The server keeps pages smaller; this bound is for something else at that address.
+pub const REPLY_OCTETS_MAX: usize = 64 * 1024 * 1024;
+/// A peer on TCP that says nothing for this long is asked whether it is still there.
+const KEEPALIVE_AFTER: Duration = Duration::from_secs(10);
+
+/// Where a server's registration socket is: `unix:PATH` or `ADDR:PORT`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Server {
+    Unix(PathBuf),
+    Tcp(SocketAddr),
+}
+
+impl Server {
+    /// Where a server of the same user is that was told nothing; `None` where it must be told.
+    pub fn usual(around: &Surroundings) -> Option<Self> {
+        around.socket().map(Self::Unix)
+    }
+}
+
+impl FromStr for Server {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            // `unix:///run/x` is what URLs look like; the path is the same.
+            let path = path.strip_prefix("//").unwrap_or(path);
+            return if path.is_empty() {
+                Err("the path after `unix:` is missing".to_owned())
+            } else {
+                Ok(Self::Unix(path.into()))
+            };
+        }
+        if text.starts_with('/') {
+            return Err(format!(
+                "must be unix:PATH or ADDR:PORT; try `unix:{}`",
+                text.escape_debug()
+            ));
+        }
+        text.parse().map(Self::Tcp).map_err(|_| {
+            "must be unix:PATH or ADDR:PORT, such as unix:/run/callsign/callsign.sock or 127.0.0.1:5301"
+                .to_owned()
+        })
+    }
+}
+
+impl fmt::Display for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Tcp(address) => write!(f, "{address}"),
+        }
+    }
+}
+
+/// Why a request has no good reply; by what the caller may still do.
+#[derive(Debug, Error)]
+pub enum ClientError {
+    /// Nothing was asked: nobody listens there.
+    #[error("no callsign server at {server}: {}", cause(.source))]
+    Unavailable { server: Server, source: io::Error },
+    /// It may or may not have been done: the connection ended before the reply.
+    #[error("the connection to {server} ended: {}", cause(.source))]
+    Lost { server: Server, source: io::Error },
+    /// It may or may not have been done: no reply came in time.
+    #[error("{server} did not answer within {}", format_duration(*.after))]
+    TimedOut { server: Server, after: Duration },
+    /// It was not done, and the server says why.
+    #[error(transparent)]
+    Refused(#[from] Problem),
+    /// Something answered that is not a callsign server, or one of another age.
+    #[error("{server} does not speak this version of the registration protocol: {what}")]
+    Protocol { server: Server, what: String },
+}
+
+/// The error's own words without the number that the standard library adds.
+fn cause(error: &io::Error) -> String {
+    let text = error.to_string();
+    let text = text.split(" (os error").next().unwrap_or_default();
+    let mut letters = text.chars();
+    letters
+        .next()
+        .map(|first| first.to_ascii_lowercase())
+        .into_iter()
+        .chain(letters)
+        .collect()
+}
+
+/// One connection to a server.
+pub struct Client {
+    server: Server,
+    timeout: Duration,
+    reader: BufReader<Box<dyn AsyncRead + Send + Unpin>>,
+    writer: Box<dyn AsyncWrite + Send + Unpin>,
+    /// The part of a reply that is here already; kept, so that `receive` can be cancelled.
+    line: Vec<u8>,
+}
+
+impl Client {
+    /// Connects. `timeout` bounds this and every later `request`.
+    pub async fn connect(server: &Server, timeout: Duration) -> Result<Self, ClientError> {
+        let connecting = async {
+            let (reader, writer): (
+                Box<dyn AsyncRead + Send + Unpin>,
+                Box<dyn AsyncWrite + Send + Unpin>,
+            ) = match server {
+                Server::Unix(path) => {
+                    let (reader, writer) = UnixStream::connect(path).await?.into_split();
+                    (Box::new(reader), Box::new(writer))
+                }
+                Server::Tcp(address) => {
+                    let stream = TcpStream::connect(address).await?;
+                    stream.set_nodelay(true)?;
+                    // A holder mostly listens: without this it would never learn that the other machine is gone.
+                    let keepalive = socket2::TcpKeepalive::new()
+                        .with_time(KEEPALIVE_AFTER)
+                        .with_interval(KEEPALIVE_AFTER);
+                    socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
+                    let (reader, writer) = stream.into_split();
+                    (Box::new(reader), Box::new(writer))
+                }
+            };
+            Ok(Self {
+                server: server.clone(),
+                timeout,
+                reader: BufReader::new(reader),
+                writer,
+                line: Vec::new(),
+            })
+        };
+        in_time(server, timeout, async {
+            connecting.await.map_err(|source| ClientError::Unavailable {
+                server: server.clone(),
+                source,
+            })
+        })
+        .await
+    }
+
+    /// Asks one thing and waits for its reply; an error reply is `Refused`. Not to be mixed with requests
+    /// sent before whose replies are still to come.
+    pub async fn request(&mut self, request: &Request<'_>) -> Result<Reply, ClientError> {
+        let (server, timeout) = (self.server.clone(), self.timeout);
+        in_time(&server, timeout, async {
+            self.send(request).await?;
+            self.receive().await
+        })
+        .await
+    }
+
+    /// Sends one request without waiting for its reply.
+    pub async fn send(&mut self, request: &Request<'_>) -> Result<(), ClientError> {
+        let mut line = serde_json::to_vec(request).expect("a request has a JSON form");
+        line.push(b'\n');
+        self.writer
+            .write_all(&line)
+            .await
+            .map_err(|source| self.lost(source))
+    }
+
+    /// The next reply, however long it takes. Cancel-safe: what is here of a reply is kept.
+    pub async fn receive(&mut self) -> Result<Reply, ClientError> {
+        loop {
+            let server = &self.server;
+            let lost = |source| ClientError::Lost {
+                server: server.clone(),
+                source,
+            };
+            let octets = self.reader.fill_buf().await.map_err(lost)?;
+            if octets.is_empty() {
+                return Err(lost(io::Error::new(
+                    io::ErrorKind::UnexpectedEof,
+                    "the server closed it",
+                )));
+            }
+            let (taken, complete) = match octets.iter().position(|octet| *octet == b'\n') {
+                Some(end) => (end + 1, true),
+                None => (octets.len(), false),
+            };
+            if self.line.len() + taken > REPLY_OCTETS_MAX {
+                return Err(self.strange(format!("a reply has more than {REPLY_OCTETS_MAX} octets")));
+            }
+            self.line.extend_from_slice(&octets[..taken]);
+            self.reader.consume(taken);
+            if complete {
+                let line = std::mem::take(&mut self.line);
+                return match serde_json::from_slice(&line) {
+                    Ok(Reply::Error(problem)) => Err(ClientError::Refused(problem)),
+                    Ok(reply) => Ok(reply),
+                    Err(error) => Err(self.strange(error.to_string())),
+                };
+            }
+        }
+    }
+
+    /// The reply has a form that the request does not have.
+    pub fn unexpected(&self, reply: &Reply) -> ClientError {
+        let form = serde_json::to_value(reply).ok();
+        let name = form
+            .as_ref()
+            .and_then(|form| form.as_object()?.keys().next().cloned())
+            .unwrap_or_default();
+        self.strange(format!("the reply is `{name}`, which answers something else"))
+    }
+
+    fn lost(&self, source: io::Error) -> ClientError {
+        ClientError::Lost {
+            server: self.server.clone(),
+            source,
+        }
+    }
+
+    fn strange(&self, what: String) -> ClientError {
+        ClientError::Protocol {
+            server: self.server.clone(),
+            what,
+        }
+    }
+}
+
+async fn in_time<T>(
+    server: &Server,
+    after: Duration,
+    work: impl Future<Output = Result<T, ClientError>>,
+) -> Result<T, ClientError> {
+    match timeout(after, work).await {
+        Ok(done) => done,
+        Err(_) => Err(ClientError::TimedOut {
+            server: server.clone(),
+            after,
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::net::UnixListener;
+
+    /// A server that says `words`, in pieces of `piece` octets, and closes.
+    async fn told(words: Vec<u8>, piece: usize) -> (tempfile::TempDir, Server, impl Future<Output = ()>) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("s");
+        let listener = UnixListener::bind(&path).unwrap();
+        let serving = async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            for piece in words.chunks(piece) {
+                if stream.write_all(piece).await.is_err() {
+                    return;
+                }
+            }
+        };
+        (directory, Server::Unix(path), serving)
+    }
+
+    #[test]
+    fn servers_are_read_and_written() {
+        for text in ["unix:/run/x.sock", "127.0.0.1:5301", "[::1]:5301"] {
+            assert_eq!(text.parse::<Server>().unwrap().to_string(), text);
+        }
+        assert_eq!("unix:///run/x".parse(), Ok(Server::Unix("/run/x".into())));
+        for (text, hint) in [
+            ("/run/x", "try `unix:/run/x`"),
+            ("unix:", "missing"),
+            ("localhost:1", "ADDR:PORT"),
+            ("", "ADDR:PORT"),
+        ] {
+            assert!(text.parse::<Server>().unwrap_err().contains(hint), "{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_server_that_is_not_there_is_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let server = Server::Unix(directory.path().join("none"));
+        let error = Client::connect(&server, Duration::from_secs(5))
+            .await
+            .err()
+            .unwrap();
+        assert_eq!(
+            error.to_string(),
+            format!("no callsign server at {server}: no such file or directory")
+        );
+    }
+
+    #[tokio::test]
+    async fn replies_come_in_any_pieces_and_survive_cancellation() {
+        let reply = br#"{"renewed":{"service":"web","id":"web-1","lease":"15s"}}"#;
+        let mut words = reply.to_vec();
+        words.extend_from_slice(b"\n{\"error\":{\"code\":\"full\",\"message\":\"no\"}}\n");
+        let (_directory, server, serving) = told(words, 1).await;
+        let asking = async {
+            let mut client = Client::connect(&server, Duration::from_secs(5)).await.unwrap();
+            // Polled once and dropped, again and again: nothing of the reply may get lost.
+            let reply = loop {
+                tokio::select! {
+                    biased;
+                    reply = client.receive() => break reply,
+                    () = tokio::task::yield_now() => {}
+                }
+            };
+            assert!(matches!(reply.unwrap(), Reply::Renewed(renewed) if renewed.id == "web-1"));
+            assert!(
+                matches!(client.receive().await, Err(ClientError::Refused(problem)) if problem.code == "full")
+            );
+            assert!(matches!(client.receive().await, Err(ClientError::Lost { .. })));
+        };
+        tokio::join!(serving, asking);
+    }
+
+    #[tokio::test]
+    async fn what_is_no_reply_is_said_so_and_bounded() {
+        for (words, what) in [
+            (b"HTTP/1.1 400 Bad Request\n".to_vec(), "expected value"),
+            (vec![b'x'; REPLY_OCTETS_MAX + 1], "more than"),
+        ] {
+            let (_directory, server, serving) = told(words, 1 << 20).await;
+            let asking = async {
+                let mut client = Client::connect(&server, Duration::from_secs(60)).await.unwrap();
+                let error = client.receive().await.unwrap_err();
+                drop(client);
+                assert!(
+                    matches!(&error, ClientError::Protocol { what: said, .. } if said.contains(what)),
+                    "{error}"
+                );
+            };
+            tokio::join!(serving, asking);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_silent_server_is_given_up() {
+        let directory = tempfile::tempdir().unwrap();
+        let server = Server::Unix(directory.path().join("s"));
+        let Server::Unix(path) = &server else {
+            unreachable!()
+        };
+        let _listener = UnixListener::bind(path).unwrap();
+        let mut client = Client::connect(&server, Duration::from_millis(20)).await.unwrap();
+        let error = client
+            .request(&Request::Status(crate::protocol::StatusForm {}))
+            .await
+            .unwrap_err();
+        assert_eq!(error.to_string(), format!("{server} did not answer within 20ms"));
+    }
+}
