@@ -1,0 +1,362 @@
+//! Random commands and waits, against a model that anybody can check by reading it.
+//!
+//! The model is a list of instances and a list of those that left. After every step the answers over DNS,
+//! the lists and the indexes must be what the model says. `PROPTEST_CASES` sets how many histories.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+use callsign::answer::{Answer, Asked, CLASS_IN, Over, Question, Rcode, answer};
+use callsign::instance::{Health, Key, Lease, Location, Port, Transport};
+use callsign::name::{Apex, HostName, InstanceId, ServiceName};
+use callsign::protocol::Filter;
+use callsign::record::{Data, Type};
+use callsign::registry::{
+    Author, Command, FORGET_AFTER, Holder, Reason, Registration, Registry, Report, Subject, What,
+};
+use callsign::time::Now;
+use callsign::view::{Settings, View, Zones};
+use proptest::prelude::*;
+
+const SERVICES: [&str; 3] = ["web", "db", "cache"];
+/// The second is no label, and the third differs from the first in case only.
+const IDS: [&str; 4] = ["one", "t:wo", "One", "four"];
+const HOSTS: [&str; 2] = ["a", "b"];
+
+type Place = (usize, usize, usize);
+
+#[derive(Clone, Debug)]
+enum Step {
+    Register { place: Place, address: u8, port: u16, priority: u16, lease: u8, checked: bool },
+    Heartbeat { place: Place, old_lease: bool },
+    Deregister { place: Place, old_lease: bool },
+    Drain { place: Place },
+    Report { place: Place, status: usize },
+    ReportHost { host: usize, status: usize },
+    Close { connection: u64 },
+    Wait { seconds: u64 },
+}
+
+fn place() -> impl Strategy<Value = Place> {
+    (0..SERVICES.len(), 0..IDS.len(), 0..HOSTS.len())
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => (place(), 1..5u8, 1..4u16, 0..3u16, 0..6u8, prop::bool::weighted(0.2)).prop_map(
+            |(place, address, port, priority, lease, checked)| Step::Register { place, address, port, priority, lease, checked }
+        ),
+        3 => (place(), prop::bool::weighted(0.3)).prop_map(|(place, old_lease)| Step::Heartbeat { place, old_lease }),
+        2 => (place(), prop::bool::weighted(0.3)).prop_map(|(place, old_lease)| Step::Deregister { place, old_lease }),
+        1 => place().prop_map(|place| Step::Drain { place }),
+        2 => (place(), 0..4usize).prop_map(|(place, status)| Step::Report { place, status }),
+        1 => (0..HOSTS.len(), 0..4usize).prop_map(|(host, status)| Step::ReportHost { host, status }),
+        1 => (0..2u64).prop_map(|connection| Step::Close { connection }),
+        4 => (1..40u64).prop_map(|seconds| Step::Wait { seconds }),
+    ]
+}
+
+/// What the model knows of an instance. Times are seconds from the start.
+#[derive(Clone, Debug)]
+struct Modelled {
+    address: u8,
+    port: u16,
+    priority: u16,
+    lease: Lease,
+    lease_id: u64,
+    ends: Option<u64>,
+    draining: bool,
+    /// Verdicts by check; `extra` is listed by registrations, `report` only reported.
+    checks: BTreeMap<&'static str, Health>,
+}
+
+#[derive(Default)]
+struct Model {
+    now: u64,
+    instances: BTreeMap<Place, Modelled>,
+    /// When each that left is forgotten.
+    gone: BTreeMap<Place, u64>,
+    hosts: BTreeMap<usize, Health>,
+}
+
+impl Model {
+    fn leave(&mut self, place: Place, at: u64) {
+        self.instances.remove(&place);
+        self.gone.insert(place, at + FORGET_AFTER.as_secs());
+    }
+
+    fn wait(&mut self, seconds: u64) {
+        self.now += seconds;
+        let over: Vec<(Place, u64)> = self
+            .instances
+            .iter()
+            .filter_map(|(place, instance)| Some((*place, instance.ends.filter(|ends| *ends <= self.now)?)))
+            .collect();
+        for (place, ends) in over {
+            self.leave(place, ends);
+        }
+        self.gone.retain(|_, forgotten| *forgotten > self.now);
+    }
+
+    fn live(&self, service: usize) -> Vec<&Modelled> {
+        let of_service = self.instances.iter().filter(|(place, _)| place.0 == service);
+        let live = of_service.filter(|(place, instance)| {
+            let host = self.hosts.get(&place.2).copied().unwrap_or(Health::Passing);
+            let health = instance.checks.values().copied().max().unwrap_or(Health::Passing).max(host);
+            health.in_answers() && !instance.draining
+        });
+        live.map(|(_, instance)| instance).collect()
+    }
+
+    fn known(&self, service: usize) -> bool {
+        self.instances.keys().chain(self.gone.keys()).any(|place| place.0 == service)
+    }
+}
+
+struct System {
+    registry: Registry,
+    view: View,
+    now: Now,
+    lease_ids: u64,
+}
+
+impl System {
+    fn new() -> Self {
+        let settings = Settings {
+            apexes: vec![Apex::parse("service.local").unwrap()],
+            ttl: 5,
+            ns_addresses: vec![Ipv4Addr::LOCALHOST.into()],
+            serial_base: 0,
+        };
+        let view = View::new(settings, Zones::default());
+        view.set_ready();
+        Self { registry: Registry::new(1000, FORGET_AFTER), view, now: Now::default(), lease_ids: 0 }
+    }
+
+    fn apply(&mut self, found: Vec<(Reason, What)>) -> usize {
+        let before = self.view.serial();
+        let mut changes = Vec::new();
+        for (reason, what) in found {
+            let change = self.registry.change(reason, what, Author::Server, self.now);
+            self.registry.apply(&change, self.now);
+            changes.push(change);
+        }
+        self.view.publish(&self.registry, &changes);
+        assert_eq!(self.view.serial() as usize - before as usize, changes.len());
+        changes.len()
+    }
+
+    /// How many changes it made; `None` where it was refused.
+    fn command(&mut self, command: Command) -> Option<usize> {
+        let found = self.registry.check(&command, self.now).ok()?;
+        Some(self.apply(found))
+    }
+
+    fn wait(&mut self, duration: Duration) {
+        let end = self.now.after(duration);
+        while let Some(due) = self.registry.next_due_ns().filter(|due| *due <= end.mono_ns) {
+            self.now = self.now.after(Duration::from_nanos(due.saturating_sub(self.now.mono_ns)));
+            let found = self.registry.due(self.now);
+            self.apply(found);
+        }
+        self.now = self.now.after(Duration::from_nanos(end.mono_ns - self.now.mono_ns));
+    }
+
+    fn ask(&self, service: usize, qtype: Type) -> Answer {
+        let name = self.view.settings.apexes[0].owner(&[SERVICES[service]]);
+        let question = Question { name, qtype, class: CLASS_IN };
+        let client = IpAddr::from([10, 9, 9, 9]);
+        answer(
+            &self.view,
+            &Asked { question: &question, client, over: Over::Stream, room: 65_000, edns: true, draw: 1 },
+        )
+    }
+}
+
+fn key(place: Place) -> Key {
+    Key {
+        service: ServiceName::parse(SERVICES[place.0]).unwrap(),
+        id: InstanceId::parse(IDS[place.1]).unwrap(),
+        host: HostName::parse(HOSTS[place.2]).unwrap(),
+    }
+}
+
+fn lease(kind: u8) -> Lease {
+    match kind {
+        0 => Lease::None,
+        1 => Lease::Connection(0),
+        2 => Lease::Connection(1),
+        kind => Lease::Timed(Duration::from_secs([1, 15, 30][usize::from(kind) - 3])),
+    }
+}
+
+fn ends(lease: Lease, now: u64) -> Option<u64> {
+    match lease {
+        Lease::Timed(duration) => Some(now + duration.as_secs()),
+        Lease::Connection(_) | Lease::None => None,
+    }
+}
+
+fn run(step: &Step, model: &mut Model, system: &mut System) {
+    match *step {
+        Step::Register { place, address, port, priority, lease: kind, checked } => {
+            system.lease_ids += 1;
+            let lease = lease(kind);
+            let registration = Registration {
+                key: key(place),
+                location: Location::Addresses(vec![IpAddr::from([10, 0, 0, address])]),
+                ports: vec![Port { name: None, number: port, transport: Transport::Tcp }],
+                protocol: None,
+                tags: Vec::new(),
+                meta: BTreeMap::new(),
+                weight: 1,
+                priority,
+                lease,
+                lease_id: system.lease_ids,
+                checks: if checked { vec![("extra".into(), None)] } else { Vec::new() },
+            };
+            assert_eq!(system.command(Command::Register(Box::new(registration))), Some(1));
+            let mut checks =
+                model.instances.get(&place).map(|known| known.checks.clone()).unwrap_or_default();
+            if checked {
+                checks =
+                    BTreeMap::from([("extra", checks.get("extra").copied().unwrap_or(Health::Critical))]);
+            }
+            let (lease_id, ends) = (system.lease_ids, ends(lease, model.now));
+            let instance =
+                Modelled { address, port, priority, lease, lease_id, ends, draining: false, checks };
+            model.instances.insert(place, instance);
+            model.gone.remove(&place);
+        }
+        Step::Heartbeat { place, old_lease } => {
+            let known = model.instances.get_mut(&place);
+            let lease_id =
+                known.as_ref().map(|known| if old_lease { known.lease_id - 1 } else { known.lease_id });
+            let renewed = system.view.renew(&key(place), lease_id, system.now).is_ok();
+            assert_eq!(renewed, known.is_some() && !old_lease);
+            if let Some(known) = known.filter(|_| !old_lease) {
+                known.ends = ends(known.lease, model.now);
+            }
+        }
+        Step::Deregister { place, old_lease } => {
+            let known = model.instances.get(&place);
+            let lease_id = known.filter(|_| old_lease).map(|known| known.lease_id - 1);
+            let done = system.command(Command::Deregister(Holder { key: key(place), lease_id }));
+            match (known.is_some(), old_lease) {
+                (true, true) => assert_eq!(done, None),
+                (true, false) => {
+                    assert_eq!(done, Some(1));
+                    model.leave(place, model.now);
+                }
+                (false, _) => assert_eq!(done, Some(0)),
+            }
+        }
+        Step::Drain { place } => {
+            let done = system.command(Command::Drain(Holder { key: key(place), lease_id: None }));
+            let known = model.instances.get_mut(&place);
+            assert_eq!(done, known.as_ref().map(|known| usize::from(!known.draining)));
+            known.into_iter().for_each(|known| known.draining = true);
+        }
+        Step::Report { place, status } => {
+            let status = Health::ALL[status];
+            let on = Subject::Instance(Holder { key: key(place), lease_id: None });
+            let report = Report { on, check: "report".into(), status, output: "".into() };
+            let done = system.command(Command::Report(report));
+            let known = model.instances.get_mut(&place);
+            let changed =
+                known.map(|known| usize::from(known.checks.insert("report", status) != Some(status)));
+            assert_eq!(done, changed);
+        }
+        Step::ReportHost { host, status } => {
+            let (on, status) = (Subject::Host(HostName::parse(HOSTS[host]).unwrap()), Health::ALL[status]);
+            let report = Report { on, check: "disk".into(), status, output: "".into() };
+            let changed = model.hosts.insert(host, status) != Some(status);
+            assert_eq!(system.command(Command::Report(report)), Some(usize::from(changed)));
+        }
+        Step::Close { connection } => {
+            let bound: Vec<Place> = model.instances.keys().copied().collect();
+            let keys = bound.iter().map(|place| key(*place)).collect();
+            system.command(Command::Closed { connection, keys });
+            for place in bound {
+                if model.instances[&place].lease == Lease::Connection(connection) {
+                    model.leave(place, model.now);
+                }
+            }
+        }
+        Step::Wait { seconds } => {
+            system.wait(Duration::from_secs(seconds));
+            model.wait(seconds);
+        }
+    }
+}
+
+fn compare(model: &Model, system: &System) {
+    for service in 0..SERVICES.len() {
+        let live = model.live(service);
+        let lowest = live.iter().map(|instance| instance.priority).min();
+        let in_a = live.iter().filter(|instance| Some(instance.priority) == lowest);
+        let expected: BTreeSet<IpAddr> =
+            in_a.map(|instance| IpAddr::from([10, 0, 0, instance.address])).collect();
+        let reply = system.ask(service, Type::A);
+        assert_eq!(reply.rcode, if model.known(service) { Rcode::NoError } else { Rcode::NxDomain });
+        let addresses = reply.answer.iter().map(|record| match record.data {
+            Data::A(address) => IpAddr::V4(address),
+            ref other => panic!("{other:?} among addresses"),
+        });
+        assert_eq!(addresses.clone().count(), expected.len(), "an RRset is a set");
+        assert_eq!(addresses.collect::<BTreeSet<_>>(), expected);
+        assert_eq!(reply.authority.len(), usize::from(expected.is_empty()));
+
+        let reply = system.ask(service, Type::SRV);
+        let mut answered: Vec<(u16, u16, IpAddr)> = reply
+            .answer
+            .iter()
+            .map(|record| {
+                let Data::Srv { priority, port, target, .. } = &record.data else {
+                    panic!("{:?} among SRV", record.data)
+                };
+                let at = reply
+                    .additional
+                    .iter()
+                    .find(|glue| glue.owner == *target)
+                    .expect("each target has its address");
+                let Data::A(address) = at.data else { panic!("{:?} as an address", at.data) };
+                (*priority, *port, IpAddr::V4(address))
+            })
+            .collect();
+        let mut expected: Vec<(u16, u16, IpAddr)> = live
+            .iter()
+            .map(|instance| (instance.priority, instance.port, IpAddr::from([10, 0, 0, instance.address])))
+            .collect();
+        assert!(answered.is_sorted_by_key(|(priority, ..)| *priority));
+        (answered.sort(), expected.sort());
+        assert_eq!(answered, expected);
+    }
+    let (members, more) = system.view.list(&Filter::default(), None, 1000);
+    assert!(!more);
+    let listed: BTreeSet<Key> = members.iter().map(|member| member.instance.key.clone()).collect();
+    assert_eq!(listed, model.instances.keys().map(|place| key(*place)).collect());
+    assert_eq!(system.registry.instances(), model.instances.len());
+    for (id, name) in IDS.iter().enumerate() {
+        let found = system.view.by_id(&InstanceId::parse(name).unwrap()).len();
+        assert_eq!(found, model.instances.keys().filter(|place| place.1 == id).count());
+    }
+    for address in 1..5u8 {
+        let found = system.view.by_address(&IpAddr::from([10, 0, 0, address])).len();
+        assert_eq!(found, model.instances.values().filter(|instance| instance.address == address).count());
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_registry_is_what_the_model_says(steps in prop::collection::vec(step(), 1..80)) {
+        let (mut model, mut system) = (Model::default(), System::new());
+        for step in &steps {
+            run(step, &mut model, &mut system);
+            compare(&model, &system);
+        }
+    }
+}
