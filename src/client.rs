@@ -57,10 +57,7 @@ impl FromStr for Server {
             };
         }
         if text.starts_with('/') {
-            return Err(format!(
-                "must be unix:PATH or ADDR:PORT; try `unix:{}`",
-                text.escape_debug()
-            ));
+            return Err(format!("must be unix:PATH or ADDR:PORT; try `unix:{}`", text.escape_debug()));
         }
         text.parse().map(Self::Tcp).map_err(|_| {
             "must be unix:PATH or ADDR:PORT, such as unix:/run/callsign/callsign.sock or 127.0.0.1:5301"
@@ -103,12 +100,7 @@ fn cause(error: &io::Error) -> String {
     let text = error.to_string();
     let text = text.split(" (os error").next().unwrap_or_default();
     let mut letters = text.chars();
-    letters
-        .next()
-        .map(|first| first.to_ascii_lowercase())
-        .into_iter()
-        .chain(letters)
-        .collect()
+    letters.next().map(|first| first.to_ascii_lowercase()).into_iter().chain(letters).collect()
 }
 
 /// One connection to a server.
@@ -125,26 +117,24 @@ impl Client {
     /// Connects. `timeout` bounds this and every later `request`.
     pub async fn connect(server: &Server, timeout: Duration) -> Result<Self, ClientError> {
         let connecting = async {
-            let (reader, writer): (
-                Box<dyn AsyncRead + Send + Unpin>,
-                Box<dyn AsyncWrite + Send + Unpin>,
-            ) = match server {
-                Server::Unix(path) => {
-                    let (reader, writer) = UnixStream::connect(path).await?.into_split();
-                    (Box::new(reader), Box::new(writer))
-                }
-                Server::Tcp(address) => {
-                    let stream = TcpStream::connect(address).await?;
-                    stream.set_nodelay(true)?;
-                    // A holder mostly listens: without this it would never learn that the other machine is gone.
-                    let keepalive = socket2::TcpKeepalive::new()
-                        .with_time(KEEPALIVE_AFTER)
-                        .with_interval(KEEPALIVE_AFTER);
-                    socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
-                    let (reader, writer) = stream.into_split();
-                    (Box::new(reader), Box::new(writer))
-                }
-            };
+            let (reader, writer): (Box<dyn AsyncRead + Send + Unpin>, Box<dyn AsyncWrite + Send + Unpin>) =
+                match server {
+                    Server::Unix(path) => {
+                        let (reader, writer) = UnixStream::connect(path).await?.into_split();
+                        (Box::new(reader), Box::new(writer))
+                    }
+                    Server::Tcp(address) => {
+                        let stream = TcpStream::connect(address).await?;
+                        stream.set_nodelay(true)?;
+                        // A holder mostly listens: without this it would never learn that the other machine is gone.
+                        let keepalive = socket2::TcpKeepalive::new()
+                            .with_time(KEEPALIVE_AFTER)
+                            .with_interval(KEEPALIVE_AFTER);
+                        socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
+                        let (reader, writer) = stream.into_split();
+                        (Box::new(reader), Box::new(writer))
+                    }
+                };
             Ok(Self {
                 server: server.clone(),
                 timeout,
@@ -154,10 +144,7 @@ impl Client {
             })
         };
         in_time(server, timeout, async {
-            connecting.await.map_err(|source| ClientError::Unavailable {
-                server: server.clone(),
-                source,
-            })
+            connecting.await.map_err(|source| ClientError::Unavailable { server: server.clone(), source })
         })
         .await
     }
@@ -177,26 +164,17 @@ impl Client {
     pub async fn send(&mut self, request: &Request<'_>) -> Result<(), ClientError> {
         let mut line = serde_json::to_vec(request).expect("a request has a JSON form");
         line.push(b'\n');
-        self.writer
-            .write_all(&line)
-            .await
-            .map_err(|source| self.lost(source))
+        self.writer.write_all(&line).await.map_err(|source| self.lost(source))
     }
 
     /// The next reply, however long it takes. Cancel-safe: what is here of a reply is kept.
     pub async fn receive(&mut self) -> Result<Reply, ClientError> {
         loop {
             let server = &self.server;
-            let lost = |source| ClientError::Lost {
-                server: server.clone(),
-                source,
-            };
+            let lost = |source| ClientError::Lost { server: server.clone(), source };
             let octets = self.reader.fill_buf().await.map_err(lost)?;
             if octets.is_empty() {
-                return Err(lost(io::Error::new(
-                    io::ErrorKind::UnexpectedEof,
-                    "the server closed it",
-                )));
+                return Err(lost(io::Error::new(io::ErrorKind::UnexpectedEof, "the server closed it")));
             }
             let (taken, complete) = match octets.iter().position(|octet| *octet == b'\n') {
                 Some(end) => (end + 1, true),
@@ -221,25 +199,17 @@ impl Client {
     /// The reply has a form that the request does not have.
     pub fn unexpected(&self, reply: &Reply) -> ClientError {
         let form = serde_json::to_value(reply).ok();
-        let name = form
-            .as_ref()
-            .and_then(|form| form.as_object()?.keys().next().cloned())
-            .unwrap_or_default();
+        let name =
+            form.as_ref().and_then(|form| form.as_object()?.keys().next().cloned()).unwrap_or_default();
         self.strange(format!("the reply is `{name}`, which answers something else"))
     }
 
     fn lost(&self, source: io::Error) -> ClientError {
-        ClientError::Lost {
-            server: self.server.clone(),
-            source,
-        }
+        ClientError::Lost { server: self.server.clone(), source }
     }
 
     fn strange(&self, what: String) -> ClientError {
-        ClientError::Protocol {
-            server: self.server.clone(),
-            what,
-        }
+        ClientError::Protocol { server: self.server.clone(), what }
     }
 }
 
@@ -250,10 +220,7 @@ async fn in_time<T>(
 ) -> Result<T, ClientError> {
     match timeout(after, work).await {
         Ok(done) => done,
-        Err(_) => Err(ClientError::TimedOut {
-            server: server.clone(),
-            after,
-        }),
+        Err(_) => Err(ClientError::TimedOut { server: server.clone(), after }),
     }
 }
 
@@ -298,14 +265,8 @@ mod tests {
     async fn a_server_that_is_not_there_is_named() {
         let directory = tempfile::tempdir().unwrap();
         let server = Server::Unix(directory.path().join("none"));
-        let error = Client::connect(&server, Duration::from_secs(5))
-            .await
-            .err()
-            .unwrap();
-        assert_eq!(
-            error.to_string(),
-            format!("no callsign server at {server}: no such file or directory")
-        );
+        let error = Client::connect(&server, Duration::from_secs(5)).await.err().unwrap();
+        assert_eq!(error.to_string(), format!("no callsign server at {server}: no such file or directory"));
     }
 
     #[tokio::test]
@@ -357,15 +318,10 @@ mod tests {
     async fn a_silent_server_is_given_up() {
         let directory = tempfile::tempdir().unwrap();
         let server = Server::Unix(directory.path().join("s"));
-        let Server::Unix(path) = &server else {
-            unreachable!()
-        };
+        let Server::Unix(path) = &server else { unreachable!() };
         let _listener = UnixListener::bind(path).unwrap();
         let mut client = Client::connect(&server, Duration::from_millis(20)).await.unwrap();
-        let error = client
-            .request(&Request::Status(crate::protocol::StatusForm {}))
-            .await
-            .unwrap_err();
+        let error = client.request(&Request::Status(crate::protocol::StatusForm {})).await.unwrap_err();
         assert_eq!(error.to_string(), format!("{server} did not answer within 20ms"));
     }
 }

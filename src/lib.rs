@@ -1,6 +1,27 @@
+//! callsign is a DNS server that knows which services are running.
+//!
+//! Processes register over a small socket; every other program resolves a name. This page is the map.
+//!
+//! **The core** is pure: no clock, no I/O, no task. Read [`instance`], [`registry`], [`view`] and
+//! [`answer`], in this order, and you have understood the product. The [`registry`] is a fold over
+//! changes; what queries see is a [`view`] of it, one immutable part per service; an [`answer`] is a
+//! function of a view and what was asked. Around them: [`name`] and [`record`] (what is said in DNS),
+//! [`grammar`] (owner name to what is asked of which service), `live` (what each answers), [`balance`] (order and choice),
+//! [`lease`] (deadlines), [`zone`] and [`zone_file`] (static zones), [`protocol`] (the registration
+//! protocol), [`explain`] (why a name is not in DNS), [`time`].
+//!
+//! **The state**: [`writer`] is the one task that changes the registry; [`store`] keeps the changes.
+//!
+//! **The edges** carry octets: [`dns`] and [`socket`]. They never import each other.
+//!
+//! **The wiring**: [`serve`] starts and stops it all, from a [`config`] and sockets that [`bind`] bound;
+//! [`client`] is the other side of the socket, and `cli` the command line. Beneath everything but the core
+//! lie [`clock`] and [`connections`].
+
 pub mod answer;
 pub mod balance;
 pub mod bind;
+pub mod client;
 pub mod clock;
 pub mod config;
 pub mod connections;
@@ -9,6 +30,7 @@ pub mod explain;
 pub mod grammar;
 pub mod instance;
 pub mod lease;
+mod live;
 pub mod name;
 pub mod protocol;
 pub mod record;

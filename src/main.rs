@@ -1,10 +1,10 @@
-fn main() {
-    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
-    let config = callsign::config::Config::defaults(&callsign::config::Surroundings::here()).unwrap();
-    tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .unwrap()
-        .block_on(callsign::serve::run(config))
-        .unwrap();
+//! The `callsign` program. Everything is in the library, but for the command line.
+
+use std::process::ExitCode;
+
+mod cli;
+
+fn main() -> ExitCode {
+    let parsed = cli::parse();
+    cli::run(parsed)
 }

@@ -56,7 +56,7 @@ pub struct Dig {
     /// Ask without EDNS: 512 octets, and no reasons
     #[arg(long)]
     noedns: bool,
-    /// A table for people, or JSON for programs
+    /// Text for people, or JSON for programs
     #[arg(short, long, value_name = "FORM", value_enum, default_value_t = Format::Table)]
     output: Format,
     /// How long to wait for an answer
@@ -125,10 +125,7 @@ impl Dig {
                 ("+tcp", _) => tcp = true,
                 (_, Some(given)) if rtype.is_none() => rtype = Some(given),
                 (_, Some(_)) => {
-                    return Err(Failure::new(
-                        USAGE,
-                        format!("one type is enough; `{word}` is the second"),
-                    ));
+                    return Err(Failure::new(USAGE, format!("one type is enough; `{word}` is the second")));
                 }
                 (_, None) => {
                     let hint =
@@ -163,9 +160,7 @@ impl Dig {
         let socket = UdpSocket::bind(any).await.map_err(unavailable)?;
         // Connected: the kernel drops what comes from elsewhere, and tells us that nobody listens.
         socket.connect(server).await.map_err(unavailable)?;
-        let octets = query
-            .to_vec()
-            .map_err(|error| Failure::new(USAGE, error.to_string()))?;
+        let octets = query.to_vec().map_err(|error| Failure::new(USAGE, error.to_string()))?;
         let mut buffer = vec![0; usize::from(u16::MAX)];
         for _ in 0..ATTEMPTS {
             let started = now();
@@ -193,9 +188,7 @@ impl Dig {
 
     async fn over_tcp(&self, server: SocketAddr, query: &Message) -> Result<Heard, Failure> {
         let unavailable = |error| no_reply(server, "tcp", &error);
-        let octets = query
-            .to_vec()
-            .map_err(|error| Failure::new(USAGE, error.to_string()))?;
+        let octets = query.to_vec().map_err(|error| Failure::new(USAGE, error.to_string()))?;
         let asking = async {
             let started = now();
             let mut stream = TcpStream::connect(server).await.map_err(unavailable)?;
@@ -208,28 +201,20 @@ impl Dig {
             let mut reply = vec![0; usize::from(length)];
             stream.read_exact(&mut reply).await.map_err(unavailable)?;
             match reply_to(query, &reply)? {
-                Some(message) => Ok(Heard {
-                    message,
-                    octets: reply.len(),
-                    transport: "tcp",
-                    took: started.elapsed(),
-                }),
+                Some(message) => {
+                    Ok(Heard { message, octets: reply.len(), transport: "tcp", took: started.elapsed() })
+                }
                 None => Err(Failure::new(
                     FAILED,
                     format!("the reply of {server} over tcp is to another question"),
                 )),
             }
         };
-        timeout(self.timeout, asking)
-            .await
-            .unwrap_or_else(|_| Err(silent(server, "tcp")))
+        timeout(self.timeout, asking).await.unwrap_or_else(|_| Err(silent(server, "tcp")))
     }
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the time that a query takes is what is shown"
-)]
+#[expect(clippy::disallowed_methods, reason = "the time that a query takes is what is shown")]
 fn now() -> std::time::Instant {
     std::time::Instant::now()
 }
@@ -245,18 +230,12 @@ fn record_type(word: &str) -> Option<RecordType> {
 fn no_reply(server: SocketAddr, transport: &str, error: &std::io::Error) -> Failure {
     let text = error.to_string();
     let text = text.split(" (os error").next().unwrap_or_default().to_lowercase();
-    Failure::new(
-        UNAVAILABLE,
-        format!("no DNS server at {server} over {transport}: {text}"),
-    )
-    .hint("start one with `callsign serve`, or say where it is with --dns ADDR:PORT")
+    Failure::new(UNAVAILABLE, format!("no DNS server at {server} over {transport}: {text}"))
+        .hint("start one with `callsign serve`, or say where it is with --dns ADDR:PORT")
 }
 
 fn silent(server: SocketAddr, transport: &str) -> Failure {
-    Failure::new(
-        UNAVAILABLE,
-        format!("{server} did not answer over {transport} in time"),
-    )
+    Failure::new(UNAVAILABLE, format!("{server} did not answer over {transport} in time"))
 }
 
 /// The message, where it is a reply to `query`; the question must have come back octet for octet.
@@ -265,15 +244,12 @@ fn reply_to(query: &Message, octets: &[u8]) -> Result<Option<Message>, Failure> 
         return Ok(None);
     }
     let message = Message::from_vec(octets).map_err(|error| {
-        Failure::new(
-            FAILED,
-            format!("the reply of {} octets is malformed: {error}", octets.len()),
-        )
+        Failure::new(FAILED, format!("the reply of {} octets is malformed: {error}", octets.len()))
     })?;
     let same = message.metadata.message_type == MessageType::Response
         && match message.queries.as_slice() {
-            // A server that could not read the question cannot repeat it.
-            [] => message.metadata.response_code == ResponseCode::FormErr,
+            // Who could not read the question cannot repeat it.
+            [] => message.metadata.response_code != ResponseCode::NoError,
             queries => {
                 queries.len() == 1
                     && queries[0].name().eq_case(query.queries[0].name())
@@ -339,11 +315,7 @@ impl Shown {
             .map(|query| format!("{} {} {}", query.name(), query.query_class(), query.query_type()));
         Self {
             rcode: rcode_name(header.response_code),
-            flags: flags
-                .into_iter()
-                .filter(|(_, set)| *set)
-                .map(|(name, _)| name)
-                .collect(),
+            flags: flags.into_iter().filter(|(_, set)| *set).map(|(name, _)| name).collect(),
             errors: message.edns.iter().flat_map(extended_errors).collect(),
             question: question.unwrap_or_default(),
             answer: records(&message.answers),
@@ -363,29 +335,21 @@ impl Shown {
             lines.push(format!("reason {code} ({name}): {text}"));
         }
         lines.push(format!("question: {}", self.question));
-        for (name, records) in [
-            ("answer", &self.answer),
-            ("authority", &self.authority),
-            ("additional", &self.additional),
-        ] {
+        for (name, records) in
+            [("answer", &self.answer), ("authority", &self.authority), ("additional", &self.additional)]
+        {
             if !records.is_empty() {
                 lines.push(format!("; {name}"));
             }
             lines.extend(records.iter().map(ShownRecord::text));
         }
-        let edns = self
-            .edns_octets
-            .map(|octets| format!(", EDNS {octets}"))
-            .unwrap_or_default();
+        let edns = self.edns_octets.map(|octets| format!(", EDNS {octets}")).unwrap_or_default();
         let took = Duration::from_micros(self.took_us);
         lines.push(format!(
             "; {} octets from {} over {} in {took:?}{edns}",
             self.octets, self.server, self.transport
         ));
-        lines
-            .iter()
-            .map(|line| format!("{}\n", terminal::escaped(line)))
-            .collect()
+        lines.iter().map(|line| format!("{}\n", terminal::escaped(line))).collect()
     }
 }
 
@@ -401,16 +365,8 @@ impl ShownRecord {
     }
 
     fn text(&self) -> String {
-        let Self {
-            name,
-            ttl,
-            class,
-            rtype,
-            data,
-        } = self;
-        format!("{name} {ttl} {class} {rtype} {data}")
-            .trim_end()
-            .to_owned()
+        let Self { name, ttl, class, rtype, data } = self;
+        format!("{name} {ttl} {class} {rtype} {data}").trim_end().to_owned()
     }
 }
 

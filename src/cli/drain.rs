@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::{Asking, Done, Format, Named, output};
 
-/// Take an instance out of new answers; it stays registered, and its own name still answers
+/// Take an instance out of new answers, but not out of the registry
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  callsign drain web web-1 && sleep 5 && systemctl stop web")]
 pub struct Drain {

@@ -30,9 +30,7 @@ impl Exec {
         {
             use nix::sys::{prctl, signal::Signal};
             if let Err(error) = prctl::set_pdeathsig(Signal::SIGTERM) {
-                message::say(&format!(
-                    "the command will not be told when `callsign run` dies: {error}"
-                ));
+                message::say(&format!("the command will not be told when `callsign run` dies: {error}"));
             }
             // It may have died before we asked.
             if nix::unistd::getppid().as_raw() != self.parent {
@@ -48,14 +46,7 @@ impl Exec {
             _ => COMMAND_NOT_EXECUTABLE,
         };
         let reason = error.to_string();
-        let reason = reason
-            .split(" (os error")
-            .next()
-            .unwrap_or_default()
-            .to_lowercase();
-        Err(Failure::new(
-            code,
-            format!("running {}: {reason}", program.display()),
-        ))
+        let reason = reason.split(" (os error").next().unwrap_or_default().to_lowercase();
+        Err(Failure::new(code, format!("running {}: {reason}", program.display())))
     }
 }

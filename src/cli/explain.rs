@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::{Asking, Done, Format, output};
 
-/// Say why a service is, or is not, in the answers: each instance with the rule that kept it in or out
+/// Say why a name is, or is not, in DNS, instance by instance
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  callsign explain web\n  callsign explain v2.web.service.local")]
 pub struct Explain {
@@ -19,9 +19,7 @@ pub struct Explain {
 
 impl Explain {
     pub async fn run(self) -> Done {
-        let request = Request::Explain(ExplainForm {
-            name: self.name.clone(),
-        });
+        let request = Request::Explain(ExplainForm { name: self.name.clone() });
         let (client, reply) = self.asking.ask(&request).await?;
         let Reply::Explained(explained) = reply else {
             return Err(client.unexpected(&reply).into());

@@ -26,10 +26,9 @@ impl Heartbeat {
             return Err(client.unexpected(&reply).into());
         };
         match self.asking.output {
-            Format::Table => output::line(&format!(
-                "renewed {} {} for {}",
-                renewed.service, renewed.id, renewed.lease
-            ))?,
+            Format::Table => {
+                output::line(&format!("renewed {} {} for {}", renewed.service, renewed.id, renewed.lease))?
+            }
             format => output::value(format, &renewed)?,
         }
         Ok(ExitCode::SUCCESS)

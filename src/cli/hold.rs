@@ -75,10 +75,7 @@ impl Holder {
 
     /// A server that is not there, or refuses, is waited for from the start.
     pub fn insist(self) -> Self {
-        Self {
-            insists: true,
-            ..self
-        }
+        Self { insists: true, ..self }
     }
 
     /// Registers and holds until `Order::Leave`; `shown` is told the first registration.
@@ -118,10 +115,9 @@ impl Holder {
                 ClientError::Refused(problem) if problem.code == "not_found" => {
                     message::say("the registration is gone; registering again")
                 }
-                error => message::say(&format!(
-                    "{error}; trying until {} can be registered",
-                    self.form.service
-                )),
+                error => {
+                    message::say(&format!("{error}; trying until {} can be registered", self.form.service))
+                }
             }
         }
         self.troubled = true;
@@ -161,10 +157,7 @@ impl Holder {
     }
 
     async fn register(&self, client: &mut Client) -> Result<RegisteredForm, ClientError> {
-        match client
-            .request(&Request::Register(Box::new(self.form.clone())))
-            .await?
-        {
+        match client.request(&Request::Register(Box::new(self.form.clone()))).await? {
             Reply::Registered(registered) => Ok(*registered),
             other => Err(client.unexpected(&other)),
         }
@@ -214,10 +207,7 @@ impl Holder {
 }
 
 /// Ticks from one period on; one that was missed is not made up for.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "an interval starts at a reading of the clock"
-)]
+#[expect(clippy::disallowed_methods, reason = "an interval starts at a reading of the clock")]
 fn ticks(period: Duration) -> tokio::time::Interval {
     let mut ticks = interval_at(tokio::time::Instant::now() + period, period);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

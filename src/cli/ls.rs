@@ -12,14 +12,12 @@ use super::{Asking, Done, Failure, Format, NOT_FOUND, output};
 
 /// List the services, or the instances of one
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Without SERVICE and without a filter, one line per service; else one per instance.
+#[command(after_help = "Without SERVICE and without a filter, one line per service; else one per instance.
 
 Example:
   callsign ls
   callsign ls web --health critical
-  callsign ls --port 8080 -o json"
-)]
+  callsign ls --port 8080 -o json")]
 pub struct Ls {
     /// Only the instances of this service
     service: Option<String>,
@@ -54,24 +52,8 @@ pub struct Filter {
 
 impl Filter {
     pub fn form(self, service: Option<String>) -> FilterForm {
-        let Self {
-            address,
-            port,
-            protocol,
-            tag,
-            host,
-            health,
-        } = self;
-        FilterForm {
-            service,
-            address,
-            port,
-            protocol,
-            tag,
-            host,
-            health,
-            after: None,
-        }
+        let Self { address, port, protocol, tag, host, health } = self;
+        FilterForm { service, address, port, protocol, tag, host, health, after: None }
     }
 }
 
@@ -89,10 +71,7 @@ impl Ls {
     pub async fn run(self) -> Done {
         let form = self.filter.form(self.service.clone());
         let by_service = form == FilterForm::default();
-        let whole_service = FilterForm {
-            service: self.service.clone(),
-            ..FilterForm::default()
-        };
+        let whole_service = FilterForm { service: self.service.clone(), ..FilterForm::default() };
         let unknown = self.service.filter(|_| form == whole_service);
         let mut client = self.asking.connect().await?;
         let instances = all(&mut client, form).await?;
@@ -137,8 +116,7 @@ fn services(instances: &[InstanceForm]) -> Vec<ServiceLine> {
         line.service.clone_from(&instance.service);
         line.registered += 1;
         line.live += usize::from(instance.live);
-        line.ports
-            .extend(output::ports(instance).split(',').map(str::to_owned));
+        line.ports.extend(output::ports(instance).split(',').map(str::to_owned));
         line.tags.extend(instance.tags.iter().cloned());
     }
     services.into_values().collect()
@@ -156,10 +134,7 @@ fn services_table(services: &[ServiceLine]) -> String {
             joined(&line.tags),
         ]
     };
-    output::table(
-        &["SERVICE", "LIVE", "PORTS", "TAGS"],
-        services.iter().map(row).collect(),
-    )
+    output::table(&["SERVICE", "LIVE", "PORTS", "TAGS"], services.iter().map(row).collect())
 }
 
 fn instances_table(instances: &[InstanceForm]) -> String {
@@ -176,8 +151,6 @@ fn instances_table(instances: &[InstanceForm]) -> String {
             output::or_dash(instance.tags.join(",")),
         ]
     };
-    let header = [
-        "SERVICE", "ID", "HOST", "ADDRESS", "PORTS", "HEALTH", "LEASE", "PROTOCOL", "TAGS",
-    ];
+    let header = ["SERVICE", "ID", "HOST", "ADDRESS", "PORTS", "HEALTH", "LEASE", "PROTOCOL", "TAGS"];
     output::table(&header, instances.iter().map(row).collect())
 }

@@ -46,12 +46,7 @@ pub const UNAVAILABLE: u8 = 5;
 
 /// A DNS server that knows which services are running.
 #[derive(Debug, Parser)]
-#[command(
-    version,
-    max_term_width = 100,
-    disable_help_subcommand = true,
-    arg_required_else_help = true
-)]
+#[command(version, max_term_width = 100, disable_help_subcommand = true, arg_required_else_help = true)]
 #[command(
     after_help = "Example:\n  callsign serve\n  callsign run web --port 8080 -- python3 -m http.server 8080\n  callsign dig web.service.local SRV"
 )]
@@ -142,18 +137,11 @@ pub struct Failure {
 
 impl Failure {
     fn new(code: u8, sentence: impl Into<String>) -> Self {
-        Self {
-            code,
-            sentence: sentence.into(),
-            hint: None,
-        }
+        Self { code, sentence: sentence.into(), hint: None }
     }
 
     fn hint(self, hint: impl Into<String>) -> Self {
-        Self {
-            hint: Some(hint.into()),
-            ..self
-        }
+        Self { hint: Some(hint.into()), ..self }
     }
 
     /// Nothing to say: whoever read our output has gone (`callsign ls | head`).
@@ -208,7 +196,7 @@ struct Asking {
     /// Where the server is: unix:PATH or ADDR:PORT [env: CALLSIGN_SERVER]
     #[arg(long, value_name = "SERVER")]
     server: Option<Server>,
-    /// A table for people, or JSON for programs
+    /// A table for people, one JSON value, or one JSON value a line
     #[arg(short, long, value_name = "FORM", value_enum, default_value_t = Format::Table)]
     output: Format,
     /// How long to wait for an answer
@@ -218,21 +206,24 @@ struct Asking {
 
 impl Asking {
     fn server(&self) -> Result<Server, Failure> {
+        self.server_for(&Surroundings::here())
+    }
+
+    fn server_for(&self, around: &Surroundings) -> Result<Server, Failure> {
         if let Some(server) = &self.server {
             return Ok(server.clone());
         }
-        if let Some(text) = std::env::var_os("CALLSIGN_SERVER").filter(|text| !text.is_empty()) {
+        let variable =
+            around.environment.iter().find(|(name, text)| name == "CALLSIGN_SERVER" && !text.is_empty());
+        if let Some((_, text)) = variable {
             let text = text.to_string_lossy();
             return text
                 .parse()
-                .map_err(|rule| Failure::new(USAGE, format!("CALLSIGN_SERVER {rule}, not `{text}`")));
+                .map_err(|rule| Failure::new(USAGE, format!("CALLSIGN_SERVER {rule} (it is `{text}`)")));
         }
-        Server::usual(&Surroundings::here()).ok_or_else(|| {
-            Failure::new(
-                USAGE,
-                "where the server is cannot be guessed, because XDG_RUNTIME_DIR is not set",
-            )
-            .hint("name it with --server unix:PATH, or set CALLSIGN_SERVER")
+        Server::usual(around).ok_or_else(|| {
+            Failure::new(USAGE, "where the server is cannot be guessed, because XDG_RUNTIME_DIR is not set")
+                .hint("name it with --server unix:PATH, or set CALLSIGN_SERVER")
         })
     }
 
@@ -289,17 +280,37 @@ mod tests {
     }
 
     #[test]
+    fn the_server_is_the_flags_the_variables_or_the_usual_one() {
+        let around = |variables: &[(&str, &str)]| Surroundings {
+            environment: variables.iter().map(|(name, text)| (name.into(), text.into())).collect(),
+            root: false,
+            directory: ".".into(),
+        };
+        let asking = |server: Option<&str>| Asking {
+            server: server.map(|server| server.parse().unwrap()),
+            output: Format::Table,
+            timeout: Duration::ZERO,
+        };
+        let home = ("XDG_RUNTIME_DIR", "/run/user/7");
+        let both = around(&[home, ("CALLSIGN_SERVER", "unix:/b")]);
+        assert_eq!(asking(Some("unix:/a")).server_for(&both).unwrap().to_string(), "unix:/a");
+        assert_eq!(asking(None).server_for(&both).unwrap().to_string(), "unix:/b");
+        let neither = around(&[home, ("CALLSIGN_SERVER", "")]);
+        assert_eq!(asking(None).server_for(&neither).unwrap().to_string(), "unix:/run/user/7/callsign.sock");
+        let homeless = asking(None).server_for(&around(&[])).unwrap_err();
+        assert!(homeless.code == USAGE && homeless.hint.unwrap().contains("CALLSIGN_SERVER"));
+        let wrong = asking(None).server_for(&around(&[("CALLSIGN_SERVER", "/b")])).unwrap_err();
+        assert_eq!(
+            wrong.sentence,
+            "CALLSIGN_SERVER must be unix:PATH or ADDR:PORT; try `unix:/b` (it is `/b`)"
+        );
+    }
+
+    #[test]
     fn every_verb_shows_an_example() {
-        for verb in Cli::command()
-            .get_subcommands()
-            .filter(|verb| !verb.is_hide_set())
-        {
+        for verb in Cli::command().get_subcommands().filter(|verb| !verb.is_hide_set()) {
             let example = verb.get_after_help().map(ToString::to_string).unwrap_or_default();
-            assert!(
-                example.contains(&format!("callsign {}", verb.get_name())),
-                "{}",
-                verb.get_name()
-            );
+            assert!(example.contains(&format!("callsign {}", verb.get_name())), "{}", verb.get_name());
         }
     }
 }

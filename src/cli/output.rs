@@ -11,11 +11,8 @@ use super::{FAILED, Failure, terminal};
 /// The form of what is printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
-    /// For people; the columns may change
     Table,
-    /// One JSON value
     Json,
-    /// One JSON value a line
     Jsonl,
 }
 
@@ -40,10 +37,7 @@ pub fn value(format: Format, value: &impl Serialize) -> Result<(), Failure> {
         Format::Jsonl => serde_json::to_string(value),
         _ => serde_json::to_string_pretty(value),
     };
-    print(&format!(
-        "{}\n",
-        terminal::escaped_json(&text.expect("a form has a JSON form"))
-    ))
+    print(&format!("{}\n", terminal::escaped_json(&text.expect("a form has a JSON form"))))
 }
 
 /// Several values: one array for `json`, one a line for `jsonl`.
@@ -57,9 +51,7 @@ pub fn values<T: Serialize>(format: Format, list: &[T]) -> Result<(), Failure> {
 /// Columns without borders, two spaces apart, as wide as they are: a pipe has no width.
 pub fn table(header: &[&str], rows: Vec<Vec<String>>) -> String {
     let mut table = Table::new();
-    table
-        .load_style(presets::NOTHING)
-        .set_content_arrangement(ContentArrangement::Disabled);
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(header.iter().copied());
     for row in rows {
         table.add_row(row.iter().map(|cell| terminal::escaped(cell)));
@@ -67,19 +59,13 @@ pub fn table(header: &[&str], rows: Vec<Vec<String>>) -> String {
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));
     }
-    table
-        .lines()
-        .map(|line| format!("{}\n", line.trim_end()))
-        .collect()
+    table.lines().map(|line| format!("{}\n", line.trim_end())).collect()
 }
 
 /// Names and what is said of each, one a line.
 pub fn list(pairs: &[(&str, String)]) -> String {
     let width = pairs.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
-    pairs
-        .iter()
-        .map(|(name, text)| format!("{name:width$}  {}\n", terminal::escaped(text)))
-        .collect()
+    pairs.iter().map(|(name, text)| format!("{name:width$}  {}\n", terminal::escaped(text))).collect()
 }
 
 /// `-` for nothing, as a table shows it.
@@ -89,25 +75,14 @@ pub fn or_dash(text: String) -> String {
 
 /// Where an instance is: its addresses, or its target.
 pub fn place(instance: &InstanceForm) -> String {
-    instance
-        .target
-        .clone()
-        .unwrap_or_else(|| instance.address.join(","))
+    instance.target.clone().unwrap_or_else(|| instance.address.join(","))
 }
 
 /// Every port: `8080`, `metrics=9090`, `dns=53/udp`.
 pub fn ports(instance: &InstanceForm) -> String {
     let shown = instance.ports.iter().map(|port| {
-        let name = port
-            .name
-            .as_ref()
-            .map(|name| format!("{name}="))
-            .unwrap_or_default();
-        let transport = if port.transport == "tcp" {
-            String::new()
-        } else {
-            format!("/{}", port.transport)
-        };
+        let name = port.name.as_ref().map(|name| format!("{name}=")).unwrap_or_default();
+        let transport = if port.transport == "tcp" { String::new() } else { format!("/{}", port.transport) };
         format!("{name}{}{transport}", port.port)
     });
     shown.collect::<Vec<_>>().join(",")
@@ -115,11 +90,7 @@ pub fn ports(instance: &InstanceForm) -> String {
 
 /// Health, and `draining` where it is, as one word.
 pub fn standing(instance: &InstanceForm) -> String {
-    if instance.draining {
-        format!("{}, draining", instance.health)
-    } else {
-        instance.health.clone()
-    }
+    if instance.draining { format!("{}, draining", instance.health) } else { instance.health.clone() }
 }
 
 /// What is left of the lease, rounded up to a second so that a living one never shows 0.
@@ -141,9 +112,6 @@ mod tests {
             vec!["a-longer-one".to_owned(), "\x1b[31m\n".to_owned()],
         ];
         let text = table(&["SERVICE", "LIVE"], rows);
-        assert_eq!(
-            text,
-            "SERVICE       LIVE\nweb           2\na-longer-one  \\u{1b}[31m\\n\n"
-        );
+        assert_eq!(text, "SERVICE       LIVE\nweb           2\na-longer-one  \\u{1b}[31m\\n\n");
     }
 }

@@ -32,23 +32,13 @@ pub struct Notified {
 
 impl Notify {
     pub fn open() -> io::Result<Self> {
-        let runtime = std::env::var_os("XDG_RUNTIME_DIR")
-            .map(PathBuf::from)
-            .filter(|path| path.is_dir());
-        let template = runtime
-            .unwrap_or_else(std::env::temp_dir)
-            .join("callsign-run-XXXXXX");
+        let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_dir());
+        let template = runtime.unwrap_or_else(std::env::temp_dir).join("callsign-run-XXXXXX");
         let directory = nix::unistd::mkdtemp(&template)?;
         let socket = UnixDatagram::bind(directory.join("notify"))?;
         // An abstract address (`@…`) has no path; systemd has not used one for years.
-        let outer = std::env::var_os("NOTIFY_SOCKET")
-            .map(PathBuf::from)
-            .filter(|path| path.is_absolute());
-        Ok(Self {
-            directory,
-            socket,
-            outer,
-        })
+        let outer = std::env::var_os("NOTIFY_SOCKET").map(PathBuf::from).filter(|path| path.is_absolute());
+        Ok(Self { directory, socket, outer })
     }
 
     pub fn path(&self) -> PathBuf {
@@ -80,15 +70,8 @@ impl Drop for Notify {
 }
 
 fn read(message: &[u8]) -> Notified {
-    let says = |words: &str| {
-        message
-            .split(|octet| *octet == b'\n')
-            .any(|line| line == words.as_bytes())
-    };
-    Notified {
-        ready: says("READY=1"),
-        stopping: says("STOPPING=1"),
-    }
+    let says = |words: &str| message.split(|octet| *octet == b'\n').any(|line| line == words.as_bytes());
+    Notified { ready: says("READY=1"), stopping: says("STOPPING=1") }
 }
 
 /// Every signal that is passed on.
@@ -151,36 +134,15 @@ mod tests {
 
     #[test]
     fn messages_are_lines() {
-        assert_eq!(
-            read(b"STATUS=up\nREADY=1\n"),
-            Notified {
-                ready: true,
-                stopping: false
-            }
-        );
-        assert_eq!(
-            read(b"STOPPING=1"),
-            Notified {
-                ready: false,
-                stopping: true
-            }
-        );
-        assert_eq!(
-            read(b"READY=10\nXREADY=1\n\xff"),
-            Notified {
-                ready: false,
-                stopping: false
-            }
-        );
+        assert_eq!(read(b"STATUS=up\nREADY=1\n"), Notified { ready: true, stopping: false });
+        assert_eq!(read(b"STOPPING=1"), Notified { ready: false, stopping: true });
+        assert_eq!(read(b"READY=10\nXREADY=1\n\xff"), Notified { ready: false, stopping: false });
     }
 
     #[test]
     fn the_foreground_is_told_from_the_background() {
         assert!(in_foreground("7 (a) b) S 1 7 7 34816 7 4194304 0"));
-        assert!(
-            !in_foreground("7 (x) S 1 7 7 34816 9 4194304 0"),
-            "another group is in front"
-        );
+        assert!(!in_foreground("7 (x) S 1 7 7 34816 9 4194304 0"), "another group is in front");
         assert!(!in_foreground("7 (x) S 1 7 7 0 -1 4194304 0"), "no terminal");
         assert!(!in_foreground(""));
     }
@@ -189,11 +151,7 @@ mod tests {
     async fn the_socket_hears_and_leaves_nothing_behind() {
         let notify = Notify::open().unwrap();
         let path = notify.path();
-        UnixDatagram::unbound()
-            .unwrap()
-            .send_to(b"READY=1", &path)
-            .await
-            .unwrap();
+        UnixDatagram::unbound().unwrap().send_to(b"READY=1", &path).await.unwrap();
         assert!(notify.next().await.ready);
         let directory = path.parent().unwrap().to_owned();
         drop(notify);

@@ -108,9 +108,7 @@ fn some<T>(list: Vec<T>) -> Option<Vec<T>> {
 impl Register {
     pub async fn run(self) -> Done {
         let place = self.place.clone().unwrap_or_default();
-        let form = self
-            .options
-            .form(&self.service, place.address, place.port, self.lease.clone());
+        let form = self.options.form(&self.service, place.address, place.port, self.lease.clone());
         match self.lease.as_deref() {
             None | Some("connection") => self.stay(form).await,
             Some(_) => {
@@ -169,21 +167,9 @@ fn shown(format: Format, registered: &RegisteredForm) -> Result<(), Failure> {
     if format != Format::Table {
         return output::value(format, registered);
     }
-    let RegisteredForm {
-        service,
-        id,
-        dns,
-        port,
-        lease,
-        ..
-    } = registered;
-    let place = registered
-        .target
-        .clone()
-        .unwrap_or_else(|| registered.address.join(","));
-    output::line(&format!(
-        "registered {service} {id} at {place} port {port} as {dns}, lease {lease}"
-    ))
+    let RegisteredForm { service, id, dns, port, lease, .. } = registered;
+    let place = registered.target.clone().unwrap_or_else(|| registered.address.join(","));
+    output::line(&format!("registered {service} {id} at {place} port {port} as {dns}, lease {lease}"))
 }
 
 /// Where an instance accepts, as it was typed.
@@ -198,33 +184,20 @@ fn place(text: &str) -> Result<Place, String> {
         None => ("", text),
         Some((address, port)) => (address, port),
     };
-    let port = Some(
-        port.parse()
-            .map_err(|_| "write ADDR:PORT, :PORT or PORT, such as 10.0.0.7:8080".to_owned())?,
-    );
-    let bare = address
-        .strip_prefix('[')
-        .and_then(|address| address.strip_suffix(']'));
+    let port =
+        Some(port.parse().map_err(|_| "write ADDR:PORT, :PORT or PORT, such as 10.0.0.7:8080".to_owned())?);
+    let bare = address.strip_prefix('[').and_then(|address| address.strip_suffix(']'));
     match (address, bare) {
         ("", _) => Ok(Place { address: None, port }),
-        (_, Some(bare)) => Ok(Place {
-            address: Some(bare.to_owned()),
-            port,
-        }),
+        (_, Some(bare)) => Ok(Place { address: Some(bare.to_owned()), port }),
         (address, None) if address.contains(':') => {
             Err("put an IPv6 address into brackets, such as [2001:db8::7]:8080".to_owned())
         }
-        ("localhost", None) => Ok(Place {
-            address: Some("localhost".to_owned()),
-            port,
-        }),
-        (address, None) if address.parse::<std::net::Ipv4Addr>().is_err() => Err(format!(
-            "`{address}` is no IP address; for a host name write PORT --target {address}"
-        )),
-        (address, None) => Ok(Place {
-            address: Some(address.to_owned()),
-            port,
-        }),
+        ("localhost", None) => Ok(Place { address: Some("localhost".to_owned()), port }),
+        (address, None) if address.parse::<std::net::Ipv4Addr>().is_err() => {
+            Err(format!("`{address}` is no IP address; for a host name write PORT --target {address}"))
+        }
+        (address, None) => Ok(Place { address: Some(address.to_owned()), port }),
     }
 }
 
@@ -240,13 +213,7 @@ fn named_port(text: &str) -> Result<(String, PortForm), String> {
         Some((port, transport)) => (port, Some(transport.to_owned())),
         None => (port, None),
     };
-    Ok((
-        name.to_owned(),
-        PortForm {
-            port: port.parse().map_err(|_| rule)?,
-            transport,
-        },
-    ))
+    Ok((name.to_owned(), PortForm { port: port.parse().map_err(|_| rule)?, transport }))
 }
 
 #[cfg(test)]
@@ -255,40 +222,23 @@ mod tests {
 
     #[test]
     fn places_are_read_in_every_form() {
-        let of = |address: Option<&str>, port| {
-            Ok(Place {
-                address: address.map(str::to_owned),
-                port: Some(port),
-            })
-        };
+        let of =
+            |address: Option<&str>, port| Ok(Place { address: address.map(str::to_owned), port: Some(port) });
         assert_eq!(place("10.0.0.7:8080"), of(Some("10.0.0.7"), 8080));
         assert_eq!(place("[2001:db8::7]:8080"), of(Some("2001:db8::7"), 8080));
         assert_eq!(place("localhost:80"), of(Some("localhost"), 80));
         assert_eq!(place(":8080"), of(None, 8080));
         assert_eq!(place("8080"), of(None, 8080));
         assert!(place("2001:db8::7:8080").unwrap_err().contains("brackets"));
-        assert!(
-            place("db.example.com:5432")
-                .unwrap_err()
-                .contains("--target db.example.com")
-        );
+        assert!(place("db.example.com:5432").unwrap_err().contains("--target db.example.com"));
         assert!(place("10.0.0.7").unwrap_err().contains("ADDR:PORT"));
     }
 
     #[test]
     fn named_ports_carry_their_transport() {
-        let port = |port, transport: Option<&str>| PortForm {
-            port,
-            transport: transport.map(str::to_owned),
-        };
-        assert_eq!(
-            named_port("dns=53/udp"),
-            Ok(("dns".to_owned(), port(53, Some("udp"))))
-        );
-        assert_eq!(
-            named_port("metrics=9090"),
-            Ok(("metrics".to_owned(), port(9090, None)))
-        );
+        let port = |port, transport: Option<&str>| PortForm { port, transport: transport.map(str::to_owned) };
+        assert_eq!(named_port("dns=53/udp"), Ok(("dns".to_owned(), port(53, Some("udp")))));
+        assert_eq!(named_port("metrics=9090"), Ok(("metrics".to_owned(), port(9090, None))));
         assert!(named_port("metrics").is_err() && named_port("metrics=x").is_err());
     }
 }

@@ -70,12 +70,7 @@ pub struct Run {
 
 impl Run {
     pub async fn run(self) -> Done {
-        let form = self.options.form(
-            &self.service,
-            None,
-            Some(self.port),
-            Some("connection".to_owned()),
-        );
+        let form = self.options.form(&self.service, None, Some(self.port), Some("connection".to_owned()));
         let ports = checked(&form)?;
         let server = self.asking.server()?;
         let failed = |what: &str, error: std::io::Error| Failure::new(FAILED, format!("{what}: {error}"));
@@ -88,20 +83,11 @@ impl Run {
                 self.port
             ));
         }
-        let child = self
-            .start(&notify)
-            .map_err(|error| failed("starting the command", error))?;
+        let child = self.start(&notify).map_err(|error| failed("starting the command", error))?;
         let (orders, received) = mpsc::channel(ORDERS_MAX);
         let (tell_ready, told_ready) = oneshot::channel();
         let holder = Holder::new(server, self.asking.timeout, form, received).insist();
-        let life = Life {
-            child,
-            notify,
-            signals,
-            drain: self.drain,
-            orders,
-            tell_ready: Some(tell_ready),
-        };
+        let life = Life { child, notify, signals, drain: self.drain, orders, tell_ready: Some(tell_ready) };
         let status = life.live(self.ready(&places, told_ready), holder).await?;
         Ok(ExitCode::from(exit_code(status)))
     }
@@ -123,17 +109,10 @@ impl Run {
 
     fn places(&self, port: u16) -> Vec<SocketAddr> {
         let local = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
-        let given: Vec<IpAddr> = self
-            .options
-            .address
-            .iter()
-            .filter_map(|address| address.parse().ok())
-            .collect();
+        let given: Vec<IpAddr> =
+            self.options.address.iter().filter_map(|address| address.parse().ok()).collect();
         let addresses = if given.is_empty() { local.to_vec() } else { given };
-        addresses
-            .into_iter()
-            .map(|address| SocketAddr::new(address, port))
-            .collect()
+        addresses.into_iter().map(|address| SocketAddr::new(address, port)).collect()
     }
 
     /// Until the port accepts or the command said so, whichever is first.
@@ -142,9 +121,7 @@ impl Run {
             if timeout(PATIENCE, accepts(places)).await.is_err() {
                 let names: Vec<String> = places.iter().map(SocketAddr::to_string).collect();
                 let (names, service) = (names.join(" or "), &self.service);
-                message::say(&format!(
-                    "{names} does not accept yet; {service} is registered when it does"
-                ));
+                message::say(&format!("{names} does not accept yet; {service} is registered when it does"));
                 accepts(places).await;
             }
         };
@@ -190,9 +167,7 @@ async fn accepts_now(places: &[SocketAddr]) -> bool {
 
 /// The command's number where it ended by itself, 128 and the signal's where it was killed, as shells do.
 fn exit_code(status: ExitStatus) -> u8 {
-    let code = status
-        .code()
-        .or_else(|| status.signal().map(|signal| 128 + signal));
+    let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
     code.and_then(|code| u8::try_from(code).ok()).unwrap_or(FAILED)
 }
 

@@ -93,11 +93,7 @@ impl Serve {
 
     /// The flags that were given, as the configuration takes them.
     fn settings(self) -> Vec<Setting> {
-        let lists = [
-            ("domain", self.domain),
-            ("dns", self.dns),
-            ("listen", self.listen),
-        ];
+        let lists = [("domain", self.domain), ("dns", self.dns), ("listen", self.listen)];
         let single = [
             ("socket", self.socket),
             ("zones", self.zones),
@@ -110,23 +106,13 @@ impl Serve {
             ("log", self.log),
             ("grace", self.grace),
         ];
-        let switches = [
-            ("allow-unauthenticated", self.allow_unauthenticated),
-            ("allow-loopback", self.allow_loopback),
-        ];
+        let switches =
+            [("allow-unauthenticated", self.allow_unauthenticated), ("allow-loopback", self.allow_loopback)];
         let lists = lists.into_iter().filter(|(_, texts)| !texts.is_empty());
-        let single = single
-            .into_iter()
-            .filter_map(|(key, text)| Some((key, vec![text?])));
-        let switches = switches
-            .into_iter()
-            .filter(|(_, on)| *on)
-            .map(|(key, _)| (key, vec!["true".to_owned()]));
-        lists
-            .chain(single)
-            .chain(switches)
-            .map(|(key, texts)| Setting::flag(key, texts))
-            .collect()
+        let single = single.into_iter().filter_map(|(key, text)| Some((key, vec![text?])));
+        let switches =
+            switches.into_iter().filter(|(_, on)| *on).map(|(key, _)| (key, vec!["true".to_owned()]));
+        lists.chain(single).chain(switches).map(|(key, texts)| Setting::flag(key, texts)).collect()
     }
 }
 
@@ -135,10 +121,6 @@ fn log_to_stderr(filter: &str) -> Result<(), Failure> {
     let filter = tracing_subscriber::EnvFilter::builder()
         .parse(filter)
         .map_err(|error| Failure::new(USAGE, error.to_string()))?;
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(false)
-        .init();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
     Ok(())
 }

@@ -28,10 +28,7 @@ impl Show {
     pub async fn run(self) -> Done {
         let instances = self.instances().await?;
         if instances.is_empty() {
-            let what = self
-                .id
-                .iter()
-                .fold(self.service.clone(), |service, id| format!("{service} {id}"));
+            let what = self.id.iter().fold(self.service.clone(), |service, id| format!("{service} {id}"));
             let hint = format!(
                 "`callsign explain {}` says what became of it; `callsign ls` lists what is there",
                 self.service
@@ -52,17 +49,10 @@ impl Show {
     async fn instances(&self) -> Result<Vec<InstanceForm>, Failure> {
         let mut client = self.asking.connect().await?;
         let Some(id) = self.id.clone() else {
-            let form = FilterForm {
-                service: Some(self.service.clone()),
-                ..FilterForm::default()
-            };
+            let form = FilterForm { service: Some(self.service.clone()), ..FilterForm::default() };
             return ls::all(&mut client, form).await;
         };
-        let form = LookupForm {
-            id,
-            service: Some(self.service.clone()),
-            host: None,
-        };
+        let form = LookupForm { id, service: Some(self.service.clone()), host: None };
         match client.request(&Request::Lookup(form)).await? {
             Reply::Found(found) => Ok(found.instances),
             other => Err(client.unexpected(&other).into()),
@@ -87,9 +77,7 @@ fn choose(instances: &[InstanceForm], random: u64) -> Option<&InstanceForm> {
     let candidates: Vec<&InstanceForm> = live().filter(|instance| instance.priority == lowest).collect();
     let total: u64 = candidates.iter().map(|instance| u64::from(instance.weight)).sum();
     if total == 0 {
-        return candidates
-            .get((random % candidates.len() as u64) as usize)
-            .copied();
+        return candidates.get((random % candidates.len() as u64) as usize).copied();
     }
     let mut left = random % total;
     candidates.into_iter().find(|instance| {
@@ -118,11 +106,7 @@ fn described(instance: &InstanceForm) -> String {
         Some(_) => format!("{}, {} left", instance.lease, output::lease_left(instance)),
         None => instance.lease.clone(),
     };
-    let meta: Vec<String> = instance
-        .meta
-        .iter()
-        .map(|(key, value)| format!("{key}={value}"))
-        .collect();
+    let meta: Vec<String> = instance.meta.iter().map(|(key, value)| format!("{key}={value}")).collect();
     let mut pairs = vec![
         ("service", instance.service.clone()),
         ("id", instance.id.clone()),
@@ -130,33 +114,20 @@ fn described(instance: &InstanceForm) -> String {
         ("label", instance.label.clone()),
         ("address", output::place(instance)),
         ("ports", output::ports(instance)),
-        (
-            "protocol",
-            output::or_dash(instance.protocol.clone().unwrap_or_default()),
-        ),
+        ("protocol", output::or_dash(instance.protocol.clone().unwrap_or_default())),
         ("tags", output::or_dash(instance.tags.join(", "))),
         ("meta", output::or_dash(meta.join(", "))),
         ("weight", instance.weight.to_string()),
         ("priority", instance.priority.to_string()),
         ("lease", lease),
-        (
-            "health",
-            format!("{} since {}", output::standing(instance), instance.since),
-        ),
+        ("health", format!("{} since {}", output::standing(instance), instance.since)),
         ("live", if instance.live { "yes" } else { "no" }.to_owned()),
         ("registered", instance.registered.clone()),
         ("revision", instance.revision.to_string()),
     ];
     for check in &instance.checks {
-        let output = if check.output.is_empty() {
-            String::new()
-        } else {
-            format!(": {}", check.output)
-        };
-        pairs.push((
-            "check",
-            format!("{} {} since {}{output}", check.id, check.status, check.since),
-        ));
+        let output = if check.output.is_empty() { String::new() } else { format!(": {}", check.output) };
+        pairs.push(("check", format!("{} {} since {}{output}", check.id, check.status, check.since)));
     }
     output::list(&pairs)
 }
@@ -182,15 +153,11 @@ mod tests {
             instance("10.0.0.3", 1, 3, true),
             instance("10.0.0.4", 2, 9, true),
         ];
-        let chosen: Vec<&str> = (0..8)
-            .map(|random| choose(&instances, random).unwrap().id.as_str())
-            .collect();
+        let chosen: Vec<&str> =
+            (0..8).map(|random| choose(&instances, random).unwrap().id.as_str()).collect();
         assert_eq!(
             chosen,
-            [
-                "10.0.0.2", "10.0.0.3", "10.0.0.3", "10.0.0.3", "10.0.0.2", "10.0.0.3", "10.0.0.3",
-                "10.0.0.3"
-            ]
+            ["10.0.0.2", "10.0.0.3", "10.0.0.3", "10.0.0.3", "10.0.0.2", "10.0.0.3", "10.0.0.3", "10.0.0.3"]
         );
         assert!(choose(&instances[..1], 0).is_none());
         let weightless = [instance("10.0.0.1", 0, 0, true), instance("10.0.0.2", 0, 0, true)];
@@ -215,9 +182,6 @@ mod tests {
         instance.tags = vec!["\x1b[2J".to_owned()];
         let shown = described(&instance);
         assert!(!shown.chars().any(|c| c.is_control() && c != '\n'), "{shown}");
-        assert!(
-            shown.contains("id          a\\u{1b}]0;pwned\\u{7}\\nb\n"),
-            "{shown}"
-        );
+        assert!(shown.contains("id          a\\u{1b}]0;pwned\\u{7}\\nb\n"), "{shown}");
     }
 }

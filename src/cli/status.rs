@@ -9,7 +9,7 @@ use clap::Args;
 
 use super::{Asking, Done, Format, UNAVAILABLE, output};
 
-/// Show the server as it is now; the exit code is 5 as long as it is not ready
+/// Show the server as it is now (exit code 5 while it is not ready)
 #[derive(Debug, Args)]
 #[command(
     after_help = "Example:\n  callsign status\n  callsign status -o json --server unix:/run/callsign/callsign.sock"
@@ -25,11 +25,7 @@ impl Status {
         let Reply::Status(server) = reply else {
             return Err(client.unexpected(&reply).into());
         };
-        let code = if server.ready {
-            ExitCode::SUCCESS
-        } else {
-            ExitCode::from(UNAVAILABLE)
-        };
+        let code = if server.ready { ExitCode::SUCCESS } else { ExitCode::from(UNAVAILABLE) };
         if self.asking.output != Format::Table {
             output::value(self.asking.output, &server)?;
             return Ok(code);

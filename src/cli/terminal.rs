@@ -40,18 +40,11 @@ mod tests {
 
     #[test]
     fn nothing_acts_on_the_terminal() {
-        assert_eq!(
-            escaped("\x1b[2Jweb\n\r\t\u{7f}\u{9b}31m"),
-            "\\u{1b}[2Jweb\\n\\r\\t\\u{7f}\\u{9b}31m"
-        );
+        assert_eq!(escaped("\x1b[2Jweb\n\r\t\u{7f}\u{9b}31m"), "\\u{1b}[2Jweb\\n\\r\\t\\u{7f}\\u{9b}31m");
         assert_eq!(escaped("a\u{202e}b\u{2028}"), "a\\u{202e}b\\u{2028}");
         assert_eq!(escaped("plain, größer, 日本"), "plain, größer, 日本");
         for c in (0..=0xff).map(char::from) {
-            assert!(
-                !escaped(&c.to_string()).chars().any(char::is_control),
-                "{:#x}",
-                u32::from(c)
-            );
+            assert!(!escaped(&c.to_string()).chars().any(char::is_control), "{:#x}", u32::from(c));
         }
     }
 

@@ -49,12 +49,9 @@ impl Watch {
 
 fn told(change: &ChangeForm) -> String {
     match &change.instance {
-        Some(instance) => format!(
-            "{} {} by {}",
-            change.at,
-            sentence(&change.reason, instance),
-            change.author
-        ),
+        Some(instance) => {
+            format!("{} {} by {}", change.at, sentence(&change.reason, instance), change.author)
+        }
         None => format!(
             "{} {} {} {} on {} by {}",
             change.at, change.service, change.id, change.reason, change.host, change.author
@@ -63,13 +60,8 @@ fn told(change: &ChangeForm) -> String {
 }
 
 fn sentence(what: &str, instance: &InstanceForm) -> String {
-    let (place, ports, standing) = (
-        output::place(instance),
-        output::ports(instance),
-        output::standing(instance),
-    );
-    let InstanceForm {
-        service, id, host, ..
-    } = instance;
+    let (place, ports, standing) =
+        (output::place(instance), output::ports(instance), output::standing(instance));
+    let InstanceForm { service, id, host, .. } = instance;
     format!("{service} {id} {what} at {place} {ports} on {host}, {standing}")
 }

@@ -1,0 +1,208 @@
+//! What the core costs: `cargo bench`. Read the medians, and compare within one run only.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use callsign::answer::Over;
+use callsign::dns::wire::{Arrival, Sizes, accept};
+use callsign::instance::{Key, Lease, Location, Port, Transport};
+use callsign::lease::{LeaseCell, Leases};
+use callsign::name::{Apex, HostName, InstanceId, ServiceName};
+use callsign::protocol;
+use callsign::registry::{Author, Change, Command, FORGET_AFTER, Registration, Registry};
+use callsign::time::Now;
+use callsign::view::{Settings, View, Zones};
+use divan::counter::ItemsCount;
+use divan::{AllocProfiler, Bencher, black_box};
+use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query};
+use hickory_proto::rr::{Name, RecordType};
+
+#[global_allocator]
+static ALLOC: AllocProfiler = AllocProfiler::system();
+
+/// Leases at once in the benchmarks of leases.
+const LEASES: usize = 1_000_000;
+
+fn main() {
+    divan::main();
+}
+
+fn key(service: &str, id: usize) -> Key {
+    Key {
+        service: ServiceName::parse(service).unwrap(),
+        id: InstanceId::parse(&format!("i{id}")).unwrap(),
+        host: HostName::parse("here").unwrap(),
+    }
+}
+
+fn registration(service: &str, id: usize) -> Command {
+    Command::Register(Box::new(Registration {
+        key: key(service, id),
+        location: Location::Addresses(vec![IpAddr::V4(Ipv4Addr::from(0x0a00_0000 + id as u32))]),
+        ports: vec![Port { name: None, number: 8080, transport: Transport::Tcp }],
+        protocol: None,
+        tags: Vec::new(),
+        meta: BTreeMap::new(),
+        weight: 1,
+        priority: 0,
+        lease: Lease::Timed(Duration::from_secs(15)),
+        lease_id: id as u64,
+        checks: Vec::new(),
+    }))
+}
+
+struct System {
+    registry: Registry,
+    view: View,
+}
+
+impl System {
+    fn new(services: usize, instances: usize) -> Self {
+        let settings = Settings {
+            apexes: vec![Apex::parse("service.local").unwrap()],
+            ttl: 5,
+            ns_addresses: vec![Ipv4Addr::LOCALHOST.into()],
+            serial_base: 0,
+        };
+        let view = View::new(settings, Zones::default());
+        view.set_ready();
+        let mut system = Self { registry: Registry::new(2_000_000, FORGET_AFTER), view };
+        for service in 0..services {
+            let name = format!("s{service}");
+            let changes: Vec<Change> =
+                (0..instances).flat_map(|id| system.apply(&registration(&name, id))).collect();
+            system.view.publish(&system.registry, &changes);
+        }
+        system
+    }
+
+    fn apply(&mut self, command: &Command) -> Vec<Change> {
+        let found = self.registry.check(command, Now::default()).unwrap();
+        found
+            .into_iter()
+            .map(|(reason, what)| {
+                let change = self.registry.change(reason, what, Author::Server, Now::default());
+                self.registry.apply(&change, Now::default());
+                change
+            })
+            .collect()
+    }
+
+    fn ask(&self, query: &[u8], over: Over) -> usize {
+        let client = SocketAddr::from(([10, 0, 0, 9], 40_000));
+        let arrival = Arrival { client, over, draw: 7 };
+        accept(&self.view, &Sizes::default(), &arrival, query).unwrap().len()
+    }
+}
+
+fn query(name: &str, qtype: RecordType) -> Vec<u8> {
+    let mut message = Message::new(1, MessageType::Query, OpCode::Query);
+    message.add_query(Query::query(Name::from_ascii(name).unwrap(), qtype));
+    let mut edns = Edns::new();
+    edns.set_max_payload(1232);
+    message.edns = Some(edns);
+    message.to_vec().unwrap()
+}
+
+/// A whole query: octets in, octets out.
+#[divan::bench(args = ["A", "SRV", "NXDOMAIN", "NODATA"])]
+fn answer_of_1000_services_of_3(bencher: Bencher<'_, '_>, what: &str) {
+    let system = System::new(1000, 3);
+    let query = match what {
+        "A" => query("s500.service.local.", RecordType::A),
+        "SRV" => query("_s500._tcp.service.local.", RecordType::SRV),
+        "NXDOMAIN" => query("nope.service.local.", RecordType::A),
+        _ => query("s500.service.local.", RecordType::AAAA),
+    };
+    bencher.bench_local(|| system.ask(black_box(&query), Over::Datagram));
+}
+
+#[divan::bench(args = [1, 100, 10_000])]
+fn answer_srv_by_instances(bencher: Bencher<'_, '_>, instances: usize) {
+    let system = System::new(1, instances);
+    let query = query("s0.service.local.", RecordType::SRV);
+    bencher.bench_local(|| system.ask(black_box(&query), Over::Datagram));
+}
+
+/// One instance of the service registers again: check, apply, publish.
+#[divan::bench(args = [3, 100, 10_000])]
+fn register_and_publish_by_instances(bencher: Bencher<'_, '_>, instances: usize) {
+    let mut system = System::new(1, instances);
+    let command = registration("s0", 1);
+    bencher.bench_local(|| {
+        let changes = system.apply(black_box(&command));
+        system.view.publish(&system.registry, &changes);
+    });
+}
+
+#[divan::bench]
+fn apply_alone(bencher: Bencher<'_, '_>) {
+    let mut system = System::new(1000, 3);
+    let command = registration("s500", 1);
+    bencher.bench_local(|| system.apply(black_box(&command)));
+}
+
+#[divan::bench]
+fn heartbeat(bencher: Bencher<'_, '_>) {
+    let system = System::new(1000, 3);
+    let key = key("s500", 1);
+    bencher.bench_local(|| system.view.renew(black_box(&key), Some(1), Now::default()).unwrap());
+}
+
+#[divan::bench(args = ["register", "heartbeat"])]
+fn decode(bencher: Bencher<'_, '_>, verb: &str) {
+    let line = match verb {
+        "register" => {
+            r#"{"register":{"service":"web","id":"web-1","address":"10.0.0.7","port":8080,"lease":"15s","tags":["v2"]}}"#
+        }
+        _ => r#"{"heartbeat":{"service":"web","id":"web-1","lease_id":"0123456789abcdef"}}"#,
+    };
+    bencher.bench_local(|| protocol::decode(black_box(line.as_bytes())).is_ok());
+}
+
+fn leases() -> (Leases, Vec<Arc<LeaseCell>>) {
+    let mut leases = Leases::default();
+    let duration = |at: usize| Duration::from_millis(15_000 + at as u64 % 1000);
+    let cells: Vec<_> =
+        (0..LEASES).map(|at| LeaseCell::timed(key("s", at), duration(at), Now::default())).collect();
+    cells.iter().for_each(|cell| leases.arm(cell));
+    (leases, cells)
+}
+
+/// Memory of the leases alone is in the column of allocations; keys included.
+#[divan::bench(sample_count = 3, sample_size = 1)]
+fn leases_arm_1m(bencher: Bencher<'_, '_>) {
+    bencher.counter(ItemsCount::new(LEASES)).bench_local(leases);
+}
+
+#[divan::bench(sample_count = 5, sample_size = 1)]
+fn leases_renew_1m(bencher: Bencher<'_, '_>) {
+    let (_, cells) = leases();
+    bencher.counter(ItemsCount::new(LEASES)).bench_local(|| {
+        cells.iter().filter(|cell| cell.renew(Duration::from_secs(15), Now::default())).count()
+    });
+}
+
+/// Every bucket comes due and every lease was renewed meanwhile: nothing ends, all move on.
+#[divan::bench(sample_count = 5, sample_size = 1)]
+fn leases_move_on_1m(bencher: Bencher<'_, '_>) {
+    bencher
+        .counter(ItemsCount::new(LEASES))
+        .with_inputs(|| {
+            let (leases, cells) = leases();
+            let later = Now::default().after(Duration::from_secs(10));
+            cells.iter().for_each(|cell| assert!(cell.renew(Duration::from_secs(15), later)));
+            leases
+        })
+        .bench_local_refs(|leases| leases.expired(Now::default().after(Duration::from_secs(17))).len());
+}
+
+#[divan::bench(sample_count = 5, sample_size = 1)]
+fn leases_expire_1m(bencher: Bencher<'_, '_>) {
+    bencher
+        .counter(ItemsCount::new(LEASES))
+        .with_inputs(|| leases().0)
+        .bench_local_refs(|leases| leases.expired(Now::default().after(Duration::from_secs(60))).len());
+}

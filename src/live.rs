@@ -1,0 +1,616 @@
+//! The live zone: what each owner name answers from the view of its service.
+//!
+//! One question is one `Live`: the owner's kind comes from `grammar`, the instances from the view, choice
+//! and order from `balance`. Records are made last, and only those that go out.
+
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::answer::{Asked, Ede, FIXED_OCTETS, Found, Over, Selection, additional, static_addresses};
+use crate::balance::{Draws, prefer, shuffle};
+use crate::grammar::{self, Owner};
+use crate::instance::{Instance, Location, Port, Transport};
+use crate::name::{Apex, Name, fnv};
+use crate::record::{Data, Record, Type};
+use crate::view::{APEX_TTL, EDE_OCTETS_MAX, Member, NEGATIVE_TTL, ServiceView, View, target_of, ttl_within};
+
+/// Octets of an owner that is a compression pointer.
+const POINTER_OCTETS: usize = 2;
+/// Octets of an Extended DNS Error at its longest (RFC 8914 section 2).
+const EDE_ROOM: usize = 6 + EDE_OCTETS_MAX;
+
+/// The addresses of one instance, of the name server or of a name in the record tree.
+pub(crate) fn addresses(view: &View, apex: &Apex, name: &Name) -> Vec<Record> {
+    let lower = name.to_lowercase();
+    let labels = lower.labels_below(apex.name()).unwrap_or_default();
+    match grammar::parse(&labels) {
+        Some(Owner::NameServer) => ns_addresses(view, name, &[Type::A, Type::AAAA]),
+        Some(Owner::Below { service, label }) => {
+            let service = view.service(service);
+            let member = service.as_ref().and_then(|service| service.by_label(label));
+            member
+                .map(|member| instance_addresses(&member.instance, name, view.settings.ttl))
+                .unwrap_or_default()
+        }
+        Some(Owner::Service(service)) if view.service(service).is_some() => {
+            let service = view.service(service);
+            let live = service.iter().flat_map(|service| service.live());
+            let mut records: Vec<Record> = live
+                .flat_map(|member| instance_addresses(&member.instance, name, view.settings.ttl))
+                .collect();
+            records.sort_by_key(|record| record.data.rtype());
+            records.dedup();
+            records
+        }
+        _ => {
+            let zones = view.zones();
+            let tree = zones.trees.iter().find(|tree| &tree.apex == apex.name());
+            tree.map(|tree| static_addresses(tree, name)).unwrap_or_default()
+        }
+    }
+}
+
+fn ns_addresses(view: &View, owner: &Name, types: &[Type]) -> Vec<Record> {
+    let data = view.settings.ns_addresses.iter().map(|address| address_data(*address));
+    data.filter(|data| types.contains(&data.rtype()))
+        .map(|data| Record { owner: owner.clone(), ttl: APEX_TTL, data })
+        .collect()
+}
+
+fn instance_addresses(instance: &Instance, owner: &Name, ttl: u32) -> Vec<Record> {
+    let ttl = ttl_within(ttl, instance.lease);
+    let mut data: Vec<Data> = instance.addresses().iter().map(|address| address_data(*address)).collect();
+    data.sort_by_key(Data::rtype); // each RRset in one run
+    data.into_iter().map(|data| Record { owner: owner.clone(), ttl, data }).collect()
+}
+
+fn address_data(address: IpAddr) -> Data {
+    match address {
+        IpAddr::V4(v4) => Data::A(v4),
+        IpAddr::V6(v6) => Data::Aaaa(v6),
+    }
+}
+
+/// What the live zone has for a name.
+pub(crate) fn find(view: &View, apex: &Apex, asked: &Asked<'_>, qname: &Name) -> Found {
+    let lower = qname.to_lowercase();
+    let labels = lower.labels_below(apex.name()).unwrap_or_default();
+    let Some(owner) = grammar::parse(&labels) else { return Found::NoName(None) };
+    if asked.question.qtype == Type::ANY {
+        // RFC 8482 section 4.1: one RRset that is there, the smallest kinds first.
+        let mut last = Found::NoName(None);
+        for qtype in [Type::A, Type::AAAA, Type::SRV, Type::PTR, Type::TXT, Type::SOA] {
+            last = Live { view, apex, asked, qname, qtype }.find(owner);
+            if matches!(last, Found::Records(_) | Found::Alias(..)) {
+                break;
+            }
+        }
+        return last;
+    }
+    Live { view, apex, asked, qname, qtype: asked.question.qtype }.find(owner)
+}
+
+/// One question in the live zone.
+struct Live<'a> {
+    view: &'a View,
+    apex: &'a Apex,
+    asked: &'a Asked<'a>,
+    qname: &'a Name,
+    qtype: Type,
+}
+
+/// One record that could be answered, before choice: it is made only once it is chosen.
+struct Candidate<'a> {
+    content: Content<'a>,
+    instance: &'a Instance,
+    weight: u64,
+    priority: u16,
+}
+
+#[derive(Clone, Copy)]
+enum Content<'a> {
+    Address(IpAddr),
+    Port(&'a Port),
+    TypeInstance(Transport),
+}
+
+impl Candidate<'_> {
+    /// A number for what the record says, the same on every machine and for every query.
+    fn identity(&self) -> u64 {
+        match self.content {
+            Content::Address(IpAddr::V4(v4)) => fnv(&[&v4.octets()]),
+            Content::Address(IpAddr::V6(v6)) => fnv(&[&v6.octets()]),
+            Content::Port(port) => {
+                fnv(&[self.instance.label.as_str().as_bytes(), &port.number.to_be_bytes()])
+            }
+            Content::TypeInstance(_) => fnv(&[self.instance.label.as_str().as_bytes()]),
+        }
+    }
+}
+
+impl Live<'_> {
+    fn find(&self, owner: Owner<'_>) -> Found {
+        match owner {
+            Owner::Apex => self.apex_records(),
+            Owner::NameServer => match self.qtype {
+                qtype @ (Type::A | Type::AAAA) => self.plain(ns_addresses(self.view, self.qname, &[qtype])),
+                _ => Found::NoData(None),
+            },
+            Owner::Empty => Found::NoData(None),
+            Owner::Types => self.types(),
+            Owner::Browse => match self.qtype {
+                Type::PTR => self.plain(vec![self.record(APEX_TTL, Data::Ptr(self.apex.name().clone()))]),
+                _ => Found::NoData(None),
+            },
+            Owner::Tag(tag) if self.view.has_tag(tag) => Found::NoData(None),
+            Owner::Tag(_) => Found::NoName(None),
+            Owner::Service(name) => self.in_service(name, |service| self.of_service(service)),
+            Owner::ByTransport(name, transport) => {
+                self.in_service(name, |service| self.by_transport(service, transport))
+            }
+            Owner::ByPort { service, port, transport } => {
+                self.in_service(service, |service| self.by_port(service, port, transport))
+            }
+            Owner::Ports(name, transport) => self.in_service(name, |service| {
+                let named = |port: &Port| port.name.is_some() && port.transport == transport;
+                match service.known().any(|instance| instance.ports.iter().any(named)) {
+                    true => Found::NoData(None),
+                    false => {
+                        Found::NoName(self.ede(|| format!("{name}: no named {} port", transport.as_str())))
+                    }
+                }
+            }),
+            Owner::ByTag { service, tag } => self.in_service(service, |service| self.by_tag(service, tag)),
+            Owner::Below { service, label } => self.in_service(service, |service| self.below(service, label)),
+            Owner::TypeInstance { service, label, transport } => {
+                self.in_service(service, |service| self.type_instance(service, label, transport))
+            }
+        }
+    }
+
+    fn in_service(&self, name: &str, find: impl FnOnce(&ServiceView) -> Found) -> Found {
+        match self.view.service(name) {
+            Some(service) => find(&service),
+            None => Found::NoName(self.ede(|| format!("{name}: no such service"))),
+        }
+    }
+
+    fn apex_records(&self) -> Found {
+        match self.qtype {
+            Type::SOA => {
+                let soa = Data::Soa(Arc::new(self.view.soa(self.apex)));
+                self.plain(vec![self.record(NEGATIVE_TTL, soa)])
+            }
+            Type::NS => {
+                let server = self.apex.owner(&["ns"]);
+                let addresses = ns_addresses(self.view, &server, &[Type::A, Type::AAAA]);
+                let records = vec![self.record(APEX_TTL, Data::Ns(server))];
+                Found::Records(Selection { records, additional: addresses, ..Selection::default() })
+            }
+            _ => Found::NoData(None),
+        }
+    }
+
+    /// `_services._dns-sd._udp`: every type, cut at a stable place where even a stream is too short.
+    fn types(&self) -> Found {
+        if self.qtype != Type::PTR {
+            return Found::NoData(None);
+        }
+        let directory = self.view.directory();
+        let mut selection = Selection::default();
+        let mut room = self.asked.room;
+        for name in directory.names().filter(|name| name.is_service_type()) {
+            let Some(service) = self.view.service(name.as_str()) else { continue };
+            for transport in
+                Transport::ALL.into_iter().filter(|transport| has_transport(&service, *transport))
+            {
+                let data = Data::Ptr(self.apex.owner(&[&format!("_{name}"), transport.label()]));
+                // The apex is compressed against the question: what counts is what is in front of it.
+                let octets = POINTER_OCTETS + FIXED_OCTETS + data.octets_max()
+                    - self.apex.name().as_wire().len()
+                    + POINTER_OCTETS;
+                if octets + EDE_ROOM > room {
+                    selection.cut = true;
+                    selection.ede =
+                        self.ede(|| "not every type fits; `callsign ls` lists them all".to_owned());
+                    return Found::Records(selection);
+                }
+                room -= octets;
+                selection.records.push(self.record(self.view.settings.ttl, data));
+            }
+        }
+        self.records_or_none(selection, None)
+    }
+
+    /// `web`: A, AAAA, SRV and TXT of its live instances.
+    fn of_service(&self, service: &ServiceView) -> Found {
+        match self.qtype {
+            Type::A | Type::AAAA => self.addresses(service, service.live().collect()),
+            Type::SRV => self.srv(service, service.live(), |instance| instance.ports.first()),
+            Type::TXT => self.service_txt(service),
+            _ => self.no_data(service),
+        }
+    }
+
+    fn by_transport(&self, service: &ServiceView, transport: Transport) -> Found {
+        if !has_transport(service, transport) {
+            return Found::NoName(self.ede(|| format!("{}: no {} port", service.name, transport.as_str())));
+        }
+        match self.qtype {
+            Type::SRV => self.srv(service, service.live(), |instance| first_port(instance, transport)),
+            Type::PTR if service.name.is_service_type() => self.browse(service, transport),
+            _ => self.no_data(service),
+        }
+    }
+
+    fn by_port(&self, service: &ServiceView, port: &str, transport: Transport) -> Found {
+        let named = |instance: &Instance| {
+            instance
+                .ports
+                .iter()
+                .position(|known| known.name.as_deref() == Some(port) && known.transport == transport)
+        };
+        if !service.known().any(|instance| named(instance).is_some()) {
+            return Found::NoName(
+                self.ede(|| format!("{}: no {} port named {port}", service.name, transport.as_str())),
+            );
+        }
+        match self.qtype {
+            Type::SRV => {
+                self.srv(service, service.live(), |instance| named(instance).map(|at| &instance.ports[at]))
+            }
+            _ => self.no_data(service),
+        }
+    }
+
+    fn by_tag(&self, service: &ServiceView, tag: &str) -> Found {
+        if !service.tags.contains(tag) {
+            return Found::NoName(self.ede(|| format!("{}: no instance tagged {tag}", service.name)));
+        }
+        let tagged = || service.live().filter(|member| has_tag(&member.instance, tag));
+        match self.qtype {
+            Type::A | Type::AAAA => self.addresses(service, tagged().collect()),
+            Type::SRV => self.srv(service, tagged(), |instance| instance.ports.first()),
+            _ => self.no_data(service),
+        }
+    }
+
+    /// `<id>.web`, else `<tag>.web`: where both are spelt alike, the id answers.
+    fn below(&self, service: &ServiceView, label: &str) -> Found {
+        if let Some(member) = service.by_label(label) {
+            return self.of_instance(
+                &member.instance,
+                first_port(&member.instance, Transport::Tcp).or(member.instance.ports.first()),
+            );
+        }
+        if service.tags.contains(label) {
+            return self.by_tag(service, label);
+        }
+        match service.gone.iter().rev().find(|gone| gone.instance.label.as_str() == label) {
+            Some(gone) => Found::NoData(
+                self.ede(|| format!("{label} {} {}", gone.reason.as_str(), gone.at.time_of_day())),
+            ),
+            None => Found::NoName(self.ede(|| format!("{}: no instance or tag {label}", service.name))),
+        }
+    }
+
+    fn type_instance(&self, service: &ServiceView, label: &str, transport: Transport) -> Found {
+        let member = service.by_label(label);
+        let port = member.and_then(|member| first_port(&member.instance, transport));
+        match (member, port, self.qtype) {
+            (Some(member), Some(port), Type::SRV | Type::TXT) => {
+                self.of_instance(&member.instance, Some(port))
+            }
+            (Some(_), Some(_), _) => Found::NoData(None),
+            _ => Found::NoName(self.ede(|| format!("{}: no such instance", service.name))),
+        }
+    }
+
+    /// One instance under its own name, whatever its health: it is asked for by id.
+    fn of_instance(&self, instance: &Instance, port: Option<&Port>) -> Found {
+        let ttl = ttl_within(self.view.settings.ttl, instance.lease);
+        match (self.qtype, &instance.location) {
+            (Type::A | Type::AAAA, Location::Target(target)) => {
+                Found::Alias(self.record(ttl, Data::Cname(target.clone())), target.clone())
+            }
+            (qtype @ (Type::A | Type::AAAA), Location::Addresses(_)) => {
+                let mut records = instance_addresses(instance, self.qname, self.view.settings.ttl);
+                records.retain(|record| record.data.rtype() == qtype);
+                self.plain(records)
+            }
+            (Type::SRV, _) => {
+                let Some(port) = port else { return Found::NoData(None) };
+                let data = self.srv_data(instance, port);
+                let records = vec![self.record(ttl, data)];
+                let additional = self.beside_srv(&records[0], instance);
+                Found::Records(Selection { records, additional, ..Selection::default() })
+            }
+            (Type::TXT, _) => self.plain(vec![self.record(ttl, instance_txt(instance))]),
+            _ => Found::NoData(None),
+        }
+    }
+
+    /// A or AAAA of the lowest priority that has a live instance.
+    fn addresses(&self, service: &ServiceView, live: Vec<&Member>) -> Found {
+        if let [only] = live[..]
+            && let Location::Target(target) = &only.instance.location
+        {
+            return Found::Alias(self.record(service.ttl, Data::Cname(target.clone())), target.clone());
+        }
+        let lowest = live.iter().map(|member| member.instance.priority).min();
+        let mut candidates: Vec<Candidate<'_>> = Vec::new();
+        let mut places: HashMap<IpAddr, usize> = HashMap::new();
+        let mut targets = 0;
+        let instances = live.iter().map(|member| &*member.instance);
+        for instance in instances.filter(|instance| Some(instance.priority) == lowest) {
+            targets += usize::from(matches!(instance.location, Location::Target(_)));
+            let of_family = |address: &&IpAddr| address.is_ipv4() == (self.qtype == Type::A);
+            for address in instance.addresses().iter().filter(of_family) {
+                let weight = u64::from(instance.weight);
+                // An RRset is a set (RFC 2181 section 5): one record, with the weight of all.
+                match places.entry(*address) {
+                    Entry::Occupied(place) => candidates[*place.get()].weight += weight,
+                    Entry::Vacant(place) => {
+                        place.insert(candidates.len());
+                        candidates.push(Candidate {
+                            content: Content::Address(*address),
+                            instance,
+                            weight,
+                            priority: 0,
+                        });
+                    }
+                }
+            }
+        }
+        let none = candidates.is_empty();
+        let mut selection = self.choose(service, candidates);
+        if targets > 0 {
+            let text = || format!("{}: left out {targets} that are host names; ask SRV", service.name);
+            selection.ede = selection.ede.or_else(|| self.ede(text));
+        } else if none && lowest.is_some() {
+            let family = if self.qtype == Type::A { "IPv4" } else { "IPv6" };
+            selection.ede =
+                self.ede(|| format!("{}: no live instance has an {family} address", service.name));
+        }
+        self.records_or_none(selection, Some(service))
+    }
+
+    fn srv<'m>(
+        &self,
+        service: &ServiceView,
+        live: impl Iterator<Item = &'m Member>,
+        port: impl Fn(&'m Instance) -> Option<&'m Port>,
+    ) -> Found {
+        // The name of an instance is its own, so only those that name a target can be alike.
+        let mut seen = HashSet::new();
+        let mut candidates: Vec<Candidate<'_>> = Vec::new();
+        for instance in live.map(|member| &*member.instance) {
+            let Some(port) = port(instance) else { continue };
+            if let Location::Target(target) = &instance.location
+                && !seen.insert((target, port.number, instance.priority, instance.weight))
+            {
+                continue;
+            }
+            let (weight, priority) = (instance.weight.into(), instance.priority);
+            candidates.push(Candidate { content: Content::Port(port), instance, weight, priority });
+        }
+        let selection = self.choose(service, candidates);
+        self.records_or_none(selection, Some(service))
+    }
+
+    fn srv_data(&self, instance: &Instance, port: &Port) -> Data {
+        Data::Srv {
+            priority: instance.priority,
+            weight: instance.weight,
+            port: port.number,
+            target: target_of(instance, self.apex),
+        }
+    }
+
+    fn data(&self, candidate: &Candidate<'_>) -> Data {
+        match candidate.content {
+            Content::Address(address) => address_data(address),
+            Content::Port(port) => self.srv_data(candidate.instance, port),
+            Content::TypeInstance(transport) => {
+                let service = format!("_{}", candidate.instance.key.service);
+                Data::Ptr(self.apex.owner(&[candidate.instance.label.as_str(), &service, transport.label()]))
+            }
+        }
+    }
+
+    /// Octets of the record: its owner is the question's name, and so a pointer.
+    fn octets(&self, candidate: &Candidate<'_>) -> usize {
+        let instance = candidate.instance;
+        let own = instance.label.as_str().len() + instance.key.service.as_str().len() + 2;
+        let apex = self.apex.name().as_wire().len();
+        let data = match candidate.content {
+            Content::Address(IpAddr::V4(_)) => 4,
+            Content::Address(IpAddr::V6(_)) => 16,
+            Content::Port(_) => match &instance.location {
+                Location::Target(target) => 6 + target.as_wire().len(),
+                Location::Addresses(_) => 6 + own + apex,
+            },
+            // The apex is compressed; the rest is at most this.
+            Content::TypeInstance(transport) => own + 1 + transport.label().len() + 1 + POINTER_OCTETS,
+        };
+        POINTER_OCTETS + FIXED_OCTETS + data
+    }
+
+    /// Of the candidates as many as fit, the same for the same client; their order is drawn by weight
+    /// within each priority.
+    fn choose(&self, service: &ServiceView, mut candidates: Vec<Candidate<'_>>) -> Selection {
+        let all = candidates.len();
+        let mut selection = Selection::default();
+        if candidates.iter().map(|candidate| self.octets(candidate)).sum::<usize>() > self.asked.room {
+            let (rank, weight) = (|of: &Candidate<'_>| of.priority, |of: &Candidate<'_>| of.weight);
+            prefer(&mut candidates, self.asked.client, Candidate::identity, rank, weight);
+            // On a stream there is no second try, so the reason has a place reserved.
+            let reserved = if self.asked.over == Over::Stream { EDE_ROOM } else { 0 };
+            let mut room = self.asked.room.saturating_sub(reserved);
+            let fitting = candidates.iter().take_while(|candidate| {
+                let fits = self.octets(candidate) <= room;
+                room = room.saturating_sub(self.octets(candidate));
+                fits
+            });
+            let fitting = fitting.count();
+            candidates.truncate(fitting);
+            selection.cut = true;
+            if self.asked.over == Over::Stream {
+                selection.ede = self.ede(|| format!("{}: {fitting} of {all} records fit", service.name));
+            }
+        }
+        shuffle(&mut candidates, |candidate| candidate.weight, &mut Draws::new(self.asked.draw));
+        candidates.sort_by_key(|candidate| candidate.priority);
+        for candidate in &candidates {
+            let record = self.record(service.ttl, self.data(candidate));
+            match candidate.content {
+                Content::Address(_) => {}
+                Content::Port(_) => selection.additional.extend(self.beside_srv(&record, candidate.instance)),
+                Content::TypeInstance(transport) => {
+                    selection.additional.extend(self.beside_ptr(
+                        service,
+                        &record,
+                        candidate.instance,
+                        transport,
+                    ));
+                }
+            }
+            selection.records.push(record);
+        }
+        selection
+    }
+
+    /// The addresses of the instance, from the same view as its record, or of its target where that is
+    /// a name of ours.
+    fn beside_srv(&self, record: &Record, instance: &Instance) -> Vec<Record> {
+        match (&instance.location, record.data.target()) {
+            (Location::Addresses(_), Some(target)) => {
+                instance_addresses(instance, target, self.view.settings.ttl)
+            }
+            _ => additional(self.view, std::slice::from_ref(record)),
+        }
+    }
+
+    /// SRV, TXT and addresses of the instance (RFC 6763 section 12.1).
+    fn beside_ptr(
+        &self,
+        service: &ServiceView,
+        ptr: &Record,
+        instance: &Instance,
+        transport: Transport,
+    ) -> Vec<Record> {
+        let (Data::Ptr(owner), Some(port)) = (&ptr.data, first_port(instance, transport)) else {
+            return Vec::new();
+        };
+        let record = |data| Record { owner: owner.clone(), ttl: service.ttl, data };
+        let srv = record(self.srv_data(instance, port));
+        let addresses = self.beside_srv(&srv, instance);
+        [srv, record(instance_txt(instance))].into_iter().chain(addresses).collect()
+    }
+
+    /// Each different text of a live instance once; a known service keeps an empty one, so that
+    /// its name is there for secondaries too.
+    fn service_txt(&self, service: &ServiceView) -> Found {
+        let mut texts: Vec<Data> = service.live().map(|member| instance_txt(&member.instance)).collect();
+        if texts.is_empty() {
+            texts.push(Data::txt([]));
+        }
+        let mut records: Vec<Record> = Vec::new();
+        let mut room = self.asked.room;
+        let mut cut = false;
+        for data in texts {
+            let octets = POINTER_OCTETS + FIXED_OCTETS + data.octets_max();
+            if records.iter().any(|known| known.data == data) {
+                continue;
+            }
+            cut = octets > room;
+            if cut {
+                break;
+            }
+            room -= octets;
+            records.push(self.record(service.ttl, data));
+        }
+        let ede = (!service.why_none.is_empty()).then(|| Ede::new(Ede::OTHER, &*service.why_none));
+        Found::Records(Selection { records, cut, ede, ..Selection::default() })
+    }
+
+    /// PTR to each live instance.
+    fn browse(&self, service: &ServiceView, transport: Transport) -> Found {
+        let instances = service.live().map(|member| &*member.instance);
+        let with_port = instances.filter(|instance| first_port(instance, transport).is_some());
+        let content = Content::TypeInstance(transport);
+        let candidates = with_port.map(|instance| Candidate {
+            content,
+            instance,
+            weight: instance.weight.into(),
+            priority: 0,
+        });
+        let selection = self.choose(service, candidates.collect());
+        self.records_or_none(selection, Some(service))
+    }
+
+    fn record(&self, ttl: u32, data: Data) -> Record {
+        Record { owner: self.qname.clone(), ttl, data }
+    }
+
+    fn plain(&self, records: Vec<Record>) -> Found {
+        self.records_or_none(Selection { records, ..Selection::default() }, None)
+    }
+
+    fn records_or_none(&self, selection: Selection, service: Option<&ServiceView>) -> Found {
+        if !selection.records.is_empty() {
+            return Found::Records(selection);
+        }
+        match (selection.ede, service) {
+            (None, Some(service)) => self.no_data(service),
+            (ede, _) => Found::NoData(ede),
+        }
+    }
+
+    fn no_data(&self, service: &ServiceView) -> Found {
+        Found::NoData((!service.why_none.is_empty()).then(|| Ede::new(Ede::OTHER, &*service.why_none)))
+    }
+
+    /// Words only for a client that reads them.
+    fn ede(&self, text: impl FnOnce() -> String) -> Option<Ede> {
+        self.asked.edns.then(|| Ede::new(Ede::OTHER, text()))
+    }
+}
+
+fn first_port(instance: &Instance, transport: Transport) -> Option<&Port> {
+    instance.ports.iter().find(|port| port.transport == transport)
+}
+
+fn has_transport(service: &ServiceView, transport: Transport) -> bool {
+    service.known().any(|instance| first_port(instance, transport).is_some())
+}
+
+/// `label` is in lower case, as a tag's own label is.
+fn has_tag(instance: &Instance, label: &str) -> bool {
+    instance.tags.iter().any(|tag| tag.label().is_some_and(|own| own.as_str() == label))
+}
+
+/// Metadata as RFC 6763 section 6.3 writes it, and the tags; a pair too long for a string is left out.
+fn instance_txt(instance: &Instance) -> Data {
+    let mut strings: Vec<String> =
+        instance.meta.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    if !instance.tags.is_empty() && !instance.meta.contains_key("tags") {
+        let tags: Vec<&str> = instance.tags.iter().map(|tag| tag.as_str()).collect();
+        strings.push(format!("tags={}", tags.join(",")));
+    }
+    Data::txt(strings.iter().map(|string| string.as_bytes()))
+}
+
+/// True where the registry has a name one label below the apex, at or above `qname`.
+pub(crate) fn has_top_of(view: &View, apex: &Apex, qname: &Name) -> bool {
+    let lower = qname.to_lowercase();
+    let labels = lower.labels_below(apex.name()).unwrap_or_default();
+    let top = labels.last().and_then(|label| grammar::parse(&[label]));
+    match top {
+        Some(Owner::Service(name)) => view.service(name).is_some(),
+        Some(Owner::Tag(tag)) => view.has_tag(tag),
+        top => top.is_some(),
+    }
+}
