@@ -19,11 +19,12 @@ use crate::balance::Draws;
 use crate::bind;
 use crate::clock::Clock;
 use crate::config::{Config, StoreChoice};
+use crate::connections::Connections;
 use crate::dns::{tcp, udp, wire::Sizes};
 use crate::name::{HostName, Name, ServiceName};
 use crate::protocol::ServerForm;
 use crate::registry::Registry;
-use crate::socket::{self, Desk};
+use crate::socket::{self, Desk, Listener};
 use crate::store::Store;
 use crate::view::{Settings, View, Zones};
 use crate::writer::Writer;
@@ -87,15 +88,19 @@ pub async fn run(config: Config) -> Result<()> {
         host: own_host(),
         addresses: bind::default_route_addresses(),
         loopback_allowed: loopback_only || config.allow_loopback,
+        connections: Connections::new(socket::CONNECTIONS_MAX),
         server: server_form(&view, store_name, &lines),
     });
     let unix = tokio::net::UnixListener::from_std(bound.unix.listener.try_clone()?)?;
-    tasks.spawn("registration socket", socket::run_unix(unix, desk.clone(), stop_registrations.clone()));
+    tasks.spawn(
+        "registration socket",
+        socket::run(Listener::Unix(unix), desk.clone(), stop_registrations.clone()),
+    );
     for listener in bound.listen {
         let listener = tokio::net::TcpListener::from_std(listener)?;
         tasks.spawn(
             "registration over tcp",
-            socket::run_tcp(listener, desk.clone(), stop_registrations.clone()),
+            socket::run(Listener::Tcp(listener), desk.clone(), stop_registrations.clone()),
         );
     }
     drop(desk); // the writer ends when the last connection has

@@ -4,43 +4,33 @@
 //! replies are written in order. Reads and heartbeats are answered from the published view, behind the
 //! commands that came before them on the same connection.
 
-use std::collections::HashSet;
-use std::io;
-use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::Duration;
+mod lines;
+mod session;
 
-use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
-use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::{broadcast, oneshot};
-use tokio::time::timeout;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use tokio::io::{AsyncRead, AsyncWrite, BufReader};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio_util::either::Either;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::session::Session;
 use crate::clock::Clock;
 use crate::connections::{Connections, Place};
-use crate::explain::explain;
-use crate::instance::{Instance, Key, Lease, Location};
 use crate::name::{HostName, InstanceId};
 use crate::protocol::{
-    ChangeForm, DeregisteredForm, FRAME_OCTETS_MAX, Filter, FilterForm, HolderForm, InstanceForm,
-    InstancesForm, LIST_MAX, LookupForm, NamedForm, Peer, Problem, RegisteredForm, RenewedForm, Reply,
-    ReportedForm, Request, ServerForm, decode, encode, lease_id_text, lease_text,
+    FilterForm, HolderForm, InstanceForm, InstancesForm, LIST_MAX, LookupForm, Peer, Problem, RenewedForm,
+    Reply, ServerForm, lease_text,
 };
-use crate::registry::{Author, Change, Command, Report, Subject, What};
-use crate::view::{Member, View, target_of};
-use crate::writer::{Handle, Verdict};
+use crate::registry::{Author, Command};
+use crate::view::{Member, View};
+use crate::writer::Handle;
 
-/// Connections at once; a holder of a connection-bound lease needs one for itself.
-const CONNECTIONS_MAX: usize = 10_000;
-/// Requests read before the replies to them are written.
-const PIPELINE_MAX: usize = 256;
-/// How long one line may take from its first octet to its end.
-const LINE_TIME_MAX: Duration = Duration::from_secs(10);
-/// How long a client may leave replies unread before the connection is given up.
-const WRITE_TIME_MAX: Duration = Duration::from_secs(10);
-/// How long the rest of a refused line is read and thrown away, so that its error arrives.
-const LINGER: Duration = Duration::from_secs(2);
+/// Connections at once, over all listeners; a holder of a connection-bound lease needs one for itself.
+pub const CONNECTIONS_MAX: usize = 10_000;
 
 /// What every connection shares.
 pub struct Desk {
@@ -50,53 +40,52 @@ pub struct Desk {
     /// The machine we run on.
     pub host: HostName,
     /// For a registration over the Unix socket that names no address.
-    pub addresses: Vec<std::net::IpAddr>,
+    pub addresses: Vec<IpAddr>,
     pub loopback_allowed: bool,
+    /// One for all listeners: a connection's number is its name in leases.
+    pub connections: Arc<Connections>,
     /// For `status`: what does not change.
     pub server: ServerForm,
 }
 
-/// Accepts on a Unix socket until `stop`.
-pub async fn run_unix(listener: UnixListener, desk: Arc<Desk>, stop: CancellationToken) -> io::Result<()> {
-    let connections = Connections::new(CONNECTIONS_MAX);
-    let tasks = TaskTracker::new();
-    loop {
-        let accepted = tokio::select! {
-            () = stop.cancelled() => break,
-            accepted = listener.accept() => accepted,
-        };
-        match accepted {
-            Ok((stream, _)) => {
-                let place = connections.enter(&stop);
-                // Who left before we looked has no credentials any more.
-                let Ok(peer) = stream.peer_cred() else { continue };
-                let author = Author::User(peer.uid());
-                tasks.spawn(connection(stream, desk.clone(), author, place, stop.clone()));
-            }
-            Err(error) => connections.after_error(error).await?,
-        }
-    }
-    tasks.close();
-    tasks.wait().await;
-    Ok(())
+/// A socket that registrations come in on.
+pub enum Listener {
+    Unix(UnixListener),
+    Tcp(TcpListener),
 }
 
-/// Accepts on a TCP socket until `stop`.
-pub async fn run_tcp(listener: TcpListener, desk: Arc<Desk>, stop: CancellationToken) -> io::Result<()> {
-    let connections = Connections::new(CONNECTIONS_MAX);
+impl Listener {
+    async fn accept(&self) -> io::Result<(Either<UnixStream, TcpStream>, Author)> {
+        match self {
+            Self::Unix(listener) => {
+                let (stream, _) = listener.accept().await?;
+                let author = Author::User(stream.peer_cred()?.uid());
+                Ok((Either::Left(stream), author))
+            }
+            Self::Tcp(listener) => {
+                let (stream, address) = listener.accept().await?;
+                stream.set_nodelay(true)?;
+                Ok((Either::Right(stream), Author::Address(address)))
+            }
+        }
+    }
+}
+
+/// Accepts until `stop`, and then waits for every connection to end.
+pub async fn run(listener: Listener, desk: Arc<Desk>, stop: CancellationToken) -> io::Result<()> {
     let tasks = TaskTracker::new();
     loop {
+        // Both arms are cancel-safe.
         let accepted = tokio::select! {
             () = stop.cancelled() => break,
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, address)) => {
-                let place = connections.enter(&stop);
-                let _ = stream.set_nodelay(true);
-                tasks.spawn(connection(stream, desk.clone(), Author::Address(address), place, stop.clone()));
+            Ok((stream, author)) => {
+                let place = desk.connections.enter(&stop);
+                tasks.spawn(connection(stream, desk.clone(), author, place, stop.clone()));
             }
-            Err(error) => connections.after_error(error).await?,
+            Err(error) => desk.connections.after_error(error).await?,
         }
     }
     tasks.close();
@@ -113,24 +102,15 @@ async fn connection(
 ) {
     let peer = desk.peer(&author, place.number);
     let (reader, writer) = tokio::io::split(stream);
-    let mut session = Session {
-        desk: &desk,
-        author,
-        peer,
-        writer,
-        out: Vec::new(),
-        waiting: Vec::new(),
-        bound: HashSet::new(),
-    };
-    let mut reader = BufReader::new(reader);
-    let ended = session.run(&mut reader, &place).await;
+    let mut session = Session::new(&desk, author, peer, writer);
+    let ended = session.run(&mut BufReader::new(reader), &place).await;
     if let Err(error) = ended {
         tracing::debug!(%error, "registration socket");
     }
-    session.settle().await; // what was asked for before an error is bound as well
     // Our own stop is not the holder's end: what is bound to the connection stays registered.
-    if !stop.is_cancelled() && !session.bound.is_empty() {
-        let closed = Command::Closed { connection: place.number, keys: session.bound.into_iter().collect() };
+    let keys = session.end().await;
+    if !stop.is_cancelled() && !keys.is_empty() {
+        let closed = Command::Closed { connection: place.number, keys };
         if let Err(stopped) = desk.writer.tell(closed, Author::Server).await {
             tracing::debug!(%stopped, "a connection ended");
         }
@@ -218,403 +198,4 @@ impl Desk {
             lease: lease_text(lease),
         }))
     }
-}
-
-/// One connection's side of the conversation.
-struct Session<'a, W> {
-    desk: &'a Desk,
-    author: Author,
-    peer: Peer,
-    writer: W,
-    /// Replies not written yet.
-    out: Vec<u8>,
-    /// Commands whose verdict is still to come; their replies go out before any other.
-    waiting: Vec<(Asked, oneshot::Receiver<Verdict>)>,
-    /// Instances bound to this connection.
-    bound: HashSet<Key>,
-}
-
-/// What a command was, as far as its reply needs it.
-enum Asked {
-    Register(Key),
-    Deregister(Key),
-    Drain(Key),
-    Report(Report),
-}
-
-/// What follows a request.
-enum Next {
-    GoOn,
-    Close,
-}
-
-impl<W: AsyncWrite + Unpin> Session<'_, W> {
-    async fn run(&mut self, reader: &mut (impl AsyncBufReadExt + Unpin), place: &Place) -> io::Result<()> {
-        let mut line = Vec::new();
-        loop {
-            // Nothing is lost to the other arms: both end the connection.
-            let read = tokio::select! {
-                biased;
-                read = read_line(reader, &mut line) => read?,
-                () = place.closing().cancelled() => return Ok(()),
-            };
-            match read {
-                Read::Line => {}
-                Read::End => return Ok(()),
-                Read::TooLong => return self.give_up(reader, too_long()).await,
-                Read::TooSlow => return self.give_up(reader, too_slow()).await,
-            }
-            place.touch();
-            let (next, mut served) = (self.request(&line, reader, place).await?, 1);
-            if matches!(next, Next::Close) {
-                return Ok(());
-            }
-            // Whatever else has arrived in full is served before the replies are written.
-            while served < PIPELINE_MAX && buffered_line(reader, &mut line).await? {
-                if matches!(self.request(&line, reader, place).await?, Next::Close) {
-                    return Ok(());
-                }
-                served += 1;
-            }
-            self.flush().await?;
-        }
-    }
-
-    async fn request(
-        &mut self,
-        line: &[u8],
-        reader: &mut (impl AsyncReadExt + Unpin),
-        place: &Place,
-    ) -> io::Result<Next> {
-        if line.iter().all(u8::is_ascii_whitespace) {
-            return Ok(Next::GoOn);
-        }
-        let request = match decode(line) {
-            Ok(request) => request,
-            Err(problem) => {
-                self.reply(Reply::Error(problem)).await;
-                return Ok(Next::GoOn);
-            }
-        };
-        let command = match request {
-            Request::Register(form) => self.register(&form),
-            Request::Deregister(form) => form
-                .holder(&self.peer.host)
-                .map(|holder| (Asked::Deregister(holder.key.clone()), Command::Deregister(holder))),
-            Request::Drain(form) => form
-                .holder(&self.peer.host)
-                .map(|holder| (Asked::Drain(holder.key.clone()), Command::Drain(holder))),
-            Request::Report(form) => form
-                .report(&self.peer.host)
-                .map(|report| (Asked::Report(report.clone()), Command::Report(report))),
-            Request::Watch(form) => {
-                match form.filter() {
-                    Ok(filter) => {
-                        self.settle().await;
-                        self.flush().await?;
-                        self.watch(filter, reader, place).await?;
-                        return Ok(Next::Close);
-                    }
-                    Err(problem) => self.reply(Reply::Error(problem)).await,
-                }
-                return Ok(Next::GoOn);
-            }
-            read => {
-                self.settle().await;
-                let reply = self.read(&read).unwrap_or_else(Reply::Error);
-                encode(&reply, &mut self.out);
-                return Ok(Next::GoOn);
-            }
-        };
-        match command {
-            Ok((asked, command)) => match self.desk.writer.command(command, self.author.clone()).await {
-                Ok(verdict) => self.waiting.push((asked, verdict)),
-                Err(_) => self.reply(Reply::Error(stopping())).await,
-            },
-            Err(problem) => self.reply(Reply::Error(problem)).await,
-        }
-        Ok(Next::GoOn)
-    }
-
-    fn register(&self, form: &crate::protocol::RegisterForm) -> Result<(Asked, Command), Problem> {
-        let mut random = [0; 8];
-        getrandom::fill(&mut random).map_err(|error| {
-            Problem::new("unavailable", format!("no random number from the kernel: {error}; try again"))
-        })?;
-        let registration = form.registration(&self.peer, u64::from_be_bytes(random))?;
-        Ok((Asked::Register(registration.key.clone()), Command::Register(Box::new(registration))))
-    }
-
-    /// Requests that change nothing: answered from the view.
-    fn read(&self, request: &Request<'_>) -> Result<Reply, Problem> {
-        let desk = self.desk;
-        match request {
-            Request::Heartbeat(form) => desk.renew(form, &self.peer.host),
-            Request::Lookup(form) => desk.lookup(form),
-            Request::List(form) => desk.list(form),
-            Request::Explain(form) => explain(&desk.view, &form.name).map(Reply::Explained),
-            _ => Ok(desk.status()),
-        }
-    }
-
-    /// A reply, behind those that are still to come.
-    async fn reply(&mut self, reply: Reply) {
-        self.settle().await;
-        encode(&reply, &mut self.out);
-    }
-
-    /// Waits for the verdicts of all commands sent, and puts down their replies.
-    async fn settle(&mut self) {
-        for (asked, verdict) in std::mem::take(&mut self.waiting) {
-            let reply = match verdict.await {
-                Ok(Ok(done)) => self.done(asked, &done.changes, done.revision),
-                Ok(Err(refusal)) => Reply::Error(refusal.into()),
-                Err(_) => Reply::Error(stopping()),
-            };
-            encode(&reply, &mut self.out);
-        }
-    }
-
-    fn done(&mut self, asked: Asked, changes: &[Change], revision: u64) -> Reply {
-        match asked {
-            Asked::Register(key) => {
-                let after = changes.iter().find_map(|change| match &change.what {
-                    What::Instance { after, .. } => after.as_ref(),
-                    _ => None,
-                });
-                let Some(instance) = after else { return Reply::Error(stopping()) };
-                match instance.lease {
-                    Lease::Connection(_) => self.bound.insert(key),
-                    _ => self.bound.remove(&key),
-                };
-                Reply::Registered(Box::new(self.registered(instance, revision)))
-            }
-            Asked::Deregister(key) => {
-                self.bound.remove(&key);
-                let (service, id) = (key.service.to_string(), key.id.to_string());
-                Reply::Deregistered(DeregisteredForm { service, id, existed: !changes.is_empty(), revision })
-            }
-            Asked::Drain(key) => Reply::Draining(NamedForm {
-                service: key.service.to_string(),
-                id: key.id.to_string(),
-                revision,
-            }),
-            Asked::Report(report) => {
-                let (service, id, host) = match &report.on {
-                    Subject::Instance(holder) => {
-                        let key = &holder.key;
-                        (Some(key.service.to_string()), Some(key.id.to_string()), key.host.to_string())
-                    }
-                    Subject::Host(host) => (None, None, host.to_string()),
-                };
-                let (check, status) = (report.check.to_string(), report.status.to_string());
-                Reply::Reported(ReportedForm { service, id, host, check, status, revision })
-            }
-        }
-    }
-
-    fn registered(&self, instance: &Instance, revision: u64) -> RegisteredForm {
-        let apex = &self.desk.view.settings.apexes[0];
-        let (service, label) = (instance.key.service.as_str(), instance.label.as_str());
-        RegisteredForm {
-            service: service.to_owned(),
-            id: instance.key.id.to_string(),
-            host: instance.key.host.to_string(),
-            address: instance.addresses().iter().map(|address| address.to_string()).collect(),
-            target: match &instance.location {
-                Location::Target(_) => Some(target_of(instance, apex).to_string()),
-                Location::Addresses(_) => None,
-            },
-            port: instance.ports[0].number,
-            lease: lease_text(instance.lease),
-            lease_id: lease_id_text(instance.lease_id),
-            dns: apex.owner(&[label, service]).to_string(),
-            revision,
-            warnings: self.warnings(instance),
-        }
-    }
-
-    fn warnings(&self, instance: &Instance) -> Vec<String> {
-        let mut warnings = Vec::new();
-        let name = &instance.key.service;
-        let Some(service) = self.desk.view.service(name.as_str()) else { return warnings };
-        for tag in &instance.tags {
-            let label = tag.as_str().to_ascii_lowercase();
-            if service.by_label(&label).is_some() {
-                warnings.push(format!("the tag `{tag}` is spelt like an instance's id: {label}.{name} answers that instance, not the tag"));
-            }
-        }
-        let label = instance.label.as_str();
-        if service.known().any(|other| {
-            other.key != instance.key && other.tags.iter().any(|tag| tag.as_str().eq_ignore_ascii_case(label))
-        }) {
-            warnings.push(format!(
-                "the id is spelt like a tag of {name}: {label}.{name} answers this instance, not the tag"
-            ));
-        }
-        if !name.is_service_type() {
-            warnings.push(format!(
-                "`{name}` is no DNS-SD service type (15 octets, a letter, no `--`; RFC 6335), so _{name}._tcp cannot be browsed"
-            ));
-        }
-        warnings
-    }
-
-    async fn flush(&mut self) -> io::Result<()> {
-        self.settle().await;
-        if !self.out.is_empty() {
-            timeout(WRITE_TIME_MAX, self.writer.write_all(&self.out)).await??;
-            self.out.clear();
-        }
-        Ok(())
-    }
-
-    /// Says why, reads the rest away for a moment so that it arrives, and closes.
-    async fn give_up(
-        &mut self,
-        reader: &mut (impl AsyncReadExt + Unpin),
-        problem: Problem,
-    ) -> io::Result<()> {
-        self.reply(Reply::Error(problem)).await;
-        self.flush().await?;
-        self.writer.shutdown().await?;
-        let mut rest = vec![0; 16 * 1024];
-        let linger = async { while reader.read(&mut rest).await.is_ok_and(|octets| octets > 0) {} };
-        drop(timeout(LINGER, linger).await);
-        Ok(())
-    }
-
-    /// A snapshot, then every change that matches, until the client goes or cannot keep up.
-    async fn watch(
-        &mut self,
-        filter: Filter,
-        reader: &mut (impl AsyncReadExt + Unpin),
-        place: &Place,
-    ) -> io::Result<()> {
-        let Ok(mut watch) = self.desk.writer.watch(filter.clone()).await else {
-            self.reply(Reply::Error(stopping())).await;
-            return self.flush().await;
-        };
-        let instances = watch.members.iter().map(|member| self.desk.shown(member)).collect();
-        encode(
-            &Reply::Snapshot(InstancesForm { instances, revision: watch.revision, next: None }),
-            &mut self.out,
-        );
-        self.flush().await?;
-        let mut rest = [0; 512];
-        loop {
-            // `recv` is cancel-safe; what is read from the client while it watches means nothing.
-            let changes = tokio::select! {
-                changes = watch.changes.recv() => changes,
-                read = reader.read(&mut rest) => match read? {
-                    0 => return Ok(()),
-                    _ => continue,
-                },
-                () = place.closing().cancelled() => return Ok(()),
-            };
-            match changes {
-                Ok(changes) => {
-                    for change in changes.iter().filter(|change| change.revision > watch.revision) {
-                        self.changed(change, &filter);
-                    }
-                    self.flush().await?;
-                }
-                Err(broadcast::error::RecvError::Closed) => return Ok(()),
-                Err(broadcast::error::RecvError::Lagged(batches)) => {
-                    let text = format!(
-                        "{batches} batches of changes were not read in time; watch again for a new snapshot"
-                    );
-                    self.reply(Reply::Error(Problem::new("lagged", text))).await;
-                    return self.flush().await;
-                }
-            }
-        }
-    }
-
-    /// A change that matches before or after it: leaving the filter is an event too.
-    fn changed(&mut self, change: &Change, filter: &Filter) {
-        let now = self.desk.clock.now();
-        let matches = |instance: &Option<Arc<Instance>>| {
-            instance.as_ref().is_some_and(|instance| filter.matches(instance, instance.health()))
-        };
-        let wanted = match &change.what {
-            What::Instance { before, after } => matches(before) || matches(after),
-            What::Forgotten { .. } | What::Host { .. } => false,
-        };
-        if wanted && let Some(form) = ChangeForm::of(change, now) {
-            encode(&Reply::Change(Box::new(form)), &mut self.out);
-        }
-    }
-}
-
-fn too_long() -> Problem {
-    Problem::new(
-        "too_large",
-        format!("the line is longer than {FRAME_OCTETS_MAX} octets; the connection is closed"),
-    )
-}
-
-fn too_slow() -> Problem {
-    let text = format!(
-        "the line was not complete after {} s; end each request with a newline",
-        LINE_TIME_MAX.as_secs()
-    );
-    Problem::new("timeout", text)
-}
-
-fn stopping() -> Problem {
-    Problem::new("unavailable", "the server is stopping; try again when it is back")
-}
-
-enum Read {
-    Line,
-    End,
-    TooLong,
-    TooSlow,
-}
-
-/// Waits for a line, without its end; idle is no fault, a line begun and not ended is.
-async fn read_line(reader: &mut (impl AsyncBufReadExt + Unpin), line: &mut Vec<u8>) -> io::Result<Read> {
-    if reader.fill_buf().await?.is_empty() {
-        return Ok(Read::End);
-    }
-    line.clear();
-    let whole = async {
-        loop {
-            let buffer = reader.fill_buf().await?;
-            if buffer.is_empty() {
-                return Ok(Read::End); // half a line, then the end: nothing was asked
-            }
-            let end = buffer.iter().position(|octet| *octet == b'\n');
-            let octets = end.unwrap_or(buffer.len());
-            if line.len() + octets > FRAME_OCTETS_MAX {
-                return Ok(Read::TooLong);
-            }
-            line.extend_from_slice(&buffer[..octets]);
-            reader.consume(octets + usize::from(end.is_some()));
-            if end.is_some() {
-                return Ok(Read::Line);
-            }
-        }
-    };
-    timeout(LINE_TIME_MAX, whole).await.unwrap_or(Ok(Read::TooSlow))
-}
-
-/// Takes a line that is in the buffer already; false where there is none.
-async fn buffered_line(reader: &mut (impl AsyncBufReadExt + Unpin), line: &mut Vec<u8>) -> io::Result<bool> {
-    // A reader with octets left returns them at once; one without is asked in vain, not waited for.
-    let ready = std::future::poll_fn(|context| {
-        let polled = std::pin::Pin::new(&mut *reader).poll_fill_buf(context).map_ok(|buffer| {
-            let end = buffer.iter().position(|octet| *octet == b'\n');
-            end.filter(|end| *end <= FRAME_OCTETS_MAX).map(|end| buffer[..end].to_vec())
-        });
-        std::task::Poll::Ready(match polled {
-            std::task::Poll::Ready(polled) => polled,
-            std::task::Poll::Pending => Ok(None),
-        })
-    });
-    let Some(found) = ready.await? else { return Ok(false) };
-    reader.consume(found.len() + 1);
-    *line = found;
-    Ok(true)
 }

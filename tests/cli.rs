@@ -22,6 +22,7 @@ fn callsign(directory: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_callsign"));
     command.current_dir(directory).env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
     command.env("CALLSIGN_SERVER", format!("unix:{}", directory.join("s").display()));
+    command.env("TMPDIR", directory);
     command
 }
 

@@ -4,9 +4,10 @@ use std::process::ExitCode;
 
 use callsign::protocol::{ChangeForm, FilterForm, InstanceForm, Reply, Request};
 use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::ls::Filter;
-use super::{Asking, Done, Format, output};
+use super::{Asking, Done, FAILED, Failure, Format, output};
 
 /// Follow changes: first what is registered, then one line per change
 #[derive(Debug, Args)]
@@ -23,6 +24,9 @@ pub struct Watch {
 impl Watch {
     /// Ends with the connection, or when nobody reads stdout any more.
     pub async fn run(self) -> Done {
+        // Ctrl-C is how one leaves; the default action would make it look like a crash to scripts.
+        let mut interrupt = signal(SignalKind::interrupt())
+            .map_err(|error| Failure::new(FAILED, format!("listening for signals: {error}")))?;
         let form: FilterForm = self.filter.form(self.service);
         let mut client = self.asking.connect().await?;
         let mut reply = client.request(&Request::Watch(Box::new(form))).await?;
@@ -38,10 +42,10 @@ impl Watch {
                 (_, Reply::Snapshot(_) | Reply::Change(_)) => output::value(Format::Jsonl, &reply)?,
                 (_, other) => return Err(client.unexpected(other).into()),
             }
+            // Cancel-safe, both: `receive` keeps what it has, a signal is taken or not.
             tokio::select! {
                 next = client.receive() => reply = next?,
-                // Ctrl-C is how one leaves; the default action would make it look like a crash to scripts.
-                _ = tokio::signal::ctrl_c() => return Ok(ExitCode::SUCCESS),
+                _ = interrupt.recv() => return Ok(ExitCode::SUCCESS),
             }
         }
     }
