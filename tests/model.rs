@@ -330,7 +330,8 @@ fn compare(model: &Model, system: &System) {
             .map(|instance| (instance.priority, instance.port, IpAddr::from([10, 0, 0, instance.address])))
             .collect();
         assert!(answered.is_sorted_by_key(|(priority, ..)| *priority));
-        (answered.sort(), expected.sort());
+        answered.sort();
+        expected.sort();
         assert_eq!(answered, expected);
     }
     let (members, more) = system.view.list(&Filter::default(), None, 1000);
