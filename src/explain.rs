@@ -27,8 +27,10 @@ pub fn explain(view: &View, name: &str) -> Result<ExplainedForm, Problem> {
         (None, Some(service)) => nearest_service(view, service).map(|name| name.to_string()),
         _ => None,
     };
+    let (known_name, verdict) = verdict(view, &domain);
     Ok(ExplainedForm {
-        verdict: verdict(view, &domain),
+        known: known_name,
+        verdict,
         instances: known.map(|service| instances(&service)).unwrap_or_default(),
         name: domain.to_string(),
         nearest,
@@ -52,8 +54,8 @@ fn service_of(view: &View, domain: &Name) -> Option<String> {
     }
 }
 
-/// What a query gets now, asked as a client would: by the same function.
-fn verdict(view: &View, domain: &Name) -> String {
+/// Whether the name exists, and what a query gets now, asked as a client would: by the same function.
+fn verdict(view: &View, domain: &Name) -> (bool, String) {
     let ask = |qtype| {
         let question = Question { name: domain.clone(), qtype, class: CLASS_IN };
         let client = std::net::Ipv4Addr::LOCALHOST.into();
@@ -71,10 +73,13 @@ fn verdict(view: &View, domain: &Name) -> String {
         match reply.rcode {
             Rcode::NoError => {}
             Rcode::NxDomain => {
-                return format!("NXDOMAIN{}", reason.map(|reason| format!(": {reason}")).unwrap_or_default());
+                return (
+                    false,
+                    format!("NXDOMAIN{}", reason.map(|reason| format!(": {reason}")).unwrap_or_default()),
+                );
             }
-            Rcode::Refused => return "REFUSED: no zone of this server holds the name".to_owned(),
-            rcode => return format!("{rcode:?}: {}", reason.unwrap_or_default()),
+            Rcode::Refused => return (false, "REFUSED: no zone of this server holds the name".to_owned()),
+            rcode => return (true, format!("{rcode:?}: {}", reason.unwrap_or_default())),
         }
         // The empty text that keeps a name known is no answer to anybody.
         let records = reply.answer.iter().filter(|record| record.data != Data::txt([])).count();
@@ -90,7 +95,7 @@ fn verdict(view: &View, domain: &Name) -> String {
         false => (format!("answered: {}", counts.join(", ")), left_out),
     };
     reasons.dedup();
-    if reasons.is_empty() { what } else { format!("{what}; {}", reasons.join("; ")) }
+    (true, if reasons.is_empty() { what } else { format!("{what}; {}", reasons.join("; ")) })
 }
 
 fn instances(service: &ServiceView) -> Vec<ExplainedInstance> {

@@ -26,8 +26,10 @@ use crate::registry::Refusal;
 
 /// Longest line: a registration with every limit reached is about 60 KiB.
 pub const FRAME_OCTETS_MAX: usize = 64 * 1024;
-/// Instances in one reply to `list`; the rest follows with `after`.
+/// Instances in one reply; the rest of a list follows with `after`, that of a snapshot in further lines.
 pub const LIST_MAX: usize = 1000;
+/// Octets of check output in one reply: a thousand instances may carry 256 MiB of it.
+pub const LIST_OUTPUT_OCTETS_MAX: usize = 4 << 20;
 /// The lease of a registration that names none.
 pub const LEASE_DEFAULT: Duration = Duration::from_secs(15);
 /// The check that a `report` without one speaks of.
@@ -318,6 +320,8 @@ pub struct ChangeForm {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ExplainedForm {
     pub name: String,
+    /// The name exists.
+    pub known: bool,
     /// One sentence: what a query for the name gets now, and why.
     pub verdict: String,
     pub instances: Vec<ExplainedInstance>,

@@ -130,6 +130,14 @@ pub async fn run(config: Config) -> Result<()> {
     }
 }
 
+/// Says what `run` would find wrong with the files that the configuration names, without serving.
+pub fn check(config: &Config) -> Result<()> {
+    match &config.zones {
+        Some(directory) => read_zones(directory, config).map(|_| ()),
+        None => Ok(()),
+    }
+}
+
 /// Every socket of the server.
 struct Bound {
     dns: Vec<bind::Dns>,

@@ -22,8 +22,8 @@ use crate::clock::Clock;
 use crate::connections::{Connections, Place};
 use crate::name::{HostName, InstanceId};
 use crate::protocol::{
-    FilterForm, HolderForm, InstanceForm, InstancesForm, LIST_MAX, LookupForm, Peer, Problem, RenewedForm,
-    Reply, ServerForm, lease_text,
+    FilterForm, HolderForm, InstanceForm, InstancesForm, LIST_MAX, LIST_OUTPUT_OCTETS_MAX, LookupForm, Peer,
+    Problem, RenewedForm, Reply, ServerForm, lease_text,
 };
 use crate::registry::{Author, Command};
 use crate::view::{Member, View};
@@ -153,7 +153,7 @@ impl Desk {
             problem.field = Some("id".to_owned());
             return Err(problem);
         }
-        let instances = members.iter().take(LIST_MAX).map(|member| self.shown(member)).collect();
+        let instances = page_of(&members).iter().map(|member| self.shown(member)).collect();
         Ok(Reply::Found(InstancesForm { instances, revision: self.view.revision(), next: None }))
     }
 
@@ -166,9 +166,9 @@ impl Desk {
         };
         let revision = self.view.revision();
         let (members, more) = self.view.list(&filter, after, LIST_MAX);
-        let next = members.last().filter(|_| more);
-        let next = next.map(|member| format!("{}/{}", member.instance.key.service, member.instance.label));
-        let instances = members.iter().map(|member| self.shown(member)).collect();
+        let page = page_of(&members);
+        let next = page.last().filter(|_| more || page.len() < members.len()).map(place_of);
+        let instances = page.iter().map(|member| self.shown(member)).collect();
         Ok(Reply::Instances(InstancesForm { instances, revision, next }))
     }
 
@@ -198,4 +198,20 @@ impl Desk {
             lease: lease_text(lease),
         }))
     }
+}
+
+/// As many of `members`, from the first on, as one reply holds; at least one where there is one.
+fn page_of(members: &[Member]) -> &[Member] {
+    let mut octets = 0;
+    let fitting = members.iter().take(LIST_MAX).take_while(|member| {
+        let first = octets == 0;
+        octets += 1 + member.instance.checks.iter().map(|check| check.output.len()).sum::<usize>();
+        first || octets <= LIST_OUTPUT_OCTETS_MAX
+    });
+    &members[..fitting.count()]
+}
+
+/// Where a member stands in the order of a list.
+fn place_of(member: &Member) -> String {
+    format!("{}/{}", member.instance.key.service, member.instance.label)
 }

@@ -441,6 +441,7 @@ fn an_instance_from_registration_to_its_end() {
     assert_snapshot!(server.says("explain dbx"), @"
     dbx.service.local.: NXDOMAIN: dbx: no such service
     did you mean `db`?
+    exit Some(3)
     ");
     assert_snapshot!(server.says("register a_b 10.0.0.7:80 --lease 15s"), @"
     ! callsign: service must be letters, digits and hyphens, with no hyphen at either end; try `a-b`
@@ -808,7 +809,7 @@ fn what_a_server_says_cannot_act_on_the_terminal() {
         ("watch", serde_json::json!({"snapshot": instances})),
         (
             "explain web",
-            serde_json::json!({"explained": {"name": evil, "verdict": evil, "nearest": evil,
+            serde_json::json!({"explained": {"name": evil, "known": true, "verdict": evil, "nearest": evil,
             "instances": [{"id": evil, "host": evil, "in_answers": true, "rule": evil}]}}),
         ),
         (

@@ -70,7 +70,7 @@ impl Shell {
 
     /// Starts what stays, and returns its output once its last line begins like `expected`'s last.
     fn start(&mut self, command: &str, expected: &[String], file: &Path) -> Vec<String> {
-        let last = expected.last().unwrap().split('…').next().unwrap();
+        let last = expected.last().unwrap().split('…').next().unwrap().trim_end();
         let file = file.display();
         self.run(&format!("{command} >{file} 2>&1 &"));
         self.run(&format!("timeout 60 tail -n +1 -F {file} 2>/dev/null | grep -q -m 1 '^{last}'"));

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use callsign::protocol::{ExplainForm, Reply, Request};
 use clap::Args;
 
-use super::{Asking, Done, Format, output};
+use super::{Asking, Done, Format, NOT_FOUND, output};
 
 /// Say why a name is, or is not, in DNS, instance by instance
 #[derive(Debug, Args)]
@@ -24,9 +24,10 @@ impl Explain {
         let Reply::Explained(explained) = reply else {
             return Err(client.unexpected(&reply).into());
         };
+        let code = if explained.known { ExitCode::SUCCESS } else { ExitCode::from(NOT_FOUND) };
         if self.asking.output != Format::Table {
             output::value(self.asking.output, &explained)?;
-            return Ok(ExitCode::SUCCESS);
+            return Ok(code);
         }
         output::line(&format!("{}: {}", explained.name, explained.verdict))?;
         if let Some(nearest) = &explained.nearest {
@@ -42,6 +43,6 @@ impl Explain {
                 output::table(&["ID", "HOST", "ANSWERS", "RULE"], rows.collect())
             ))?;
         }
-        Ok(ExitCode::SUCCESS)
+        Ok(code)
     }
 }

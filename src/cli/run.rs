@@ -189,8 +189,9 @@ impl Life {
         let mut holding = pin!(async {
             ready.await;
             begun.set(true);
-            let shown = |_: &RegisteredForm| {
+            let shown = |form: &RegisteredForm| {
                 registered.set(true);
+                message::say(&format!("registered {} {} as {}", form.service, form.id, form.dns));
                 Ok(())
             };
             holder.hold(shown).await

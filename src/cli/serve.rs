@@ -78,6 +78,7 @@ impl Serve {
         let config = Config::load(file.as_deref(), self.settings(), &Surroundings::here())
             .map_err(|error| Failure::new(USAGE, format!("{error:#}")))?;
         if only_check {
+            callsign::serve::check(&config).map_err(|error| Failure::new(USAGE, format!("{error:#}")))?;
             output::print("ok\n")?;
             return Ok(ExitCode::SUCCESS);
         }

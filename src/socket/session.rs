@@ -9,8 +9,8 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{broadcast, oneshot};
 use tokio::time::timeout;
 
-use super::Desk;
 use super::lines::{LINE_TIME_MAX, Read, buffered_line, read_line};
+use super::{Desk, page_of, place_of};
 use crate::connections::Place;
 use crate::explain::explain;
 use crate::instance::{Instance, Key, Lease, Location};
@@ -319,12 +319,19 @@ impl<'a, W: AsyncWrite + Unpin> Session<'a, W> {
             self.reply(Reply::Error(stopping())).await;
             return self.flush().await;
         };
-        let instances = watch.members.iter().map(|member| self.desk.shown(member)).collect();
-        encode(
-            &Reply::Snapshot(InstancesForm { instances, revision: watch.revision, next: None }),
-            &mut self.out,
-        );
-        self.flush().await?;
+        let mut members = watch.members.as_slice();
+        loop {
+            let page = page_of(members);
+            members = &members[page.len()..];
+            let next = page.last().filter(|_| !members.is_empty()).map(place_of);
+            let instances = page.iter().map(|member| self.desk.shown(member)).collect();
+            let snapshot = InstancesForm { instances, revision: watch.revision, next };
+            encode(&Reply::Snapshot(snapshot), &mut self.out);
+            self.flush().await?;
+            if members.is_empty() {
+                break;
+            }
+        }
         let mut rest = [0; 512];
         loop {
             // `recv` is cancel-safe; what is read from the client while it watches means nothing.

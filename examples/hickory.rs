@@ -1,0 +1,93 @@
+//! The live registry in a stock hickory server.
+//!
+//! Whoever runs a hickory server already can mount callsign's `Handler` in it: it answers from the view
+//! that the writer publishes, by the rules that `callsign serve` follows. What the server around it does
+//! otherwise on the wire is listed in `tests/stock.txt`.
+//!
+//!     cargo run --example hickory                      # or with an address: … -- 127.0.0.1:5301
+//!     dig @127.0.0.1 -p 5301 web.service.local SRV
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use callsign::clock::Clock;
+use callsign::dns::handler::Handler;
+use callsign::dns::wire::Sizes;
+use callsign::instance::{Key, Lease, Location, Port, Transport};
+use callsign::name::{Apex, HostName, InstanceId, ServiceName};
+use callsign::registry::{Author, Command, FORGET_AFTER, INSTANCES_MAX, Registration, Registry};
+use callsign::store::Store;
+use callsign::view::{Settings, View, Zones};
+use callsign::writer::Writer;
+use hickory_server::Server;
+use tokio::net::{TcpListener, UdpSocket};
+
+/// How long a TCP connection may be idle, and how many replies may wait on one.
+const IDLE: Duration = Duration::from_secs(10);
+const REPLIES: usize = 32;
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let address = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:5301".to_owned());
+    let address: SocketAddr = address.parse()?;
+
+    // What queries see, and the one task that changes it.
+    let settings = Settings {
+        apexes: vec![Apex::parse("service.local")?],
+        ttl: 5,
+        ns_addresses: vec![address.ip()],
+        serial_base: 0,
+    };
+    let view = Arc::new(View::new(settings, Zones::default()));
+    let registry = Registry::new(INSTANCES_MAX, FORGET_AFTER);
+    let (writer, handle) = Writer::new(registry, Store::Memory, view.clone(), Clock::start());
+    view.set_ready();
+
+    // A hickory server as anybody would write one; the handler is ours.
+    let mut seed = [0; 8];
+    getrandom::fill(&mut seed)?;
+    let mut server = Server::new(Handler::new(view, Sizes::default(), u64::from_ne_bytes(seed)));
+    server.register_socket(UdpSocket::bind(address).await?);
+    server.register_listener(TcpListener::bind(address).await?, IDLE, REPLIES);
+
+    let register = async {
+        let verdict = handle.command(Command::Register(Box::new(web()?)), Author::Server).await?;
+        let done = verdict.await??;
+        println!(
+            "web registered at revision {}; dig @{} -p {} web.service.local SRV",
+            done.revision,
+            address.ip(),
+            address.port()
+        );
+        server.block_until_done().await?;
+        anyhow::Ok(())
+    };
+    tokio::select! {
+        () = writer.run() => anyhow::bail!("the writer has ended"),
+        served = register => served,
+    }
+}
+
+/// One instance of `web` on this machine, until it is deregistered.
+fn web() -> anyhow::Result<Registration> {
+    let key = Key {
+        service: ServiceName::parse("web")?,
+        id: InstanceId::parse("web-1")?,
+        host: HostName::parse("localhost")?,
+    };
+    Ok(Registration {
+        key,
+        location: Location::Addresses(vec![IpAddr::V4(Ipv4Addr::LOCALHOST)]),
+        ports: vec![Port { name: None, number: 8080, transport: Transport::Tcp }],
+        protocol: None,
+        tags: Vec::new(),
+        meta: BTreeMap::new(),
+        weight: 1,
+        priority: 0,
+        lease: Lease::None,
+        lease_id: 0,
+        checks: Vec::new(),
+    })
+}

@@ -1,0 +1,112 @@
+//! UDP beside the message: from where, to where, and nothing from ourselves.
+
+use std::io;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+
+use callsign::answer::Over;
+use callsign::balance::Draws;
+use callsign::dns::udp;
+use callsign::dns::wire::{Arrival, Sizes, accept};
+use callsign::view::View;
+use socket2::{Domain, Socket, Type};
+use tokio::net::UdpSocket;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use super::fixture::{DEADLINE, fixture};
+use super::query::octets_of;
+
+/// Any number: what the loop draws follows from it.
+const SEED: u64 = 7;
+
+fn web_srv() -> Vec<u8> {
+    octets_of(0, "4242 0000 0001 0000 0000 0000 03\"web\"07\"service\"05\"local\"00 0021 0001")
+}
+
+/// The loop on `socket`, until the set is dropped.
+fn serve(socket: UdpSocket, view: &Arc<View>) -> JoinSet<io::Result<()>> {
+    let mut tasks = JoinSet::new();
+    tasks.spawn(udp::run(socket, view.clone(), Sizes::default(), SEED, CancellationToken::new()));
+    tasks
+}
+
+/// The reply that a socket connected to `server` accepts: one from that very address.
+async fn ask(server: SocketAddr) -> Vec<u8> {
+    let any: SocketAddr = match server {
+        SocketAddr::V4(_) => "0.0.0.0:0".parse().unwrap(),
+        SocketAddr::V6(_) => "[::]:0".parse().unwrap(),
+    };
+    let socket = UdpSocket::bind(any).await.unwrap();
+    socket.connect(server).await.unwrap();
+    socket.send(&web_srv()).await.unwrap();
+    let mut buffer = [0; 512];
+    let received = timeout(DEADLINE, socket.recv(&mut buffer)).await;
+    let octets = received.unwrap_or_else(|_| panic!("no reply from {server}")).unwrap();
+    buffer[..octets].to_vec()
+}
+
+#[tokio::test]
+async fn replies_leave_from_the_address_that_was_asked() {
+    let view = fixture();
+    let socket = UdpSocket::bind("0.0.0.0:0").await.unwrap();
+    let port = socket.local_addr().unwrap().port();
+    let _tasks = serve(socket, &view);
+    for address in ["127.0.0.1", "127.0.0.2", "127.0.0.3", "127.1.2.3"] {
+        ask(SocketAddr::new(address.parse().unwrap(), port)).await;
+    }
+}
+
+/// One socket for both families, as `[::]` is where nothing says otherwise.
+#[tokio::test]
+async fn replies_leave_from_the_ipv6_address_that_was_asked() {
+    let view = fixture();
+    let socket = match Socket::new(Domain::IPV6, Type::DGRAM, None) {
+        Ok(socket) => socket,
+        Err(error) => {
+            eprintln!("this machine has no IPv6 ({error}): nothing to show");
+            return;
+        }
+    };
+    socket.set_only_v6(false).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    socket.bind(&SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0).into()).unwrap();
+    let socket = UdpSocket::from_std(socket.into()).unwrap();
+    let port = socket.local_addr().unwrap().port();
+    let _tasks = serve(socket, &view);
+    for address in ["127.0.0.2", "127.0.0.3"] {
+        ask(SocketAddr::new(address.parse().unwrap(), port)).await;
+    }
+    // A machine may know IPv6 and have no such loopback.
+    match UdpSocket::bind("[::1]:0").await {
+        Ok(_) => drop(ask(SocketAddr::new(IpAddr::V6(Ipv6Addr::LOCALHOST), port)).await),
+        Err(error) => eprintln!("this machine has no ::1 ({error}): only IPv4 was shown"),
+    }
+}
+
+/// Each message that is looked at takes one draw, and the order of the records shows which: so the reply
+/// to the first stranger tells whether the loop had looked at its own message before.
+#[tokio::test]
+async fn a_datagram_from_ourselves_is_dropped() {
+    let view = fixture();
+    let nth = |n: usize, client: SocketAddr| {
+        let mut draws = Draws::new(SEED);
+        let draw = (0..=n).map(|_| draws.next_u64()).last().unwrap();
+        accept(&view, &Sizes::default(), &Arrival { client, over: Over::Datagram, draw }, &web_srv()).unwrap()
+    };
+    for wildcard in [false, true] {
+        let address = if wildcard { "0.0.0.0:0" } else { "127.0.0.1:0" };
+        let socket = UdpSocket::bind(address).await.unwrap();
+        if wildcard {
+            // What comes before the loop starts is told its destination too.
+            udp::ask_for_destination(&socket).unwrap();
+        }
+        let server = SocketAddr::new("127.0.0.1".parse().unwrap(), socket.local_addr().unwrap().port());
+        socket.send_to(&web_srv(), server).await.unwrap();
+        let _tasks = serve(socket, &view);
+        let reply = ask(server).await;
+        assert_ne!(nth(0, server), nth(1, server), "the draws tell nothing apart");
+        assert_eq!(reply, nth(0, server), "wildcard: {wildcard}");
+    }
+}
