@@ -96,8 +96,10 @@ impl Ede {
     pub const NOT_SUPPORTED: u16 = 21;
     pub const INVALID_QUERY_TYPE: u16 = 30;
 
+    /// Some words repeat a label of the question, which may hold any octet: what a terminal would obey
+    /// is taken out.
     pub fn new(code: u16, text: impl Into<String>) -> Self {
-        let mut text = text.into();
+        let mut text = text.into().replace(char::is_control, "?");
         while text.len() > EDE_OCTETS_MAX {
             text.pop();
         }

@@ -463,10 +463,14 @@ impl Live<'_> {
         }
         shuffle(&mut candidates, |candidate| candidate.weight, &mut Draws::new(self.asked.draw));
         candidates.sort_by_key(|candidate| candidate.priority);
+        let mut named = HashSet::with_capacity(candidates.len());
         for candidate in &candidates {
             let record = self.record(service.ttl, self.data(candidate));
             match candidate.content {
                 Content::Address(_) => {}
+                // Two may name the same target, whose addresses go along once.
+                Content::Port(_)
+                    if record.data.target().is_some_and(|target| !named.insert(target.clone())) => {}
                 Content::Port(_) => selection.additional.extend(self.beside_srv(&record, candidate.instance)),
                 Content::TypeInstance(transport) => {
                     selection.additional.extend(self.beside_ptr(

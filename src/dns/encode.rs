@@ -2,7 +2,7 @@
 //!
 //! The place of the OPT record is set aside before anything else. Records of the answer that do not
 //! fit are left out whole, and TC says so; additional records go first and silently, RRset by RRset
-//! (RFC 2181 section 9); a reply without any record never carries TC alone.
+//! (RFC 2181 section 9); TC stands alone only where the first record is larger than a datagram.
 
 use std::collections::HashMap;
 use std::hash::{Hash, Hasher};

@@ -185,18 +185,16 @@ impl<'a> Glimpse<'a> {
         let [_, _, questions, rest @ ..] = numbers(header);
         let mut glimpse = Self::default();
         let mut at = HEADER_OCTETS;
-        if questions != 1 {
-            return Self {
-                edns: if questions == 0 { Self::opt(message, at, &rest) } else { None },
-                ..glimpse
-            };
+        // A question is five octets at least, so this ends with the message.
+        for _ in 0..questions {
+            let Some(end) = skip_name(message, at) else { return glimpse };
+            let Some(question) = message.get(at..end + 4) else { return glimpse };
+            let whole = |name: Name| name.as_wire().len() == end - at;
+            if questions == 1 && Name::from_wire(question).is_ok_and(whole) {
+                glimpse.question = question;
+            }
+            at = end + 4;
         }
-        let Some(end) = skip_name(message, at) else { return glimpse };
-        let Some(question) = message.get(at..end + 4) else { return glimpse };
-        if Name::from_wire(question).is_ok_and(|name| name.as_wire().len() == end - at) {
-            glimpse.question = question;
-        }
-        at = end + 4;
         glimpse.edns = Self::opt(message, at, &rest);
         glimpse
     }
