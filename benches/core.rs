@@ -83,7 +83,13 @@ impl System {
         found
             .into_iter()
             .map(|(reason, what)| {
-                let change = self.registry.change(reason, what, Author::Server, Now::default());
+                let change = Registry::change(
+                    self.registry.revision() + 1,
+                    reason,
+                    what,
+                    Author::Server,
+                    Now::default(),
+                );
                 self.registry.apply(&change, Now::default());
                 change
             })
@@ -180,9 +186,9 @@ fn leases_arm_1m(bencher: Bencher<'_, '_>) {
 #[divan::bench(sample_count = 5, sample_size = 1)]
 fn leases_renew_1m(bencher: Bencher<'_, '_>) {
     let (_, cells) = leases();
-    bencher.counter(ItemsCount::new(LEASES)).bench_local(|| {
-        cells.iter().filter(|cell| cell.renew(Duration::from_secs(15), Now::default())).count()
-    });
+    bencher
+        .counter(ItemsCount::new(LEASES))
+        .bench_local(|| cells.iter().filter(|cell| cell.renew(Now::default())).count());
 }
 
 /// Every bucket comes due and every lease was renewed meanwhile: nothing ends, all move on.
@@ -193,7 +199,7 @@ fn leases_move_on_1m(bencher: Bencher<'_, '_>) {
         .with_inputs(|| {
             let (leases, cells) = leases();
             let later = Now::default().after(Duration::from_secs(10));
-            cells.iter().for_each(|cell| assert!(cell.renew(Duration::from_secs(15), later)));
+            cells.iter().for_each(|cell| assert!(cell.renew(later)));
             leases
         })
         .bench_local_refs(|leases| leases.expired(Now::default().after(Duration::from_secs(17))).len());

@@ -28,24 +28,32 @@ const EXPIRED: u64 = u64::MAX;
 #[derive(Debug)]
 pub struct LeaseCell {
     pub key: Key,
+    /// What a renewal adds to the present; 0 where there is no deadline.
+    duration_ns: u64,
     deadline_ns: AtomicU64,
 }
 
 impl LeaseCell {
     /// A lease that ends `duration` from `now`.
     pub fn timed(key: Key, duration: Duration, now: Now) -> Arc<Self> {
-        Arc::new(Self { key, deadline_ns: AtomicU64::new(now.mono_ns + nanoseconds(duration)) })
+        let duration_ns = nanoseconds(duration);
+        Arc::new(Self { key, duration_ns, deadline_ns: AtomicU64::new(now.mono_ns + duration_ns) })
     }
 
     /// A lease without a deadline.
     pub fn unlimited(key: Key) -> Arc<Self> {
-        Arc::new(Self { key, deadline_ns: AtomicU64::new(NEVER) })
+        Arc::new(Self { key, duration_ns: 0, deadline_ns: AtomicU64::new(NEVER) })
     }
 
-    /// Moves the deadline to `duration` from `now`; false where the lease is already over.
-    pub fn renew(&self, duration: Duration, now: Now) -> bool {
-        let renewed = now.mono_ns + nanoseconds(duration);
-        self.replace(|deadline| (deadline != EXPIRED).then_some(renewed))
+    /// Moves the deadline to one whole duration from `now`, where there is one; false where the lease is
+    /// already over.
+    pub fn renew(&self, now: Now) -> bool {
+        let renewed = now.mono_ns + self.duration_ns;
+        self.replace(|deadline| match deadline {
+            EXPIRED => None,
+            NEVER => Some(NEVER),
+            _ => Some(renewed),
+        })
     }
 
     /// Ends the lease where its deadline has passed; true where this call ended it.
@@ -86,6 +94,13 @@ impl Leases {
     /// When to look next, in nanoseconds of the monotonic clock.
     pub fn next_ns(&self) -> Option<u64> {
         self.buckets.keys().next().map(|bucket| bucket * BUCKET_NS)
+    }
+
+    /// Gives every lease one whole duration from `now`: we were away, and could not hear its holder.
+    pub fn renew_all(&self, now: Now) {
+        for cell in self.buckets.values().flatten() {
+            cell.renew(now);
+        }
     }
 
     /// Ends and returns every lease whose deadline has passed.
@@ -144,10 +159,10 @@ mod tests {
         let mut leases = Leases::default();
         let cell = cell(Duration::from_secs(1));
         leases.arm(&cell);
-        assert!(cell.renew(Duration::from_secs(1), at(900)));
+        assert!(cell.renew(at(900)));
         assert!(leases.expired(at(1500)).is_empty());
         assert_eq!(leases.expired(at(1904)).len(), 1);
-        assert!(!cell.renew(Duration::from_secs(1), at(1905)));
+        assert!(!cell.renew(at(1905)));
         assert_eq!(cell.deadline_ns(), None);
     }
 
@@ -156,7 +171,7 @@ mod tests {
         let mut leases = Leases::default();
         let cell = cell(Duration::from_secs(1));
         leases.arm(&cell);
-        assert!(cell.renew(Duration::from_secs(1), at(1002)));
+        assert!(cell.renew(at(1002)));
         assert!(leases.expired(at(1010)).is_empty());
     }
 }

@@ -463,24 +463,20 @@ impl Live<'_> {
         }
         shuffle(&mut candidates, |candidate| candidate.weight, &mut Draws::new(self.asked.draw));
         candidates.sort_by_key(|candidate| candidate.priority);
+        // Two may name the same target: its addresses go along once.
         let mut named = HashSet::with_capacity(candidates.len());
         for candidate in &candidates {
             let record = self.record(service.ttl, self.data(candidate));
-            match candidate.content {
-                Content::Address(_) => {}
-                // Two may name the same target, whose addresses go along once.
-                Content::Port(_)
-                    if record.data.target().is_some_and(|target| !named.insert(target.clone())) => {}
-                Content::Port(_) => selection.additional.extend(self.beside_srv(&record, candidate.instance)),
+            let beside = match candidate.content {
+                Content::Address(_) => Vec::new(),
+                Content::Port(_) => self.beside_srv(&record, candidate.instance),
                 Content::TypeInstance(transport) => {
-                    selection.additional.extend(self.beside_ptr(
-                        service,
-                        &record,
-                        candidate.instance,
-                        transport,
-                    ));
+                    self.beside_ptr(service, &record, candidate.instance, transport)
                 }
-            }
+            };
+            let first = selection.additional.len();
+            selection.additional.extend(beside.into_iter().filter(|record| !named.contains(&record.owner)));
+            named.extend(selection.additional[first..].iter().map(|record| record.owner.clone()));
             selection.records.push(record);
         }
         selection

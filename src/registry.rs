@@ -100,6 +100,8 @@ pub enum Refusal {
     Full { limit: usize },
     #[error("an instance may have at most {CHECKS_MAX} checks")]
     TooManyChecks,
+    #[error("not stored: {0}; nothing was changed, try again")]
+    Unavailable(Arc<str>),
     #[error("`{name}` is taken by a record at {by}; choose another service name, or remove the record")]
     Taken { name: ServiceName, by: Box<str> },
 }
@@ -110,6 +112,7 @@ impl Refusal {
             Self::NotFound(_) => "not_found",
             Self::Superseded(_) => "superseded",
             Self::Full { .. } => "full",
+            Self::Unavailable(_) => "unavailable",
             Self::TooManyChecks => "invalid",
             Self::Taken { .. } => "taken",
         }
@@ -119,7 +122,7 @@ impl Refusal {
         match self {
             Self::NotFound(_) => Some("id"),
             Self::Superseded(_) => Some("lease_id"),
-            Self::Full { .. } => None,
+            Self::Full { .. } | Self::Unavailable(_) => None,
             Self::TooManyChecks => Some("checks"),
             Self::Taken { .. } => Some("service"),
         }
@@ -167,6 +170,16 @@ pub enum Reason {
 }
 
 impl Reason {
+    pub const ALL: [Self; 7] = [
+        Self::Registered,
+        Self::Expired,
+        Self::Deregistered,
+        Self::Disconnected,
+        Self::Drained,
+        Self::Reported,
+        Self::Forgotten,
+    ];
+
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Registered => "registered",
@@ -208,6 +221,18 @@ pub struct Gone {
     pub reason: Reason,
     pub at: Wall,
     revision: u64,
+}
+
+/// What a store kept of a registry.
+#[derive(Debug, Default)]
+pub struct Kept {
+    /// No revision above it was given out.
+    pub revision: u64,
+    /// Their leases run from the restart on.
+    pub instances: Vec<Instance>,
+    pub hosts: Vec<Host>,
+    /// Those that left: why, when, and at which revision; oldest first.
+    pub gone: Vec<(Instance, Reason, Wall, u64)>,
 }
 
 /// One service: its instances by label, and those that left.
@@ -267,6 +292,35 @@ impl Registry {
 
     pub fn instances(&self) -> usize {
         self.instances
+    }
+
+    pub fn instances_max(&self) -> usize {
+        self.instances_max
+    }
+
+    /// Gives every lease one whole duration from `now`: we were away, and could not hear the holders.
+    pub fn renew_leases(&self, now: Now) {
+        self.leases.renew_all(now);
+    }
+
+    /// Puts back what a store kept: no change, and nothing that anybody waits for.
+    pub fn restore(&mut self, kept: Kept, now: Now) {
+        self.revision = kept.revision;
+        for host in kept.hosts {
+            self.hosts.insert(host.name.clone(), Arc::new(host));
+        }
+        for instance in kept.instances {
+            let (key, instance) = (instance.key.clone(), Arc::new(instance));
+            self.leases.arm(&instance.deadline);
+            self.on_host.entry(key.host.clone()).or_default().insert(key.clone());
+            let service = self.services.entry(key.service).or_default();
+            service.labels.insert((key.id, key.host), instance.label.clone());
+            service.instances.insert(instance.label.clone(), instance);
+            self.instances += 1;
+        }
+        for (instance, reason, at, revision) in kept.gone {
+            self.remember(Arc::new(instance), reason, at, revision, now);
+        }
     }
 
     pub fn service(&self, name: &ServiceName) -> Option<&Service> {
@@ -440,9 +494,8 @@ impl Registry {
         self.leases.next_ns().into_iter().chain(forget).min()
     }
 
-    /// Gives the next revision to a change that `check` or `due` found.
-    pub fn change(&self, reason: Reason, mut what: What, author: Author, now: Now) -> Change {
-        let revision = self.revision + 1;
+    /// Gives its revision to a change that `check` or `due` found.
+    pub fn change(revision: u64, reason: Reason, mut what: What, author: Author, now: Now) -> Change {
         if let What::Instance { after: Some(after), .. } = &mut what {
             match Arc::get_mut(after) {
                 Some(after) => after.revision = revision,
@@ -503,26 +556,27 @@ impl Registry {
         }
         let Some(before) = before else { return };
         service.labels.remove(&place);
-        // What left twice is remembered as it left last.
-        self.gone -= service.forget_key(&key);
-        if service.gone.len() == GONE_PER_SERVICE_MAX {
-            service.gone.pop_front();
-            self.gone -= 1;
-        }
-        service.gone.push_back(Gone {
-            instance: before.clone(),
-            reason: change.reason,
-            at: change.at,
-            revision: change.revision,
-        });
-        self.gone += 1;
-        self.forget.push_back((now.mono_ns + nanoseconds(self.forget_after), key.clone(), change.revision));
+        self.remember(before.clone(), change.reason, change.at, change.revision, now);
         if let Some(keys) = self.on_host.get_mut(&key.host) {
             keys.remove(&key);
             if keys.is_empty() {
                 self.on_host.remove(&key.host);
             }
         }
+    }
+
+    fn remember(&mut self, instance: Arc<Instance>, reason: Reason, at: Wall, revision: u64, now: Now) {
+        let key = instance.key.clone();
+        let service = self.services.entry(key.service.clone()).or_default();
+        // What left twice is remembered as it left last.
+        self.gone -= service.forget_key(&key);
+        if service.gone.len() == GONE_PER_SERVICE_MAX {
+            service.gone.pop_front();
+            self.gone -= 1;
+        }
+        service.gone.push_back(Gone { instance, reason, at, revision });
+        self.gone += 1;
+        self.forget.push_back((now.mono_ns + nanoseconds(self.forget_after), key, revision));
     }
 
     fn drop_empty(&mut self, name: &ServiceName) {

@@ -266,6 +266,28 @@ impl View {
         self.revision.store(registry.revision(), Ordering::Release);
     }
 
+    /// Makes the whole of `registry` visible: after a restart.
+    pub fn publish_all(&self, registry: &Registry) {
+        for (_, service) in registry.services() {
+            for instance in service.instances.values() {
+                self.index(None, Some(instance));
+            }
+        }
+        let mut names: Vec<ServiceName> = registry.services().map(|(name, _)| name.clone()).collect();
+        names.sort_unstable();
+        self.directory.store(Arc::new(Directory::of(&names)));
+        let none = BTreeSet::new();
+        let services = self.services.pin();
+        for name in names {
+            if let Some(view) = ServiceView::of(&name, registry, self.settings.ttl) {
+                self.count_tags(&none, &view.tags);
+                services.insert(name, Arc::new(view));
+            }
+        }
+        self.instances.store(registry.instances() as u64, Ordering::Relaxed);
+        self.revision.store(registry.revision(), Ordering::Release);
+    }
+
     fn publish_service(&self, registry: &Registry, name: &ServiceName) {
         let services = self.services.pin();
         let none = BTreeSet::new();
@@ -396,10 +418,8 @@ impl View {
         if lease_id.is_some_and(|lease_id| lease_id != instance.lease_id) {
             return Err(Refusal::Superseded(key.clone()));
         }
-        match instance.lease {
-            Lease::Timed(duration) if !instance.deadline.renew(duration, now) => Err(not_found()),
-            lease => Ok(lease),
-        }
+        // One that is over was not yet taken out of the view: its end is on the way.
+        if instance.deadline.renew(now) { Ok(instance.lease) } else { Err(not_found()) }
     }
 
     /// Every instance with this id.
@@ -489,6 +509,11 @@ fn remove_key<K: Hash + Eq + Clone>(index: &papaya::HashMap<K, Arc<[Key]>>, at: 
 }
 
 impl Directory {
+    /// A directory of these names, which are in order.
+    fn of(names: &[ServiceName]) -> Self {
+        Self { chunks: names.chunks(CHUNK_MAX / 2).map(|chunk| Arc::new(chunk.to_vec())).collect() }
+    }
+
     pub fn names(&self) -> impl Iterator<Item = &ServiceName> {
         self.chunks.iter().flat_map(|chunk| chunk.iter())
     }

@@ -1,32 +1,60 @@
 //! The one task that changes the registry.
 //!
-//! It takes what waits, a bounded batch; checks and applies each command; commits the batch once;
-//! publishes; then acknowledges. So an acknowledged change is visible to the next query, and many
-//! small changes cost one commit. Time's changes (expired leases, instances to forget) go the same way.
+//! It takes what waits, a bounded batch; checks each command against the registry as it is; commits what
+//! they change together; applies and publishes it; then acknowledges. So an acknowledged change is durable
+//! and visible, and many small changes cost one commit. Two commands that touch the same instance do not go
+//! into one batch: the second waits for the next, where it is checked against what the first has made.
+//!
+//! What time and closed connections do is a fact, whether the store can take it or not: it is published
+//! at once and stored with the next commit. What the store refuses is refused to whoever asked, and the
+//! registry is as it was: answers go on from it.
 
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use crate::clock::Clock;
-use crate::instance::Instance;
+use crate::instance::{Instance, Key};
+use crate::name::{HostName, Label, ServiceName};
 use crate::protocol::Filter;
-use crate::registry::{Author, Change, Command, Refusal, Registry, What};
+use crate::registry::{Author, Change, Command, Reason, Refusal, Registry, Subject, What};
 use crate::store::Store;
+use crate::time::Now;
 use crate::view::{Member, View};
 
 /// Events waiting for the writer. Who sends more waits: the sender's own connection is the brake.
 const QUEUE_MAX: usize = 4096;
-/// Events in one batch: more make a commit no cheaper, and the first waits for the last.
-const BATCH_MAX: usize = 1024;
+/// Events in one batch. A commit of 256 takes about 5 ms, and the first waits for the last.
+const BATCH_MAX: usize = 256;
 /// Batches a slow watcher may be behind before it is cut off.
 const WATCH_BACKLOG: usize = 4096;
+/// Facts published and not yet stored. Where the store takes none for so long, leases stand still.
+const UNSTORED_MAX: usize = 32_768;
+/// How often the time is looked at, whatever else happens.
+const TICK: Duration = Duration::from_millis(100);
+/// Longer than this without a look at the time, and we were stopped or starved: nobody could renew a lease.
+const AWAY_MIN: Duration = Duration::from_secs(1);
+/// How long facts wait for another try where the store refused them.
+const STORE_AGAIN: Duration = Duration::from_millis(500);
 
 /// What reaches the writer.
 #[derive(Debug)]
 pub enum Event {
-    Command { command: Command, author: Author, done: Option<oneshot::Sender<Verdict>> },
-    Watch { filter: Box<Filter>, done: oneshot::Sender<Watch> },
+    Command {
+        command: Command,
+        author: Author,
+        done: Option<oneshot::Sender<Verdict>>,
+    },
+    Watch {
+        filter: Box<Filter>,
+        done: oneshot::Sender<Watch>,
+    },
+    /// Asks whether the writer is alive.
+    Ping {
+        done: oneshot::Sender<()>,
+    },
 }
 
 /// How a command went.
@@ -39,16 +67,6 @@ pub struct Done {
     pub revision: u64,
     /// What it changed; empty where it was already so.
     pub changes: Vec<Change>,
-}
-
-impl Done {
-    /// The instance as the command left it.
-    pub fn instance(&self) -> Option<&Arc<Instance>> {
-        self.changes.iter().rev().find_map(|change| match &change.what {
-            What::Instance { after, .. } => after.as_ref(),
-            _ => None,
-        })
-    }
 }
 
 /// Everything that matches now, and every change from here on, with no gap between.
@@ -71,7 +89,7 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// Sends a command; its verdict arrives when its changes are visible.
+    /// Sends a command; its verdict arrives when its changes are durable and visible.
     pub async fn command(
         &self,
         command: Command,
@@ -93,6 +111,13 @@ impl Handle {
         self.events.send(Event::Watch { filter: Box::new(filter), done }).await.map_err(|_| Stopped)?;
         watch.await.map_err(|_| Stopped)
     }
+
+    /// Returns once the writer has come round.
+    pub async fn ping(&self) -> Result<(), Stopped> {
+        let (done, pong) = oneshot::channel();
+        self.events.send(Event::Ping { done }).await.map_err(|_| Stopped)?;
+        pong.await.map_err(|_| Stopped)
+    }
 }
 
 /// See the module's own words.
@@ -103,13 +128,33 @@ pub struct Writer {
     clock: Clock,
     events: mpsc::Receiver<Event>,
     watchers: broadcast::Sender<Arc<[Change]>>,
+    /// Commands that wait for the next batch, oldest first.
+    postponed: VecDeque<Event>,
+    /// Facts published and not yet stored.
+    unstored: Vec<Change>,
+    /// When the time was last looked at, in nanoseconds of the monotonic clock.
+    seen_ns: u64,
+}
+
+/// The commands of one batch that are to be committed together.
+#[derive(Default)]
+struct Round {
+    changes: Vec<Change>,
+    /// What each is answered when the commit has succeeded.
+    answers: Vec<(Result<std::ops::Range<usize>, Refusal>, Option<oneshot::Sender<Verdict>>)>,
+    keys: HashSet<Key>,
+    labels: HashSet<(ServiceName, Label)>,
+    hosts: HashSet<HostName>,
+    new_instances: usize,
 }
 
 impl Writer {
     pub fn new(registry: Registry, store: Store, view: Arc<View>, clock: Clock) -> (Self, Handle) {
         let (sender, events) = mpsc::channel(QUEUE_MAX);
         let (watchers, _) = broadcast::channel(WATCH_BACKLOG);
-        let writer = Self { registry, store, view, clock, events, watchers };
+        let seen_ns = clock.now().mono_ns;
+        let (postponed, unstored) = (VecDeque::new(), Vec::new());
+        let writer = Self { registry, store, view, clock, events, watchers, postponed, unstored, seen_ns };
         (writer, Handle { events: sender })
     }
 
@@ -117,75 +162,253 @@ impl Writer {
     pub async fn run(mut self) {
         let mut batch = Vec::with_capacity(BATCH_MAX);
         loop {
-            let due = self.registry.next_due_ns().map(|due| self.clock.instant(due));
-            let sleep = async {
-                match due {
-                    Some(due) => tokio::time::sleep_until(due.into()).await,
-                    None => std::future::pending().await,
+            if self.postponed.is_empty() {
+                let sleep = tokio::time::sleep_until(self.next_look().into());
+                // Both arms are cancel-safe: `recv_many` loses nothing, and the deadline is computed anew.
+                let received = tokio::select! {
+                    biased;
+                    received = self.events.recv_many(&mut batch, BATCH_MAX) => Some(received),
+                    () = sleep => None,
+                };
+                if received == Some(0) {
+                    break;
                 }
-            };
-            // Both arms are cancel-safe: `recv_many` loses nothing, and the deadline is computed anew.
-            let received = tokio::select! {
-                biased;
-                received = self.events.recv_many(&mut batch, BATCH_MAX) => Some(received),
-                () = sleep => None,
-            };
-            if received == Some(0) {
-                return;
             }
-            self.work(&mut batch).await;
+            let mut events: VecDeque<Event> = std::mem::take(&mut self.postponed);
+            events.extend(batch.drain(..));
+            self.work(events).await;
+        }
+        if let Err(failure) = self.store.close(std::mem::take(&mut self.unstored)).await {
+            tracing::error!(%failure, "the last changes are not stored");
         }
     }
 
-    /// One batch: check and apply, commit once, publish, acknowledge.
-    async fn work(&mut self, batch: &mut Vec<Event>) {
+    fn next_look(&self) -> std::time::Instant {
+        let due = self.registry.next_due_ns().filter(|_| self.unstored.len() < UNSTORED_MAX);
+        let tick = if self.unstored.is_empty() { TICK } else { STORE_AGAIN.min(TICK) };
+        let tick = self.seen_ns + crate::time::nanoseconds(tick);
+        self.clock.instant(due.map_or(tick, |due| due.min(tick)))
+    }
+
+    /// Looks at the time; where we were away, every lease gets one whole duration.
+    fn look(&mut self) -> Now {
         let now = self.clock.now();
-        let mut changes: Vec<Change> = Vec::new();
-        let mut acknowledge = Vec::new();
-        let mut watches = Vec::new();
-        for (reason, what) in self.registry.due(now) {
-            let change = self.registry.change(reason, what, Author::Server, now);
+        let away = Duration::from_nanos(now.mono_ns.saturating_sub(self.seen_ns));
+        self.seen_ns = now.mono_ns;
+        if away > AWAY_MIN {
+            tracing::warn!(?away, "this process was stopped or starved; every lease starts anew");
+            self.registry.renew_leases(now);
+        }
+        now
+    }
+
+    /// One batch: facts first, then commands together, then the answers.
+    async fn work(&mut self, events: VecDeque<Event>) {
+        let now = self.look();
+        let mut facts = if self.unstored.len() < UNSTORED_MAX { self.registry.due(now) } else { Vec::new() };
+        let mut round = Round::default();
+        let mut after = Vec::new();
+        let mut commands = VecDeque::new();
+        for event in events {
+            match event {
+                Event::Command { command: closed @ Command::Closed { .. }, .. } => {
+                    facts.extend(self.registry.check(&closed, now).unwrap_or_default());
+                }
+                Event::Command { .. } => commands.push_back(event),
+                Event::Watch { .. } | Event::Ping { .. } => after.push(event),
+            }
+        }
+        self.publish_facts(facts, now);
+        for event in commands {
+            if let Some(event) = self.admit(&mut round, event, now) {
+                self.postponed.push_back(event);
+            }
+        }
+        self.commit(round, now).await;
+        for event in after {
+            match event {
+                Event::Watch { filter, done } => {
+                    // At this point the view is the registry, and the next change goes to the receiver.
+                    let (members, _) = self.view.list(&filter, None, usize::MAX);
+                    let (revision, changes) = (self.registry.revision(), self.watchers.subscribe());
+                    drop(done.send(Watch { members, revision, changes }));
+                }
+                Event::Ping { done } => drop(done.send(())),
+                Event::Command { .. } => self.postponed.push_back(event),
+            }
+        }
+    }
+
+    /// What happened anyway: visible at once, stored with the next commit.
+    fn publish_facts(&mut self, facts: Vec<(Reason, What)>, now: Now) {
+        let mut changes = Vec::with_capacity(facts.len());
+        for (reason, what) in facts {
+            let revision = self.registry.revision() + 1;
+            let change = Registry::change(revision, reason, what, Author::Server, now);
             self.registry.apply(&change, now);
             changes.push(change);
         }
-        for event in batch.drain(..) {
-            match event {
-                Event::Watch { filter, done } => watches.push((filter, done)),
-                Event::Command { command, author, done } => {
-                    let first = changes.len();
-                    let checked = self.registry.check(&command, now).map(|found| {
-                        for (reason, what) in found {
-                            let change = self.registry.change(reason, what, author.clone(), now);
-                            self.registry.apply(&change, now);
-                            changes.push(change);
-                        }
-                        first..changes.len()
-                    });
-                    acknowledge.push((checked, self.registry.revision(), done));
-                }
+        self.unstored.extend(changes.iter().cloned());
+        self.show(changes);
+    }
+
+    fn show(&self, changes: Vec<Change>) {
+        if changes.is_empty() {
+            return;
+        }
+        self.view.publish(&self.registry, &changes);
+        if self.watchers.receiver_count() > 0 {
+            drop(self.watchers.send(changes.into()));
+        }
+    }
+
+    /// Puts a command into the round; returns it where it has to wait for the next.
+    fn admit(&self, round: &mut Round, event: Event, now: Now) -> Option<Event> {
+        let Event::Command { command, author, done } = event else { return Some(event) };
+        if round.touches(&command) {
+            return Some(Event::Command { command, author, done });
+        }
+        let found = match self.registry.check(&command, now) {
+            Ok(found) => found,
+            Err(refusal) => {
+                round.touch(&command);
+                round.answers.push((Err(refusal), done));
+                return None;
             }
+        };
+        if round.collides(&found) || round.overfills(&found, &self.registry) {
+            return Some(Event::Command { command, author, done });
         }
-        if !changes.is_empty() {
-            self.store.commit(&changes).await;
-            self.view.publish(&self.registry, &changes);
+        round.touch(&command);
+        let first = round.changes.len();
+        for (reason, what) in found {
+            let revision = self.registry.revision() + 1 + round.changes.len() as u64;
+            round.add(Registry::change(revision, reason, what, author.clone(), now));
         }
-        for (checked, revision, done) in acknowledge {
+        round.answers.push((Ok(first..round.changes.len()), done));
+        None
+    }
+
+    /// Makes the round durable, then so, then visible, then acknowledged; or refuses all of it.
+    async fn commit(&mut self, round: Round, now: Now) {
+        let Round { changes, answers, .. } = round;
+        let stored = if changes.is_empty() && self.unstored.is_empty() {
+            Ok(())
+        } else {
+            let all: Vec<Change> = self.unstored.iter().chain(&changes).cloned().collect();
+            self.store(all).await
+        };
+        match &stored {
+            Ok(()) => {
+                self.unstored.clear();
+                for change in &changes {
+                    self.registry.apply(change, now);
+                }
+                self.show(changes.clone());
+            }
+            Err(reason) if !changes.is_empty() => {
+                tracing::warn!(%reason, commands = answers.len(), "refused")
+            }
+            Err(_) => {}
+        }
+        let revision = self.registry.revision();
+        for (checked, done) in answers {
+            let verdict = match (checked, &stored) {
+                (Ok(range), Err(reason)) if !range.is_empty() => Err(Refusal::Unavailable(reason.clone())),
+                (Ok(range), _) => Ok(Done { revision, changes: changes[range].to_vec() }),
+                (Err(refusal), _) => Err(refusal),
+            };
             // Who does not wait any more has lost nothing but the answer.
             if let Some(done) = done {
-                let verdict = checked.map(|range| Done { revision, changes: changes[range].to_vec() });
                 drop(done.send(verdict));
             }
         }
-        let changes: Arc<[Change]> = changes.into();
-        if !changes.is_empty() && self.watchers.receiver_count() > 0 {
-            drop(self.watchers.send(changes));
+    }
+
+    /// Waits for the store, and looks at the time meanwhile: a slow disk is not our absence.
+    async fn store(&mut self, changes: Vec<Change>) -> Result<(), Arc<str>> {
+        let mut committing = std::pin::pin!(self.store.commit(changes));
+        loop {
+            // Both arms are cancel-safe: the commit is polled on, and a tick is made anew.
+            let committed = tokio::select! {
+                committed = &mut committing => Some(committed),
+                () = tokio::time::sleep(TICK) => None,
+            };
+            let now = self.clock.now();
+            let away = Duration::from_nanos(now.mono_ns.saturating_sub(self.seen_ns));
+            self.seen_ns = now.mono_ns;
+            if away > AWAY_MIN {
+                self.registry.renew_leases(now);
+            }
+            if let Some(committed) = committed {
+                return committed.map_err(|failure| failure.to_string().into());
+            }
         }
-        for (filter, done) in watches {
-            // At this point the view is the registry, and the next change goes to the receiver.
-            let (members, _) = self.view.list(&filter, None, usize::MAX);
-            let watch =
-                Watch { members, revision: self.registry.revision(), changes: self.watchers.subscribe() };
-            drop(done.send(watch));
+    }
+}
+
+impl Round {
+    /// True where a command before it in the round is about the same instance or host.
+    fn touches(&self, command: &Command) -> bool {
+        match subject(command) {
+            Some(About::Instance(key)) => self.keys.contains(key),
+            Some(About::Host(host)) => self.hosts.contains(host),
+            None => false,
         }
+    }
+
+    fn touch(&mut self, command: &Command) {
+        match subject(command) {
+            Some(About::Instance(key)) => drop(self.keys.insert(key.clone())),
+            Some(About::Host(host)) => drop(self.hosts.insert(host.clone())),
+            None => {}
+        }
+    }
+
+    /// True where a new instance would get a label that the round has given away.
+    fn collides(&self, found: &[(Reason, What)]) -> bool {
+        let new = found.iter().filter_map(|(_, what)| new_instance(what));
+        new.into_iter()
+            .any(|instance| self.labels.contains(&(instance.key.service.clone(), instance.label.clone())))
+    }
+
+    fn overfills(&self, found: &[(Reason, What)], registry: &Registry) -> bool {
+        let new = found.iter().filter_map(|(_, what)| new_instance(what)).count();
+        new > 0
+            && self.new_instances > 0
+            && registry.instances() + self.new_instances + new > registry.instances_max()
+    }
+
+    fn add(&mut self, change: Change) {
+        if let Some(instance) = new_instance(&change.what) {
+            self.labels.insert((instance.key.service.clone(), instance.label.clone()));
+            self.new_instances += 1;
+        }
+        self.changes.push(change);
+    }
+}
+
+/// What a command is about.
+enum About<'a> {
+    Instance(&'a Key),
+    Host(&'a HostName),
+}
+
+fn subject(command: &Command) -> Option<About<'_>> {
+    match command {
+        Command::Register(registration) => Some(About::Instance(&registration.key)),
+        Command::Deregister(holder) | Command::Drain(holder) => Some(About::Instance(&holder.key)),
+        Command::Report(report) => Some(match &report.on {
+            Subject::Instance(holder) => About::Instance(&holder.key),
+            Subject::Host(host) => About::Host(host),
+        }),
+        Command::Closed { .. } => None,
+    }
+}
+
+fn new_instance(what: &What) -> Option<&Arc<Instance>> {
+    match what {
+        What::Instance { before: None, after: Some(after) } => Some(after),
+        _ => None,
     }
 }

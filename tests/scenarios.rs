@@ -248,7 +248,8 @@ impl Stage {
         let mut out = String::new();
         let mut changes: Vec<Change> = Vec::new();
         for (reason, what) in found {
-            let change = self.registry.change(reason, what, author.clone(), self.now);
+            let change =
+                Registry::change(self.registry.revision() + 1, reason, what, author.clone(), self.now);
             self.registry.apply(&change, self.now);
             match &change.what {
                 What::Instance { before, after } => {

@@ -9,11 +9,29 @@ pub enum Store {
     Memory,
 }
 
+/// What the caller may still do.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Failure {
+    /// Nothing was written; try again.
+    #[error("{0}")]
+    Refused(String),
+    /// Nothing will be written any more: restart.
+    #[error("{0}; restart the server once the disk is sound")]
+    Broken(String),
+}
+
 impl Store {
-    /// Makes `changes` durable, in their order.
-    pub async fn commit(&mut self, _changes: &[Change]) {
+    /// Makes `changes` durable, in their order, all or none.
+    pub async fn commit(&mut self, _changes: Vec<Change>) -> Result<(), Failure> {
         match self {
-            Self::Memory => {}
+            Self::Memory => Ok(()),
+        }
+    }
+
+    /// The last commit.
+    pub async fn close(self, _changes: Vec<Change>) -> Result<(), Failure> {
+        match self {
+            Self::Memory => Ok(()),
         }
     }
 

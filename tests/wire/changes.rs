@@ -1,7 +1,7 @@
 //! What the registry does, and what a query sees of it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use callsign::answer::Over;
@@ -130,30 +130,70 @@ fn the_serial_goes_up_with_every_change() {
 /// Port and address change together; who sees the port sees the address that belongs to it.
 #[test]
 fn a_record_and_its_address_are_of_one_view() {
+    const LOOKS: u32 = 5000;
     let mut live = ready();
     let variants = [1, 2].map(|n| Wanted::new("web", "one", &[&format!("10.0.0.{n}")], n));
     live.register(&variants[0]);
     let view: Arc<View> = live.view.clone();
-    let over = AtomicBool::new(false);
+    let looks = AtomicU32::new(0);
     std::thread::scope(|scope| {
         let reader = scope.spawn(|| {
-            let mut seen = [0u32; 2];
-            // Until both were seen after the writer ended too: the last look is not a race.
-            while !over.load(Ordering::Acquire) {
+            while looks.fetch_add(1, Ordering::Relaxed) < LOOKS {
                 let read = ask(&view, "web.service.local", SRV);
                 let port = read.sections[0][0].data.split(' ').nth(2).unwrap().to_owned();
                 assert_eq!(read.sections[2][0].data, format!("10.0.0.{port}"));
-                seen[usize::from(port == "2")] += 1;
             }
-            seen
         });
-        for round in 0..20_000 {
-            live.register(&variants[round % 2]);
+        let mut rounds = 0;
+        while !reader.is_finished() {
+            live.register(&variants[rounds % 2]);
+            rounds += 1;
         }
-        over.store(true, Ordering::Release);
-        let seen = reader.join().unwrap();
-        assert!(seen[0] + seen[1] > 0, "the reader never looked");
+        assert!(rounds > 100, "{rounds} changes in {LOOKS} looks show nothing");
     });
+}
+
+/// Until it is loaded, nobody is told that something does not exist.
+#[test]
+fn a_loaded_registry_denies_what_it_does_not_have() {
+    let mut live = Live::new(Zones::default());
+    assert_eq!(found(&live.view, "web.service.local"), (2, 0));
+    live.register(&Wanted::new("web", "one", &["10.0.0.1"], 80));
+    assert_eq!(found(&live.view, "web.service.local"), (2, 0));
+    live.view.set_ready();
+    assert_eq!(found(&live.view, "web.service.local"), (0, 1));
+    assert_eq!(found(&live.view, "nope.service.local"), NXDOMAIN);
+}
+
+/// RFC 8020: where a name exists, so does every name above it, or a resolver may deny both.
+#[test]
+fn no_name_hangs_in_the_air() {
+    let view = super::fixture::fixture();
+    let (rows, _) = super::query::read(super::ROWS);
+    let mut names = 0;
+    for row in rows.iter().filter(|row| !row.unready && row.query.get(4..6) == Some(&[0, 1])) {
+        let mut labels = Vec::new();
+        let mut rest = row.query.get(12..).unwrap_or_default();
+        while let [length @ 1..=63, after @ ..] = rest
+            && let Some((label, after)) = after.split_at_checked(usize::from(*length))
+        {
+            labels.push(String::from_utf8_lossy(label).into_owned());
+            rest = after;
+        }
+        let plain = |label: &String| label.bytes().all(|octet| octet.is_ascii_graphic() && octet != b'.');
+        if !labels.iter().all(plain) || labels.len() < 3 || labels.concat().len() > 200 {
+            continue;
+        }
+        if ask(&view, &labels.join("."), A).rcode() != 0 {
+            continue;
+        }
+        names += 1;
+        for above in 1..labels.len() - 1 {
+            let above = labels[above..].join(".");
+            assert_ne!(ask(&view, &above, A).rcode(), 3, "{above}, though {} exists", labels.join("."));
+        }
+    }
+    assert!(names > 100, "{names}");
 }
 
 #[test]

@@ -110,3 +110,18 @@ async fn a_datagram_from_ourselves_is_dropped() {
         assert_eq!(reply, nth(0, server), "wildcard: {wildcard}");
     }
 }
+
+/// A client that is gone answers our reply with an ICMP message, and the loop goes on.
+#[tokio::test]
+async fn who_is_gone_concerns_nobody_else() {
+    let view = fixture();
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let server = socket.local_addr().unwrap();
+    let _tasks = serve(socket, &view);
+    for _ in 0..50 {
+        let gone = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        gone.send_to(&web_srv(), server).await.unwrap();
+        drop(gone);
+        ask(server).await;
+    }
+}

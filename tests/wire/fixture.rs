@@ -118,7 +118,8 @@ impl Live {
     ) -> Vec<Change> {
         let mut changes = Vec::new();
         for (reason, what) in found {
-            let change = self.registry.change(reason, what, Author::Server, self.now);
+            let change =
+                Registry::change(self.registry.revision() + 1, reason, what, Author::Server, self.now);
             self.registry.apply(&change, self.now);
             changes.push(change);
         }
