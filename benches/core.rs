@@ -64,7 +64,6 @@ impl System {
             apexes: vec![Apex::parse("service.local").unwrap()],
             ttl: 5,
             ns_addresses: vec![Ipv4Addr::LOCALHOST.into()],
-            serial_base: 0,
         };
         let view = View::new(settings, Zones::default());
         view.set_ready();

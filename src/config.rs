@@ -21,6 +21,7 @@ use toml::de::{DeTable, DeValue};
 use crate::name::Apex;
 use crate::protocol::did_you_mean;
 use crate::registry::{FORGET_AFTER, INSTANCES_MAX};
+use crate::store::Limits;
 use crate::time::{format_duration, parse_duration};
 
 /// The port of DNS where nothing else is said: 53 needs a privilege and is often taken.
@@ -36,19 +37,24 @@ const GRACE_MAX: Duration = Duration::from_secs(60);
 /// What every path carries without fragments (RFC 9715), and the smallest that EDNS allows to ask for.
 pub const UDP_OCTETS_DEFAULT: u16 = 1232;
 const UDP_OCTETS_MIN: u16 = 512;
+/// Longest history: what is older than this is archaeology.
+const HISTORY_AGE_MAX: Duration = Duration::from_secs(3650 * 86_400);
 /// What one UDP datagram over IPv4 can hold.
 const UDP_OCTETS_MAX: u16 = 65_507;
 /// Longest path of a Unix socket: `sun_path` of Linux holds 108 octets with the final zero.
 const SOCKET_PATH_OCTETS_MAX: usize = 107;
 
 /// Every key, as it is written in the file; `CALLSIGN_KNOWN_FOR` in the environment, `--known-for` as a flag.
-const KEYS: [&str; 15] = [
+const KEYS: [&str; 18] = [
     "advertise",
     "allow-loopback",
     "allow-unauthenticated",
+    "data",
     "dns",
     "domain",
     "grace",
+    "history-age",
+    "history-changes",
     "instances-max",
     "known-for",
     "listen",
@@ -81,6 +87,11 @@ pub struct Config {
     /// The directory of static zones, where there is one.
     pub zones: Option<PathBuf>,
     pub store: StoreChoice,
+    /// The directory of the embedded store; `None` where nothing is kept.
+    pub data: Option<PathBuf>,
+    /// How much of the log of changes is kept.
+    pub history_changes: u64,
+    pub history_age: Duration,
     /// The address of `ns.<apex>`; `None`: the first bound address that is no wildcard.
     pub advertise: Option<IpAddr>,
     /// Seconds that a resolver may keep a positive answer; at most `TTL_MAX`.
@@ -101,6 +112,8 @@ pub struct Config {
 /// Where the registry is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StoreChoice {
+    /// In a file on this machine.
+    Embedded,
     /// Nowhere: a restart starts empty.
     Memory,
 }
@@ -157,6 +170,19 @@ impl Surroundings {
         }
         let (_, runtime) = self.environment.iter().find(|(name, _)| name == "XDG_RUNTIME_DIR")?;
         Path::new(runtime).is_absolute().then(|| Path::new(runtime).join("callsign.sock"))
+    }
+
+    /// Where the store is kept where nobody says otherwise (XDG Base Directory Specification).
+    pub fn data(&self) -> Option<PathBuf> {
+        if self.root {
+            return Some(PathBuf::from("/var/lib/callsign"));
+        }
+        let variable = |wanted: &str| {
+            let found = self.environment.iter().find(|(name, _)| name == wanted);
+            found.map(|(_, path)| PathBuf::from(path)).filter(|path| path.is_absolute())
+        };
+        let state = variable("XDG_STATE_HOME").or_else(|| Some(variable("HOME")?.join(".local/state")))?;
+        Some(state.join("callsign"))
     }
 }
 
@@ -254,8 +280,30 @@ impl Given {
     }
 
     /// The one place of defaults and rules.
+    /// The directory of the store, where it needs one.
+    fn data(&self, store: StoreChoice, around: &Surroundings) -> anyhow::Result<Option<PathBuf>> {
+        let given = self.one("data", path)?;
+        match (store, given) {
+            (StoreChoice::Memory, Some(_)) => {
+                bail!(
+                    "{} is for the embedded store; leave it out, or leave out `store = \"memory\"`",
+                    self.0["data"][0].origin
+                )
+            }
+            (StoreChoice::Memory, None) => Ok(None),
+            (StoreChoice::Embedded, Some(path)) => Ok(Some(path)),
+            (StoreChoice::Embedded, None) => match around.data() {
+                Some(path) => Ok(Some(path)),
+                None => bail!(
+                    "data: there is no directory of your own to keep the registry in, because neither XDG_STATE_HOME nor HOME is set; name one with --data, or keep nothing with --store memory"
+                ),
+            },
+        }
+    }
+
     fn config(&self, around: &Surroundings) -> anyhow::Result<Config> {
         let loopback = [IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)];
+        let store = self.one("store", store)?.unwrap_or(StoreChoice::Embedded);
         let config = Config {
             domain: self.list("domain", domain)?.unwrap_or_else(|| {
                 vec![Apex::parse("service.local").expect("the default domain is a name")]
@@ -276,7 +324,10 @@ impl Given {
                 Some(path) => Some(path),
                 None => Some(around.directory.join("zones")).filter(|path| path.is_dir()),
             },
-            store: self.one("store", store)?.unwrap_or(StoreChoice::Memory),
+            store,
+            data: self.data(store, around)?,
+            history_changes: self.one("history-changes", |text| number(text, 0, u64::MAX))?.unwrap_or(Limits::default().history_changes),
+            history_age: self.one("history-age", |text| duration(text, HISTORY_AGE_MAX))?.unwrap_or(Limits::default().history_age),
             advertise: self.one("advertise", advertise)?,
             ttl: self.one("ttl", |text| number(text, 0, TTL_MAX.into()))?.unwrap_or(TTL_DEFAULT),
             known_for: self.one("known-for", |text| duration(text, KNOWN_FOR_MAX))?.unwrap_or(FORGET_AFTER),
@@ -411,14 +462,18 @@ fn directory(text: &str) -> Result<PathBuf, String> {
     }
 }
 
+fn path(text: &str) -> Result<PathBuf, String> {
+    if text.is_empty() { Err("must be a path, and it is empty".to_owned()) } else { Ok(PathBuf::from(text)) }
+}
+
 fn store(text: &str) -> Result<StoreChoice, String> {
     match text {
+        "embedded" => Ok(StoreChoice::Embedded),
         "memory" => Ok(StoreChoice::Memory),
-        "embedded" => Err("`embedded` is not there yet; this version has `memory` only".to_owned()),
         text if text.starts_with("etcd://") => {
-            Err("`etcd` is not there yet; this version has `memory` only".to_owned())
+            Err("`etcd` is not there yet; this version has `embedded` and `memory`".to_owned())
         }
-        text => Err(format!("must be `memory`, not `{}`", text.escape_debug())),
+        text => Err(format!("must be `embedded` or `memory`, not `{}`", text.escape_debug())),
     }
 }
 
@@ -479,9 +534,9 @@ mod tests {
 
     /// An ordinary user in an empty directory with these variables.
     fn around(variables: &[(&str, &str)]) -> Surroundings {
-        let runtime = ("XDG_RUNTIME_DIR", "/run/user/1000");
+        let own = [("XDG_RUNTIME_DIR", "/run/user/1000"), ("XDG_STATE_HOME", "/var/me/state")];
         let environment =
-            [runtime].iter().chain(variables).map(|(name, text)| (name.into(), text.into())).collect();
+            own.iter().chain(variables).map(|(name, text)| (name.into(), text.into())).collect();
         Surroundings { environment, root: false, directory: PathBuf::from("/nowhere") }
     }
 
@@ -566,15 +621,18 @@ mod tests {
             ("advertise", "10.0.0.1"),
             ("allow-loopback", "true"),
             ("allow-unauthenticated", "true"),
+            ("data", "/var/tmp/callsign"),
             ("dns", "10.0.0.1:53"),
             ("domain", "example.com"),
             ("grace", "1s"),
+            ("history-age", "1d"),
+            ("history-changes", "7"),
             ("instances-max", "7"),
             ("known-for", "1s"),
             ("listen", "10.0.0.1:5301"),
             ("log", "debug"),
             ("socket", "/run/x.sock"),
-            ("store", "memory"),
+            ("store", "embedded"),
             ("ttl", "7"),
             ("udp-octets-loopback", "4096"),
             ("zones", directory),
@@ -671,9 +729,11 @@ mod tests {
             ("dns", "10.0.0.1", "such as 10.0.0.1:5300"),
             ("socket", "", "not empty"),
             ("zones", "/nowhere", "must be a directory"),
-            ("store", "embedded", "not there yet"),
+            ("data", "", "must be a path"),
+            ("history-age", "9999d", "at most 3650d"),
+            ("history-changes", "-1", "from 0"),
             ("store", "etcd://127.0.0.1:2379", "not there yet"),
-            ("store", "redis", "must be `memory`"),
+            ("store", "redis", "must be `embedded` or `memory`"),
             ("advertise", "0.0.0.0", "that other machines ask"),
             ("advertise", "ns.example.com", "without a port"),
             ("known-for", "1w", "such as 500ms"),

@@ -1,12 +1,13 @@
 //! How many connections there may be, and which goes when there are too many.
 //!
 //! A limit that refuses the newest lets idle clients lock everyone out; so over the limit the
-//! connection that has been quiet for longest is closed. Running out of descriptors is met the same
+//! connection that has been quiet for longest is closed. One that holds a lease has nothing to say and is
+//! alive by being open: it goes only where every connection holds one. Running out of descriptors is met the same
 //! way, and never with a loop that spins.
 
 use std::collections::HashMap;
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -27,6 +28,8 @@ pub struct Connections {
 #[derive(Debug)]
 struct Life {
     tick: AtomicU64,
+    /// Closing it would end something that lives.
+    holds: AtomicBool,
     close: CancellationToken,
 }
 
@@ -46,7 +49,11 @@ impl Connections {
     /// A place for a new connection; the quietest is told to close where there are too many.
     pub fn enter(self: &Arc<Self>, stop: &CancellationToken) -> Place {
         let number = self.ticks.fetch_add(1, Ordering::Relaxed);
-        let life = Arc::new(Life { tick: AtomicU64::new(number), close: stop.child_token() });
+        let life = Arc::new(Life {
+            tick: AtomicU64::new(number),
+            holds: AtomicBool::new(false),
+            close: stop.child_token(),
+        });
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if open.len() >= self.most {
             close_quietest(&mut open);
@@ -82,8 +89,8 @@ impl Connections {
 }
 
 fn close_quietest(open: &mut HashMap<u64, Arc<Life>>) {
-    let quietest =
-        open.iter().min_by_key(|(_, life)| life.tick.load(Ordering::Relaxed)).map(|(number, _)| *number);
+    let worth = |life: &Life| (life.holds.load(Ordering::Relaxed), life.tick.load(Ordering::Relaxed));
+    let quietest = open.iter().min_by_key(|(_, life)| worth(life)).map(|(number, _)| *number);
     if let Some(life) = quietest.and_then(|number| open.remove(&number)) {
         life.close.cancel();
     }
@@ -93,6 +100,11 @@ impl Place {
     /// A sign of life: a whole message came.
     pub fn touch(&self) {
         self.life.tick.store(self.connections.ticks.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
+    }
+
+    /// Says whether something lives by this connection being open.
+    pub fn hold(&self, holds: bool) {
+        self.life.holds.store(holds, Ordering::Relaxed);
     }
 
     /// Cancelled when this connection has to close.

@@ -413,6 +413,9 @@ pub fn encode(reply: &Reply, line: &mut Vec<u8>) {
 /// Names the field that a JSON error is about; reads the line a second time, on this path only.
 fn complaint(text: &str, error: &serde_json::Error) -> Problem {
     if !error.is_data() {
+        if serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok() {
+            return Problem::new("malformed", "a request is an object with one member, its verb");
+        }
         let hint =
             "send one JSON object per line, such as {\"register\":{\"service\":\"web\",\"port\":8080}}";
         return Problem::new("malformed", format!("not JSON: {error}; {hint}"));
@@ -438,11 +441,14 @@ fn complaint(text: &str, error: &serde_json::Error) -> Problem {
         return Problem {
             code: "invalid".into(),
             field: Some(printable(field)),
-            message: format!(
-                "unknown field `{}`{hint}; fields here are {}",
-                printable(field),
-                fields.join(", ")
-            ),
+            message: match fields {
+                [] => format!("unknown field `{}`; there are none here", printable(field)),
+                fields => format!(
+                    "unknown field `{}`{hint}; fields here are {}",
+                    printable(field),
+                    fields.join(", ")
+                ),
+            },
         };
     }
     let mut reader = serde_json::Deserializer::from_str(text);

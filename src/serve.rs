@@ -18,14 +18,14 @@ use tokio_util::sync::CancellationToken;
 use crate::balance::Draws;
 use crate::bind;
 use crate::clock::Clock;
-use crate::config::{Config, StoreChoice};
+use crate::config::Config;
 use crate::connections::Connections;
 use crate::dns::{tcp, udp, wire::Sizes};
 use crate::name::{HostName, Name, ServiceName};
 use crate::protocol::ServerForm;
 use crate::registry::Registry;
 use crate::socket::{self, Desk, Listener};
-use crate::store::Store;
+use crate::store::{Limits, Store, embedded};
 use crate::view::{Settings, View, Zones};
 use crate::writer::Writer;
 use crate::zone::{Kind, Zone};
@@ -62,12 +62,10 @@ pub async fn run(config: Config) -> Result<()> {
         tasks.spawn("dns tcp", tcp::run(listener, view.clone(), sizes, seeds.next_u64(), stop_dns.clone()));
     }
 
-    let store = match config.store {
-        StoreChoice::Memory => Store::Memory,
-    };
+    // From here on DNS answers: SERVFAIL, until the registry is loaded.
+    let (store, registry) = load(&config, taken, clock, &view).await?;
+    let history = store.history();
     let store_name = store.name();
-    let mut registry = Registry::new(config.instances_max, config.known_for);
-    registry.set_taken(taken);
     let (writer, handle) = Writer::new(registry, store, view.clone(), clock);
     let mut writing = JoinSet::new(); // its end is waited for apart: it comes before that of DNS
     writing.spawn(writer.run());
@@ -88,10 +86,12 @@ pub async fn run(config: Config) -> Result<()> {
         host: own_host(),
         addresses: bind::default_route_addresses(),
         loopback_allowed: loopback_only || config.allow_loopback,
+        history,
         connections: Connections::new(socket::CONNECTIONS_MAX),
         server: server_form(&view, store_name, &lines),
     });
-    let unix = tokio::net::UnixListener::from_std(bound.unix.listener.try_clone()?)?;
+    let own_socket = bound.unix;
+    let unix = tokio::net::UnixListener::from_std(own_socket.listener.try_clone()?)?;
     tasks.spawn(
         "registration socket",
         socket::run(Listener::Unix(unix), desk.clone(), stop_registrations.clone()),
@@ -113,6 +113,7 @@ pub async fn run(config: Config) -> Result<()> {
     }
     let down = async {
         stop_registrations.cancel();
+        drop(own_socket); // who comes now hears that nobody listens, and does not wait for a reply
         while let Some(ended) = writing.join_next().await {
             ended.context("the writer ended with a panic")?;
         }
@@ -136,6 +137,35 @@ pub fn check(config: &Config) -> Result<()> {
         Some(directory) => read_zones(directory, config).map(|_| ()),
         None => Ok(()),
     }
+}
+
+/// Opens the store and makes what it kept visible.
+async fn load(
+    config: &Config,
+    taken: HashMap<ServiceName, Box<str>>,
+    clock: Clock,
+    view: &Arc<View>,
+) -> Result<(Store, Registry)> {
+    let mut registry = Registry::new(config.instances_max, config.known_for);
+    registry.set_taken(taken);
+    let Some(directory) = config.data.clone() else {
+        view.set_serial_base((clock.now().wall.unix_ms / 1000) as u32);
+        return Ok((Store::memory(), registry));
+    };
+    let limits = Limits { history_changes: config.history_changes, history_age: config.history_age };
+    let view = view.clone();
+    let loading = tokio::task::spawn_blocking(move || -> Result<(Store, Registry)> {
+        let (embedded, loaded) =
+            embedded::open(&directory, limits, clock.now()).context("opening the store")?;
+        for note in &loaded.notes {
+            tracing::error!("{note}");
+        }
+        registry.restore(loaded.kept, clock.now());
+        view.set_serial_base(loaded.serial_base);
+        view.publish_all(&registry);
+        Ok((Store::Embedded(embedded), registry))
+    });
+    loading.await.context("loading the registry")?
 }
 
 /// Every socket of the server.
@@ -182,13 +212,7 @@ fn settings(config: &Config, bound: &Bound) -> Settings {
         (Some(address), _) | (None, Some(address)) => vec![address],
         (None, None) => bind::default_route_addresses(),
     };
-    let wall = Clock::start().now().wall;
-    Settings {
-        apexes: config.domain.clone(),
-        ttl: config.ttl,
-        ns_addresses,
-        serial_base: (wall.unix_ms / 1000) as u32,
-    }
+    Settings { apexes: config.domain.clone(), ttl: config.ttl, ns_addresses }
 }
 
 /// Reads every `*.zone` file of the directory; its name is the zone's. `<apex>.zone` of a live zone is its

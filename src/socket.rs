@@ -26,6 +26,7 @@ use crate::protocol::{
     Problem, RenewedForm, Reply, ServerForm, lease_text,
 };
 use crate::registry::{Author, Command};
+use crate::store::History;
 use crate::view::{Member, View};
 use crate::writer::Handle;
 
@@ -42,6 +43,8 @@ pub struct Desk {
     /// For a registration over the Unix socket that names no address.
     pub addresses: Vec<IpAddr>,
     pub loopback_allowed: bool,
+    /// The log of changes.
+    pub history: History,
     /// One for all listeners: a connection's number is its name in leases.
     pub connections: Arc<Connections>,
     /// For `status`: what does not change.

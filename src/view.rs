@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 
@@ -42,8 +42,6 @@ pub struct Settings {
     pub ttl: u32,
     /// Addresses of `ns.<apex>`.
     pub ns_addresses: Vec<IpAddr>,
-    /// Added to the revision for the SOA's serial: Unix seconds when the store was made.
-    pub serial_base: u32,
 }
 
 /// See the module's own words.
@@ -56,6 +54,8 @@ pub struct View {
     tags: papaya::HashMap<Label, usize>,
     directory: ArcSwap<Directory>,
     zones: ArcSwap<Zones>,
+    /// Added to the revision for the SOA's serial: Unix seconds when the store was made.
+    serial_base: AtomicU32,
     revision: AtomicU64,
     instances: AtomicU64,
     ready: AtomicBool,
@@ -232,6 +232,7 @@ impl View {
             tags: papaya::HashMap::new(),
             directory: ArcSwap::default(),
             zones: ArcSwap::from_pointee(zones),
+            serial_base: AtomicU32::new(0),
             revision: AtomicU64::new(0),
             instances: AtomicU64::new(0),
             ready: AtomicBool::new(false),
@@ -240,6 +241,11 @@ impl View {
 
     pub fn is_ready(&self) -> bool {
         self.ready.load(Ordering::Acquire)
+    }
+
+    /// What the serial counts from; set before the view is ready.
+    pub fn set_serial_base(&self, serial_base: u32) {
+        self.serial_base.store(serial_base, Ordering::Relaxed);
     }
 
     /// From here on a name that is not there does not exist.
@@ -372,7 +378,7 @@ impl View {
 
     /// The SOA's serial: goes up with every change (RFC 1982).
     pub fn serial(&self) -> u32 {
-        self.settings.serial_base.wrapping_add(self.revision() as u32)
+        self.serial_base.load(Ordering::Relaxed).wrapping_add(self.revision() as u32)
     }
 
     pub fn soa(&self, apex: &Apex) -> Soa {

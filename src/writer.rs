@@ -10,6 +10,7 @@
 //! registry is as it was: answers go on from it.
 
 use std::collections::{HashSet, VecDeque};
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -136,12 +137,15 @@ pub struct Writer {
     seen_ns: u64,
 }
 
+/// The places of a command's changes in its round, or why it is refused.
+type Checked = Result<Range<usize>, Refusal>;
+
 /// The commands of one batch that are to be committed together.
 #[derive(Default)]
 struct Round {
     changes: Vec<Change>,
     /// What each is answered when the commit has succeeded.
-    answers: Vec<(Result<std::ops::Range<usize>, Refusal>, Option<oneshot::Sender<Verdict>>)>,
+    answers: Vec<(Checked, Option<oneshot::Sender<Verdict>>)>,
     keys: HashSet<Key>,
     labels: HashSet<(ServiceName, Label)>,
     hosts: HashSet<HostName>,

@@ -120,7 +120,8 @@ impl Server {
         let going = Going::start(
             command
                 .args(["serve", "--dns", "127.0.0.1:0", "--log", "warn", "--socket"])
-                .arg(directory.path().join("s")),
+                .arg(directory.path().join("s"))
+                .args(["--store", "memory"]),
         );
         let dns = going.line();
         let dns = dns.strip_prefix("dns udp+tcp ").expect(&dns).parse().unwrap();

@@ -43,7 +43,7 @@ const END: &str = "-- end of output --";
 
 impl Shell {
     fn new() -> Self {
-        let setup = "mount -t tmpfs none /run && ip link set lo up && exec 2>&1 && exec bash --norc";
+        let setup = "mount -t tmpfs none /run && export CALLSIGN_DATA=/run/data && ip link set lo up && exec 2>&1 && exec bash --norc";
         let mut child = Command::new("timeout")
             .args(["120", "unshare", "--map-root-user", "-n", "-m", "sh", "-c", setup])
             .current_dir(env!("CARGO_MANIFEST_DIR"))

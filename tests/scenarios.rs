@@ -129,8 +129,7 @@ impl Stage {
             let (zone, _) = Zone::new(name, kind, records).unwrap();
             if tree { &mut zones.trees } else { &mut zones.primary }.push(Arc::new(zone));
         }
-        let settings =
-            Settings { apexes, ttl: 5, ns_addresses: vec![IpAddr::from([127, 0, 0, 1])], serial_base: 0 };
+        let settings = Settings { apexes, ttl: 5, ns_addresses: vec![IpAddr::from([127, 0, 0, 1])] };
         let view = View::new(settings, zones);
         view.set_ready();
         let mut registry = Registry::new(100, FORGET_AFTER);

@@ -43,9 +43,18 @@ pub struct Serve {
     /// A directory of zone files to serve beside the registry [default: ./zones when it is there]
     #[arg(long, value_name = "DIR")]
     zones: Option<String>,
-    /// Where the registry is kept [default: memory]
+    /// Where the registry is kept, embedded or memory [default: embedded]
     #[arg(long, value_name = "STORE")]
     store: Option<String>,
+    /// The directory of the embedded store [default: $XDG_STATE_HOME/callsign; /var/lib/callsign for root]
+    #[arg(long, value_name = "DIR")]
+    data: Option<String>,
+    /// How many changes the log keeps [default: 100000]
+    #[arg(long, value_name = "N")]
+    history_changes: Option<String>,
+    /// How long the log keeps them [default: 7d]
+    #[arg(long, value_name = "TIME")]
+    history_age: Option<String>,
     /// The address of this server in the zone's own records [default: the first one bound]
     #[arg(long, value_name = "ADDR")]
     advertise: Option<String>,
@@ -99,6 +108,9 @@ impl Serve {
             ("socket", self.socket),
             ("zones", self.zones),
             ("store", self.store),
+            ("data", self.data),
+            ("history-changes", self.history_changes),
+            ("history-age", self.history_age),
             ("advertise", self.advertise),
             ("ttl", self.ttl),
             ("known-for", self.known_for),

@@ -27,6 +27,8 @@ const MESSAGE_TIME_MAX: Duration = Duration::from_secs(5);
 const WRITE_TIME_MAX: Duration = Duration::from_secs(5);
 /// How long a closed connection is read on, so that its last reply is not lost to a reset (RFC 7766 section 6.2.4).
 const LINGER: Duration = Duration::from_secs(1);
+/// Messages that are answered after the server was told to stop: those that have arrived, and not for ever.
+const LAST_MESSAGES_MAX: usize = 64;
 /// Octets of a connection's read buffer: many queries at once, little for ten thousand idle clients.
 const READ_BUFFER_OCTETS: usize = 2048;
 
@@ -73,7 +75,9 @@ async fn serve(stream: TcpStream, view: &View, sizes: Sizes, seed: u64, place: &
     let (reader, mut writer) = stream.into_split();
     let mut reader = BufReader::with_capacity(READ_BUFFER_OCTETS, reader);
     let mut message = Vec::new();
-    loop {
+    let mut last_messages = LAST_MESSAGES_MAX;
+    while last_messages > 0 {
+        last_messages -= usize::from(place.closing().is_cancelled());
         // The connection ends with this loop in either case, so a half-read message is no loss.
         let whole = tokio::select! {
             biased;

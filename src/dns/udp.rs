@@ -141,3 +141,26 @@ fn socket_address(address: &SockaddrStorage) -> Option<SocketAddr> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loops_are_seen() {
+        let at = |text: &str| text.parse::<SocketAddr>().unwrap();
+        for (from, to, local, expected) in [
+            ("127.0.0.1:0", None, "127.0.0.1:53", true),
+            ("127.0.0.1:53", None, "127.0.0.1:53", true),
+            ("127.0.0.1:54", None, "127.0.0.1:53", false),
+            ("127.0.0.2:53", None, "127.0.0.1:53", false),
+            ("127.0.0.2:53", Some("127.0.0.2"), "0.0.0.0:53", true),
+            ("127.0.0.3:53", Some("127.0.0.2"), "0.0.0.0:53", false),
+            ("[::1]:53", Some("::1"), "[::]:53", true),
+        ] {
+            let to = to.map(|ip| (ip.parse().unwrap(), 0));
+            let datagram = Datagram { octets: 0, from: at(from), to };
+            assert_eq!(loops(&datagram, at(local)), expected, "{from} to {to:?} at {local}");
+        }
+    }
+}

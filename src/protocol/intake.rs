@@ -61,6 +61,9 @@ impl RegisterForm {
             (Some(_), Some(_)) => {
                 return Err(Problem::invalid("target", "and address exclude each other; give one"));
             }
+            (None, Some(target)) if target.trim_end_matches('.').parse::<IpAddr>().is_ok() => {
+                return Err(Problem::invalid("target", "is an address; give it as `address`"));
+            }
             (None, Some(target)) => {
                 let target = parse_target(target).map_err(|unfit| Problem::invalid("target", unfit))?;
                 return Ok(Location::Target(target));

@@ -24,6 +24,8 @@ use crate::writer::Verdict;
 
 /// Requests read before the replies to them are written.
 const PIPELINE_MAX: usize = 256;
+/// Octets of replies kept before they are written: few requests may have large answers.
+const REPLIES_OCTETS_MAX: usize = 64 * 1024;
 /// How long a client may leave replies unread before the connection is given up.
 const WRITE_TIME_MAX: Duration = Duration::from_secs(10);
 /// How long the rest of a refused line is read and thrown away, so that its error arrives.
@@ -94,13 +96,21 @@ impl<'a, W: AsyncWrite + Unpin> Session<'a, W> {
                 return Ok(());
             }
             // Whatever else has arrived in full is served before the replies are written.
-            while served < PIPELINE_MAX && buffered_line(reader, &mut line).await? {
+            while served < PIPELINE_MAX
+                && self.out.len() < REPLIES_OCTETS_MAX
+                && buffered_line(reader, &mut line).await?
+            {
                 if matches!(self.request(&line, reader, place).await?, Next::Close) {
                     return Ok(());
                 }
                 served += 1;
             }
             self.flush().await?;
+            place.hold(!self.bound.is_empty());
+            // Who never stops asking has to be stopped.
+            if place.closing().is_cancelled() {
+                return Ok(());
+            }
         }
     }
 
@@ -136,6 +146,7 @@ impl<'a, W: AsyncWrite + Unpin> Session<'a, W> {
                     Ok(filter) => {
                         self.settle().await;
                         self.flush().await?;
+                        place.hold(!self.bound.is_empty());
                         self.watch(filter, reader, place).await?;
                         return Ok(Next::Close);
                     }

@@ -1,12 +1,35 @@
 //! Where changes are kept. An enum, not a trait: there are three kinds, and a reader can see them all.
 
+pub mod embedded;
+mod history;
+pub mod record;
+
+use std::time::Duration;
+
+pub use self::history::History;
 use crate::registry::Change;
 
 /// See the module's own words.
 #[derive(Debug)]
 pub enum Store {
-    /// Nothing is kept: what is registered lives as long as the server.
-    Memory,
+    /// Nothing is kept: what is registered lives as long as the server. The latest changes are remembered.
+    Memory(history::Memory),
+    /// One file on this machine.
+    Embedded(embedded::Embedded),
+}
+
+/// How much of the past is kept.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    pub history_changes: u64,
+    pub history_age: Duration,
+}
+
+impl Default for Limits {
+    /// 100,000 changes are about 40 MiB; a week is how long a person asks back.
+    fn default() -> Self {
+        Self { history_changes: 100_000, history_age: Duration::from_secs(7 * 86_400) }
+    }
 }
 
 /// What the caller may still do.
@@ -21,23 +44,41 @@ pub enum Failure {
 }
 
 impl Store {
+    pub fn memory() -> Self {
+        Self::Memory(history::Memory::default())
+    }
+
     /// Makes `changes` durable, in their order, all or none.
-    pub async fn commit(&mut self, _changes: Vec<Change>) -> Result<(), Failure> {
+    pub async fn commit(&mut self, changes: Vec<Change>) -> Result<(), Failure> {
         match self {
-            Self::Memory => Ok(()),
+            Self::Memory(memory) => {
+                memory.keep(changes);
+                Ok(())
+            }
+            Self::Embedded(embedded) => embedded.commit(changes, false).await,
         }
     }
 
     /// The last commit.
-    pub async fn close(self, _changes: Vec<Change>) -> Result<(), Failure> {
+    pub async fn close(self, changes: Vec<Change>) -> Result<(), Failure> {
         match self {
-            Self::Memory => Ok(()),
+            Self::Memory(_) => Ok(()),
+            Self::Embedded(embedded) => embedded.commit(changes, true).await,
+        }
+    }
+
+    /// The log of changes, for whoever reads it.
+    pub fn history(&self) -> History {
+        match self {
+            Self::Memory(memory) => History::Memory(memory.clone()),
+            Self::Embedded(embedded) => History::Embedded(embedded.history.clone()),
         }
     }
 
     pub fn name(&self) -> &'static str {
         match self {
-            Self::Memory => "memory",
+            Self::Memory(_) => "memory",
+            Self::Embedded(_) => "embedded",
         }
     }
 }

@@ -85,6 +85,9 @@ impl Server {
         if !flags.contains(&"--socket") {
             words.extend(["--socket".to_owned(), socket.display().to_string()]);
         }
+        if !flags.contains(&"--data") && !flags.contains(&"--store") {
+            words.extend(["--data".to_owned(), path("data").display().to_string()]);
+        }
         words.extend(flags.iter().map(|flag| (*flag).to_owned()));
         let mut command = Command::new(&words[0]);
         command

@@ -11,7 +11,8 @@ use callsign::dns::{tcp, udp};
 use callsign::instance::{Health, Key, Lease, Location, Port, Transport};
 use callsign::name::{Apex, HostName, InstanceId, Name, ServiceName, Tag, parse_target};
 use callsign::registry::{
-    Author, Change, Command, FORGET_AFTER, Holder, INSTANCES_MAX, Registration, Registry, Report, Subject,
+    Author, Change, Command, FORGET_AFTER, Holder, INSTANCES_MAX, Reason, Registration, Registry, Report,
+    Subject, What,
 };
 use callsign::time::Now;
 use callsign::view::{Settings, View, Zones};
@@ -81,6 +82,26 @@ impl Wanted {
             host: HostName::parse("machine").unwrap(),
         }
     }
+
+    fn command(&self) -> Command {
+        let mut meta = BTreeMap::new();
+        for (key, value) in &self.meta {
+            meta.insert(Arc::from(*key), Arc::from(value.as_str()));
+        }
+        Command::Register(Box::new(Registration {
+            key: self.key(),
+            location: self.location.clone(),
+            ports: self.ports.clone(),
+            protocol: None,
+            tags: self.tags.iter().map(|tag| Tag::parse(tag).unwrap()).collect(),
+            meta,
+            weight: self.weight,
+            priority: self.priority,
+            lease: self.lease,
+            lease_id: 1,
+            checks: Vec::new(),
+        }))
+    }
 }
 
 fn port(name: &str, number: u16, transport: Transport) -> Port {
@@ -94,15 +115,14 @@ impl Live {
             apexes: vec![Apex::parse("service.local").unwrap()],
             ttl: 5,
             ns_addresses: vec![IpAddr::V4(Ipv4Addr::LOCALHOST)],
-            serial_base: 0,
         };
         let view = Arc::new(View::new(settings, zones));
         Self { registry: Registry::new(INSTANCES_MAX, FORGET_AFTER), view, now: Now::default() }
     }
 
-    pub fn command(&mut self, command: &Command) -> Vec<Change> {
+    fn command(&mut self, command: &Command) {
         let found = self.registry.check(command, self.now).unwrap();
-        self.carry_out(found)
+        self.carry_out(found);
     }
 
     /// Time goes on, and what it changes is published.
@@ -112,10 +132,12 @@ impl Live {
         self.carry_out(due);
     }
 
-    fn carry_out(
-        &mut self,
-        found: Vec<(callsign::registry::Reason, callsign::registry::What)>,
-    ) -> Vec<Change> {
+    fn carry_out(&mut self, found: Vec<(Reason, What)>) {
+        let changes = self.apply(found);
+        self.view.publish(&self.registry, &changes);
+    }
+
+    fn apply(&mut self, found: Vec<(Reason, What)>) -> Vec<Change> {
         let mut changes = Vec::new();
         for (reason, what) in found {
             let change =
@@ -123,28 +145,21 @@ impl Live {
             self.registry.apply(&change, self.now);
             changes.push(change);
         }
-        self.view.publish(&self.registry, &changes);
         changes
     }
 
-    pub fn register(&mut self, wanted: &Wanted) {
-        let mut meta = BTreeMap::new();
-        for (key, value) in &wanted.meta {
-            meta.insert(Arc::from(*key), Arc::from(value.as_str()));
+    /// Many at once, published once: as the writer does with a batch.
+    pub fn register_all(&mut self, wanted: impl IntoIterator<Item = Wanted>) {
+        let mut changes = Vec::new();
+        for wanted in wanted {
+            let found = self.registry.check(&wanted.command(), self.now).unwrap();
+            changes.extend(self.apply(found));
         }
-        self.command(&Command::Register(Box::new(Registration {
-            key: wanted.key(),
-            location: wanted.location.clone(),
-            ports: wanted.ports.clone(),
-            protocol: None,
-            tags: wanted.tags.iter().map(|tag| Tag::parse(tag).unwrap()).collect(),
-            meta,
-            weight: wanted.weight,
-            priority: wanted.priority,
-            lease: wanted.lease,
-            lease_id: 1,
-            checks: Vec::new(),
-        })));
+        self.view.publish(&self.registry, &changes);
+    }
+
+    pub fn register(&mut self, wanted: &Wanted) {
+        self.command(&wanted.command());
     }
 
     pub fn deregister(&mut self, wanted: &Wanted) {
@@ -196,9 +211,14 @@ pub fn services() -> Live {
     let idle = Wanted::new("idle", "one", &["10.1.0.1"], 80);
     live.register(&idle);
     live.report(&idle, Health::Critical);
-    for n in 0..120 {
-        live.register(&Wanted::new("big", &format!("i{n:03}"), &[&format!("10.1.1.{n}")], 80));
-    }
+    live.register_all(
+        (0..120).map(|n| Wanted::new("big", &format!("i{n:03}"), &[&format!("10.1.1.{n}")], 80)),
+    );
+    // More than a stream's 65,535 octets hold.
+    live.register_all((0..4200).map(|n| {
+        let address = format!("10.64.{}.{}", n / 256, n % 256);
+        Wanted::new("huge", &format!("i{n:04}"), &[&address], 80)
+    }));
 
     // Named ports, both transports, tags, metadata, priorities and weights to their ends.
     let mix = |id: &str, address: &str| Wanted {

@@ -44,10 +44,10 @@ fn ask(view: &View, query: &[u8], client: IpAddr, over: Over, draw: u64) -> Read
 fn services(counts: &[usize]) -> Arc<View> {
     let mut live = Live::new(Zones::default());
     for count in counts {
-        for n in 0..*count {
+        live.register_all((0..*count).map(|n| {
             let address = Ipv4Addr::from(0x0a00_0000 + n as u32).to_string();
-            live.register(&Wanted::new(&format!("s{count:04}"), &format!("i{n:04}"), &[&address], 80));
-        }
+            Wanted::new(&format!("s{count:04}"), &format!("i{n:04}"), &[&address], 80)
+        }));
     }
     live.view.set_ready();
     live.view

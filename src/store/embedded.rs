@@ -1,0 +1,521 @@
+//! The embedded store: one file, one process, one thread of its own.
+//!
+//! A commit is one transaction: the state it leads to and the log of what changed, all or nothing, on
+//! the disk before it is answered. Revisions are reserved in blocks, and the block is part of each commit: after a
+//! crash no revision that anybody has seen is given out again.
+//!
+//! Trouble: where a write fails, nothing of the commit is there, and the next one tries again on a file
+//! opened anew. Where a *sync* fails, nothing more is ever acknowledged: the kernel may have dropped what it
+//! could not write and called it clean ("Can Applications Recover from fsync Failures?", ATC 2020).
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read, Seek, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+
+use nix::fcntl::{Flock, FlockArg};
+use redb::{
+    Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, StorageBackend, TableDefinition,
+};
+use tokio::sync::oneshot;
+
+use super::record::{self, Unreadable};
+use super::{Failure, Limits};
+use crate::registry::{Change, Kept, What};
+use crate::time::{Now, Wall};
+
+const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
+const INSTANCES: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("instances");
+const HOSTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("hosts");
+const GONE: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("gone");
+const LOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("log");
+
+/// The keys of `META`.
+const FORMAT: &str = "format";
+const SERIAL_BASE: &str = "serial-base";
+/// No revision above it was given out.
+const RESERVED: &str = "reserved";
+
+/// The layout of the tables that this program writes, and the newest it reads.
+const FORMAT_NEWEST: u64 = 1;
+/// Revisions reserved ahead of each commit: facts may be published before they are stored.
+const RESERVE: u64 = 65_536;
+/// Octets of pages kept in memory; the registry itself is in memory anyway.
+const CACHE_OCTETS: usize = 64 << 20;
+/// Commits that wait for the thread: the writer waits for each, so one is all there can be.
+const JOBS_MAX: usize = 1;
+/// Entries of the log removed beyond those added, in one commit.
+const TRIM_MAX: u64 = 512;
+/// The file within the data directory.
+const FILE: &str = "callsign.redb";
+/// Held by the one process that uses the directory; its pid is within.
+const LOCK: &str = "callsign.lock";
+
+/// An open store.
+#[derive(Debug)]
+pub struct Embedded {
+    jobs: mpsc::SyncSender<Job>,
+    pub history: History,
+}
+
+#[derive(Debug)]
+struct Job {
+    changes: Vec<Change>,
+    /// The last: no revision is reserved ahead of it.
+    last: bool,
+    done: oneshot::Sender<Result<(), Failure>>,
+}
+
+/// What a store held when it was opened.
+#[derive(Debug)]
+pub struct Loaded {
+    pub kept: Kept,
+    pub serial_base: u32,
+    /// What had to be done to open it, in words.
+    pub notes: Vec<String>,
+}
+
+/// Why a store was not opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("{path}: process {pid} uses this directory; stop it, or choose another with --data DIR")]
+    Held { path: String, pid: String },
+    #[error("{path}: {what}; start the newer version, or choose another directory with --data DIR")]
+    Newer { path: String, what: String },
+    #[error("{path}: {source}")]
+    Io { path: String, source: io::Error },
+    #[error("{path}: {what}")]
+    Damaged { path: String, what: String },
+}
+
+/// Reads the log of changes of an open store, from any thread.
+#[derive(Clone)]
+pub struct History {
+    database: Arc<arc_swap::ArcSwapOption<Database>>,
+}
+
+impl fmt::Debug for History {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("History")
+    }
+}
+
+/// The file, and whether a sync of it has ever failed.
+#[derive(Debug)]
+pub struct Disk<B> {
+    inner: B,
+    sync_failed: Arc<AtomicBool>,
+}
+
+impl<B: StorageBackend> Disk<B> {
+    pub fn new(inner: B, sync_failed: Arc<AtomicBool>) -> Self {
+        Self { inner, sync_failed }
+    }
+}
+
+impl<B: StorageBackend> StorageBackend for Disk<B> {
+    fn len(&self) -> io::Result<u64> {
+        self.inner.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.inner.read(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.inner.set_len(len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        if self.sync_failed.load(Ordering::Acquire) {
+            return Err(io::Error::other("an earlier sync failed"));
+        }
+        self.inner.sync_data().inspect_err(|_| self.sync_failed.store(true, Ordering::Release))
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.inner.write(offset, data)
+    }
+
+    fn close(&self) -> io::Result<()> {
+        self.inner.close()
+    }
+}
+
+/// Opens the store in `directory`, which is made where it is not there, and starts its thread.
+///
+/// A damaged file is kept under another name, never deleted, and a new one begun: `Loaded::notes` says so.
+///
+/// # Errors
+///
+/// Another process holds it, a newer version wrote it, or the disk refuses.
+pub fn open(directory: &Path, limits: Limits, now: Now) -> Result<(Embedded, Loaded), OpenError> {
+    let lock = lock(directory)?;
+    let path = directory.join(FILE);
+    let sync_failed = Arc::new(AtomicBool::new(false));
+    let (engine, loaded) = match open_file(&path, &sync_failed, now) {
+        Ok(opened) => opened,
+        Err(OpenError::Damaged { what, .. }) => {
+            let aside = directory.join(format!("{FILE}.damaged-{}", now.wall.unix_ms));
+            std::fs::rename(&path, &aside).map_err(|source| io_error(&path, source))?;
+            let (engine, mut loaded) = open_file(&path, &sync_failed, now)?;
+            let (path, aside) = (path.display(), aside.display());
+            loaded
+                .notes
+                .push(format!("{path}: {what}; it is kept as {aside}, and the registry starts empty"));
+            (engine, loaded)
+        }
+        Err(error) => return Err(error),
+    };
+    let history = History { database: Arc::new(arc_swap::ArcSwapOption::new(Some(engine.database.clone()))) };
+    let (jobs, received) = mpsc::sync_channel(JOBS_MAX);
+    let thread =
+        Thread { path, sync_failed, engine: Some(engine), limits, history: history.clone(), _lock: lock };
+    let spawned = std::thread::Builder::new().name("store".to_owned()).spawn(move || thread.run(&received));
+    spawned.map_err(|source| io_error(directory, source))?;
+    Ok((Embedded { jobs, history }, loaded))
+}
+
+/// Takes the directory for this process; the lock goes with the descriptor, however the process ends.
+fn lock(directory: &Path) -> Result<Flock<File>, OpenError> {
+    let path = directory.join(LOCK);
+    std::fs::create_dir_all(directory).map_err(|source| io_error(directory, source))?;
+    let file = File::options().create(true).truncate(false).read(true).write(true).open(&path);
+    let file = file.map_err(|source| io_error(&path, source))?;
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(mut lock) => {
+            let pid = std::process::id().to_string();
+            // The pid is for whoever finds the directory taken; the lock holds without it, on a full disk too.
+            let written =
+                lock.set_len(0).and_then(|()| lock.rewind()).and_then(|()| lock.write_all(pid.as_bytes()));
+            if let Err(error) = written {
+                tracing::debug!(%error, "writing the pid into the lock");
+            }
+            Ok(lock)
+        }
+        Err((mut file, _)) => {
+            let mut pid = String::new();
+            let read = file.read_to_string(&mut pid);
+            let pid = if read.is_ok() && !pid.is_empty() { pid } else { "(unknown)".to_owned() };
+            Err(OpenError::Held { path: directory.display().to_string(), pid })
+        }
+    }
+}
+
+fn io_error(path: &Path, source: io::Error) -> OpenError {
+    OpenError::Io { path: path.display().to_string(), source }
+}
+
+fn open_file(path: &Path, sync_failed: &Arc<AtomicBool>, now: Now) -> Result<(Engine, Loaded), OpenError> {
+    let file = File::options().create(true).truncate(false).read(true).write(true).open(path);
+    let file = file.map_err(|source| io_error(path, source))?;
+    let backend =
+        redb::backends::FileBackend::new(file).map_err(|error| io_error(path, io::Error::other(error)))?;
+    let engine =
+        Engine::open(Disk::new(backend, sync_failed.clone()), now.wall).map_err(|error| error.at(path))?;
+    let loaded = engine.load(now).map_err(|error| error.at(path))?;
+    Ok((engine, loaded))
+}
+
+/// Why the engine did not do what it was asked.
+#[derive(Debug)]
+pub enum EngineError {
+    Io(io::Error),
+    Damaged(String),
+    Newer(String),
+}
+
+impl EngineError {
+    fn at(self, path: &Path) -> OpenError {
+        let path = path.display().to_string();
+        match self {
+            Self::Io(source) => OpenError::Io { path, source },
+            Self::Damaged(what) => OpenError::Damaged { path, what },
+            Self::Newer(what) => OpenError::Newer { path, what },
+        }
+    }
+}
+
+impl fmt::Display for EngineError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Io(error) => write!(f, "{error}"),
+            Self::Damaged(what) | Self::Newer(what) => f.write_str(what),
+        }
+    }
+}
+
+impl<E: Into<redb::Error>> From<E> for EngineError {
+    fn from(error: E) -> Self {
+        match error.into() {
+            redb::Error::Io(error) => Self::Io(error),
+            error @ redb::Error::PreviousIo => Self::Io(io::Error::other(error.to_string())),
+            error @ redb::Error::UpgradeRequired(_) => Self::Newer(error.to_string()),
+            error => Self::Damaged(error.to_string()),
+        }
+    }
+}
+
+fn unreadable(error: Unreadable) -> EngineError {
+    match error {
+        Unreadable::Newer(_) => EngineError::Newer(error.to_string()),
+        Unreadable::Damaged(_) => EngineError::Damaged(error.to_string()),
+    }
+}
+
+/// The tables over any disk: what tests run on one that fails.
+#[derive(Debug)]
+pub struct Engine {
+    pub database: Arc<Database>,
+}
+
+impl Engine {
+    /// Opens the tables, or makes them.
+    pub fn open(disk: impl StorageBackend, wall: Wall) -> Result<Self, EngineError> {
+        let database = Database::builder().set_cache_size(CACHE_OCTETS).create_with_backend(disk)?;
+        let transaction = database.begin_write()?;
+        let fresh = {
+            let mut meta = transaction.open_table(META)?;
+            let format = meta.get(FORMAT)?.map(|format| format.value());
+            match format {
+                Some(format) if format > FORMAT_NEWEST => {
+                    let newest = FORMAT_NEWEST;
+                    let what = format!(
+                        "written by a newer version of callsign (layout {format}, this one reads up to {newest})"
+                    );
+                    return Err(EngineError::Newer(what));
+                }
+                Some(_) => {}
+                None => {
+                    meta.insert(FORMAT, FORMAT_NEWEST)?;
+                    meta.insert(SERIAL_BASE, (wall.unix_ms / 1000) as u64)?;
+                    meta.insert(RESERVED, 0)?;
+                }
+            }
+            transaction.open_table(INSTANCES)?;
+            transaction.open_table(HOSTS)?;
+            transaction.open_table(GONE)?;
+            transaction.open_table(LOG)?;
+            format.is_none()
+        };
+        if fresh {
+            transaction.commit()?;
+        } else {
+            transaction.abort()?;
+        }
+        Ok(Self { database: Arc::new(database) })
+    }
+
+    /// Everything that was committed; leases begin at `now`.
+    pub fn load(&self, now: Now) -> Result<Loaded, EngineError> {
+        let transaction = self.database.begin_read()?;
+        let meta = transaction.open_table(META)?;
+        let number = |key| -> Result<u64, EngineError> {
+            let value = meta.get(key)?.map(|value| value.value());
+            value.ok_or_else(|| EngineError::Damaged(format!("`{key}` is missing")))
+        };
+        let mut kept = Kept { revision: number(RESERVED)?, ..Kept::default() };
+        for entry in transaction.open_table(INSTANCES)?.iter()? {
+            let (_, octets) = entry?;
+            kept.instances.push(record::read_instance(octets.value(), now).map_err(unreadable)?);
+        }
+        for entry in transaction.open_table(HOSTS)?.iter()? {
+            let (_, octets) = entry?;
+            kept.hosts.push(record::read_host(octets.value()).map_err(unreadable)?);
+        }
+        for entry in transaction.open_table(GONE)?.iter()? {
+            let (_, octets) = entry?;
+            let left = record::read_left(octets.value(), now).map_err(unreadable)?;
+            kept.gone.push((left.instance, left.reason, left.at, left.revision));
+        }
+        kept.gone.sort_by_key(|(_, _, _, revision)| *revision);
+        let serial_base = number(SERIAL_BASE)? as u32;
+        Ok(Loaded { kept, serial_base, notes: Vec::new() })
+    }
+
+    /// One transaction: state, log and reservation. On the disk when it returns.
+    pub fn commit(&self, changes: &[Change], last: bool, limits: Limits) -> Result<(), EngineError> {
+        let transaction = self.database.begin_write()?;
+        {
+            let mut instances = transaction.open_table(INSTANCES)?;
+            let mut hosts = transaction.open_table(HOSTS)?;
+            let mut gone = transaction.open_table(GONE)?;
+            let mut log = transaction.open_table(LOG)?;
+            let mut meta = transaction.open_table(META)?;
+            for change in changes {
+                match &change.what {
+                    What::Instance { after: Some(after), .. } => {
+                        let place = record::place(&after.key);
+                        instances.insert(place.as_slice(), record::write_instance(after).as_slice())?;
+                        gone.remove(place.as_slice())?;
+                    }
+                    What::Instance { before: Some(before), after: None } => {
+                        let place = record::place(&before.key);
+                        instances.remove(place.as_slice())?;
+                        gone.insert(place.as_slice(), record::write_left(before, change).as_slice())?;
+                    }
+                    What::Instance { before: None, after: None } => {}
+                    What::Host { after: Some(host), .. } => {
+                        hosts.insert(host.name.as_str(), record::write_host(host).as_slice())?;
+                    }
+                    What::Host { before, after: None } => {
+                        if let Some(host) = before {
+                            hosts.remove(host.name.as_str())?;
+                        }
+                    }
+                    What::Forgotten { key } => drop(gone.remove(record::place(key).as_slice())?),
+                }
+                log.insert(change.revision, record::write_change(change).as_slice())?;
+            }
+            let stored = meta.get(RESERVED)?.map_or(0, |reserved| reserved.value());
+            let newest = changes.last().map(|change| change.revision);
+            let reserved = match newest {
+                Some(newest) if last => newest,
+                Some(newest) => stored.max(newest + RESERVE),
+                None if last => stored,
+                None => stored + RESERVE,
+            };
+            meta.insert(RESERVED, reserved)?;
+            if let Some(change) = changes.last() {
+                trim(&mut log, changes.len() as u64, change.at, limits)?;
+            }
+        }
+        transaction.commit()?;
+        Ok(())
+    }
+}
+
+/// Takes the oldest entries out of the log that are too many or too old.
+fn trim(
+    log: &mut redb::Table<'_, u64, &[u8]>,
+    added: u64,
+    now: Wall,
+    limits: Limits,
+) -> Result<(), EngineError> {
+    let oldest_kept =
+        now.unix_ms.saturating_sub(i64::try_from(limits.history_age.as_millis()).unwrap_or(i64::MAX));
+    for _ in 0..added + TRIM_MAX {
+        let over = log.len()? > limits.history_changes;
+        let Some((revision, at)) = oldest(log)? else { return Ok(()) };
+        if !over && at >= oldest_kept {
+            return Ok(());
+        }
+        log.remove(revision)?;
+    }
+    Ok(())
+}
+
+/// The oldest entry and its time; what cannot be read any more is as old as can be.
+fn oldest(log: &redb::Table<'_, u64, &[u8]>) -> Result<Option<(u64, i64)>, EngineError> {
+    let first = log.first()?;
+    Ok(first.map(|(revision, octets)| {
+        let at = record::read_change(octets.value()).map_or(i64::MIN, |change| change.at.unix_ms);
+        (revision.value(), at)
+    }))
+}
+
+impl Embedded {
+    pub async fn commit(&self, changes: Vec<Change>, last: bool) -> Result<(), Failure> {
+        let (done, result) = oneshot::channel();
+        let ended = || Failure::Broken("the store's thread has ended".to_owned());
+        // The channel has room: one commit waits for its answer before the next is sent.
+        self.jobs.try_send(Job { changes, last, done }).map_err(|_| ended())?;
+        result.await.map_err(|_| ended())?
+    }
+}
+
+/// The thread that owns the file.
+struct Thread {
+    path: PathBuf,
+    sync_failed: Arc<AtomicBool>,
+    /// None after trouble, until it is opened again.
+    engine: Option<Engine>,
+    limits: Limits,
+    history: History,
+    _lock: Flock<File>,
+}
+
+impl Thread {
+    fn run(mut self, jobs: &mpsc::Receiver<Job>) {
+        while let Ok(job) = jobs.recv() {
+            let result = self.commit(&job.changes, job.last);
+            // The writer waits; where it does not, the server has ended.
+            drop(job.done.send(result));
+        }
+    }
+
+    fn commit(&mut self, changes: &[Change], last: bool) -> Result<(), Failure> {
+        if self.sync_failed.load(Ordering::Acquire) {
+            return Err(self.broken());
+        }
+        let limits = self.limits;
+        let committed = self.reopen().and_then(|engine| engine.commit(changes, last, limits));
+        match committed {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                tracing::error!(%error, path = %self.path.display(), "a commit failed");
+                // After an error redb refuses everything: the next commit opens the file anew.
+                self.engine = None;
+                self.history.database.store(None);
+                if self.sync_failed.load(Ordering::Acquire) {
+                    return Err(self.broken());
+                }
+                Err(Failure::Refused(format!("{}: {error}", self.path.display())))
+            }
+        }
+    }
+
+    fn broken(&self) -> Failure {
+        Failure::Broken(format!(
+            "{}: a sync failed, so nothing can be known to be stored",
+            self.path.display()
+        ))
+    }
+
+    fn reopen(&mut self) -> Result<&Engine, EngineError> {
+        match &mut self.engine {
+            Some(_) => {}
+            none => {
+                let file =
+                    File::options().read(true).write(true).open(&self.path).map_err(EngineError::Io)?;
+                let backend = redb::backends::FileBackend::new(file)?;
+                let engine = Engine::open(Disk::new(backend, self.sync_failed.clone()), Wall::default())?;
+                self.history.database.store(Some(engine.database.clone()));
+                *none = Some(engine);
+            }
+        }
+        Ok(self.engine.as_ref().expect("it was just opened"))
+    }
+}
+
+impl History {
+    /// Changes after `after`, oldest first, `most` of them; and the oldest revision that is still there.
+    pub fn after(&self, after: u64, most: usize) -> Result<(Vec<Change>, Option<u64>), EngineError> {
+        let database = self.database.load_full();
+        let database = database.ok_or_else(|| EngineError::Io(io::Error::other("the store is not open")))?;
+        let transaction = database.begin_read()?;
+        let log = transaction.open_table(LOG)?;
+        let oldest = log.first()?.map(|(revision, _)| revision.value());
+        let mut changes = Vec::new();
+        for entry in log.range(after.saturating_add(1)..)?.take(most) {
+            changes.push(record::read_change(entry?.1.value()).map_err(unreadable)?);
+        }
+        Ok((changes, oldest))
+    }
+
+    /// Changes before `before`, newest first, `most` of them.
+    pub fn before(&self, before: u64, most: usize) -> Result<Vec<Change>, EngineError> {
+        let database = self.database.load_full();
+        let database = database.ok_or_else(|| EngineError::Io(io::Error::other("the store is not open")))?;
+        let transaction = database.begin_read()?;
+        let log = transaction.open_table(LOG)?;
+        let mut changes = Vec::new();
+        for entry in log.range(..before)?.rev().take(most) {
+            changes.push(record::read_change(entry?.1.value()).map_err(unreadable)?);
+        }
+        Ok(changes)
+    }
+}

@@ -1,0 +1,67 @@
+//! The log of changes, as it is read: what changed, when, why and by whom; and who was there at a time.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::embedded;
+use crate::registry::Change;
+
+/// Changes that a store without a disk remembers: about 10 MiB.
+const MEMORY_MAX: usize = 10_000;
+
+/// A way to read the log of any store.
+#[derive(Clone, Debug)]
+pub enum History {
+    Memory(Memory),
+    Embedded(embedded::History),
+}
+
+/// The latest changes, where no disk keeps them.
+#[derive(Clone, Debug, Default)]
+pub struct Memory {
+    changes: Arc<Mutex<VecDeque<Change>>>,
+}
+
+impl Memory {
+    pub fn keep(&self, changes: Vec<Change>) {
+        let mut kept = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.extend(changes);
+        let over = kept.len().saturating_sub(MEMORY_MAX);
+        kept.drain(..over);
+    }
+}
+
+impl History {
+    /// Changes after a revision, oldest first, `most` of them; and the oldest revision that is still there.
+    ///
+    /// # Errors
+    ///
+    /// The store cannot be read; in words.
+    pub fn after(&self, after: u64, most: usize) -> Result<(Vec<Change>, Option<u64>), String> {
+        match self {
+            Self::Memory(memory) => {
+                let kept = memory.changes.lock().unwrap_or_else(PoisonError::into_inner);
+                let oldest = kept.front().map(|change| change.revision);
+                let newer = kept.iter().filter(|change| change.revision > after);
+                Ok((newer.take(most).cloned().collect(), oldest))
+            }
+            Self::Embedded(history) => history.after(after, most).map_err(|error| error.to_string()),
+        }
+    }
+
+    /// Changes before a revision, newest first, `most` of them.
+    ///
+    /// # Errors
+    ///
+    /// The store cannot be read; in words.
+    pub fn before(&self, before: u64, most: usize) -> Result<Vec<Change>, String> {
+        match self {
+            Self::Memory(memory) => {
+                let kept = memory.changes.lock().unwrap_or_else(PoisonError::into_inner);
+                let older = kept.iter().rev().filter(|change| change.revision < before);
+                Ok(older.take(most).cloned().collect())
+            }
+            Self::Embedded(history) => history.before(before, most).map_err(|error| error.to_string()),
+        }
+    }
+}

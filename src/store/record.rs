@@ -1,0 +1,362 @@
+//! Changes, instances and hosts as the disk holds them: a first octet says the version, the rest is
+//! postcard. The forms here never change; a new version gets new ones.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::instance::{Check, Health, Host, Instance, Key, Lease, Location, Port, Transport};
+use crate::lease::LeaseCell;
+use crate::name::{HostName, InstanceId, Label, Name, ServiceName, Tag};
+use crate::registry::{Author, Change, Reason, What};
+use crate::time::{Now, Wall};
+
+/// The version that this program writes, and the newest it reads.
+pub const VERSION: u8 = 1;
+
+/// How long a connection-bound instance waits after a restart for its holder to come back.
+pub const CONNECTION_GRACE: Duration = Duration::from_secs(15);
+
+/// The connection of an instance whose holder has not come back yet; no connection has this number.
+const NO_CONNECTION: u64 = u64::MAX;
+
+/// Why octets are no record.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unreadable {
+    #[error("it was written by a newer version of callsign (form {0}, and this one reads up to {VERSION})")]
+    Newer(u8),
+    #[error("it is damaged: {0}")]
+    Damaged(String),
+}
+
+/// What is kept of an instance that left.
+#[derive(Clone, Debug)]
+pub struct Left {
+    pub instance: Instance,
+    pub reason: Reason,
+    pub at: Wall,
+    pub revision: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct InstanceForm {
+    service: String,
+    id: String,
+    host: String,
+    label: String,
+    addresses: Vec<IpAddr>,
+    /// In presentation form; empty where there are addresses.
+    target: String,
+    ports: Vec<(Option<String>, u16, bool)>,
+    protocol: Option<String>,
+    tags: Vec<String>,
+    meta: Vec<(String, String)>,
+    weight: u16,
+    priority: u16,
+    lease: LeaseForm,
+    lease_id: u64,
+    checks: Vec<CheckForm>,
+    draining: bool,
+    registered: i64,
+    since: i64,
+    revision: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+enum LeaseForm {
+    Milliseconds(u64),
+    Connection,
+    None,
+}
+
+#[derive(Serialize, Deserialize)]
+struct CheckForm {
+    id: String,
+    status: u8,
+    output: String,
+    since: i64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct HostForm {
+    name: String,
+    checks: Vec<CheckForm>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct LeftForm {
+    instance: InstanceForm,
+    reason: u8,
+    at: i64,
+    revision: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct ChangeForm {
+    revision: u64,
+    at: i64,
+    reason: u8,
+    author: AuthorForm,
+    what: WhatForm,
+}
+
+#[derive(Serialize, Deserialize)]
+enum AuthorForm {
+    Server,
+    User(u32),
+    Address(SocketAddr),
+}
+
+#[derive(Serialize, Deserialize)]
+enum WhatForm {
+    Instance(Option<InstanceForm>, Option<InstanceForm>),
+    Host(Option<HostForm>, Option<HostForm>),
+    Forgotten { service: String, id: String, host: String },
+}
+
+/// Where an instance is kept: its service, host and id with a zero octet between, which no name holds.
+pub fn place(key: &Key) -> Vec<u8> {
+    [key.service.as_str(), key.host.as_str(), key.id.as_str()].join("\0").into_bytes()
+}
+
+pub fn write_instance(instance: &Instance) -> Vec<u8> {
+    write(&InstanceForm::of(instance))
+}
+
+pub fn write_host(host: &Host) -> Vec<u8> {
+    write(&HostForm::of(host))
+}
+
+pub fn write_left(instance: &Instance, change: &Change) -> Vec<u8> {
+    write(&LeftForm {
+        instance: InstanceForm::of(instance),
+        reason: reason_number(change.reason),
+        at: change.at.unix_ms,
+        revision: change.revision,
+    })
+}
+
+pub fn write_change(change: &Change) -> Vec<u8> {
+    write(&ChangeForm {
+        revision: change.revision,
+        at: change.at.unix_ms,
+        reason: reason_number(change.reason),
+        author: match change.author {
+            Author::Server => AuthorForm::Server,
+            Author::User(uid) => AuthorForm::User(uid),
+            Author::Address(address) => AuthorForm::Address(address),
+        },
+        what: match &change.what {
+            What::Instance { before, after } => {
+                let form = |instance: &Option<Arc<Instance>>| instance.as_deref().map(InstanceForm::of);
+                WhatForm::Instance(form(before), form(after))
+            }
+            What::Host { before, after } => {
+                let form = |host: &Option<Arc<Host>>| host.as_deref().map(HostForm::of);
+                WhatForm::Host(form(before), form(after))
+            }
+            What::Forgotten { key } => WhatForm::Forgotten {
+                service: key.service.to_string(),
+                id: key.id.to_string(),
+                host: key.host.to_string(),
+            },
+        },
+    })
+}
+
+/// Reads an instance; its lease begins at `now`.
+pub fn read_instance(octets: &[u8], now: Now) -> Result<Instance, Unreadable> {
+    read::<InstanceForm>(octets)?.instance(now)
+}
+
+pub fn read_host(octets: &[u8]) -> Result<Host, Unreadable> {
+    read::<HostForm>(octets)?.host()
+}
+
+pub fn read_left(octets: &[u8], now: Now) -> Result<Left, Unreadable> {
+    let form: LeftForm = read(octets)?;
+    Ok(Left {
+        instance: form.instance.instance(now)?,
+        reason: reason(form.reason)?,
+        at: Wall { unix_ms: form.at },
+        revision: form.revision,
+    })
+}
+
+pub fn read_change(octets: &[u8]) -> Result<Change, Unreadable> {
+    let form: ChangeForm = read(octets)?;
+    let past = Now::default(); // what was has no lease to run out
+    let instance =
+        |form: Option<InstanceForm>| form.map(|form| form.instance(past).map(Arc::new)).transpose();
+    let host = |form: Option<HostForm>| form.map(|form| form.host().map(Arc::new)).transpose();
+    Ok(Change {
+        revision: form.revision,
+        at: Wall { unix_ms: form.at },
+        reason: reason(form.reason)?,
+        author: match form.author {
+            AuthorForm::Server => Author::Server,
+            AuthorForm::User(uid) => Author::User(uid),
+            AuthorForm::Address(address) => Author::Address(address),
+        },
+        what: match form.what {
+            WhatForm::Instance(before, after) => {
+                What::Instance { before: instance(before)?, after: instance(after)? }
+            }
+            WhatForm::Host(before, after) => What::Host { before: host(before)?, after: host(after)? },
+            WhatForm::Forgotten { service, id, host } => What::Forgotten { key: key(&service, &id, &host)? },
+        },
+    })
+}
+
+fn write(form: &impl Serialize) -> Vec<u8> {
+    // Every form is made of numbers, texts and lists, which postcard can always write into a vector.
+    postcard::to_extend(form, vec![VERSION]).expect("a form has octets")
+}
+
+fn read<'a, T: Deserialize<'a>>(octets: &'a [u8]) -> Result<T, Unreadable> {
+    match octets {
+        [VERSION, form @ ..] => postcard::from_bytes(form).map_err(damaged),
+        [version, ..] if *version > VERSION => Err(Unreadable::Newer(*version)),
+        _ => Err(Unreadable::Damaged("a record has no version".to_owned())),
+    }
+}
+
+fn damaged(what: impl ToString) -> Unreadable {
+    Unreadable::Damaged(what.to_string())
+}
+
+fn reason_number(reason: Reason) -> u8 {
+    Reason::ALL.iter().position(|known| *known == reason).unwrap_or_default() as u8
+}
+
+fn reason(number: u8) -> Result<Reason, Unreadable> {
+    Reason::ALL.get(usize::from(number)).copied().ok_or_else(|| damaged("an unknown reason"))
+}
+
+fn key(service: &str, id: &str, host: &str) -> Result<Key, Unreadable> {
+    Ok(Key {
+        service: ServiceName::parse(service).map_err(damaged)?,
+        id: InstanceId::parse(id).map_err(damaged)?,
+        host: HostName::parse(host).map_err(damaged)?,
+    })
+}
+
+impl CheckForm {
+    fn of(check: &Check) -> Self {
+        Self {
+            id: check.id.to_string(),
+            status: Health::ALL.iter().position(|health| *health == check.status).unwrap_or_default() as u8,
+            output: check.output.to_string(),
+            since: check.since.unix_ms,
+        }
+    }
+
+    fn check(self) -> Result<Check, Unreadable> {
+        let status = Health::ALL.get(usize::from(self.status)).copied();
+        Ok(Check {
+            id: self.id.into(),
+            status: status.ok_or_else(|| damaged("an unknown status"))?,
+            output: self.output.into(),
+            since: Wall { unix_ms: self.since },
+        })
+    }
+}
+
+impl HostForm {
+    fn of(host: &Host) -> Self {
+        Self { name: host.name.to_string(), checks: host.checks.iter().map(CheckForm::of).collect() }
+    }
+
+    fn host(self) -> Result<Host, Unreadable> {
+        let checks = self.checks.into_iter().map(CheckForm::check).collect::<Result<_, _>>()?;
+        Ok(Host { name: HostName::parse(&self.name).map_err(damaged)?, checks })
+    }
+}
+
+impl InstanceForm {
+    fn of(instance: &Instance) -> Self {
+        let port = |port: &Port| {
+            (port.name.as_deref().map(str::to_owned), port.number, port.transport == Transport::Udp)
+        };
+        Self {
+            service: instance.key.service.to_string(),
+            id: instance.key.id.to_string(),
+            host: instance.key.host.to_string(),
+            label: instance.label.to_string(),
+            addresses: instance.addresses().to_vec(),
+            target: match &instance.location {
+                Location::Target(target) => target.to_string(),
+                Location::Addresses(_) => String::new(),
+            },
+            ports: instance.ports.iter().map(port).collect(),
+            protocol: instance.protocol.as_deref().map(str::to_owned),
+            tags: instance.tags.iter().map(Tag::to_string).collect(),
+            meta: instance.meta.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect(),
+            weight: instance.weight,
+            priority: instance.priority,
+            lease: match instance.lease {
+                Lease::Timed(duration) => LeaseForm::Milliseconds(duration.as_millis() as u64),
+                Lease::Connection(_) => LeaseForm::Connection,
+                Lease::None => LeaseForm::None,
+            },
+            lease_id: instance.lease_id,
+            checks: instance.checks.iter().map(CheckForm::of).collect(),
+            draining: instance.draining,
+            registered: instance.registered.unix_ms,
+            since: instance.since.unix_ms,
+            revision: instance.revision,
+        }
+    }
+
+    fn instance(self, now: Now) -> Result<Instance, Unreadable> {
+        let key = key(&self.service, &self.id, &self.host)?;
+        let (lease, deadline) = match self.lease {
+            LeaseForm::Milliseconds(milliseconds) => {
+                let duration = Duration::from_millis(milliseconds);
+                (Lease::Timed(duration), LeaseCell::timed(key.clone(), duration, now))
+            }
+            LeaseForm::Connection => {
+                (Lease::Connection(NO_CONNECTION), LeaseCell::timed(key.clone(), CONNECTION_GRACE, now))
+            }
+            LeaseForm::None => (Lease::None, LeaseCell::unlimited(key.clone())),
+        };
+        let transport = |udp| if udp { Transport::Udp } else { Transport::Tcp };
+        let ports: Vec<Port> = self
+            .ports
+            .into_iter()
+            .map(|(name, number, udp)| Port { name: name.map(Into::into), number, transport: transport(udp) })
+            .collect();
+        if ports.is_empty() || (self.addresses.is_empty() && self.target.is_empty()) {
+            return Err(damaged("an instance without a port or an address"));
+        }
+        Ok(Instance {
+            key,
+            label: Label::parse(&self.label).map_err(damaged)?,
+            location: match self.target.as_str() {
+                "" => Location::Addresses(self.addresses),
+                target => Location::Target(Name::parse(target).map_err(damaged)?),
+            },
+            ports,
+            protocol: self.protocol.map(Into::into),
+            tags: self.tags.iter().map(|tag| Tag::parse(tag)).collect::<Result<_, _>>().map_err(damaged)?,
+            meta: self
+                .meta
+                .into_iter()
+                .map(|(key, value)| (key.into(), value.into()))
+                .collect::<BTreeMap<_, _>>(),
+            weight: self.weight,
+            priority: self.priority,
+            lease,
+            lease_id: self.lease_id,
+            deadline,
+            checks: self.checks.into_iter().map(CheckForm::check).collect::<Result<_, _>>()?,
+            draining: self.draining,
+            registered: Wall { unix_ms: self.registered },
+            since: Wall { unix_ms: self.since },
+            revision: self.revision,
+        })
+    }
+}

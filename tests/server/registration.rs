@@ -1,0 +1,711 @@
+//! Bad input on the registration socket: a clear error, nothing lost, memory flat.
+//!
+//! `REFUSED` is the table: a line, and the code, the field and a phrase of the message that it gets. What is
+//! long, slow or many has a test of its own. Each looks, at the end, at what was registered before.
+
+use std::io::Write;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::harness::process::{descriptors, resident_kib};
+use crate::harness::{Client, DEADLINE, Server, Stream, eventually, now};
+
+/// What one abuse may leave behind: buffers that the allocator keeps. Far below what was sent.
+const GROWTH_KIB_MAX: u64 = 24 * 1024;
+/// The same where thousands of connections may be open at once, with buffers of 8 KiB each.
+const GROWTH_KIB_MAX_CONNECTIONS: u64 = 96 * 1024;
+/// Four pages of a list for each of the clients that do not read.
+const GROWTH_KIB_MAX_UNREAD: u64 = 64 * 1024;
+/// The longest line that the protocol has, without its end.
+const LINE_OCTETS_MAX: usize = 64 * 1024;
+
+/// A line, and the code, the field (`-` for none) and a phrase of the message that it gets.
+const REFUSED: &[(&str, &str, &str, &str)] = &[
+    // -- no request ------------------------------------------------------------------------------------------------
+    ("{", "malformed", "-", "not JSON"),
+    ("nonsense", "malformed", "-", "not JSON"),
+    ("\u{feff}{\"status\":{}}", "malformed", "-", "not JSON"),
+    (r#"{"status":{}} x"#, "malformed", "-", "trailing characters"),
+    ("[]", "malformed", "-", "one member, its verb"),
+    ("null", "malformed", "-", "one member, its verb"),
+    ("{}", "malformed", "-", "one member, its verb"),
+    ("\"register\"", "malformed", "-", "one member, its verb"),
+    (r#"{"register":null}"#, "malformed", "-", "one member, its verb"),
+    (r#"{"register":{"service":"a","port":1},"list":{}}"#, "malformed", "-", "one member, its verb"),
+    (r#"{"list":{},"list":{}}"#, "malformed", "-", "one member, its verb"),
+    (r#"{"regster":{"service":"web"}}"#, "unknown_verb", "-", "did you mean `register`?"),
+    (r#"{"frobnicate":{}}"#, "unknown_verb", "-", "verbs are register, heartbeat,"),
+    (r#"{"\u001b[31m":{}}"#, "unknown_verb", "-", r"`\u{1b}[31m` is no verb"),
+    // -- fields ------------------------------------------------------------------------------------------------------
+    (r#"{"register":{}}"#, "invalid", "service", "missing"),
+    (r#"{"register":{"service":"web","tag":["a"],"port":1}}"#, "invalid", "tag", "did you mean `tags`?"),
+    (r#"{"heartbeat":{"service":"web","id":"a","lease":"1s"}}"#, "invalid", "lease", "unknown field `lease`"),
+    (r#"{"list":{"colour":"red"}}"#, "invalid", "colour", "fields here are service, address"),
+    (r#"{"status":{"x":1}}"#, "invalid", "x", "unknown field `x`"),
+    (r#"{"register":{"service":"web","service":"db","port":1}}"#, "invalid", "service", "duplicate"),
+    (
+        r#"{"register":{"service":"web","port":1,"meta":{"a":"1","a":"2"}}}"#,
+        "invalid",
+        "meta",
+        "`a` is given twice",
+    ),
+    (r#"{"register":{"service":"web","ports":{"a":1,"a":2}}}"#, "invalid", "ports", "`a` is given twice"),
+    (r#"{"register":{"service":"web","ports":{"a":1,"A":2}}}"#, "invalid", "ports.A", "is given twice"),
+    (r#"{"register":{"service":5,"port":1}}"#, "invalid", "service", "expected a string"),
+    (r#"{"register":{"service":{"service":{}},"port":1}}"#, "invalid", "service", "expected a string"),
+    (r#"{"lookup":{}}"#, "invalid", "id", "missing"),
+    (r#"{"explain":{}}"#, "invalid", "name", "missing"),
+    // -- ports -------------------------------------------------------------------------------------------------------
+    (r#"{"register":{"service":"web"}}"#, "invalid", "port", "1 to 65535"),
+    (r#"{"register":{"service":"web","port":0}}"#, "invalid", "port", "must be 1 to 65535, not 0"),
+    (r#"{"register":{"service":"web","port":65536}}"#, "invalid", "port", "must be 1 to 65535, not 65536"),
+    (r#"{"register":{"service":"web","port":-1}}"#, "invalid", "port", "not -1"),
+    (r#"{"register":{"service":"web","port":99999999999999999999}}"#, "invalid", "port", "port"),
+    (r#"{"register":{"service":"web","port":80.5}}"#, "invalid", "port", "80.5"),
+    (r#"{"register":{"service":"web","port":"80"}}"#, "invalid", "port", "string \"80\""),
+    (r#"{"register":{"service":"web","ports":{"http":0}}}"#, "invalid", "ports.http", "not 0"),
+    (r#"{"register":{"service":"web","ports":{"http":65536}}}"#, "invalid", "ports.http", "not 65536"),
+    (
+        r#"{"register":{"service":"web","ports":{"h_t":1}}}"#,
+        "invalid",
+        "ports.h_t",
+        "letters, digits and hyphens",
+    ),
+    (
+        r#"{"register":{"service":"web","ports":{"d":{"port":53,"transport":"sctp"}}}}"#,
+        "invalid",
+        "ports.d",
+        "use tcp or udp",
+    ),
+    (r#"{"list":{"port":65536}}"#, "invalid", "port", "must be 1 to 65535, not 65536"),
+    // -- leases ------------------------------------------------------------------------------------------------------
+    (r#"{"register":{"service":"web","port":1,"lease":"0"}}"#, "invalid", "lease", "must be 1s to 7d"),
+    (r#"{"register":{"service":"web","port":1,"lease":"0s"}}"#, "invalid", "lease", "must be 1s to 7d"),
+    (r#"{"register":{"service":"web","port":1,"lease":"999ms"}}"#, "invalid", "lease", "must be 1s to 7d"),
+    (r#"{"register":{"service":"web","port":1,"lease":"87600h"}}"#, "invalid", "lease", "not 87600h"),
+    (r#"{"register":{"service":"web","port":1,"lease":"3650d"}}"#, "invalid", "lease", "not 3650d"),
+    (
+        r#"{"register":{"service":"web","port":1,"lease":"99999999999999999999s"}}"#,
+        "invalid",
+        "lease",
+        "such as 15s",
+    ),
+    (r#"{"register":{"service":"web","port":1,"lease":"-1s"}}"#, "invalid", "lease", "such as 15s"),
+    (
+        r#"{"register":{"service":"web","port":1,"lease":"forever"}}"#,
+        "invalid",
+        "lease",
+        "`connection` or `none`",
+    ),
+    (r#"{"register":{"service":"web","port":1,"lease":15}}"#, "invalid", "lease", "expected a string"),
+    (
+        r#"{"heartbeat":{"service":"web","id":"a","lease_id":"12"}}"#,
+        "invalid",
+        "lease_id",
+        "16 hexadecimal digits",
+    ),
+    // -- names -------------------------------------------------------------------------------------------------------
+    (r#"{"register":{"service":"","port":1}}"#, "invalid", "service", "must not be empty"),
+    (r#"{"register":{"service":"..","port":1}}"#, "invalid", "service", "letters, digits and hyphens"),
+    (r#"{"register":{"service":"a.b","port":1}}"#, "invalid", "service", "try `a-b`"),
+    (r#"{"register":{"service":"my_service","port":1}}"#, "invalid", "service", "try `my-service`"),
+    (r#"{"register":{"service":"-web","port":1}}"#, "invalid", "service", "try `web`"),
+    (r#"{"register":{"service":"web ","port":1}}"#, "invalid", "service", "try `web`"),
+    (r#"{"register":{"service":"8080","port":1}}"#, "invalid", "service", "try `svc-8080`"),
+    (
+        r#"{"register":{"service":"0x1f","port":1}}"#,
+        "invalid",
+        "service",
+        "resolvers read such a name as an address",
+    ),
+    (r#"{"register":{"service":"bücher","port":1}}"#, "invalid", "service", "letters, digits and hyphens"),
+    (r#"{"register":{"service":"пример","port":1}}"#, "invalid", "service", "letters, digits and hyphens"),
+    (r#"{"register":{"service":"xn--999999999","port":1}}"#, "invalid", "service", "as IDNA encodes it"),
+    (r#"{"register":{"service":"we\u0007b","port":1}}"#, "invalid", "service", "try `we-b`"),
+    (r#"{"register":{"service":"we\u0000b","port":1}}"#, "invalid", "service", "letters, digits and hyphens"),
+    (r#"{"register":{"service":"localhost","port":1}}"#, "invalid", "service", "try `my-localhost`"),
+    (r#"{"register":{"service":"callsign","port":1}}"#, "invalid", "service", "reserved"),
+    (r#"{"register":{"service":"web","id":"","port":1}}"#, "invalid", "id", "must not be empty"),
+    (r#"{"register":{"service":"web","id":"a\u001bb","port":1}}"#, "invalid", "id", "control character"),
+    (r#"{"register":{"service":"web","host":"a\nb","port":1}}"#, "invalid", "host", "control character"),
+    (r#"{"register":{"service":"web","tags":["a\u0000"],"port":1}}"#, "invalid", "tags", "control character"),
+    (
+        r#"{"register":{"service":"web","protocol":"a\tb","port":1}}"#,
+        "invalid",
+        "protocol",
+        "without controls",
+    ),
+    (
+        r#"{"register":{"service":"web","meta":{"k":"a\u0000b"},"port":1}}"#,
+        "invalid",
+        "meta.k",
+        "without controls",
+    ),
+    (r#"{"register":{"service":"web","meta":{"a=b":"v"},"port":1}}"#, "invalid", "meta.a=b", "without `=`"),
+    (r#"{"register":{"service":"web","meta":{"":"v"},"port":1}}"#, "invalid", "meta.", "1 to 128 octets"),
+    (r#"{"heartbeat":{"service":"..","id":"a"}}"#, "invalid", "service", "letters, digits and hyphens"),
+    (r#"{"list":{"service":".."}}"#, "invalid", "service", "letters, digits and hyphens"),
+    (r#"{"explain":{"name":".."}}"#, "invalid", "name", "a label is empty"),
+    // -- addresses ---------------------------------------------------------------------------------------------------
+    (
+        r#"{"register":{"service":"web","port":1,"address":"host.example"}}"#,
+        "invalid",
+        "address",
+        "for a host name use `target`",
+    ),
+    (
+        r#"{"register":{"service":"web","port":1,"address":"10.0.0.7:80"}}"#,
+        "invalid",
+        "address",
+        "without a port",
+    ),
+    (
+        r#"{"register":{"service":"web","port":1,"address":"10.0.0.256"}}"#,
+        "invalid",
+        "address",
+        "must be an IPv4 or IPv6 address",
+    ),
+    (
+        r#"{"register":{"service":"web","port":1,"address":"010.0.0.1"}}"#,
+        "invalid",
+        "address",
+        "must be an IPv4 or IPv6 address",
+    ),
+    (
+        r#"{"register":{"service":"web","port":1,"address":""}}"#,
+        "invalid",
+        "address",
+        "must be an IPv4 or IPv6 address",
+    ),
+    (
+        r#"{"register":{"service":"web","port":1,"address":[]}}"#,
+        "invalid",
+        "address",
+        "must not be an empty list",
+    ),
+    (
+        r#"{"register":{"service":"web","port":1,"address":["10.0.0.1",5]}}"#,
+        "invalid",
+        "address[1]",
+        "expected a string",
+    ),
+    (r#"{"register":{"service":"web","port":1,"address":"0.0.0.0"}}"#, "invalid", "address", "unspecified"),
+    (r#"{"register":{"service":"web","port":1,"address":"::"}}"#, "invalid", "address", "unspecified"),
+    (
+        r#"{"register":{"service":"web","port":1,"address":"::ffff:0.0.0.0"}}"#,
+        "invalid",
+        "address",
+        "unspecified",
+    ),
+    (r#"{"register":{"service":"web","port":1,"address":"224.0.0.1"}}"#, "invalid", "address", "multicast"),
+    (r#"{"register":{"service":"web","port":1,"address":"ff02::1"}}"#, "invalid", "address", "multicast"),
+    (r#"{"register":{"service":"web","port":1,"address":"fe80::1"}}"#, "invalid", "address", "link-local"),
+    (
+        r#"{"register":{"service":"web","port":1,"address":"fe80::1%eth0"}}"#,
+        "invalid",
+        "address",
+        "must be an IPv4 or IPv6 address",
+    ),
+    (
+        r#"{"register":{"service":"web","port":1,"address":"255.255.255.255"}}"#,
+        "invalid",
+        "address",
+        "broadcast",
+    ),
+    (r#"{"register":{"service":"web","port":1,"target":"10.0.0.1"}}"#, "invalid", "target", "`address`"),
+    (r#"{"register":{"service":"web","port":1,"target":"fd00::1"}}"#, "invalid", "target", "`address`"),
+    (r#"{"register":{"service":"web","port":1,"target":".."}}"#, "invalid", "target", "a label is empty"),
+    (
+        r#"{"register":{"service":"web","port":1,"target":"web"}}"#,
+        "invalid",
+        "target",
+        "try `web.example.com`",
+    ),
+    (
+        r#"{"register":{"service":"web","port":1,"target":"a.example","address":"10.0.0.1"}}"#,
+        "invalid",
+        "target",
+        "exclude each other",
+    ),
+    (r#"{"list":{"address":"10.0.0"}}"#, "invalid", "address", "must be an IPv4 or IPv6 address"),
+    // -- other numbers and words --------------------------------------------------------------------------------------
+    (r#"{"register":{"service":"web","port":1,"weight":65536}}"#, "invalid", "weight", "0 to 65535"),
+    (r#"{"register":{"service":"web","port":1,"priority":-1}}"#, "invalid", "priority", "0 to 65535"),
+    (
+        r#"{"register":{"service":"web","port":1,"checks":[{"id":"c"},{"id":"c"}]}}"#,
+        "invalid",
+        "checks",
+        "`c` twice",
+    ),
+    (
+        r#"{"register":{"service":"web","port":1,"checks":[{"id":"c","status":"fine"}]}}"#,
+        "invalid",
+        "checks",
+        "passing, warning",
+    ),
+    (
+        r#"{"report":{"service":"web","id":"a","status":"fine"}}"#,
+        "invalid",
+        "status",
+        "passing, warning, critical or maintenance",
+    ),
+    (r#"{"report":{"service":"web","status":"passing"}}"#, "invalid", "id", "is missing"),
+    (r#"{"report":{"id":"web","status":"passing"}}"#, "invalid", "service", "is missing"),
+    (r#"{"list":{"health":"ill"}}"#, "invalid", "health", "passing, warning"),
+    (r#"{"list":{"after":"x"}}"#, "invalid", "after", "`next`"),
+    // -- nobody there ------------------------------------------------------------------------------------------------
+    (r#"{"heartbeat":{"service":"web","id":"nobody"}}"#, "not_found", "id", "register it again"),
+    (r#"{"drain":{"service":"web","id":"nobody"}}"#, "not_found", "id", "not registered"),
+    (r#"{"report":{"service":"web","id":"nobody","status":"passing"}}"#, "not_found", "id", "not registered"),
+    (r#"{"lookup":{"id":"nobody"}}"#, "not_found", "id", "`nobody`"),
+    (
+        r#"{"deregister":{"service":"kept-1","id":"kept-1","lease_id":"0000000000000000"}}"#,
+        "superseded",
+        "lease_id",
+        "another holder",
+    ),
+];
+
+/// A registration with one field as given.
+fn with(field: &str, value: Value) -> String {
+    let mut form = json!({"service": "web", "address": "10.0.0.7", "port": 80});
+    form[field] = value;
+    json!({"register": form}).to_string()
+}
+
+/// The lines that are too long to write down.
+fn over_a_limit() -> Vec<(String, &'static str, &'static str)> {
+    let many = |count: usize| -> Vec<String> { (0..count).map(|number| format!("n{number}")).collect() };
+    let pairs = |count: usize, value: Value| -> Value {
+        many(count).into_iter().map(|name| (name, value.clone())).collect::<serde_json::Map<_, _>>().into()
+    };
+    let check = |id: String| json!({ "id": id });
+    vec![
+        (with("service", "a".repeat(63).into()), "service", "at most 62 octets, not 63"),
+        (with("service", "a".repeat(64).into()), "service", "at most 62 octets, not 64"),
+        (with("service", "a".repeat(60_000).into()), "service", "at most 62 octets, not 60000"),
+        (with("id", "a".repeat(256).into()), "id", "at most 255 octets, not 256"),
+        (with("host", "a".repeat(254).into()), "host", "at most 253 octets, not 254"),
+        (with("protocol", "a".repeat(64).into()), "protocol", "1 to 63 octets"),
+        (with("tags", json!(many(65))), "tags", "at most 64 tags, not 65"),
+        (with("tags", json!(["a".repeat(256)])), "tags", "at most 255 octets"),
+        (with("meta", pairs(65, "v".into())), "meta", "more than 64"),
+        (with("meta", json!({"k": "v".repeat(513)})), "meta.k", "at most 512 octets"),
+        (with("ports", pairs(32, 1.into())), "ports", "at most 32 ports, not 33"),
+        (with("checks", many(65).into_iter().map(check).collect()), "checks", "at most 64 checks, not 65"),
+        (
+            with("address", (1..=17).map(|number| format!("10.0.0.{number}")).collect()),
+            "address",
+            "at most 16 addresses, not 17",
+        ),
+        (
+            format!(r#"{{"register":{{"service":"web","port":1,"target":"{}.example"}}}}"#, "a".repeat(64)),
+            "target",
+            "longer than 63 octets",
+        ),
+    ]
+}
+
+/// What is registered before the abuse, and has to be there after it.
+const KEPT: usize = 100;
+
+fn server_with_instances(flags: &[&str]) -> Server {
+    let server = Server::start(flags);
+    let mut client = server.client();
+    for number in 1..=KEPT {
+        let name = format!("kept-{number}");
+        let form =
+            json!({"service": name, "id": name, "address": "10.0.0.7", "port": number, "lease": "none"});
+        client.done("registered", &json!({ "register": form }));
+    }
+    server
+}
+
+/// Nothing was lost and nothing was added.
+fn nothing_changed(server: &Server) {
+    let mut client = server.client();
+    let mut ports: Vec<u64> =
+        client.list().iter().map(|instance| instance["port"].as_u64().expect("a port")).collect();
+    ports.sort_unstable();
+    assert_eq!(ports, (1..=KEPT as u64).collect::<Vec<_>>());
+    let status = client.done("status", &json!({"status": {}}));
+    assert_eq!(status["revision"], KEPT, "what was refused has no revision");
+}
+
+fn is_refused(reply: &Value, line: &str, code: &str, field: &str, phrase: &str) {
+    let error = &reply["error"];
+    let shown: String = line.chars().take(200).collect();
+    assert_eq!(error["code"], code, "{shown} was answered {reply}");
+    assert_eq!(error["field"].as_str().unwrap_or("-"), field, "{shown} was answered {reply}");
+    let message = error["message"].as_str().unwrap_or_default();
+    assert!(message.contains(phrase), "{shown} was answered {reply}");
+    // A message goes onto a terminal, and into one line of a log.
+    assert!(!message.chars().any(char::is_control) && message.chars().count() < 500, "{message:?}");
+}
+
+#[test]
+fn every_bad_line_is_refused_with_a_reason() {
+    let server = server_with_instances(&["--listen", "127.0.0.1:0"]);
+    for mut client in [server.client(), server.tcp_client()] {
+        for (line, code, field, phrase) in REFUSED {
+            is_refused(&client.ask_line(line.as_bytes()), line, code, field, phrase);
+        }
+        for (line, field, phrase) in over_a_limit() {
+            is_refused(&client.ask_line(line.as_bytes()), &line, "invalid", field, phrase);
+        }
+        // The connection is as good as it was.
+        assert_eq!(client.list().len(), KEPT);
+    }
+    nothing_changed(&server);
+}
+
+#[test]
+fn what_is_not_utf8_or_too_deep_is_refused() {
+    let server = server_with_instances(&[]);
+    let mut client = server.client();
+    let before = resident_kib(server.pid());
+    for _ in 0..100 {
+        is_refused(&client.ask_line(b"\xff\xfe"), "", "malformed", "-", "octet 1 of the line is not UTF-8");
+        let line = b"{\"register\":{\"service\":\"w\xc3\xb6\xffb\"}}";
+        is_refused(&client.ask_line(line), "", "malformed", "-", "octet 28 of the line is not UTF-8");
+        for (opening, count) in [("[", 65_000), ("{\"a\":", 13_000)] {
+            let reply = client.ask_line(opening.repeat(count).as_bytes());
+            assert!(
+                ["malformed", "unknown_verb"].contains(&reply["error"]["code"].as_str().unwrap_or("")),
+                "{reply}"
+            );
+        }
+        let deep = format!("{{\"register\":{{\"service\":{}", "[".repeat(60_000));
+        is_refused(&client.ask_line(deep.as_bytes()), "", "invalid", "service", "expected a string");
+        let deep = format!("{{\"register\":{{\"nonsense\":{}", "{\"a\":".repeat(12_000));
+        is_refused(&client.ask_line(deep.as_bytes()), "", "invalid", "nonsense", "unknown field");
+    }
+    grew_little(&server, before, "lines that are too deep");
+    nothing_changed(&server);
+}
+
+fn grew_little(server: &Server, before: u64, what: &str) {
+    grew_at_most(server, before, GROWTH_KIB_MAX, what);
+}
+
+fn grew_at_most(server: &Server, before: u64, max: u64, what: &str) {
+    let after = resident_kib(server.pid());
+    println!("memory: {what}: {before} KiB before, {after} KiB after");
+    assert!(after < before + max, "{what}: {before} KiB before, {after} KiB after");
+}
+
+#[test]
+fn a_line_of_64_kib_is_taken_and_one_octet_more_is_not() {
+    let server = server_with_instances(&[]);
+    let mut client = server.client();
+    let padded = |octets: usize| {
+        let request = r#"{"status":{}}"#;
+        format!("{}{request}", " ".repeat(octets - request.len()))
+    };
+    assert!(client.ask_line(padded(LINE_OCTETS_MAX).as_bytes()).get("status").is_some());
+    let reply = client.ask_line(padded(LINE_OCTETS_MAX + 1).as_bytes());
+    is_refused(&reply, "", "too_large", "-", "longer than 65536 octets");
+    assert_eq!(client.next(), None, "the connection is closed");
+    nothing_changed(&server);
+}
+
+/// The replies that arrive while `octets` octets without a newline are written, or as many as are taken.
+fn flood(mut client: Client, octets: u64) -> (Vec<Value>, u64) {
+    let mut stream: Stream = client.stream();
+    let writing = std::thread::spawn(move || {
+        let piece = vec![b'x'; 1 << 20];
+        let mut written = 0;
+        while written < octets && stream.write_all(&piece).is_ok() {
+            written += piece.len() as u64;
+        }
+        written
+    });
+    let replies = std::iter::from_fn(|| client.next()).collect();
+    (replies, writing.join().expect("the writer ends when the server closes"))
+}
+
+#[test]
+fn a_line_of_1_gib_is_cut_off() {
+    const GIB: u64 = 1 << 30;
+    let server = server_with_instances(&["--listen", "127.0.0.1:0"]);
+    let before = resident_kib(server.pid());
+    for client in [server.client(), server.tcp_client()] {
+        let (replies, written) = flood(client, GIB);
+        println!("a line of 1 GiB: {written} octets were taken before the connection was closed");
+        assert_eq!(replies.len(), 1, "{replies:?}");
+        is_refused(&replies[0], "", "too_large", "-", "longer than 65536 octets");
+    }
+    grew_little(&server, before, "two lines of 1 GiB");
+    nothing_changed(&server);
+}
+
+#[test]
+fn half_a_line_and_then_silence_is_given_up() {
+    const SILENT: usize = 50;
+    let server = server_with_instances(&[]);
+    let mut silent: Vec<Client> = (0..SILENT).map(|_| server.client()).collect();
+    for client in &mut silent {
+        client.send_raw(b"{\"register\":{\"service\":\"web\"").expect("sending half a line");
+    }
+    // Nobody else waits for them.
+    let mut other = server.client();
+    assert_eq!(other.list().len(), KEPT);
+    for mut client in silent {
+        let reply = client.receive();
+        is_refused(&reply, "", "timeout", "-", "end each request with a newline");
+        assert_eq!(client.next(), None, "the connection is closed");
+    }
+    nothing_changed(&server);
+}
+
+#[test]
+fn half_a_line_and_then_the_end_asks_for_nothing() {
+    let server = server_with_instances(&[]);
+    let mut client = server.client();
+    client.send_raw(br#"{"register":{"service":"web","address":"10.0.0.7","port":80}}"#).expect("sending");
+    client.finish();
+    assert_eq!(client.next(), None);
+    nothing_changed(&server);
+}
+
+#[test]
+fn a_silent_client_without_a_line_may_stay() {
+    let server = server_with_instances(&[]);
+    let mut client = server.client();
+    let half = server.client();
+    drop(half);
+    // One that begins a line after the others' time was over is served as any other.
+    let mut slow = server.client();
+    slow.send_raw(b"{").expect("sending");
+    is_refused(&slow.receive(), "", "timeout", "-", "10 s");
+    assert_eq!(client.list().len(), KEPT);
+}
+
+#[test]
+fn connections_opened_and_dropped_leave_nothing() {
+    const CONNECTIONS: usize = 20_000;
+    const THREADS: usize = 4;
+    let server = server_with_instances(&["--listen", "127.0.0.1:0"]);
+    let mut holder = server.client();
+    let held = json!({"register": {"service": "held", "id": "held", "address": "10.0.0.7", "port": KEPT + 1,
+                                   "lease": "connection"}});
+    holder.done("registered", &held);
+    let (before, open) = (resident_kib(server.pid()), descriptors(server.pid()));
+    let start = now();
+    std::thread::scope(|scope| {
+        for thread in 0..THREADS {
+            let server = &server;
+            scope.spawn(move || {
+                for number in 0..CONNECTIONS / THREADS {
+                    let mut client = if thread % 2 == 0 { server.client() } else { server.tcp_client() };
+                    // Some say nothing, some half a line, some a whole one without waiting for its reply. A
+                    // server that has closed already is not what is looked at here.
+                    drop(match number % 3 {
+                        0 => Ok(()),
+                        1 => client.send_raw(b"{\"list\":"),
+                        _ => client.send_raw(b"{\"list\":{}}\n"),
+                    });
+                }
+            });
+        }
+    });
+    eventually("the end of every dropped connection", DEADLINE, || {
+        (descriptors(server.pid()) <= open).then_some(())
+    });
+    println!("{CONNECTIONS} connections opened and dropped in {:.1} s", start.elapsed().as_secs_f64());
+    grew_at_most(&server, before, GROWTH_KIB_MAX_CONNECTIONS, "20,000 connections");
+    // Who held on is still there.
+    assert_eq!(server.client().list().len(), KEPT + 1);
+    holder.done("deregistered", &json!({"deregister": {"service": "held", "id": "held"}}));
+    assert_eq!(server.client().list().len(), KEPT);
+}
+
+#[test]
+fn idle_connections_do_not_push_out_who_holds_a_lease() {
+    /// As many as the server has, and some more.
+    const IDLE: usize = 10_100;
+    let server = Server::start(&[]);
+    let mut holder = server.client();
+    let held = json!({"register": {"service": "held", "id": "held", "address": "10.0.0.7", "port": 1,
+                                   "lease": "connection"}});
+    holder.done("registered", &held);
+    raise_our_descriptor_limit();
+    let idle: Vec<_> = (0..IDLE).map(|_| std::os::unix::net::UnixStream::connect(&server.socket)).collect();
+    assert!(
+        idle.iter().all(Result::is_ok),
+        "every connection is taken; it takes `ulimit -Hn` of 10,300 or more"
+    );
+    // The newest is served, so all before it were accepted and the oldest have gone.
+    assert_eq!(server.client().list().len(), 1, "the instance of a living holder");
+    assert_eq!(holder.list().len(), 1, "its connection");
+}
+
+/// Ten thousand connections take more than the usual soft limit of 1024.
+fn raise_our_descriptor_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("our own limit");
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).expect("our own limit, up to the hard one");
+}
+
+#[test]
+fn a_full_registry_refuses_the_new_and_renews_the_old() {
+    let server = Server::start(&["--instances-max", "3"]);
+    let mut client = server.client();
+    let form = |number: usize, port: u16| json!({"register": {"service": "web", "id": format!("web-{number}"), "address": "10.0.0.7", "port": port}});
+    for number in 1..=3 {
+        client.done("registered", &form(number, 80));
+    }
+    let reply = client.ask(&form(4, 80));
+    is_refused(&reply, "", "full", "-", "(3 instances)");
+    is_refused(&reply, "", "full", "-", "raise `instances-max`");
+    // Registering again what is there is a renewal, full or not.
+    client.done("registered", &form(3, 81));
+    client.done("renewed", &json!({"heartbeat": {"service": "web", "id": "web-1"}}));
+    client.done("deregistered", &json!({"deregister": {"service": "web", "id": "web-1"}}));
+    client.done("registered", &form(4, 80));
+    is_refused(&client.ask(&form(5, 80)), "", "full", "-", "(3 instances)");
+    let mut ids: Vec<String> = client.list().iter().map(|instance| instance["id"].to_string()).collect();
+    ids.sort();
+    assert_eq!(ids, ["\"web-2\"", "\"web-3\"", "\"web-4\""]);
+}
+
+#[test]
+fn a_registration_at_every_limit_is_taken() {
+    let server = Server::start(&[]);
+    let mut client = server.client();
+    let words =
+        |count: usize| (0..count).map(|number| format!("{number:02}{}", "w".repeat(61))).collect::<Vec<_>>();
+    let form = json!({
+        "service": "s".repeat(62), "id": "i".repeat(255), "host": "h".repeat(253),
+        "address": (1..=16).map(|number| format!("10.0.0.{number}")).collect::<Vec<_>>(),
+        "ports": words(32).into_iter().map(|name| (name, json!(65_535))).collect::<serde_json::Map<_, _>>(),
+        "protocol": "p".repeat(63), "weight": 65_535, "priority": 65_535, "lease": "7d",
+        "tags": (0..64).map(|number| format!("{number:02}{}", "t".repeat(253))).collect::<Vec<_>>(),
+        "meta": (0..64).map(|number| (format!("{number:02}"), json!("v".repeat(512)))).collect::<serde_json::Map<_, _>>(),
+        "checks": words(64).into_iter().map(|id| json!({"id": id, "status": "passing"})).collect::<Vec<_>>(),
+    });
+    client.done("registered", &json!({ "register": form }));
+    let listed = client.list();
+    assert_eq!(listed[0]["tags"].as_array().map(Vec::len), Some(64));
+    assert_eq!(listed[0]["meta"].as_object().map(serde_json::Map::len), Some(64));
+    assert_eq!(listed[0]["live"], true);
+    assert_eq!(
+        client.ask(&json!({"register": {"service": "web", "address": "10.0.0.7", "port": 1, "lease": "1s"}}))
+            ["registered"]["lease"],
+        "1s"
+    );
+}
+
+#[test]
+fn requests_sent_in_one_piece_are_answered_in_their_order() {
+    const REQUESTS: usize = 10_000;
+    let server = Server::start(&[]);
+    let mut client = server.client();
+    let mut stream = client.stream();
+    let writing = std::thread::spawn(move || {
+        let mut lines = String::new();
+        for number in 0..REQUESTS {
+            let line = match number % 4 {
+                0 => {
+                    json!({"register": {"service": "web", "id": "a", "address": "10.0.0.7", "port": 1 + number}})
+                }
+                1 => json!({"heartbeat": {"service": "web", "id": "a"}}),
+                2 => json!({"nonsense": {}}),
+                _ => json!({"list": {"service": "web"}}),
+            };
+            lines.push_str(&line.to_string());
+            lines.push('\n');
+        }
+        stream.write_all(lines.as_bytes()).expect("sending everything");
+    });
+    for number in 0..REQUESTS {
+        let reply = client.receive();
+        let last = number - number % 4;
+        match number % 4 {
+            0 => assert_eq!(reply["registered"]["port"], 1 + last),
+            1 => assert_eq!(reply["renewed"]["id"], "a"),
+            2 => assert_eq!(reply["error"]["code"], "unknown_verb"),
+            _ => assert_eq!(
+                reply["instances"]["instances"][0]["port"],
+                1 + last,
+                "a read sees what came before it"
+            ),
+        }
+    }
+    writing.join().expect("everything was sent");
+}
+
+#[test]
+fn commands_about_one_instance_see_each_other() {
+    const ROUNDS: usize = 500;
+    let server = Server::start(&["--known-for", "24h"]);
+    let mut client = server.client();
+    let (form, named) = (
+        json!({"service": "web", "id": "a", "address": "10.0.0.7", "port": 80, "lease": "none"}),
+        json!({"service": "web", "id": "a"}),
+    );
+    let requests = [
+        json!({ "register": form }),
+        json!({"report": {"service": "web", "id": "a", "status": "critical"}}),
+        json!({ "register": form }), // again: the report stays
+        json!({ "drain": named }),
+        json!({ "deregister": named }),
+        json!({ "deregister": named }),
+        json!({ "drain": named }),
+    ];
+    let lines: String = requests.iter().map(|request| format!("{request}\n")).collect();
+    for round in 0..ROUNDS {
+        client.send_raw(lines.as_bytes()).expect("sending a round");
+        let replies: Vec<Value> = requests.iter().map(|_| client.receive()).collect();
+        assert_eq!(replies[1]["reported"]["status"], "critical", "round {round}: {replies:?}");
+        assert_eq!(replies[2]["registered"]["id"], "a", "round {round}: {replies:?}");
+        assert_eq!(replies[3]["draining"]["id"], "a", "round {round}: {replies:?}");
+        assert_eq!(replies[4]["deregistered"]["existed"], true, "round {round}: {replies:?}");
+        assert_eq!(replies[5]["deregistered"]["existed"], false, "round {round}: {replies:?}");
+        assert_eq!(replies[6]["error"]["code"], "not_found", "round {round}: {replies:?}");
+    }
+    assert_eq!(client.list().len(), 0);
+    let status = client.done("status", &json!({"status": {}}));
+    assert_eq!(status["revision"], 5 * ROUNDS, "five changes in each round");
+}
+
+#[test]
+fn a_client_that_does_not_read_costs_little_and_is_given_up() {
+    const INSTANCES: usize = 1000;
+    const GREEDY: usize = 4;
+    let server = Server::start(&[]);
+    let mut client = server.client();
+    for number in 0..INSTANCES {
+        let form = json!({"service": "web", "id": format!("web-{number}"), "address": "10.0.0.7", "port": 80,
+                          "meta": {"note": "n".repeat(500)}});
+        client.done("registered", &json!({ "register": form }));
+    }
+    let before = resident_kib(server.pid());
+    let start = now();
+    let mut most = 0;
+    std::thread::scope(|scope| {
+        let greedy: Vec<_> = (0..GREEDY)
+            .map(|_| {
+                let greedy = server.client();
+                // It asks for about 1 MB a line and reads nothing, until the server closes.
+                scope.spawn(move || {
+                    let mut stream = greedy.stream();
+                    let lines = b"{\"list\":{}}\n".repeat(1000);
+                    while stream.write_all(&lines).is_ok() {}
+                })
+            })
+            .collect();
+        eventually("the end of who does not read", DEADLINE, || {
+            most = most.max(resident_kib(server.pid()));
+            greedy.iter().all(|thread| thread.is_finished()).then_some(())
+        });
+    });
+    println!(
+        "memory: {GREEDY} clients that do not read: {before} KiB before, at most {most} KiB; given up after {:.1} s",
+        start.elapsed().as_secs_f64()
+    );
+    assert!(most < before + GROWTH_KIB_MAX_UNREAD, "{before} KiB before, at most {most} KiB");
+    assert!(Duration::from_secs(1) < start.elapsed(), "a moment of not reading is no fault");
+    assert_eq!(client.list().len(), INSTANCES);
+}
