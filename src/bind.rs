@@ -24,6 +24,62 @@ pub struct Dns {
     pub tcp: TcpListener,
 }
 
+/// Sockets that a parent holds and hands over (systemd's LISTEN_FDS): what waits in them outlives us.
+#[derive(Default)]
+pub struct Handed {
+    pub dns: Vec<Dns>,
+    pub unix: Option<UnixListener>,
+    /// TCP listeners that belong to no UDP socket: registration.
+    pub listen: Vec<TcpListener>,
+}
+
+/// Takes the sockets that were handed over; `None` where there are none.
+///
+/// A UDP socket and a TCP listener on one address are DNS; any other TCP listener and the Unix one take
+/// registrations.
+///
+/// # Errors
+///
+/// A descriptor that is none of these, or a UDP socket without its TCP listener.
+pub fn handed() -> Result<Option<Handed>> {
+    let mut descriptors = listenfd::ListenFd::from_env();
+    if descriptors.len() == 0 {
+        return Ok(None);
+    }
+    let (mut handed, mut datagrams, mut streams) = (Handed::default(), Vec::new(), Vec::new());
+    for at in 0..descriptors.len() {
+        if let Ok(Some(unix)) = descriptors.take_unix_listener(at) {
+            if handed.unix.replace(unix).is_some() {
+                bail!("LISTEN_FDS hands over two Unix sockets; one takes registrations");
+            }
+        } else if let Ok(Some(udp)) = descriptors.take_udp_socket(at) {
+            datagrams.push(udp);
+        } else if let Ok(Some(tcp)) = descriptors.take_tcp_listener(at) {
+            streams.push(tcp);
+        } else {
+            bail!("LISTEN_FDS hands over descriptor {}, which is no UDP, TCP or Unix stream socket", 3 + at);
+        }
+    }
+    for udp in datagrams {
+        let address = udp.local_addr()?;
+        let Some(at) = streams.iter().position(|tcp| tcp.local_addr().is_ok_and(|own| own == address)) else {
+            bail!("LISTEN_FDS hands over UDP {address} without TCP on the same address; DNS needs both");
+        };
+        udp.set_nonblocking(true)?;
+        let tcp = streams.swap_remove(at);
+        tcp.set_nonblocking(true)?;
+        handed.dns.push(Dns { address, udp, tcp });
+    }
+    for tcp in &streams {
+        tcp.set_nonblocking(true)?;
+    }
+    if let Some(unix) = &handed.unix {
+        unix.set_nonblocking(true)?;
+    }
+    handed.listen = streams;
+    Ok(Some(handed))
+}
+
 /// Binds UDP and TCP on one address and the same port; port 0 takes one that is free for both.
 pub fn dns(address: SocketAddr) -> Result<Dns> {
     let mut tries = if address.port() == 0 { PORT_TRIES } else { 1 };
@@ -109,18 +165,23 @@ fn holder(protocol: &str, address: SocketAddr) -> Option<String> {
     (!inodes.is_empty()).then(|| "another user's process".to_owned())
 }
 
-/// The Unix registration socket; its file goes when this is dropped, if it is still ours.
-pub struct Unix {
-    pub listener: UnixListener,
+/// The file of the Unix registration socket; it goes when this is dropped, if it is still ours.
+pub struct UnixFile {
     path: PathBuf,
     inode: u64,
+}
+
+impl UnixFile {
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
 }
 
 /// Binds the Unix socket: mode 0660, the file of a dead server replaced, a live server's refused.
 ///
 /// The socket is made under a name of its own and renamed into place, so that nobody can connect
 /// before the mode is set, and the path never leads anywhere but to a server.
-pub fn unix(path: &Path) -> Result<Unix> {
+pub fn unix(path: &Path) -> Result<(UnixListener, UnixFile)> {
     use std::os::unix::fs::MetadataExt;
     let shown = path.display();
     match fs::symlink_metadata(path) {
@@ -153,10 +214,10 @@ pub fn unix(path: &Path) -> Result<Unix> {
     let inode = fs::symlink_metadata(&own)?.ino();
     fs::rename(&own, path).with_context(|| format!("putting the registration socket at {shown}"))?;
     listener.set_nonblocking(true)?;
-    Ok(Unix { listener, path: path.to_owned(), inode })
+    Ok((listener, UnixFile { path: path.to_owned(), inode }))
 }
 
-impl Drop for Unix {
+impl Drop for UnixFile {
     fn drop(&mut self) {
         use std::os::unix::fs::MetadataExt;
         if fs::symlink_metadata(&self.path).is_ok_and(|found| found.ino() == self.inode) {

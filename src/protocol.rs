@@ -49,6 +49,10 @@ pub enum Request<'a> {
     List(Box<FilterForm>),
     Watch(Box<FilterForm>),
     Explain(ExplainForm),
+    Log(LogForm),
+    At(AtForm),
+    Feed(FeedForm),
+    Backup(StatusForm),
     Status(StatusForm),
 }
 
@@ -169,6 +173,39 @@ pub struct ExplainForm {
     pub name: String,
 }
 
+/// Changes, newest first.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LogForm {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// Only those before this revision: the `next` of the reply before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<u64>,
+    /// How many at most; `LIST_MAX` where it is left out, and never more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub most: Option<u64>,
+}
+
+/// Who was registered at a time: `2026-11-21T15:04:05Z`, or `10m` for ten minutes ago.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AtForm {
+    pub time: String,
+    pub service: String,
+}
+
+/// Every change after a revision, and then every change to come. Without one, what is registered now
+/// comes first, as changes of the present revision.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FeedForm {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<u64>,
+}
+
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StatusForm {}
@@ -187,6 +224,10 @@ pub enum Reply {
     Snapshot(InstancesForm),
     Change(Box<ChangeForm>),
     Explained(ExplainedForm),
+    Log(LogPage),
+    At(InstancesForm),
+    Record(RecordForm),
+    Backup(BackupForm),
     Status(Box<ServerForm>),
     Error(Problem),
 }
@@ -309,11 +350,43 @@ pub struct ChangeForm {
     pub at: String,
     pub reason: String,
     pub author: String,
-    pub service: String,
-    pub id: String,
+    /// Left out, with `id`, for a change of a host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
     pub host: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub instance: Option<InstanceForm>,
+    /// The checks of the host after the change of a host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checks: Option<Vec<CheckShown>>,
+}
+
+/// A part of the log.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LogPage {
+    /// Newest first.
+    pub changes: Vec<ChangeForm>,
+    /// Where there may be more: the `before` of the next request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<u64>,
+}
+
+/// One record of a backup; key and value in hexadecimal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecordForm {
+    pub table: String,
+    pub key: String,
+    pub value: String,
+}
+
+/// The end of a backup: a file without it is not whole.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackupForm {
+    pub records: u64,
+    /// FNV-1a of all records before it, in order.
+    pub digest: String,
 }
 
 /// Why a name is, or is not, in DNS.
@@ -345,6 +418,9 @@ pub struct ServerForm {
     pub version: String,
     pub ready: bool,
     pub store: String,
+    /// Why the store takes nothing now; left out while it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store_trouble: Option<String>,
     pub domains: Vec<String>,
     pub listeners: Vec<String>,
     pub zones: Vec<String>,

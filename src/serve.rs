@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -27,7 +28,7 @@ use crate::registry::Registry;
 use crate::socket::{self, Desk, Listener};
 use crate::store::{Limits, Store, embedded};
 use crate::view::{Settings, View, Zones};
-use crate::writer::Writer;
+use crate::writer::{Handle, Writer};
 use crate::zone::{Kind, Zone};
 use crate::zone_file;
 
@@ -41,6 +42,8 @@ pub async fn run(config: Config) -> Result<()> {
     raise_descriptor_limit();
     let clock = Clock::start();
     let bound = Bound::new(&config)?;
+    let socket =
+        bound.unix_file.as_ref().map_or_else(|| bound.socket(), |file| file.path().display().to_string());
     let (zones, taken) = match &config.zones {
         Some(directory) => read_zones(directory, &config)?,
         None => Default::default(),
@@ -71,7 +74,7 @@ pub async fn run(config: Config) -> Result<()> {
     writing.spawn(writer.run());
     view.set_ready();
 
-    lines.push(format!("socket {}", config.socket.display()));
+    lines.push(format!("socket {socket}"));
     lines.extend(
         bound
             .listen
@@ -90,8 +93,8 @@ pub async fn run(config: Config) -> Result<()> {
         connections: Connections::new(socket::CONNECTIONS_MAX),
         server: server_form(&view, store_name, &lines),
     });
-    let own_socket = bound.unix;
-    let unix = tokio::net::UnixListener::from_std(own_socket.listener.try_clone()?)?;
+    let unix_file = bound.unix_file;
+    let unix = tokio::net::UnixListener::from_std(bound.unix)?;
     tasks.spawn(
         "registration socket",
         socket::run(Listener::Unix(unix), desk.clone(), stop_registrations.clone()),
@@ -103,17 +106,23 @@ pub async fn run(config: Config) -> Result<()> {
             socket::run(Listener::Tcp(listener), desk.clone(), stop_registrations.clone()),
         );
     }
+    let mut watchdog = JoinSet::new();
+    if let Some(every) = sd_notify::watchdog_enabled() {
+        watchdog.spawn(watch_over(desk.writer.clone(), every / 2, stop_registrations.clone()));
+    }
     drop(desk); // the writer ends when the last connection has
     announce(&lines)?;
+    tell_supervisor(sd_notify::NotifyState::Ready);
 
     tokio::select! {
         signal = signals.next() => tracing::info!(signal, "stopping"),
         ended = tasks.first_end() => bail!("{ended}"),
         ended = writing.join_next() => bail!("the writer ended early: {ended:?}"),
     }
+    tell_supervisor(sd_notify::NotifyState::Stopping);
     let down = async {
         stop_registrations.cancel();
-        drop(own_socket); // who comes now hears that nobody listens, and does not wait for a reply
+        drop(unix_file); // who comes now hears that nobody listens, and does not wait for a reply
         while let Some(ended) = writing.join_next().await {
             ended.context("the writer ended with a panic")?;
         }
@@ -168,15 +177,35 @@ async fn load(
     loading.await.context("loading the registry")?
 }
 
-/// Every socket of the server.
+/// Every socket of the server: those handed over, and those of the configuration for what was not.
 struct Bound {
     dns: Vec<bind::Dns>,
-    unix: bind::Unix,
+    unix: std::os::unix::net::UnixListener,
+    /// The file of a Unix socket that we made.
+    unix_file: Option<bind::UnixFile>,
     listen: Vec<std::net::TcpListener>,
 }
 
 impl Bound {
     fn new(config: &Config) -> Result<Self> {
+        let handed = bind::handed()?.unwrap_or_default();
+        let mut dns = handed.dns;
+        if dns.is_empty() {
+            dns = Self::dns(config)?;
+        }
+        let (unix, unix_file) = match handed.unix {
+            Some(unix) => (unix, None),
+            None => bind::unix(&config.socket).map(|(unix, file)| (unix, Some(file)))?,
+        };
+        let mut listen = handed.listen;
+        if listen.is_empty() {
+            listen =
+                config.listen.iter().map(|address| bind::registration(*address)).collect::<Result<_>>()?;
+        }
+        Ok(Self { dns, unix, unix_file, listen })
+    }
+
+    fn dns(config: &Config) -> Result<Vec<bind::Dns>> {
         let mut dns = Vec::new();
         for address in &config.dns {
             match bind::dns(*address) {
@@ -193,10 +222,16 @@ impl Bound {
                 Err(error) => return Err(error),
             }
         }
-        let unix = bind::unix(&config.socket)?;
-        let listen =
-            config.listen.iter().map(|address| bind::registration(*address)).collect::<Result<_>>()?;
-        Ok(Self { dns, unix, listen })
+        Ok(dns)
+    }
+
+    /// The path of the Unix socket, wherever it comes from.
+    fn socket(&self) -> String {
+        let address = self.unix.local_addr().ok();
+        match address.as_ref().and_then(|address| address.as_pathname()) {
+            Some(path) => path.display().to_string(),
+            None => "(unnamed)".to_owned(),
+        }
     }
 }
 
@@ -259,6 +294,7 @@ fn server_form(view: &View, store: &str, lines: &[String]) -> ServerForm {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         ready: false,
         store: store.to_owned(),
+        store_trouble: None,
         domains: view.settings.apexes.iter().map(|apex| apex.to_string()).collect(),
         listeners: lines.to_vec(),
         zones: view
@@ -287,6 +323,29 @@ fn announce(lines: &[String]) -> Result<()> {
     writeln!(out, "ready {}", binary.display())?;
     out.flush()?;
     Ok(())
+}
+
+/// Tells systemd, or whoever gave us a NOTIFY_SOCKET.
+fn tell_supervisor(state: sd_notify::NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        tracing::warn!(%error, "telling the supervisor");
+    }
+}
+
+/// Says that we live as long as the writer comes round: a server that cannot change anything any more is
+/// worse than one that is restarted.
+async fn watch_over(writer: Handle, every: Duration, stop: CancellationToken) {
+    // Cancel-safe: a ping that is not waited for is answered into nothing.
+    while tokio::select! {
+        () = stop.cancelled() => false,
+        pong = writer.ping() => pong.is_ok(),
+    } {
+        tell_supervisor(sd_notify::NotifyState::Watchdog);
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(every) => {}
+        }
+    }
 }
 
 /// The machine's name, which instances registered over the Unix socket run on.

@@ -5,7 +5,9 @@
 //! commands that came before them on the same connection.
 
 mod lines;
+mod past;
 mod session;
+mod stream;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -18,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::session::Session;
+pub use self::stream::chain;
 use crate::clock::Clock;
 use crate::connections::{Connections, Place};
 use crate::name::{HostName, InstanceId};
@@ -182,6 +185,7 @@ impl Desk {
         let live = live.map(|service| service.live().count() as u64).sum();
         Reply::Status(Box::new(ServerForm {
             ready: self.view.is_ready(),
+            store_trouble: self.view.store_trouble().map(|trouble| trouble.to_string()),
             services: directory.len() as u64,
             instances: self.view.instances(),
             live,

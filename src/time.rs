@@ -69,6 +69,39 @@ fn civil_date(days: i64) -> (i64, u32, u32) {
     (era * 400 + year_of_era + i64::from(month <= 2), month, day)
 }
 
+/// Days since 1970-01-01 of a date of the proleptic Gregorian calendar; the inverse of `civil_date`.
+fn days_of(year: i64, month: i64, day: i64) -> i64 {
+    let year = if month <= 2 { year - 1 } else { year };
+    let month_from_march = (month + 9) % 12;
+    let day_of_era = year.rem_euclid(400) * 365 + year.rem_euclid(400) / 4 - year.rem_euclid(400) / 100
+        + (153 * month_from_march + 2) / 5
+        + day
+        - 1;
+    year.div_euclid(400) * 146_097 + day_of_era - 719_468
+}
+
+/// Reads a time: `2026-11-21T15:04:05Z`, with or without a fraction, or a duration such as `10m`, which
+/// is so long before `now`.
+pub fn parse_time(text: &str, now: Wall) -> Option<Wall> {
+    if let Some(ago) = parse_duration(text) {
+        return Some(Wall { unix_ms: now.unix_ms.saturating_sub(i64::try_from(ago.as_millis()).ok()?) });
+    }
+    let (date, time) = text.strip_suffix('Z')?.split_once('T')?;
+    let numbers = |text: &str, by| -> Option<Vec<i64>> {
+        text.split(by).map(|part| part.parse().ok().filter(|number| *number >= 0)).collect()
+    };
+    let (time, fraction) = time.split_once('.').unwrap_or((time, "0"));
+    let fraction: String = fraction.chars().chain("00".chars()).take(3).collect();
+    let (&[year, month, day], &[hour, minute, second]) = (&numbers(date, '-')?[..], &numbers(time, ':')?[..])
+    else {
+        return None;
+    };
+    let valid =
+        (1..=12).contains(&month) && (1..=31).contains(&day) && hour < 24 && minute < 60 && second < 61;
+    let seconds = days_of(year, month, day) * 86_400 + hour * 3600 + minute * 60 + second;
+    valid.then_some(Wall { unix_ms: seconds * 1000 + fraction.parse::<i64>().ok()? })
+}
+
 /// Reads `250ms`, `15s`, `5m`, `24h`, `30d`, or a plain number of seconds.
 pub fn parse_duration(text: &str) -> Option<Duration> {
     let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
@@ -114,6 +147,22 @@ mod tests {
             assert_eq!(Wall { unix_ms }.to_string(), text);
         }
         assert_eq!(Wall { unix_ms: 15_000 }.time_of_day(), "00:00:15Z");
+    }
+
+    #[test]
+    fn times_are_read_as_they_are_shown() {
+        for unix_ms in [0, 951_782_400_000, 1_795_262_645_678, 4_102_444_799_999] {
+            let wall = Wall { unix_ms };
+            assert_eq!(parse_time(&wall.to_string(), Wall::default()), Some(wall));
+        }
+        let now = Wall { unix_ms: 60_000 };
+        assert_eq!(parse_time("10s", now), Some(Wall { unix_ms: 50_000 }));
+        assert_eq!(parse_time("1970-01-01T00:00:01Z", now), Some(Wall { unix_ms: 1000 }));
+        for text in
+            ["", "yesterday", "2026-13-01T00:00:00Z", "2026-11-21", "2026-11-21T25:00:00Z", "-1-1-1T0:0:0Z"]
+        {
+            assert_eq!(parse_time(text, now), None, "{text}");
+        }
     }
 
     #[test]

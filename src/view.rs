@@ -14,7 +14,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 
 use crate::instance::{Check, Health, Host, Instance, Key, Lease, Location, worst};
 use crate::name::{Apex, InstanceId, Label, Name, ServiceName, Tag};
@@ -59,6 +59,8 @@ pub struct View {
     revision: AtomicU64,
     instances: AtomicU64,
     ready: AtomicBool,
+    /// Why the store takes nothing now.
+    store_trouble: ArcSwapOption<String>,
 }
 
 /// The zones that files hold.
@@ -236,11 +238,21 @@ impl View {
             revision: AtomicU64::new(0),
             instances: AtomicU64::new(0),
             ready: AtomicBool::new(false),
+            store_trouble: ArcSwapOption::empty(),
         }
     }
 
     pub fn is_ready(&self) -> bool {
         self.ready.load(Ordering::Acquire)
+    }
+
+    /// Why the store takes nothing now; `None` while it does.
+    pub fn store_trouble(&self) -> Option<Arc<String>> {
+        self.store_trouble.load_full()
+    }
+
+    pub fn set_store_trouble(&self, trouble: Option<String>) {
+        self.store_trouble.store(trouble.map(Arc::new));
     }
 
     /// What the serial counts from; set before the view is ready.

@@ -75,6 +75,8 @@ pub struct Done {
 pub struct Watch {
     pub members: Vec<Member>,
     pub revision: u64,
+    /// Facts up to `revision` that the log does not have yet.
+    pub unstored: Vec<Change>,
     pub changes: broadcast::Receiver<Arc<[Change]>>,
 }
 
@@ -182,7 +184,9 @@ impl Writer {
             events.extend(batch.drain(..));
             self.work(events).await;
         }
-        if let Err(failure) = self.store.close(std::mem::take(&mut self.unstored)).await {
+        if let Err(failure) =
+            self.store.close(std::mem::take(&mut self.unstored), self.registry.revision()).await
+        {
             tracing::error!(%failure, "the last changes are not stored");
         }
     }
@@ -235,7 +239,8 @@ impl Writer {
                     // At this point the view is the registry, and the next change goes to the receiver.
                     let (members, _) = self.view.list(&filter, None, usize::MAX);
                     let (revision, changes) = (self.registry.revision(), self.watchers.subscribe());
-                    drop(done.send(Watch { members, revision, changes }));
+                    let unstored = self.unstored.clone();
+                    drop(done.send(Watch { members, revision, unstored, changes }));
                 }
                 Event::Ping { done } => drop(done.send(())),
                 Event::Command { .. } => self.postponed.push_back(event),
@@ -345,7 +350,9 @@ impl Writer {
                 self.registry.renew_leases(now);
             }
             if let Some(committed) = committed {
-                return committed.map_err(|failure| failure.to_string().into());
+                let trouble = committed.map_err(|failure| failure.to_string());
+                self.view.set_store_trouble(trouble.clone().err());
+                return trouble.map_err(Into::into);
             }
         }
     }

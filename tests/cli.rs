@@ -205,6 +205,11 @@ fn the_first_help_fits_a_screen() {
       show        Show the instances of a service in full, or one URL
       watch       Follow changes: first what is registered, then one line per change
       explain     Say why a name is, or is not, in DNS, instance by instance
+      log         Show what changed, newest first: registered, expired, drained, a check went critical
+      at          Show who was registered at a time, as far back as the log reaches
+      feed        Print every change as a line of JSON: those since a revision, then those to come
+      apply       Read requests or changes, a line of JSON each, and acknowledge each
+      store       Check, back up or restore the embedded store
       dig         Ask over real DNS; show TTLs, reasons and glue
       status      Show the server as it is now (exit code 5 while it is not ready)
 

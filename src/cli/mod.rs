@@ -4,13 +4,17 @@
 //! the exit codes; the tables are for people and may change. A failure is one sentence that starts with
 //! `callsign:`, and a hint where we know what to do next.
 
+mod apply;
+mod at;
 mod deregister;
 mod dig;
 mod drain;
 mod exec;
 mod explain;
+mod feed;
 mod heartbeat;
 mod hold;
+mod log;
 mod ls;
 mod message;
 mod output;
@@ -20,6 +24,7 @@ mod run;
 mod serve;
 mod show;
 mod status;
+mod store;
 mod terminal;
 mod watch;
 
@@ -67,6 +72,11 @@ enum Verb {
     Show(show::Show),
     Watch(watch::Watch),
     Explain(explain::Explain),
+    Log(log::Log),
+    At(at::At),
+    Feed(feed::Feed),
+    Apply(apply::Apply),
+    Store(store::Store),
     Dig(dig::Dig),
     Status(status::Status),
     #[command(hide = true)]
@@ -106,6 +116,11 @@ pub fn run(cli: Cli) -> ExitCode {
         Verb::Show(verb) => wait(verb.run()),
         Verb::Watch(verb) => wait(verb.run()),
         Verb::Explain(verb) => wait(verb.run()),
+        Verb::Log(verb) => wait(verb.run()),
+        Verb::At(verb) => wait(verb.run()),
+        Verb::Feed(verb) => wait(verb.run()),
+        Verb::Apply(verb) => wait(verb.run()),
+        Verb::Store(verb) => wait(verb.run()),
         Verb::Dig(verb) => wait(verb.run()),
         Verb::Status(verb) => wait(verb.run()),
         Verb::Exec(verb) => verb.run(),
@@ -165,7 +180,7 @@ impl From<Problem> for Failure {
             "invalid" | "malformed" | "unknown_verb" => USAGE,
             "not_found" => NOT_FOUND,
             "denied" => DENIED,
-            "not_ready" => UNAVAILABLE,
+            "not_ready" | "unavailable" => UNAVAILABLE,
             _ => FAILED,
         };
         Self::new(code, problem.message)

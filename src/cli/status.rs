@@ -34,7 +34,13 @@ impl Status {
             ("version", server.version),
             ("ready", if server.ready { "yes" } else { "no" }.to_owned()),
             ("up for", format_duration(Duration::from_secs(server.uptime_s))),
-            ("store", server.store),
+            (
+                "store",
+                match server.store_trouble {
+                    Some(trouble) => format!("{}, takes nothing now: {trouble}", server.store),
+                    None => server.store,
+                },
+            ),
             ("domains", server.domains.join(" ")),
             ("listeners", server.listeners.join(", ")),
             ("zones", output::or_dash(server.zones.join(" "))),

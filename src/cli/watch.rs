@@ -51,15 +51,17 @@ impl Watch {
     }
 }
 
-fn told(change: &ChangeForm) -> String {
-    match &change.instance {
-        Some(instance) => {
-            format!("{} {} by {}", change.at, sentence(&change.reason, instance), change.author)
+/// A change in one line.
+pub fn told(change: &ChangeForm) -> String {
+    let ChangeForm { at, reason, author, host, .. } = change;
+    match (&change.instance, &change.service, &change.id) {
+        (Some(instance), ..) => format!("{at} {} by {author}", sentence(reason, instance)),
+        (None, Some(service), Some(id)) => format!("{at} {service} {id} {reason} on {host} by {author}"),
+        (None, ..) => {
+            let checks = change.checks.iter().flatten().map(|check| format!("{} {}", check.id, check.status));
+            let checks: Vec<String> = checks.collect();
+            format!("{at} host {host} {reason}, {} by {author}", checks.join(", "))
         }
-        None => format!(
-            "{} {} {} {} on {} by {}",
-            change.at, change.service, change.id, change.reason, change.host, change.author
-        ),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::{ChangeForm, CheckShown, InstanceForm, PortShown};
-use crate::instance::{Health, Instance, Lease, Location, Port};
+use crate::instance::{Check, Health, Instance, Key, Lease, Location, Port};
 use crate::name::Tag;
 use crate::registry::{Change, What};
 use crate::time::{Now, format_duration};
@@ -47,16 +47,7 @@ impl InstanceForm {
                 .deadline_ns()
                 .map(|deadline| deadline.saturating_sub(now.mono_ns) / 1_000_000),
             health: health.to_string(),
-            checks: instance
-                .checks
-                .iter()
-                .map(|check| CheckShown {
-                    id: check.id.to_string(),
-                    status: check.status.to_string(),
-                    output: check.output.to_string(),
-                    since: check.since.to_string(),
-                })
-                .collect(),
+            checks: instance.checks.iter().map(CheckShown::of).collect(),
             draining: instance.draining,
             live,
             registered: instance.registered.to_string(),
@@ -77,25 +68,53 @@ impl PortShown {
 }
 
 impl ChangeForm {
-    /// `None` for a change that is not about one instance (a host's health): its services' instances follow.
-    pub fn of(change: &Change, now: Now) -> Option<Self> {
-        let (key, after) = match &change.what {
-            What::Instance { before, after } => (&after.as_ref().or(before.as_ref())?.key, after.as_ref()),
-            What::Forgotten { key } => (key, None),
-            What::Host { .. } => return None,
-        };
-        Some(Self {
+    pub fn of(change: &Change, now: Now) -> Self {
+        let mut form = Self {
             revision: change.revision,
             at: change.at.to_string(),
             reason: change.reason.as_str().to_owned(),
             author: change.author.to_string(),
-            service: key.service.to_string(),
-            id: key.id.to_string(),
-            host: key.host.to_string(),
-            instance: after.map(|after| {
-                let health = after.health();
-                InstanceForm::of(after, health, health.in_answers() && !after.draining, now)
-            }),
-        })
+            service: None,
+            id: None,
+            host: String::new(),
+            instance: None,
+            checks: None,
+        };
+        match &change.what {
+            What::Instance { before, after } => {
+                if let Some(key) = after.as_ref().or(before.as_ref()).map(|instance| &instance.key) {
+                    form.name(key);
+                }
+                form.instance = after.as_ref().map(|after| {
+                    let health = after.health();
+                    InstanceForm::of(after, health, health.in_answers() && !after.draining, now)
+                });
+            }
+            What::Forgotten { key } => form.name(key),
+            What::Host { before, after } => {
+                if let Some(host) = after.as_ref().or(before.as_ref()) {
+                    form.host = host.name.to_string();
+                }
+                form.checks = Some(after.iter().flat_map(|host| &host.checks).map(CheckShown::of).collect());
+            }
+        }
+        form
+    }
+
+    fn name(&mut self, key: &Key) {
+        self.service = Some(key.service.to_string());
+        self.id = Some(key.id.to_string());
+        self.host = key.host.to_string();
+    }
+}
+
+impl CheckShown {
+    fn of(check: &Check) -> Self {
+        Self {
+            id: check.id.to_string(),
+            status: check.status.to_string(),
+            output: check.output.to_string(),
+            since: check.since.to_string(),
+        }
     }
 }

@@ -2,21 +2,20 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::sync::{broadcast, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 
+use super::Desk;
 use super::lines::{LINE_TIME_MAX, Read, buffered_line, read_line};
-use super::{Desk, page_of, place_of};
 use crate::connections::Place;
 use crate::explain::explain;
 use crate::instance::{Instance, Key, Lease, Location};
 use crate::protocol::{
-    ChangeForm, DeregisteredForm, FRAME_OCTETS_MAX, Filter, InstancesForm, NamedForm, Peer, Problem,
-    RegisterForm, RegisteredForm, Reply, ReportedForm, Request, decode, encode, lease_id_text, lease_text,
+    DeregisteredForm, FRAME_OCTETS_MAX, NamedForm, Peer, Problem, RegisterForm, RegisteredForm, Reply,
+    ReportedForm, Request, decode, encode, lease_id_text, lease_text,
 };
 use crate::registry::{Author, Change, Command, Report, Subject, What};
 use crate::view::target_of;
@@ -25,7 +24,7 @@ use crate::writer::Verdict;
 /// Requests read before the replies to them are written.
 const PIPELINE_MAX: usize = 256;
 /// Octets of replies kept before they are written: few requests may have large answers.
-const REPLIES_OCTETS_MAX: usize = 64 * 1024;
+pub(super) const REPLIES_OCTETS_MAX: usize = 64 * 1024;
 /// How long a client may leave replies unread before the connection is given up.
 const WRITE_TIME_MAX: Duration = Duration::from_secs(10);
 /// How long the rest of a refused line is read and thrown away, so that its error arrives.
@@ -33,12 +32,12 @@ const LINGER: Duration = Duration::from_secs(2);
 
 /// One connection's side of the conversation.
 pub struct Session<'a, W> {
-    desk: &'a Desk,
+    pub(super) desk: &'a Desk,
     author: Author,
     peer: Peer,
     writer: W,
     /// Replies not written yet.
-    out: Vec<u8>,
+    pub(super) out: Vec<u8>,
     /// Commands whose verdict is still to come; their replies go out before any other.
     waiting: Vec<(Asked, oneshot::Receiver<Verdict>)>,
     /// Instances bound to this connection.
@@ -141,19 +140,26 @@ impl<'a, W: AsyncWrite + Unpin> Session<'a, W> {
             Request::Report(form) => form
                 .report(&self.peer.host)
                 .map(|report| (Asked::Report(report.clone()), Command::Report(report))),
-            Request::Watch(form) => {
-                match form.filter() {
-                    Ok(filter) => {
-                        self.settle().await;
-                        self.flush().await?;
-                        place.hold(!self.bound.is_empty());
-                        self.watch(filter, reader, place).await?;
-                        return Ok(Next::Close);
-                    }
-                    Err(problem) => self.reply(Reply::Error(problem)).await,
+            Request::Watch(form) => match form.filter() {
+                Ok(filter) => {
+                    self.take_over(place).await?;
+                    self.watch(filter, reader, place).await?;
+                    return Ok(Next::Close);
                 }
+                Err(problem) => Err(problem),
+            },
+            Request::Feed(form) => {
+                self.take_over(place).await?;
+                self.feed(form.since, reader, place).await?;
+                return Ok(Next::Close);
+            }
+            Request::Backup(_) => {
+                self.take_over(place).await?;
+                self.backup().await?;
                 return Ok(Next::GoOn);
             }
+            Request::Log(form) => return self.answer_later(|desk| desk.log(&form)).await,
+            Request::At(form) => return self.answer_later(|desk| desk.at(&form)).await,
             read => {
                 self.settle().await;
                 let reply = self.read(&read).unwrap_or_else(Reply::Error);
@@ -180,6 +186,24 @@ impl<'a, W: AsyncWrite + Unpin> Session<'a, W> {
         Ok((Asked::Register(registration.key.clone()), Command::Register(Box::new(registration))))
     }
 
+    /// What was asked for before is answered before the connection is given to a stream.
+    async fn take_over(&mut self, place: &Place) -> io::Result<()> {
+        self.flush().await?;
+        place.hold(!self.bound.is_empty());
+        Ok(())
+    }
+
+    /// Answers what has to read from the disk; others on this thread go on meanwhile.
+    async fn answer_later(
+        &mut self,
+        answer: impl FnOnce(&Desk) -> Result<Reply, Problem>,
+    ) -> io::Result<Next> {
+        self.settle().await;
+        let reply = tokio::task::block_in_place(|| answer(self.desk)).unwrap_or_else(Reply::Error);
+        encode(&reply, &mut self.out);
+        Ok(Next::GoOn)
+    }
+
     /// Requests that change nothing: answered from the view.
     fn read(&self, request: &Request<'_>) -> Result<Reply, Problem> {
         let desk = self.desk;
@@ -193,7 +217,7 @@ impl<'a, W: AsyncWrite + Unpin> Session<'a, W> {
     }
 
     /// A reply, behind those that are still to come.
-    async fn reply(&mut self, reply: Reply) {
+    pub(super) async fn reply(&mut self, reply: Reply) {
         self.settle().await;
         encode(&reply, &mut self.out);
     }
@@ -295,7 +319,7 @@ impl<'a, W: AsyncWrite + Unpin> Session<'a, W> {
         warnings
     }
 
-    async fn flush(&mut self) -> io::Result<()> {
+    pub(super) async fn flush(&mut self) -> io::Result<()> {
         self.settle().await;
         if !self.out.is_empty() {
             timeout(WRITE_TIME_MAX, self.writer.write_all(&self.out)).await??;
@@ -318,75 +342,6 @@ impl<'a, W: AsyncWrite + Unpin> Session<'a, W> {
         drop(timeout(LINGER, linger).await);
         Ok(())
     }
-
-    /// A snapshot, then every change that matches, until the client goes or cannot keep up.
-    async fn watch(
-        &mut self,
-        filter: Filter,
-        reader: &mut (impl AsyncReadExt + Unpin),
-        place: &Place,
-    ) -> io::Result<()> {
-        let Ok(mut watch) = self.desk.writer.watch(filter.clone()).await else {
-            self.reply(Reply::Error(stopping())).await;
-            return self.flush().await;
-        };
-        let mut members = watch.members.as_slice();
-        loop {
-            let page = page_of(members);
-            members = &members[page.len()..];
-            let next = page.last().filter(|_| !members.is_empty()).map(place_of);
-            let instances = page.iter().map(|member| self.desk.shown(member)).collect();
-            let snapshot = InstancesForm { instances, revision: watch.revision, next };
-            encode(&Reply::Snapshot(snapshot), &mut self.out);
-            self.flush().await?;
-            if members.is_empty() {
-                break;
-            }
-        }
-        let mut rest = [0; 512];
-        loop {
-            // `recv` is cancel-safe; what is read from the client while it watches means nothing.
-            let changes = tokio::select! {
-                changes = watch.changes.recv() => changes,
-                read = reader.read(&mut rest) => match read? {
-                    0 => return Ok(()),
-                    _ => continue,
-                },
-                () = place.closing().cancelled() => return Ok(()),
-            };
-            match changes {
-                Ok(changes) => {
-                    for change in changes.iter().filter(|change| change.revision > watch.revision) {
-                        self.changed(change, &filter);
-                    }
-                    self.flush().await?;
-                }
-                Err(broadcast::error::RecvError::Closed) => return Ok(()),
-                Err(broadcast::error::RecvError::Lagged(batches)) => {
-                    let text = format!(
-                        "{batches} batches of changes were not read in time; watch again for a new snapshot"
-                    );
-                    self.reply(Reply::Error(Problem::new("lagged", text))).await;
-                    return self.flush().await;
-                }
-            }
-        }
-    }
-
-    /// A change that matches before or after it: leaving the filter is an event too.
-    fn changed(&mut self, change: &Change, filter: &Filter) {
-        let now = self.desk.clock.now();
-        let matches = |instance: &Option<Arc<Instance>>| {
-            instance.as_ref().is_some_and(|instance| filter.matches(instance, instance.health()))
-        };
-        let wanted = match &change.what {
-            What::Instance { before, after } => matches(before) || matches(after),
-            What::Forgotten { .. } | What::Host { .. } => false,
-        };
-        if wanted && let Some(form) = ChangeForm::of(change, now) {
-            encode(&Reply::Change(Box::new(form)), &mut self.out);
-        }
-    }
 }
 
 fn too_long() -> Problem {
@@ -404,6 +359,6 @@ fn too_slow() -> Problem {
     Problem::new("timeout", text)
 }
 
-fn stopping() -> Problem {
+pub(super) fn stopping() -> Problem {
     Problem::new("unavailable", "the server is stopping; try again when it is back")
 }

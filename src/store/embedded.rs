@@ -38,6 +38,8 @@ const FORMAT: &str = "format";
 const SERIAL_BASE: &str = "serial-base";
 /// No revision above it was given out.
 const RESERVED: &str = "reserved";
+/// 1 once something was taken out of the log.
+const TRIMMED: &str = "trimmed";
 
 /// The layout of the tables that this program writes, and the newest it reads.
 const FORMAT_NEWEST: u64 = 1;
@@ -64,9 +66,17 @@ pub struct Embedded {
 #[derive(Debug)]
 struct Job {
     changes: Vec<Change>,
-    /// The last: no revision is reserved ahead of it.
-    last: bool,
+    reserve: Reserve,
     done: oneshot::Sender<Result<(), Failure>>,
+}
+
+/// Which revisions may be given out after a commit without another.
+#[derive(Clone, Copy, Debug)]
+pub enum Reserve {
+    /// A block ahead of the newest: facts are published before they are stored.
+    Ahead,
+    /// None above this one: it is the last commit.
+    UpTo(u64),
 }
 
 /// What a store held when it was opened.
@@ -177,6 +187,90 @@ pub fn open(directory: &Path, limits: Limits, now: Now) -> Result<(Embedded, Loa
     let spawned = std::thread::Builder::new().name("store".to_owned()).spawn(move || thread.run(&received));
     spawned.map_err(|source| io_error(directory, source))?;
     Ok((Embedded { jobs, history }, loaded))
+}
+
+/// What a check of a store found.
+#[derive(Debug)]
+pub struct Checked {
+    pub instances: usize,
+    pub gone: usize,
+    pub changes: u64,
+    pub revision: u64,
+    /// False where the file needed repair, which opening it has done.
+    pub clean: bool,
+}
+
+/// Reads every page and every record of the store in `directory`, which no server may hold.
+///
+/// # Errors
+///
+/// As `open`; a damaged file is left where it is.
+pub fn check(directory: &Path, now: Now) -> Result<Checked, OpenError> {
+    let path = directory.join(FILE);
+    if !path.exists() {
+        let source = io::Error::new(io::ErrorKind::NotFound, "there is no store");
+        return Err(io_error(&path, source));
+    }
+    let _lock = lock(directory)?;
+    let checking = || -> Result<Checked, EngineError> {
+        let file = File::options().read(true).write(true).open(&path).map_err(EngineError::Io)?;
+        let backend = redb::backends::FileBackend::new(file)?;
+        let mut engine = Engine::open(Disk::new(backend, Arc::default()), now.wall)?;
+        let clean = match Arc::get_mut(&mut engine.database) {
+            Some(database) => database.check_integrity()?,
+            None => true, // not reached: nobody else has it yet
+        };
+        let kept = engine.load(now)?.kept;
+        let mut changes = 0;
+        for entry in engine.database.begin_read()?.open_table(LOG)?.iter()? {
+            record::read_change(entry?.1.value()).map_err(unreadable)?;
+            changes += 1;
+        }
+        let (instances, gone) = (kept.instances.len(), kept.gone.len());
+        Ok(Checked { instances, gone, changes, revision: kept.revision, clean })
+    };
+    checking().map_err(|error| error.at(&path))
+}
+
+/// A record as a backup holds it: table, key, value.
+pub type Raw = (String, Vec<u8>, Vec<u8>);
+
+/// Makes `records`, which a backup held, the store in `directory`; what was there is kept under another
+/// name, which is returned. No server may hold the directory.
+///
+/// Revision and serial go on from whichever is higher, the backup or what was there: nobody who has seen
+/// either sees a counter go back.
+///
+/// # Errors
+///
+/// As `open`, and records that are none of ours; nothing is changed then.
+pub fn restore(directory: &Path, records: &[Raw], now: Now) -> Result<Option<PathBuf>, OpenError> {
+    let _lock = lock(directory)?;
+    let path = directory.join(FILE);
+    let before = match path.exists().then(|| open_file(&path, &Arc::default(), now)) {
+        Some(Ok((_, loaded))) => Some((loaded.kept.revision, loaded.serial_base)),
+        Some(Err(error @ OpenError::Newer { .. })) => return Err(error),
+        // A damaged store is a reason to restore one; its counters cannot be known.
+        Some(Err(_)) | None => None,
+    };
+    let new = directory.join(format!("{FILE}.new"));
+    let writing = || -> Result<(), EngineError> {
+        let file = File::options().create(true).truncate(true).read(true).write(true).open(&new);
+        let backend = redb::backends::FileBackend::new(file.map_err(EngineError::Io)?)?;
+        let engine = Engine::open(Disk::new(backend, Arc::default()), now.wall)?;
+        engine.fill(records, before)?;
+        engine.load(now).map(drop)
+    };
+    writing().map_err(|error| error.at(&new))?;
+    let aside = path.exists().then(|| directory.join(format!("{FILE}.before-{}", now.wall.unix_ms)));
+    if let Some(aside) = &aside {
+        std::fs::rename(&path, aside).map_err(|source| io_error(&path, source))?;
+    }
+    std::fs::rename(&new, &path).map_err(|source| io_error(&path, source))?;
+    File::open(directory)
+        .and_then(|directory| directory.sync_all())
+        .map_err(|source| io_error(directory, source))?;
+    Ok(aside)
 }
 
 /// Takes the directory for this process; the lock goes with the descriptor, however the process ends.
@@ -336,8 +430,47 @@ impl Engine {
         Ok(Loaded { kept, serial_base, notes: Vec::new() })
     }
 
+    /// Puts the records of a backup into empty tables; `before` are the counters of the store they replace.
+    fn fill(&self, records: &[Raw], before: Option<(u64, u32)>) -> Result<(), EngineError> {
+        let damaged = |what: &str| EngineError::Damaged(what.to_owned());
+        let number = |octets: &[u8]| -> Result<u64, EngineError> {
+            Ok(u64::from_be_bytes(octets.try_into().map_err(|_| damaged("a number is not eight octets"))?))
+        };
+        let text =
+            |octets: &[u8]| String::from_utf8(octets.to_vec()).map_err(|_| damaged("a key is no text"));
+        let transaction = self.database.begin_write()?;
+        {
+            let mut meta = transaction.open_table(META)?;
+            for (table, key, value) in records {
+                match table.as_str() {
+                    "meta" => drop(meta.insert(text(key)?.as_str(), number(value)?)?),
+                    "instances" => {
+                        drop(transaction.open_table(INSTANCES)?.insert(key.as_slice(), value.as_slice())?)
+                    }
+                    "gone" => drop(transaction.open_table(GONE)?.insert(key.as_slice(), value.as_slice())?),
+                    "hosts" => {
+                        drop(transaction.open_table(HOSTS)?.insert(text(key)?.as_str(), value.as_slice())?)
+                    }
+                    "log" => drop(transaction.open_table(LOG)?.insert(number(key)?, value.as_slice())?),
+                    other => return Err(damaged(&format!("`{other}` is no table of this version"))),
+                }
+            }
+            if let Some((revision, serial_base)) = before {
+                let value =
+                    |key| -> Result<u64, EngineError> { Ok(meta.get(key)?.map_or(0, |value| value.value())) };
+                let (kept_revision, kept_base) = (value(RESERVED)?, value(SERIAL_BASE)?);
+                let newest = revision.max(kept_revision) + 1;
+                let serial = (u64::from(serial_base) + revision).max(kept_base + kept_revision);
+                meta.insert(RESERVED, newest)?;
+                meta.insert(SERIAL_BASE, (serial + 1).saturating_sub(newest))?;
+            }
+        }
+        transaction.commit()?;
+        Ok(())
+    }
+
     /// One transaction: state, log and reservation. On the disk when it returns.
-    pub fn commit(&self, changes: &[Change], last: bool, limits: Limits) -> Result<(), EngineError> {
+    pub fn commit(&self, changes: &[Change], reserve: Reserve, limits: Limits) -> Result<(), EngineError> {
         let transaction = self.database.begin_write()?;
         {
             let mut instances = transaction.open_table(INSTANCES)?;
@@ -371,16 +504,16 @@ impl Engine {
                 log.insert(change.revision, record::write_change(change).as_slice())?;
             }
             let stored = meta.get(RESERVED)?.map_or(0, |reserved| reserved.value());
-            let newest = changes.last().map(|change| change.revision);
-            let reserved = match newest {
-                Some(newest) if last => newest,
-                Some(newest) => stored.max(newest + RESERVE),
-                None if last => stored,
-                None => stored + RESERVE,
+            let reserved = match (reserve, changes.last()) {
+                (Reserve::UpTo(revision), _) => revision,
+                (Reserve::Ahead, Some(newest)) => stored.max(newest.revision + RESERVE),
+                (Reserve::Ahead, None) => stored + RESERVE,
             };
             meta.insert(RESERVED, reserved)?;
-            if let Some(change) = changes.last() {
-                trim(&mut log, changes.len() as u64, change.at, limits)?;
+            if let Some(change) = changes.last()
+                && trim(&mut log, changes.len() as u64, change.at, limits)?
+            {
+                meta.insert(TRIMMED, 1)?;
             }
         }
         transaction.commit()?;
@@ -388,24 +521,26 @@ impl Engine {
     }
 }
 
-/// Takes the oldest entries out of the log that are too many or too old.
+/// Takes the oldest entries out of the log that are too many or too old; true where there was one.
 fn trim(
     log: &mut redb::Table<'_, u64, &[u8]>,
     added: u64,
     now: Wall,
     limits: Limits,
-) -> Result<(), EngineError> {
-    let oldest_kept =
-        now.unix_ms.saturating_sub(i64::try_from(limits.history_age.as_millis()).unwrap_or(i64::MAX));
+) -> Result<bool, EngineError> {
+    let age_ms = i64::try_from(limits.history_age.as_millis()).unwrap_or(i64::MAX);
+    let oldest_kept = now.unix_ms.saturating_sub(age_ms);
+    let mut trimmed = false;
     for _ in 0..added + TRIM_MAX {
         let over = log.len()? > limits.history_changes;
-        let Some((revision, at)) = oldest(log)? else { return Ok(()) };
+        let Some((revision, at)) = oldest(log)? else { break };
         if !over && at >= oldest_kept {
-            return Ok(());
+            break;
         }
         log.remove(revision)?;
+        trimmed = true;
     }
-    Ok(())
+    Ok(trimmed)
 }
 
 /// The oldest entry and its time; what cannot be read any more is as old as can be.
@@ -418,11 +553,11 @@ fn oldest(log: &redb::Table<'_, u64, &[u8]>) -> Result<Option<(u64, i64)>, Engin
 }
 
 impl Embedded {
-    pub async fn commit(&self, changes: Vec<Change>, last: bool) -> Result<(), Failure> {
+    pub async fn commit(&self, changes: Vec<Change>, reserve: Reserve) -> Result<(), Failure> {
         let (done, result) = oneshot::channel();
         let ended = || Failure::Broken("the store's thread has ended".to_owned());
         // The channel has room: one commit waits for its answer before the next is sent.
-        self.jobs.try_send(Job { changes, last, done }).map_err(|_| ended())?;
+        self.jobs.try_send(Job { changes, reserve, done }).map_err(|_| ended())?;
         result.await.map_err(|_| ended())?
     }
 }
@@ -441,18 +576,18 @@ struct Thread {
 impl Thread {
     fn run(mut self, jobs: &mpsc::Receiver<Job>) {
         while let Ok(job) = jobs.recv() {
-            let result = self.commit(&job.changes, job.last);
+            let result = self.commit(&job.changes, job.reserve);
             // The writer waits; where it does not, the server has ended.
             drop(job.done.send(result));
         }
     }
 
-    fn commit(&mut self, changes: &[Change], last: bool) -> Result<(), Failure> {
+    fn commit(&mut self, changes: &[Change], reserve: Reserve) -> Result<(), Failure> {
         if self.sync_failed.load(Ordering::Acquire) {
             return Err(self.broken());
         }
         let limits = self.limits;
-        let committed = self.reopen().and_then(|engine| engine.commit(changes, last, limits));
+        let committed = self.reopen().and_then(|engine| engine.commit(changes, reserve, limits));
         match committed {
             Ok(()) => Ok(()),
             Err(error) => {
@@ -492,12 +627,15 @@ impl Thread {
 }
 
 impl History {
-    /// Changes after `after`, oldest first, `most` of them; and the oldest revision that is still there.
-    pub fn after(&self, after: u64, most: usize) -> Result<(Vec<Change>, Option<u64>), EngineError> {
+    fn transaction(&self) -> Result<redb::ReadTransaction, EngineError> {
         let database = self.database.load_full();
         let database = database.ok_or_else(|| EngineError::Io(io::Error::other("the store is not open")))?;
-        let transaction = database.begin_read()?;
-        let log = transaction.open_table(LOG)?;
+        Ok(database.begin_read()?)
+    }
+
+    /// Changes after `after`, oldest first, `most` of them; and the oldest revision that is still there.
+    pub fn after(&self, after: u64, most: usize) -> Result<(Vec<Change>, Option<u64>), EngineError> {
+        let log = self.transaction()?.open_table(LOG)?;
         let oldest = log.first()?.map(|(revision, _)| revision.value());
         let mut changes = Vec::new();
         for entry in log.range(after.saturating_add(1)..)?.take(most) {
@@ -508,14 +646,55 @@ impl History {
 
     /// Changes before `before`, newest first, `most` of them.
     pub fn before(&self, before: u64, most: usize) -> Result<Vec<Change>, EngineError> {
-        let database = self.database.load_full();
-        let database = database.ok_or_else(|| EngineError::Io(io::Error::other("the store is not open")))?;
-        let transaction = database.begin_read()?;
-        let log = transaction.open_table(LOG)?;
+        let log = self.transaction()?.open_table(LOG)?;
         let mut changes = Vec::new();
         for entry in log.range(..before)?.rev().take(most) {
             changes.push(record::read_change(entry?.1.value()).map_err(unreadable)?);
         }
         Ok(changes)
+    }
+
+    /// True where nothing was ever taken out of the log; false too where it cannot be read.
+    pub fn is_whole(&self) -> bool {
+        let trimmed = || -> Result<bool, EngineError> {
+            let meta = self.transaction()?.open_table(META)?;
+            Ok(meta.get(TRIMMED)?.is_some())
+        };
+        matches!(trimmed(), Ok(false))
+    }
+
+    /// Tells `put` every record at one moment, until it returns false.
+    pub fn records(
+        &self,
+        put: &mut dyn FnMut(&'static str, Vec<u8>, Vec<u8>) -> bool,
+    ) -> Result<(), EngineError> {
+        let transaction = self.transaction()?;
+        for entry in transaction.open_table(META)?.iter()? {
+            let (key, value) = entry?;
+            if !put("meta", key.value().into(), value.value().to_be_bytes().into()) {
+                return Ok(());
+            }
+        }
+        for entry in transaction.open_table(HOSTS)?.iter()? {
+            let (key, value) = entry?;
+            if !put("hosts", key.value().into(), value.value().into()) {
+                return Ok(());
+            }
+        }
+        for (name, table) in [("instances", INSTANCES), ("gone", GONE)] {
+            for entry in transaction.open_table(table)?.iter()? {
+                let (key, value) = entry?;
+                if !put(name, key.value().into(), value.value().into()) {
+                    return Ok(());
+                }
+            }
+        }
+        for entry in transaction.open_table(LOG)?.iter()? {
+            let (key, value) = entry?;
+            if !put("log", key.value().to_be_bytes().into(), value.value().into()) {
+                return Ok(());
+            }
+        }
+        Ok(())
     }
 }

@@ -49,6 +49,36 @@ impl History {
         }
     }
 
+    /// True where nothing was ever taken out of the log.
+    pub fn is_whole(&self) -> bool {
+        match self {
+            Self::Memory(memory) => {
+                let kept = memory.changes.lock().unwrap_or_else(PoisonError::into_inner);
+                kept.front().is_none_or(|change| change.revision == 1)
+            }
+            Self::Embedded(history) => history.is_whole(),
+        }
+    }
+
+    /// True where the log, whose oldest entry is `oldest`, has everything after `since`.
+    pub fn is_whole_after(&self, since: u64, oldest: Option<u64>) -> bool {
+        oldest.is_some_and(|oldest| oldest <= since.saturating_add(1)) || self.is_whole()
+    }
+
+    /// Tells `put` every record: table, key, value; until it returns false.
+    ///
+    /// # Errors
+    ///
+    /// There is no disk, or it cannot be read; in words.
+    pub fn records(&self, put: &mut dyn FnMut(&'static str, Vec<u8>, Vec<u8>) -> bool) -> Result<(), String> {
+        match self {
+            Self::Memory(_) => {
+                Err("this server keeps nothing (`--store memory`): there is nothing to back up".to_owned())
+            }
+            Self::Embedded(history) => history.records(put).map_err(|error| error.to_string()),
+        }
+    }
+
     /// Changes before a revision, newest first, `most` of them.
     ///
     /// # Errors

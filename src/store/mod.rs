@@ -55,15 +55,15 @@ impl Store {
                 memory.keep(changes);
                 Ok(())
             }
-            Self::Embedded(embedded) => embedded.commit(changes, false).await,
+            Self::Embedded(embedded) => embedded.commit(changes, embedded::Reserve::Ahead).await,
         }
     }
 
-    /// The last commit.
-    pub async fn close(self, changes: Vec<Change>) -> Result<(), Failure> {
+    /// The last commit; `revision` is the newest that was given out.
+    pub async fn close(self, changes: Vec<Change>, revision: u64) -> Result<(), Failure> {
         match self {
             Self::Memory(_) => Ok(()),
-            Self::Embedded(embedded) => embedded.commit(changes, true).await,
+            Self::Embedded(embedded) => embedded.commit(changes, embedded::Reserve::UpTo(revision)).await,
         }
     }
 

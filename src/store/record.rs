@@ -112,7 +112,7 @@ enum AuthorForm {
 
 #[derive(Serialize, Deserialize)]
 enum WhatForm {
-    Instance(Option<InstanceForm>, Option<InstanceForm>),
+    Instance(Option<Box<InstanceForm>>, Option<Box<InstanceForm>>),
     Host(Option<HostForm>, Option<HostForm>),
     Forgotten { service: String, id: String, host: String },
 }
@@ -151,7 +151,9 @@ pub fn write_change(change: &Change) -> Vec<u8> {
         },
         what: match &change.what {
             What::Instance { before, after } => {
-                let form = |instance: &Option<Arc<Instance>>| instance.as_deref().map(InstanceForm::of);
+                let form = |instance: &Option<Arc<Instance>>| {
+                    instance.as_deref().map(|instance| Box::new(InstanceForm::of(instance)))
+                };
                 WhatForm::Instance(form(before), form(after))
             }
             What::Host { before, after } => {
@@ -190,7 +192,7 @@ pub fn read_change(octets: &[u8]) -> Result<Change, Unreadable> {
     let form: ChangeForm = read(octets)?;
     let past = Now::default(); // what was has no lease to run out
     let instance =
-        |form: Option<InstanceForm>| form.map(|form| form.instance(past).map(Arc::new)).transpose();
+        |form: Option<Box<InstanceForm>>| form.map(|form| form.instance(past).map(Arc::new)).transpose();
     let host = |form: Option<HostForm>| form.map(|form| form.host().map(Arc::new)).transpose();
     Ok(Change {
         revision: form.revision,

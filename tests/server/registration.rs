@@ -674,7 +674,7 @@ fn commands_about_one_instance_see_each_other() {
 fn a_client_that_does_not_read_costs_little_and_is_given_up() {
     const INSTANCES: usize = 1000;
     const GREEDY: usize = 4;
-    let server = Server::start(&[]);
+    let server = Server::start(&["--store", "memory"]); // what is looked at is not the disk
     let mut client = server.client();
     for number in 0..INSTANCES {
         let form = json!({"service": "web", "id": format!("web-{number}"), "address": "10.0.0.7", "port": 80,

@@ -7,7 +7,8 @@
 //! answer came; it accepts what any change between the two shows, and nothing older (linearizability of one
 //! register with one writer).
 //!
-//! `CALLSIGN_OPERATIONS` sets the number of changes, `CALLSIGN_SEED` repeats a run;
+//! Once with the store in memory, where the server is quickest, and once with the one on disk, where changes
+//! wait for each other. `CALLSIGN_OPERATIONS` sets the number of changes, `CALLSIGN_SEED` repeats a run;
 //! `tests/long/visible.sh` makes a million of them.
 
 use std::collections::BTreeMap;
@@ -20,7 +21,9 @@ use serde_json::{Value, json};
 use crate::harness::dns::ports;
 use crate::harness::{Client, Draws, Resolver, Server, now, seed, srv};
 
-const OPERATIONS_DEFAULT: u64 = 120_000;
+const OPERATIONS_IN_MEMORY: u64 = 100_000;
+/// Less, because how long a commit takes is the disk's affair.
+const OPERATIONS_ON_DISK: u64 = 10_000;
 const WRITERS: usize = 8;
 const READERS: usize = 3;
 /// Services; each writer has one instance in each.
@@ -55,13 +58,26 @@ struct Run {
 
 #[test]
 fn what_was_acknowledged_is_in_the_next_answer() {
+    run("memory", OPERATIONS_IN_MEMORY);
+}
+
+#[test]
+fn what_was_acknowledged_and_is_on_disk_is_in_the_next_answer() {
+    run("embedded", OPERATIONS_ON_DISK);
+}
+
+fn run(store: &str, operations: u64) {
     let operations = match std::env::var("CALLSIGN_OPERATIONS") {
         Ok(text) => text.parse().expect("CALLSIGN_OPERATIONS is a number"),
-        Err(_) => OPERATIONS_DEFAULT,
+        Err(_) => operations,
     };
     let seed = seed();
-    println!("visible: seed {seed}");
-    let server = Server::start(&["--listen", "127.0.0.1:0", "--known-for", "24h"]);
+    println!("visible: seed {seed}, store {store}");
+    let mut flags = vec!["--listen", "127.0.0.1:0", "--known-for", "24h"];
+    if store == "memory" {
+        flags.extend(["--store", store]);
+    }
+    let server = Server::start(&flags);
     let run = Run {
         instances: (0..WRITERS).map(|_| (0..POOLS).map(|_| Progress::default()).collect()).collect(),
         done: AtomicBool::new(false),
@@ -92,7 +108,7 @@ fn what_was_acknowledged_is_in_the_next_answer() {
     let (lost, revision) = count_lost(&server, &run);
     let (writes, stale) = (run.writes.load(Ordering::SeqCst), run.stale.load(Ordering::SeqCst));
     println!(
-        "visible: seed={seed} operations={writes} answers={} lost={lost} stale={stale} seconds={:.1}",
+        "visible: seed={seed} operations={writes} answers={} lost={lost} stale={stale} seconds={:.1} store={store}",
         run.answers.load(Ordering::SeqCst),
         start.elapsed().as_secs_f64()
     );

@@ -175,7 +175,7 @@ fn what_leaves_a_filter_is_told() {
 fn a_watcher_that_does_not_read_is_cut_off_and_holds_up_nobody() {
     /// More than the server keeps for one that is behind, and than the kernel's buffers hold.
     const CHANGES: usize = 20_000;
-    let server = Server::start(&[]);
+    let server = Server::start(&["--store", "memory"]); // what is looked at is not the disk
     let (mut writer, mut watcher) = (server.client(), server.client());
     snapshot(&mut watcher, &json!({"watch": {}}));
     for number in 0..CHANGES {

@@ -1,0 +1,51 @@
+//! `callsign log`: what changed, when, why and by whom.
+
+use std::process::ExitCode;
+
+use callsign::protocol::{LogForm, Reply, Request};
+use clap::Args;
+
+use super::watch::told;
+use super::{Asking, Done, Format, output};
+
+/// Show what changed, newest first: registered, expired, drained, a check went critical
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  callsign log web\n  callsign log web --id web-1 --most 5 -o json")]
+pub struct Log {
+    /// Only this service
+    service: Option<String>,
+    /// Only instances with this id
+    #[arg(long)]
+    id: Option<String>,
+    /// How many changes at most
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    most: u64,
+    #[command(flatten)]
+    asking: Asking,
+}
+
+impl Log {
+    pub async fn run(self) -> Done {
+        let mut client = self.asking.connect().await?;
+        let mut form = LogForm { service: self.service, id: self.id, before: None, most: Some(self.most) };
+        let mut changes = Vec::new();
+        loop {
+            let reply = client.request(&Request::Log(form.clone())).await?;
+            let Reply::Log(page) = reply else { return Err(client.unexpected(&reply).into()) };
+            changes.extend(page.changes);
+            form.before = page.next;
+            form.most = Some(self.most.saturating_sub(changes.len() as u64));
+            if form.before.is_none() || form.most == Some(0) {
+                break;
+            }
+        }
+        if self.asking.output != Format::Table {
+            output::values(self.asking.output, &changes)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        for change in &changes {
+            output::line(&told(change))?;
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}

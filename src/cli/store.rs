@@ -1,0 +1,178 @@
+//! `callsign store`: checks, backs up and restores what the embedded store keeps.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use callsign::clock::Clock;
+use callsign::config::Surroundings;
+use callsign::protocol::{Reply, Request, StatusForm};
+use callsign::socket::chain;
+use callsign::store::embedded::{self, OpenError, Raw};
+use clap::{Args, Subcommand};
+
+use super::{Asking, Done, FAILED, Failure, UNAVAILABLE, USAGE, output};
+
+/// Check, back up or restore the embedded store
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  callsign store backup registry.backup\n  callsign store check --data /var/lib/callsign\n  callsign store restore registry.backup"
+)]
+pub struct Store {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Read every page and record; no server may be running on the directory
+    Check(Place),
+    /// Write a backup while the server serves
+    Backup(Backup),
+    /// Make a backup the store; no server may be running on the directory
+    Restore(Restore),
+}
+
+#[derive(Debug, Args)]
+struct Place {
+    /// The directory of the store [default: $XDG_STATE_HOME/callsign; /var/lib/callsign for root]
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct Backup {
+    /// The file to write; one that is there is replaced once the new one is whole
+    file: PathBuf,
+    #[command(flatten)]
+    asking: Asking,
+}
+
+#[derive(Debug, Args)]
+struct Restore {
+    /// A file that `backup` wrote
+    file: PathBuf,
+    #[command(flatten)]
+    place: Place,
+}
+
+impl Store {
+    pub async fn run(self) -> Done {
+        match self.verb {
+            Verb::Check(place) => check(&place.directory()?),
+            Verb::Backup(backup) => backup.run().await,
+            Verb::Restore(restore) => restore.run(),
+        }
+    }
+}
+
+impl Place {
+    fn directory(self) -> Result<PathBuf, Failure> {
+        let usual = || Failure::new(USAGE, "where the store is cannot be guessed; name it with --data DIR");
+        self.data.or_else(|| Surroundings::here().data()).ok_or_else(usual)
+    }
+}
+
+fn check(directory: &Path) -> Done {
+    let checked = embedded::check(directory, Clock::start().now()).map_err(failure)?;
+    output::line(&format!(
+        "{}: {} instances, {} remembered, {} changes, revision {}{}",
+        directory.display(),
+        checked.instances,
+        checked.gone,
+        checked.changes,
+        checked.revision,
+        if checked.clean { "" } else { "; it had not been closed, and was repaired" }
+    ))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+impl Backup {
+    async fn run(self) -> Done {
+        let mut client = self.asking.connect().await?;
+        client.send(&Request::Backup(StatusForm {})).await?;
+        let mut new = self.file.as_os_str().to_owned();
+        new.push(".new");
+        let new = PathBuf::from(new);
+        let failed =
+            |error: std::io::Error| Failure::new(FAILED, format!("writing {}: {error}", new.display()));
+        let mut file = BufWriter::new(File::create(&new).map_err(failed)?);
+        loop {
+            let reply = client.receive().await?;
+            match &reply {
+                Reply::Record(_) | Reply::Backup(_) => {
+                    let line = serde_json::to_string(&reply).map_err(|error| failed(error.into()))?;
+                    writeln!(file, "{line}").map_err(failed)?;
+                }
+                Reply::Error(problem) => {
+                    drop(file);
+                    fs::remove_file(&new).map_err(failed)?;
+                    return Err(problem.clone().into());
+                }
+                other => return Err(client.unexpected(other).into()),
+            }
+            if let Reply::Backup(end) = reply {
+                file.flush().map_err(failed)?;
+                file.get_ref().sync_all().map_err(failed)?;
+                fs::rename(&new, &self.file).map_err(failed)?;
+                output::line(&format!("{}: {} records", self.file.display(), end.records))?;
+                return Ok(ExitCode::SUCCESS);
+            }
+        }
+    }
+}
+
+impl Restore {
+    fn run(self) -> Done {
+        let records = read(&self.file)?;
+        let directory = self.place.directory()?;
+        let aside = embedded::restore(&directory, &records, Clock::start().now()).map_err(failure)?;
+        output::line(&format!("{}: {} records", directory.display(), records.len()))?;
+        if let Some(aside) = aside {
+            output::line(&format!("what was there is kept as {}", aside.display()))?;
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// The records of a backup, once it is known to be whole.
+fn read(path: &Path) -> Result<Vec<Raw>, Failure> {
+    let shown = path.display();
+    let failed = |what: String| Failure::new(FAILED, format!("{shown}: {what}"));
+    let file = File::open(path).map_err(|error| failed(error.to_string()))?;
+    let (mut records, mut digest) = (Vec::new(), 0);
+    for (number, line) in BufReader::new(file).lines().enumerate() {
+        let line = line.map_err(|error| failed(error.to_string()))?;
+        let damaged = || failed(format!("line {} is no record of a backup", number + 1));
+        match serde_json::from_str(&line).map_err(|_| damaged())? {
+            Reply::Record(record) => {
+                let (key, value) = (octets(&record.key), octets(&record.value));
+                let (key, value) = (key.ok_or_else(damaged)?, value.ok_or_else(damaged)?);
+                digest = chain(digest, &record.table, &key, &value);
+                records.push((record.table, key, value));
+            }
+            Reply::Backup(end)
+                if end.records == records.len() as u64 && end.digest == format!("{digest:016x}") =>
+            {
+                return Ok(records);
+            }
+            Reply::Backup(_) => {
+                return Err(failed("the backup was changed: its digest does not fit".to_owned()));
+            }
+            _ => return Err(damaged()),
+        }
+    }
+    Err(failed("the backup is not whole: its end is missing".to_owned()))
+}
+
+fn octets(hexadecimal: &str) -> Option<Vec<u8>> {
+    let digits = hexadecimal.as_bytes();
+    let octet = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+    digits.len().is_multiple_of(2).then(|| digits.chunks(2).map(octet).collect())?
+}
+
+fn failure(error: OpenError) -> Failure {
+    let code = if matches!(error, OpenError::Held { .. }) { UNAVAILABLE } else { FAILED };
+    Failure::new(code, error.to_string())
+}

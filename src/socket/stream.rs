@@ -1,0 +1,241 @@
+//! What goes on for longer than one reply: watching, feeding, backing up.
+
+use std::io;
+use std::sync::Arc;
+
+use tokio::io::{AsyncReadExt, AsyncWrite};
+use tokio::sync::{broadcast, mpsc};
+
+use super::session::{Session, stopping};
+use super::{page_of, place_of};
+use crate::connections::Place;
+use crate::instance::Instance;
+use crate::name::fnv;
+use crate::protocol::{
+    BackupForm, ChangeForm, Filter, InstancesForm, LIST_MAX, Problem, RecordForm, Reply, encode,
+};
+use crate::registry::{Author, Change, Reason, What};
+
+/// Records of a backup that wait to be written: the disk is read no faster than the client reads.
+const RECORDS_WAITING_MAX: usize = 1024;
+
+impl<W: AsyncWrite + Unpin> Session<'_, W> {
+    /// A snapshot, then every change that matches, until the client goes or cannot keep up.
+    pub(super) async fn watch(
+        &mut self,
+        filter: Filter,
+        reader: &mut (impl AsyncReadExt + Unpin),
+        place: &Place,
+    ) -> io::Result<()> {
+        let Ok(mut watch) = self.desk.writer.watch(filter.clone()).await else {
+            self.reply(Reply::Error(stopping())).await;
+            return self.flush().await;
+        };
+        let mut members = watch.members.as_slice();
+        loop {
+            let page = page_of(members);
+            members = &members[page.len()..];
+            let next = page.last().filter(|_| !members.is_empty()).map(place_of);
+            let instances = page.iter().map(|member| self.desk.shown(member)).collect();
+            let snapshot = InstancesForm { instances, revision: watch.revision, next };
+            encode(&Reply::Snapshot(snapshot), &mut self.out);
+            self.flush().await?;
+            if members.is_empty() {
+                break;
+            }
+        }
+        let mut rest = [0; 512];
+        loop {
+            // `recv` is cancel-safe; what is read from the client while it watches means nothing.
+            let changes = tokio::select! {
+                changes = watch.changes.recv() => changes,
+                read = reader.read(&mut rest) => match read? {
+                    0 => return Ok(()),
+                    _ => continue,
+                },
+                () = place.closing().cancelled() => return Ok(()),
+            };
+            match changes {
+                Ok(changes) => {
+                    for change in changes.iter().filter(|change| change.revision > watch.revision) {
+                        self.changed(change, &filter);
+                    }
+                    self.flush().await?;
+                }
+                Err(broadcast::error::RecvError::Closed) => return Ok(()),
+                Err(broadcast::error::RecvError::Lagged(batches)) => {
+                    let text = format!(
+                        "{batches} batches of changes were not read in time; watch again for a new snapshot"
+                    );
+                    self.reply(Reply::Error(Problem::new("lagged", text))).await;
+                    return self.flush().await;
+                }
+            }
+        }
+    }
+
+    /// A change that matches before or after it: leaving the filter is an event too.
+    fn changed(&mut self, change: &Change, filter: &Filter) {
+        let now = self.desk.clock.now();
+        let matches = |instance: &Option<Arc<Instance>>| {
+            instance.as_ref().is_some_and(|instance| filter.matches(instance, instance.health()))
+        };
+        let wanted = match &change.what {
+            What::Instance { before, after } => matches(before) || matches(after),
+            What::Forgotten { .. } | What::Host { .. } => false,
+        };
+        if wanted {
+            encode(&Reply::Change(Box::new(ChangeForm::of(change, now))), &mut self.out);
+        }
+    }
+
+    /// What was, from the log, and then what is to come, with no gap between.
+    pub(super) async fn feed(
+        &mut self,
+        since: Option<u64>,
+        reader: &mut (impl AsyncReadExt + Unpin),
+        place: &Place,
+    ) -> io::Result<()> {
+        let Ok(mut watch) = self.desk.writer.watch(Filter::default()).await else {
+            self.reply(Reply::Error(stopping())).await;
+            return self.flush().await;
+        };
+        // The writer's own count: what is at or before it is in the log, what is after comes by the channel.
+        let now = watch.revision;
+        match since {
+            None => {
+                for member in std::mem::take(&mut watch.members) {
+                    self.registered_before(&member.instance, now).await?;
+                }
+            }
+            Some(since) => {
+                if let Err(problem) = self.past(since, now).await? {
+                    self.reply(Reply::Error(problem)).await;
+                    return self.flush().await;
+                }
+                for change in watch.unstored.iter().filter(|change| change.revision > since) {
+                    self.put(change);
+                }
+            }
+        }
+        self.flush().await?;
+        let mut rest = [0; 512];
+        loop {
+            // As in `watch`.
+            let changes = tokio::select! {
+                changes = watch.changes.recv() => changes,
+                read = reader.read(&mut rest) => match read? {
+                    0 => return Ok(()),
+                    _ => continue,
+                },
+                () = place.closing().cancelled() => return Ok(()),
+            };
+            match changes {
+                Ok(changes) => {
+                    for change in changes.iter().filter(|change| change.revision > now) {
+                        self.put(change);
+                    }
+                    self.flush().await?;
+                }
+                Err(broadcast::error::RecvError::Closed) => return Ok(()),
+                Err(broadcast::error::RecvError::Lagged(batches)) => {
+                    let text = format!(
+                        "{batches} batches of changes were not read in time; feed again since the last revision that you have"
+                    );
+                    self.reply(Reply::Error(Problem::new("lagged", text))).await;
+                    return self.flush().await;
+                }
+            }
+        }
+    }
+
+    fn put(&mut self, change: &Change) {
+        let form = ChangeForm::of(change, self.desk.clock.now());
+        encode(&Reply::Change(Box::new(form)), &mut self.out);
+    }
+
+    async fn registered_before(&mut self, instance: &Arc<Instance>, revision: u64) -> io::Result<()> {
+        let what = What::Instance { before: None, after: Some(instance.clone()) };
+        let (at, author) = (instance.since, Author::Server);
+        self.put(&Change { revision, at, reason: Reason::Registered, author, what });
+        self.flush_large().await
+    }
+
+    /// The log from `since` to `until`; a problem where it does not reach back so far.
+    async fn past(&mut self, mut since: u64, until: u64) -> io::Result<Result<(), Problem>> {
+        loop {
+            let page = tokio::task::block_in_place(|| self.desk.history.after(since, LIST_MAX));
+            let (changes, oldest) = match page {
+                Ok(page) => page,
+                Err(what) => {
+                    return Ok(Err(Problem::new(
+                        "unavailable",
+                        format!("reading the log: {what}; try again"),
+                    )));
+                }
+            };
+            // A log that begins later than the next revision has lost what was between. Revisions are not
+            // dense (a crash leaves a gap), so a log that begins with the registry's first change has not.
+            let whole = self.desk.history.is_whole_after(since, oldest);
+            if !whole {
+                let text = format!(
+                    "the log begins at revision {}; feed without `since` for what is registered now",
+                    oldest.unwrap_or(until)
+                );
+                return Ok(Err(Problem::new("compacted", text)));
+            }
+            let Some(last) = changes.last().map(|change| change.revision) else { return Ok(Ok(())) };
+            for change in changes.iter().filter(|change| change.revision <= until) {
+                self.put(change);
+            }
+            self.flush().await?;
+            if last >= until {
+                return Ok(Ok(()));
+            }
+            since = last;
+        }
+    }
+
+    async fn flush_large(&mut self) -> io::Result<()> {
+        if self.out.len() > super::session::REPLIES_OCTETS_MAX { self.flush().await } else { Ok(()) }
+    }
+
+    /// Every record of the store at one moment, and a digest at the end.
+    pub(super) async fn backup(&mut self) -> io::Result<()> {
+        let history = self.desk.history.clone();
+        let (records, mut received) = mpsc::channel(RECORDS_WAITING_MAX);
+        let reading = tokio::task::spawn_blocking(move || {
+            // Who went away needs no more records.
+            history.records(&mut |table, key, value| records.blocking_send((table, key, value)).is_ok())
+        });
+        let (mut count, mut digest) = (0, 0);
+        while let Some((table, key, value)) = received.recv().await {
+            count += 1;
+            digest = chain(digest, table, &key, &value);
+            let (table, key, value) = (table.to_owned(), hexadecimal(&key), hexadecimal(&value));
+            encode(&Reply::Record(RecordForm { table, key, value }), &mut self.out);
+            self.flush_large().await?;
+        }
+        let reply = match reading.await {
+            Ok(Ok(())) => Reply::Backup(BackupForm { records: count, digest: format!("{digest:016x}") }),
+            Ok(Err(what)) => Reply::Error(Problem::new("unavailable", what)),
+            Err(_) => Reply::Error(stopping()),
+        };
+        self.reply(reply).await;
+        self.flush().await
+    }
+}
+
+/// The digest of a backup after one more record.
+pub fn chain(digest: u64, table: &str, key: &[u8], value: &[u8]) -> u64 {
+    fnv(&[&digest.to_be_bytes(), table.as_bytes(), key, value])
+}
+
+fn hexadecimal(octets: &[u8]) -> String {
+    use std::fmt::Write as _;
+    octets.iter().fold(String::with_capacity(2 * octets.len()), |mut text, octet| {
+        // Writing into a text cannot fail.
+        let _ = write!(text, "{octet:02x}");
+        text
+    })
+}
