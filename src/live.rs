@@ -114,6 +114,7 @@ enum Content<'a> {
     Address(IpAddr),
     Port(&'a Port),
     TypeInstance(Transport),
+    Text,
 }
 
 impl Candidate<'_> {
@@ -125,7 +126,7 @@ impl Candidate<'_> {
             Content::Port(port) => {
                 fnv(&[self.instance.label.as_str().as_bytes(), &port.number.to_be_bytes()])
             }
-            Content::TypeInstance(_) => fnv(&[self.instance.label.as_str().as_bytes()]),
+            Content::TypeInstance(_) | Content::Text => fnv(&[self.instance.label.as_str().as_bytes()]),
         }
     }
 }
@@ -413,6 +414,7 @@ impl Live<'_> {
         match candidate.content {
             Content::Address(address) => address_data(address),
             Content::Port(port) => self.srv_data(candidate.instance, port),
+            Content::Text => instance_txt(candidate.instance),
             Content::TypeInstance(transport) => {
                 let service = format!("_{}", candidate.instance.key.service);
                 Data::Ptr(self.apex.owner(&[candidate.instance.label.as_str(), &service, transport.label()]))
@@ -432,6 +434,7 @@ impl Live<'_> {
                 Location::Target(target) => 6 + target.as_wire().len(),
                 Location::Addresses(_) => 6 + own + apex,
             },
+            Content::Text => instance_txt(instance).octets_max(),
             // The apex is compressed; the rest is at most this.
             Content::TypeInstance(transport) => own + 1 + transport.label().len() + 1 + POINTER_OCTETS,
         };
@@ -468,7 +471,7 @@ impl Live<'_> {
         for candidate in &candidates {
             let record = self.record(service.ttl, self.data(candidate));
             let beside = match candidate.content {
-                Content::Address(_) => Vec::new(),
+                Content::Address(_) | Content::Text => Vec::new(),
                 Content::Port(_) => self.beside_srv(&record, candidate.instance),
                 Content::TypeInstance(transport) => {
                     self.beside_ptr(service, &record, candidate.instance, transport)
@@ -513,27 +516,23 @@ impl Live<'_> {
     /// Each different text of a live instance once; a known service keeps an empty one, so that
     /// its name is there for secondaries too.
     fn service_txt(&self, service: &ServiceView) -> Found {
-        let mut texts: Vec<Data> = service.live().map(|member| instance_txt(&member.instance)).collect();
-        if texts.is_empty() {
-            texts.push(Data::txt([]));
+        let mut seen = HashSet::new();
+        let instances = service.live().map(|member| &*member.instance);
+        let different = instances.filter(|instance| seen.insert(instance_txt(instance)));
+        let candidates: Vec<Candidate<'_>> = different
+            .map(|instance| Candidate {
+                content: Content::Text,
+                instance,
+                weight: instance.weight.into(),
+                priority: 0,
+            })
+            .collect();
+        if candidates.is_empty() {
+            let ede = Some(Ede::new(Ede::OTHER, &*service.why_none));
+            let records = vec![self.record(service.ttl, Data::txt([]))];
+            return Found::Records(Selection { records, ede, ..Selection::default() });
         }
-        let mut records: Vec<Record> = Vec::new();
-        let mut room = self.asked.room;
-        let mut cut = false;
-        for data in texts {
-            let octets = POINTER_OCTETS + FIXED_OCTETS + data.octets_max();
-            if records.iter().any(|known| known.data == data) {
-                continue;
-            }
-            cut = octets > room;
-            if cut {
-                break;
-            }
-            room -= octets;
-            records.push(self.record(service.ttl, data));
-        }
-        let ede = (!service.why_none.is_empty()).then(|| Ede::new(Ede::OTHER, &*service.why_none));
-        Found::Records(Selection { records, cut, ede, ..Selection::default() })
+        Found::Records(self.choose(service, candidates))
     }
 
     /// PTR to each live instance.

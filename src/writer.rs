@@ -22,7 +22,7 @@ use crate::name::{HostName, Label, ServiceName};
 use crate::protocol::Filter;
 use crate::registry::{Author, Change, Command, Reason, Refusal, Registry, Subject, What};
 use crate::store::Store;
-use crate::time::Now;
+use crate::time::{Now, nanoseconds};
 use crate::view::{Member, View};
 
 /// Events waiting for the writer. Who sends more waits: the sender's own connection is the brake.
@@ -137,6 +137,8 @@ pub struct Writer {
     unstored: Vec<Change>,
     /// When the time was last looked at, in nanoseconds of the monotonic clock.
     seen_ns: u64,
+    /// Facts alone are not offered to a store that refused before this time.
+    again_ns: u64,
 }
 
 /// The places of a command's changes in its round, or why it is refused.
@@ -160,7 +162,18 @@ impl Writer {
         let (watchers, _) = broadcast::channel(WATCH_BACKLOG);
         let seen_ns = clock.now().mono_ns;
         let (postponed, unstored) = (VecDeque::new(), Vec::new());
-        let writer = Self { registry, store, view, clock, events, watchers, postponed, unstored, seen_ns };
+        let writer = Self {
+            registry,
+            store,
+            view,
+            clock,
+            events,
+            watchers,
+            postponed,
+            unstored,
+            seen_ns,
+            again_ns: 0,
+        };
         (writer, Handle { events: sender })
     }
 
@@ -193,8 +206,7 @@ impl Writer {
 
     fn next_look(&self) -> std::time::Instant {
         let due = self.registry.next_due_ns().filter(|_| self.unstored.len() < UNSTORED_MAX);
-        let tick = if self.unstored.is_empty() { TICK } else { STORE_AGAIN.min(TICK) };
-        let tick = self.seen_ns + crate::time::nanoseconds(tick);
+        let tick = self.seen_ns + nanoseconds(TICK);
         self.clock.instant(due.map_or(tick, |due| due.min(tick)))
     }
 
@@ -301,24 +313,23 @@ impl Writer {
     /// Makes the round durable, then so, then visible, then acknowledged; or refuses all of it.
     async fn commit(&mut self, round: Round, now: Now) {
         let Round { changes, answers, .. } = round;
-        let stored = if changes.is_empty() && self.unstored.is_empty() {
+        let facts_can_wait = self.unstored.is_empty() || now.mono_ns < self.again_ns;
+        let stored = if changes.is_empty() && facts_can_wait {
             Ok(())
         } else {
             let all: Vec<Change> = self.unstored.iter().chain(&changes).cloned().collect();
-            self.store(all).await
+            let stored = self.store(all).await;
+            self.note(&stored);
+            stored.map(|()| self.unstored.clear())
         };
         match &stored {
             Ok(()) => {
-                self.unstored.clear();
                 for change in &changes {
                     self.registry.apply(change, now);
                 }
                 self.show(changes.clone());
             }
-            Err(reason) if !changes.is_empty() => {
-                tracing::warn!(%reason, commands = answers.len(), "refused")
-            }
-            Err(_) => {}
+            Err(_) => self.again_ns = now.mono_ns + nanoseconds(STORE_AGAIN),
         }
         let revision = self.registry.revision();
         for (checked, done) in answers {
@@ -330,6 +341,23 @@ impl Writer {
             // Who does not wait any more has lost nothing but the answer.
             if let Some(done) = done {
                 drop(done.send(verdict));
+            }
+        }
+    }
+
+    /// Shows the store's trouble, and logs where it begins and ends.
+    fn note(&self, stored: &Result<(), Arc<str>>) {
+        match (stored, self.view.store_trouble()) {
+            (Ok(()), None) => {}
+            (Ok(()), Some(_)) => {
+                tracing::info!("the store takes changes again");
+                self.view.set_store_trouble(None);
+            }
+            (Err(reason), before) => {
+                if before.is_none() {
+                    tracing::error!(%reason, "the store takes nothing; changes are refused, answers go on");
+                }
+                self.view.set_store_trouble(Some(reason.to_string()));
             }
         }
     }
@@ -350,9 +378,7 @@ impl Writer {
                 self.registry.renew_leases(now);
             }
             if let Some(committed) = committed {
-                let trouble = committed.map_err(|failure| failure.to_string());
-                self.view.set_store_trouble(trouble.clone().err());
-                return trouble.map_err(Into::into);
+                return committed.map_err(|failure| failure.to_string().into());
             }
         }
     }

@@ -401,6 +401,10 @@ fn usable_address(address: IpAddr, peer: &Peer) -> Result<IpAddr, Problem> {
             "is the unspecified address; give the one that clients connect to"
         }
         address if address.is_multicast() => "is a multicast address; an instance has a unicast one",
+        IpAddr::V4(v4) if v4.octets()[0] == 0 => "is in 0.0.0.0/8, which no machine can have (RFC 1122)",
+        IpAddr::V4(v4) if v4.octets()[0] >= 240 && !v4.is_broadcast() => {
+            "is in 240.0.0.0/4, which is reserved (RFC 1112)"
+        }
         IpAddr::V4(v4) if v4.is_broadcast() => "is the broadcast address; an instance has a unicast one",
         IpAddr::V6(v6) if v6.is_unicast_link_local() => {
             "is link-local, and DNS cannot carry its interface; give a global or unique local one"

@@ -591,7 +591,7 @@ impl Thread {
         match committed {
             Ok(()) => Ok(()),
             Err(error) => {
-                tracing::error!(%error, path = %self.path.display(), "a commit failed");
+                tracing::debug!(%error, path = %self.path.display(), "a commit failed");
                 // After an error redb refuses everything: the next commit opens the file anew.
                 self.engine = None;
                 self.history.database.store(None);

@@ -77,8 +77,10 @@ if [[ ! -e $rounds.reported ]]; then
         END {
             printf "| %s | %s | visible.sh | %s … %s (%d) | %d changes, %d answers | %d lost, %d stale;",
                 date, commit, first, last, NR / 2, operations, answers, lost, stale
-            for (store in changes)
-                printf " %d in %s at %.0f a second", changes[store], store, changes[store] / seconds[store]
+            for (store in changes) {
+                printf "%s %d in %s at %.0f a second", comma, changes[store], store, changes[store] / seconds[store]
+                comma = ","
+            }
             print " |"
         }' "$rounds" | tee -a bench/long.md
     touch "$rounds.reported"

@@ -1,0 +1,253 @@
+//! What the server costs from outside: durable registrations, heartbeats, a million instances.
+//!
+//!     cargo bench --bench server                 everything
+//!     cargo bench --bench server -- rates        registrations and heartbeats a second
+//!     cargo bench --bench server -- million      memory, disk and time to the first answer with 1,000,000 instances
+//!
+//! Starts the release server on a Unix socket in a directory of its own, on the disk that holds `target/`.
+//! Compare figures of one run only.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long each rate is measured.
+const MEASURE: Duration = Duration::from_secs(4);
+/// Requests in flight on a pipelined connection.
+const IN_FLIGHT: usize = 64;
+const MILLION: usize = 1_000_000;
+
+fn main() {
+    let wanted: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
+    let wants = |what: &str| wanted.is_empty() || wanted.iter().any(|word| word == what);
+    if wants("rates") {
+        rates();
+    }
+    if wants("million") {
+        million();
+    }
+}
+
+struct Server {
+    child: Child,
+    directory: tempfile::TempDir,
+    /// From the start of the process to its `ready` line.
+    ready_after: Duration,
+    dns: String,
+}
+
+#[expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
+fn now() -> Instant {
+    Instant::now()
+}
+
+impl Server {
+    fn start(directory: tempfile::TempDir) -> Self {
+        let started = now();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_callsign"))
+            .args(["serve", "--dns", "127.0.0.1:0", "--log", "warn", "--instances-max", "2000000"])
+            .arg("--socket")
+            .arg(directory.path().join("s"))
+            .arg("--data")
+            .arg(directory.path().join("data"))
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the server starts");
+        let mut lines = BufReader::new(child.stdout.take().expect("its stdout")).lines();
+        let mut dns = String::new();
+        loop {
+            let line = lines.next().expect("a `ready` line").expect("its stdout");
+            if let Some(address) = line.strip_prefix("dns udp+tcp ") {
+                dns = address.to_owned();
+            }
+            if line.starts_with("ready") {
+                break;
+            }
+        }
+        Self { child, directory, ready_after: started.elapsed(), dns }
+    }
+
+    fn connect(&self) -> UnixStream {
+        UnixStream::connect(self.directory.path().join("s")).expect("the socket accepts")
+    }
+
+    fn data(&self) -> PathBuf {
+        self.directory.path().join("data/callsign.redb")
+    }
+
+    /// Seconds of processor time so far.
+    fn cpu(&self) -> f64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).expect("its stat");
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+        let ticks: u64 = fields[11].parse::<u64>().unwrap_or(0) + fields[12].parse::<u64>().unwrap_or(0);
+        ticks as f64 / 100.0
+    }
+
+    fn resident_mib(&self) -> u64 {
+        let status =
+            std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("its status");
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap_or_default().to_owned();
+        line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(0) / 1024
+    }
+
+    fn stop(mut self) -> tempfile::TempDir {
+        let pid = nix::unistd::Pid::from_raw(self.child.id() as i32);
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("it is ours to end");
+        self.child.wait().expect("it ends");
+        self.directory
+    }
+}
+
+fn registration(connection: usize, number: usize) -> String {
+    format!(
+        "{{\"register\":{{\"service\":\"s{}\",\"id\":\"i{connection}-{number}\",\"address\":\"10.{}.{}.{}\",\"port\":8080,\"lease\":\"1h\"}}}}\n",
+        number % 1000,
+        connection % 250,
+        number / 250 % 250,
+        number % 250 + 1,
+    )
+}
+
+/// Sends `line(connection, n)` for `MEASURE`, `in_flight` at once on each connection; replies a second and latencies.
+fn load(
+    server: &Server,
+    connections: usize,
+    in_flight: usize,
+    line: impl Fn(usize, usize) -> String + Sync,
+) -> (f64, Vec<u64>) {
+    let counted = AtomicU64::new(0);
+    let started = now();
+    let mut latencies: Vec<u64> = thread::scope(|scope| {
+        let workers: Vec<_> = (0..connections)
+            .map(|connection| {
+                let (counted, line) = (&counted, &line);
+                scope.spawn(move || {
+                    let stream = server.connect();
+                    let mut writer = stream.try_clone().expect("a second handle");
+                    let mut reader = BufReader::new(stream);
+                    let (mut number, mut reply, mut latencies) = (0, String::new(), Vec::new());
+                    while started.elapsed() < MEASURE {
+                        let batch: String = (0..in_flight).map(|at| line(connection, number + at)).collect();
+                        let sent = now();
+                        writer.write_all(batch.as_bytes()).expect("it reads");
+                        for _ in 0..in_flight {
+                            reply.clear();
+                            reader.read_line(&mut reply).expect("it replies");
+                            assert!(!reply.contains("\"error\""), "{reply}");
+                            latencies.push(sent.elapsed().as_micros() as u64);
+                        }
+                        number += in_flight;
+                        counted.fetch_add(in_flight as u64, Ordering::Relaxed);
+                    }
+                    latencies
+                })
+            })
+            .collect();
+        workers.into_iter().flat_map(|worker| worker.join().expect("a worker")).collect()
+    });
+    latencies.sort_unstable();
+    (counted.load(Ordering::Relaxed) as f64 / started.elapsed().as_secs_f64(), latencies)
+}
+
+fn rates() {
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    println!("| what | connections | in flight | per second | p50 µs | p99 µs | server CPU µs each |");
+    println!("|---|---|---|---|---|---|---|");
+    for (connections, in_flight) in
+        [(1, 1), (16, 1), (256, 1), (1, IN_FLIGHT), (16, IN_FLIGHT), (256, IN_FLIGHT)]
+    {
+        let server = Server::start(tempfile::tempdir_in(target).expect("a directory"));
+        let before = server.cpu();
+        let (rate, latencies) = load(&server, connections, in_flight, registration);
+        row("register, durable", connections, in_flight, rate, &latencies, server.cpu() - before);
+        drop(server.stop());
+    }
+    let server = Server::start(tempfile::tempdir_in(target).expect("a directory"));
+    let mut stream = server.connect();
+    for number in 0..1000 {
+        stream.write_all(registration(0, number).as_bytes()).expect("it reads");
+    }
+    let mut replies = BufReader::new(stream).lines();
+    for _ in 0..1000 {
+        replies.next().expect("a reply").expect("it replies");
+    }
+    for (connections, in_flight) in [(1, 1), (1, IN_FLIGHT), (4, 256)] {
+        let before = server.cpu();
+        let heartbeat = |_, number: usize| {
+            format!("{{\"heartbeat\":{{\"service\":\"s{0}\",\"id\":\"i0-{0}\"}}}}\n", number % 1000)
+        };
+        let (rate, latencies) = load(&server, connections, in_flight, heartbeat);
+        row("heartbeat", connections, in_flight, rate, &latencies, server.cpu() - before);
+    }
+    drop(server.stop());
+}
+
+fn row(what: &str, connections: usize, in_flight: usize, rate: f64, latencies: &[u64], cpu: f64) {
+    let at = |share: f64| latencies[((latencies.len() - 1) as f64 * share) as usize];
+    let each = cpu * 1e6 / latencies.len() as f64;
+    println!("| {what} | {connections} | {in_flight} | {rate:.0} | {} | {} | {each:.1} |", at(0.5), at(0.99));
+}
+
+/// Registers a million, restarts, and asks.
+fn million() {
+    let server = Server::start(tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory"));
+    let started = now();
+    let each = MILLION / 16;
+    thread::scope(|scope| {
+        for connection in 0..16 {
+            let server = &server;
+            scope.spawn(move || {
+                let stream = server.connect();
+                let mut writer = stream.try_clone().expect("a second handle");
+                let mut reader = BufReader::new(stream);
+                let mut reply = String::new();
+                for first in (0..each).step_by(256) {
+                    let last = each.min(first + 256);
+                    let batch: String =
+                        (first..last).map(|number| in_small_services(connection, number)).collect();
+                    writer.write_all(batch.as_bytes()).expect("it reads");
+                    for _ in first..last {
+                        reply.clear();
+                        reader.read_line(&mut reply).expect("it replies");
+                        assert!(!reply.contains("\"error\""), "{reply}");
+                    }
+                }
+            });
+        }
+    });
+    let registering = started.elapsed();
+    let (resident, disk) =
+        (server.resident_mib(), std::fs::metadata(server.data()).expect("the file").len() >> 20);
+    println!(
+        "1,000,000 instances: registered in {registering:.1?}, {resident} MiB resident, {disk} MiB on disk"
+    );
+    let directory = server.stop();
+    let started = now();
+    let server = Server::start(directory);
+    let reply = Command::new(env!("CARGO_BIN_EXE_callsign"))
+        .args(["dig", "s77.service.local", "A", "--dns", &server.dns])
+        .output()
+        .expect("our own dig");
+    assert!(String::from_utf8_lossy(&reply.stdout).contains("IN A 10."), "{reply:?}");
+    println!(
+        "restart: ready after {:.1?}, first right answer after {:.1?}, {} MiB resident",
+        server.ready_after,
+        started.elapsed(),
+        server.resident_mib()
+    );
+    drop(server.stop());
+}
+
+/// Ten instances a service, as most have.
+fn in_small_services(connection: usize, number: usize) -> String {
+    let service = (connection * (MILLION / 16) + number) / 10;
+    registration(connection, number).replacen(
+        &format!("\"s{}\"", number % 1000),
+        &format!("\"s{service}\""),
+        1,
+    )
+}
