@@ -2,12 +2,14 @@
 //!
 //!     cargo bench --bench server                 everything
 //!     cargo bench --bench server -- rates        registrations and heartbeats a second
+//!     cargo bench --bench server -- peers        durable writes a second of etcd and Redis, in the same run as ours
 //!     cargo bench --bench server -- million      memory, disk and time to the first answer with 1,000,000 instances
 //!
 //! Starts the release server on a Unix socket in a directory of its own, on the disk that holds `target/`.
 //! Compare figures of one run only.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -26,6 +28,9 @@ fn main() {
     let wants = |what: &str| wanted.is_empty() || wanted.iter().any(|word| word == what);
     if wants("rates") {
         rates();
+    }
+    if wants("peers") {
+        peers();
     }
     if wants("million") {
         million();
@@ -119,25 +124,60 @@ fn load(
     in_flight: usize,
     line: impl Fn(usize, usize) -> String + Sync,
 ) -> (f64, Vec<u64>) {
+    load_over(
+        || server.connect(),
+        connections,
+        in_flight,
+        line,
+        |reader| {
+            let mut reply = String::new();
+            reader.read_line(&mut reply).expect("it replies");
+            assert!(!reply.contains("\"error\""), "{reply}");
+        },
+    )
+}
+
+/// A stream that a second handle can be made of.
+trait Duplex: Read + Write + Send + Sized {
+    fn second(&self) -> Self;
+}
+
+impl Duplex for UnixStream {
+    fn second(&self) -> Self {
+        self.try_clone().expect("a second handle")
+    }
+}
+
+impl Duplex for TcpStream {
+    fn second(&self) -> Self {
+        self.try_clone().expect("a second handle")
+    }
+}
+
+fn load_over<S: Duplex>(
+    connect: impl Fn() -> S + Sync,
+    connections: usize,
+    in_flight: usize,
+    line: impl Fn(usize, usize) -> String + Sync,
+    read_reply: impl Fn(&mut BufReader<S>) + Sync,
+) -> (f64, Vec<u64>) {
     let counted = AtomicU64::new(0);
     let started = now();
     let mut latencies: Vec<u64> = thread::scope(|scope| {
         let workers: Vec<_> = (0..connections)
             .map(|connection| {
-                let (counted, line) = (&counted, &line);
+                let (counted, line, connect, read_reply) = (&counted, &line, &connect, &read_reply);
                 scope.spawn(move || {
-                    let stream = server.connect();
-                    let mut writer = stream.try_clone().expect("a second handle");
+                    let stream = connect();
+                    let mut writer = stream.second();
                     let mut reader = BufReader::new(stream);
-                    let (mut number, mut reply, mut latencies) = (0, String::new(), Vec::new());
+                    let (mut number, mut latencies) = (0, Vec::new());
                     while started.elapsed() < MEASURE {
                         let batch: String = (0..in_flight).map(|at| line(connection, number + at)).collect();
                         let sent = now();
                         writer.write_all(batch.as_bytes()).expect("it reads");
                         for _ in 0..in_flight {
-                            reply.clear();
-                            reader.read_line(&mut reply).expect("it replies");
-                            assert!(!reply.contains("\"error\""), "{reply}");
+                            read_reply(&mut reader);
                             latencies.push(sent.elapsed().as_micros() as u64);
                         }
                         number += in_flight;
@@ -190,6 +230,126 @@ fn row(what: &str, connections: usize, in_flight: usize, rate: f64, latencies: &
     let at = |share: f64| latencies[((latencies.len() - 1) as f64 * share) as usize];
     let each = cpu * 1e6 / latencies.len() as f64;
     println!("| {what} | {connections} | {in_flight} | {rate:.0} | {} | {} | {each:.1} |", at(0.5), at(0.99));
+}
+
+/// A peer's process, ended when this is dropped.
+struct Peer(Child);
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Starts a peer and waits until its port accepts; none where the program is not there.
+fn peer(program: &str, port: u16, arguments: &[String]) -> Option<Peer> {
+    let child = Command::new(program).args(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+    let Ok(child) = child else {
+        println!("{program} is not installed: its rows are missing");
+        return None;
+    };
+    let peer = Peer(child);
+    let started = now();
+    while TcpStream::connect(("127.0.0.1", port)).is_err() {
+        assert!(started.elapsed() < Duration::from_secs(20), "{program} does not accept on port {port}");
+        thread::yield_now();
+    }
+    Some(peer)
+}
+
+fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("its address").port()
+}
+
+/// What others write durably: etcd through its JSON gateway, Redis with `appendfsync always`.
+fn peers() {
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    println!("| what | connections | in flight | per second | p50 µs | p99 µs |");
+    println!("|---|---|---|---|---|---|");
+    for (connections, in_flight) in [(1, 1), (16, 1)] {
+        let server = Server::start(tempfile::tempdir_in(target).expect("a directory"));
+        let (rate, latencies) = load(&server, connections, in_flight, registration);
+        peer_row("callsign register", connections, in_flight, rate, &latencies);
+        drop(server.stop());
+        let directory = tempfile::tempdir_in(target).expect("a directory");
+        let (client, other) = (free_port(), free_port());
+        let url = |port| format!("http://127.0.0.1:{port}");
+        let arguments = ["--data-dir".to_owned(), directory.path().display().to_string()].into_iter();
+        let arguments = arguments.chain(
+            ["--listen-client-urls", "--advertise-client-urls"]
+                .into_iter()
+                .flat_map(|flag| [flag.to_owned(), url(client)]),
+        );
+        let arguments = arguments.chain(
+            ["--listen-peer-urls", "--initial-advertise-peer-urls"]
+                .into_iter()
+                .flat_map(|flag| [flag.to_owned(), url(other)]),
+        );
+        let arguments = arguments.chain([format!("--initial-cluster=default={}", url(other))]);
+        if let Some(_etcd) = peer("etcd", client, &arguments.collect::<Vec<_>>()) {
+            // The gateway accepts before there is a leader: one write through is the sign.
+            let put = |connection: usize, number: usize| {
+                let body = format!(
+                    "{{\"key\":\"{:020}\",\"value\":\"{:0200}\"}}",
+                    connection * 1_000_000 + number,
+                    number % 1000
+                );
+                format!("POST /v3/kv/put HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+            };
+            let connect = || TcpStream::connect(("127.0.0.1", client)).expect("etcd accepts");
+            let (rate, latencies) = load_over(connect, connections, in_flight, put, read_http);
+            peer_row("etcd put (JSON)", connections, in_flight, rate, &latencies);
+        }
+    }
+    for (connections, in_flight) in [(1, 1), (16, 1), (256, IN_FLIGHT)] {
+        let directory = tempfile::tempdir_in(target).expect("a directory");
+        let port = free_port();
+        let settings = format!(
+            "--port {port} --bind 127.0.0.1 --appendonly yes --appendfsync always --save --dir {}",
+            directory.path().display()
+        );
+        let mut arguments: Vec<String> = settings.split(' ').map(str::to_owned).collect();
+        let save = arguments.iter().position(|word| word == "--save").expect("it is there");
+        arguments.insert(save + 1, String::new());
+        if let Some(_redis) = peer("redis-server", port, &arguments) {
+            let set = |connection: usize, number: usize| {
+                let (key, value) = (format!("{connection}-{number}"), "v".repeat(200));
+                format!("*3\r\n$3\r\nSET\r\n${}\r\n{key}\r\n${}\r\n{value}\r\n", key.len(), value.len())
+            };
+            let connect = || TcpStream::connect(("127.0.0.1", port)).expect("Redis accepts");
+            let (rate, latencies) = load_over(connect, connections, in_flight, set, |reader| {
+                let mut reply = String::new();
+                reader.read_line(&mut reply).expect("it replies");
+                assert!(reply.starts_with('+'), "{reply}");
+            });
+            peer_row("Redis SET, appendfsync always", connections, in_flight, rate, &latencies);
+        }
+    }
+}
+
+/// One response with a Content-Length.
+fn read_http(reader: &mut BufReader<TcpStream>) {
+    let (mut line, mut length) = (String::new(), 0);
+    loop {
+        line.clear();
+        reader.read_line(&mut line).expect("it replies");
+        if let Some(octets) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+            length = octets.trim().parse().expect("a number");
+        }
+        if line == "\r\n" {
+            break;
+        }
+    }
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body).expect("its body");
+    assert!(!body.starts_with(b"{\"error"), "{}", String::from_utf8_lossy(&body));
+}
+
+fn peer_row(what: &str, connections: usize, in_flight: usize, rate: f64, latencies: &[u64]) {
+    let at = |share: f64| latencies[((latencies.len() - 1) as f64 * share) as usize];
+    println!("| {what} | {connections} | {in_flight} | {rate:.0} | {} | {} |", at(0.5), at(0.99));
 }
 
 /// Registers a million, restarts, and asks.

@@ -27,6 +27,7 @@ use crate::protocol::ServerForm;
 use crate::registry::Registry;
 use crate::socket::{self, Desk, Listener};
 use crate::store::{Limits, Store, embedded};
+use crate::time::Now;
 use crate::view::{Settings, View, Zones};
 use crate::writer::{Handle, Writer};
 use crate::zone::{Kind, Zone};
@@ -164,14 +165,18 @@ async fn load(
     let limits = Limits { history_changes: config.history_changes, history_age: config.history_age };
     let view = view.clone();
     let loading = tokio::task::spawn_blocking(move || -> Result<(Store, Registry)> {
+        let begun = clock.now();
         let (embedded, loaded) =
             embedded::open(&directory, limits, clock.now()).context("opening the store")?;
         for note in &loaded.notes {
             tracing::error!("{note}");
         }
-        registry.restore(loaded.kept, clock.now());
+        let read = clock.now();
+        registry.restore(loaded.kept, read);
         view.set_serial_base(loaded.serial_base);
         view.publish_all(&registry);
+        let since = |then: Now| Duration::from_nanos(clock.now().mono_ns - then.mono_ns);
+        tracing::debug!(instances = registry.instances(), reading = ?since(begun) - since(read), publishing = ?since(read), "loaded");
         Ok((Store::Embedded(embedded), registry))
     });
     loading.await.context("loading the registry")?

@@ -286,6 +286,10 @@ impl View {
 
     /// Makes the whole of `registry` visible: after a restart.
     pub fn publish_all(&self, registry: &Registry) {
+        // Room at once: growing by doubling would move everything many times.
+        self.ids.pin().reserve(registry.instances());
+        self.addresses.pin().reserve(registry.instances());
+        self.services.pin().reserve(registry.services().count());
         for (_, service) in registry.services() {
             for instance in service.instances.values() {
                 self.index(None, Some(instance));
@@ -506,8 +510,11 @@ impl View {
 
 fn add_key<K: Hash + Eq + Clone>(index: &papaya::HashMap<K, Arc<[Key]>>, at: K, key: &Key) {
     let index = index.pin();
-    let keys = index.get(&at).map(|keys| keys.to_vec()).unwrap_or_default();
-    index.insert(at, keys.into_iter().chain([key.clone()]).collect());
+    let keys: Arc<[Key]> = match index.get(&at) {
+        None => Arc::from([key.clone()]), // nearly always
+        Some(keys) => keys.iter().chain([key]).cloned().collect(),
+    };
+    index.insert(at, keys);
 }
 
 fn remove_key<K: Hash + Eq + Clone>(index: &papaya::HashMap<K, Arc<[Key]>>, at: &K, key: &Key) {
