@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 pub use self::intake::{Filter, Peer};
 pub use self::shapes::{Pairs, PortForm, Several};
 pub use self::shown::{lease_id_text, lease_text};
+use crate::name::fnv;
 use crate::registry::Refusal;
 
 /// Longest line: a registration with every limit reached is about 60 KiB.
@@ -381,11 +382,19 @@ pub struct RecordForm {
     pub value: String,
 }
 
+impl RecordForm {
+    /// The digest of a backup after this record, where it was `before` without: FNV-1a over all of them, in order.
+    pub fn digest(&self, before: u64) -> u64 {
+        let parts = [self.table.as_bytes(), self.key.as_bytes(), self.value.as_bytes()];
+        fnv(&[&before.to_be_bytes(), parts[0], parts[1], parts[2]])
+    }
+}
+
 /// The end of a backup: a file without it is not whole.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BackupForm {
     pub records: u64,
-    /// FNV-1a of all records before it, in order.
+    /// `RecordForm::digest` of the last record, from 0 on; 16 hexadecimal digits.
     pub digest: String,
 }
 

@@ -20,7 +20,6 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::session::Session;
-pub use self::stream::chain;
 use crate::clock::Clock;
 use crate::connections::{Connections, Place};
 use crate::name::{HostName, InstanceId};

@@ -8,7 +8,6 @@ use std::process::ExitCode;
 use callsign::clock::Clock;
 use callsign::config::Surroundings;
 use callsign::protocol::{Reply, Request, StatusForm};
-use callsign::socket::chain;
 use callsign::store::embedded::{self, OpenError, Raw};
 use clap::{Args, Subcommand};
 
@@ -149,7 +148,7 @@ fn read(path: &Path) -> Result<Vec<Raw>, Failure> {
             Reply::Record(record) => {
                 let (key, value) = (octets(&record.key), octets(&record.value));
                 let (key, value) = (key.ok_or_else(damaged)?, value.ok_or_else(damaged)?);
-                digest = chain(digest, &record.table, &key, &value);
+                digest = record.digest(digest);
                 records.push((record.table, key, value));
             }
             Reply::Backup(end)

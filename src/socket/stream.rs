@@ -10,7 +10,6 @@ use super::session::{Session, stopping};
 use super::{page_of, place_of};
 use crate::connections::Place;
 use crate::instance::Instance;
-use crate::name::fnv;
 use crate::protocol::{
     BackupForm, ChangeForm, Filter, InstancesForm, LIST_MAX, Problem, RecordForm, Reply, encode,
 };
@@ -211,9 +210,10 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
         let (mut count, mut digest) = (0, 0);
         while let Some((table, key, value)) = received.recv().await {
             count += 1;
-            digest = chain(digest, table, &key, &value);
-            let (table, key, value) = (table.to_owned(), hexadecimal(&key), hexadecimal(&value));
-            encode(&Reply::Record(RecordForm { table, key, value }), &mut self.out);
+            let record =
+                RecordForm { table: table.to_owned(), key: hexadecimal(&key), value: hexadecimal(&value) };
+            digest = record.digest(digest);
+            encode(&Reply::Record(record), &mut self.out);
             self.flush_large().await?;
         }
         let reply = match reading.await {
@@ -224,11 +224,6 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
         self.reply(reply).await;
         self.flush().await
     }
-}
-
-/// The digest of a backup after one more record.
-pub fn chain(digest: u64, table: &str, key: &[u8], value: &[u8]) -> u64 {
-    fnv(&[&digest.to_be_bytes(), table.as_bytes(), key, value])
 }
 
 fn hexadecimal(octets: &[u8]) -> String {
