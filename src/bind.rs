@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -48,16 +49,23 @@ pub fn handed() -> Result<Option<Handed>> {
     }
     let (mut handed, mut datagrams, mut streams) = (Handed::default(), Vec::new(), Vec::new());
     for at in 0..descriptors.len() {
-        if let Ok(Some(unix)) = descriptors.take_unix_listener(at) {
+        if let Ok(Some(unix)) = descriptors.take_unix_listener(at)
+            && listens(&unix)
+        {
             if handed.unix.replace(unix).is_some() {
                 bail!("LISTEN_FDS hands over two Unix sockets; one takes registrations");
             }
         } else if let Ok(Some(udp)) = descriptors.take_udp_socket(at) {
             datagrams.push(udp);
-        } else if let Ok(Some(tcp)) = descriptors.take_tcp_listener(at) {
+        } else if let Ok(Some(tcp)) = descriptors.take_tcp_listener(at)
+            && listens(&tcp)
+        {
             streams.push(tcp);
         } else {
-            bail!("LISTEN_FDS hands over descriptor {}, which is no UDP, TCP or Unix stream socket", 3 + at);
+            bail!(
+                "LISTEN_FDS hands over descriptor {}, which is no UDP socket and no TCP or Unix stream socket that listens",
+                3 + at
+            );
         }
     }
     for udp in datagrams {
@@ -78,6 +86,11 @@ pub fn handed() -> Result<Option<Handed>> {
     }
     handed.listen = streams;
     Ok(Some(handed))
+}
+
+/// A connection is of the same family and type as a listener, and accepting on one never ends well.
+fn listens(socket: &impl AsFd) -> bool {
+    socket2::SockRef::from(socket).is_listener().unwrap_or(false)
 }
 
 /// Binds UDP and TCP on one address and the same port; port 0 takes one that is free for both.

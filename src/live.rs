@@ -435,8 +435,8 @@ impl Live<'_> {
                 Location::Addresses(_) => 6 + own + apex,
             },
             Content::Text => instance_txt(instance).octets_max(),
-            // The apex is compressed; the rest is at most this.
-            Content::TypeInstance(transport) => own + 1 + transport.label().len() + 1 + POINTER_OCTETS,
+            // `<id>` in front of the record's own owner, which is a pointer.
+            Content::TypeInstance(_) => instance.label.as_str().len() + 1 + POINTER_OCTETS,
         };
         POINTER_OCTETS + FIXED_OCTETS + data
     }

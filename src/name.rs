@@ -434,8 +434,10 @@ impl InstanceId {
 
     /// The label where `label()` is taken by the same id on another host: a short suffix that
     /// depends only on host and id, so it is the same after a restart.
-    pub fn label_on(&self, host: &HostName) -> Label {
-        let suffix = base32_digits(fnv(&[host.as_str().as_bytes(), self.0.as_bytes()]), 6);
+    pub fn label_on(&self, host: &HostName, attempt: u32) -> Label {
+        let counted = attempt.to_be_bytes();
+        let parts = [host.as_str().as_bytes(), self.0.as_bytes(), &counted];
+        let suffix = base32_digits(fnv(&parts[..2 + usize::from(attempt > 0)]), 6);
         let base = self.label();
         let kept = base.as_str().len().min(LABEL_OCTETS_MAX - suffix.len() - 1);
         Label(format!("{}-{suffix}", base.as_str()[..kept].trim_end_matches('-')).into())
@@ -702,9 +704,9 @@ mod tests {
         assert!(label("redis:6379").starts_with("i-"));
         assert_ne!(label("redis:6379"), label("redis:6380"));
         let long = InstanceId::parse(&"a".repeat(63)).unwrap();
-        let here = long.label_on(&HostName::parse("one").unwrap());
+        let here = long.label_on(&HostName::parse("one").unwrap(), 0);
         assert!(is_ldh_label(here.as_str().as_bytes()));
-        assert_ne!(here, long.label_on(&HostName::parse("two").unwrap()));
+        assert_ne!(here, long.label_on(&HostName::parse("two").unwrap(), 0));
         assert_eq!(InstanceId::parse("a\u{7}"), Err(Unfit::Control));
     }
 

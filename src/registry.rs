@@ -419,15 +419,12 @@ impl Registry {
         if !taken(&own) {
             return own;
         }
-        // Two ids may even collide with the suffix (ids are ours to choose): the host's name is
-        // hashed together with a counter until a free label is found.
-        let mut label = key.id.label_on(&key.host);
+        // Two ids may even collide with the suffix (ids are ours to choose): then it is hashed with a counter.
+        let mut label = key.id.label_on(&key.host, 0);
         let mut attempt = 0u32;
         while taken(&label) {
             attempt += 1;
-            let host =
-                HostName::parse(&format!("{attempt}.{}", key.host)).unwrap_or_else(|_| key.host.clone());
-            label = key.id.label_on(&host);
+            label = key.id.label_on(&key.host, attempt);
         }
         label
     }
@@ -480,10 +477,16 @@ impl Registry {
             self.forget.pop_front_if(|(at_ns, ..)| *at_ns <= now.mono_ns || over > 0)
         {
             let gone = self.services.get(&key.service).map(|service| &service.gone);
-            if gone.is_some_and(|gone| gone.iter().any(|gone| gone.revision == revision)) {
-                over = over.saturating_sub(1);
-                due.push((Reason::Forgotten, What::Forgotten { key }));
+            let later = gone.and_then(|gone| gone.iter().find(|gone| gone.instance.key == key));
+            match later {
+                Some(gone) if gone.revision == revision => over = over.saturating_sub(1),
+                // It left again since, or is back.
+                Some(_) => continue,
+                None if self.instance(&key).is_some() => continue,
+                // One too many for its service: no longer remembered here, and the store has to hear it too.
+                None => {}
             }
+            due.push((Reason::Forgotten, What::Forgotten { key }));
         }
         due
     }

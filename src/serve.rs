@@ -33,6 +33,9 @@ use crate::writer::{Handle, Writer};
 use crate::zone::{Kind, Zone};
 use crate::zone_file;
 
+/// How long queries in a socket that was handed over wait for the registry: less than a client's patience.
+const HANDED_WAIT_MAX: Duration = Duration::from_secs(1);
+
 /// Serves until SIGTERM or SIGINT, and then in order; a second signal ends it at once.
 ///
 /// # Errors
@@ -58,22 +61,36 @@ pub async fn run(config: Config) -> Result<()> {
     let sizes = Sizes { udp_octets_loopback: config.udp_octets_loopback.into() };
     let mut lines = Vec::new();
     let loopback_only = bound.dns.iter().all(|dns| dns.address.ip().is_loopback());
+    let begin = CancellationToken::new();
     for dns in bound.dns {
         lines.push(format!("dns udp+tcp {}", dns.address));
         let socket = tokio::net::UdpSocket::from_std(dns.udp)?;
-        tasks.spawn("dns udp", udp::run(socket, view.clone(), sizes, seeds.next_u64(), stop_dns.clone()));
+        let answering = udp::run(socket, view.clone(), sizes, seeds.next_u64(), stop_dns.clone());
+        tasks.spawn("dns udp", behind(begin.clone(), answering));
         let listener = tokio::net::TcpListener::from_std(dns.tcp)?;
-        tasks.spawn("dns tcp", tcp::run(listener, view.clone(), sizes, seeds.next_u64(), stop_dns.clone()));
+        let answering = tcp::run(listener, view.clone(), sizes, seeds.next_u64(), stop_dns.clone());
+        tasks.spawn("dns tcp", behind(begin.clone(), answering));
     }
 
-    // From here on DNS answers: SERVFAIL, until the registry is loaded.
-    let (store, registry) = load(&config, taken, clock, &view).await?;
+    // DNS answers SERVFAIL until the registry is loaded: at once, or where the sockets were handed over after
+    // a moment, for what waits in them was asked of the server before us and shall not hear of the change.
+    let patience = if bound.dns_handed { HANDED_WAIT_MAX } else { Duration::ZERO };
+    let mut loading = std::pin::pin!(load(&config, taken, clock, &view));
+    let loaded = match tokio::time::timeout(patience, &mut loading).await {
+        Ok(loaded) => loaded,
+        Err(_) => {
+            begin.cancel();
+            loading.await
+        }
+    };
+    let (store, registry) = loaded?;
     let history = store.history();
     let store_name = store.name();
     let (writer, handle) = Writer::new(registry, store, view.clone(), clock);
     let mut writing = JoinSet::new(); // its end is waited for apart: it comes before that of DNS
     writing.spawn(writer.run());
     view.set_ready();
+    begin.cancel();
 
     lines.push(format!("socket {socket}"));
     lines.extend(
@@ -175,6 +192,7 @@ async fn load(
         registry.restore(loaded.kept, read);
         view.set_serial_base(loaded.serial_base);
         view.publish_all(&registry);
+        registry.renew_leases(clock.now()); // repair and loading took their time: a lease runs from here
         let since = |then: Now| Duration::from_nanos(clock.now().mono_ns - then.mono_ns);
         tracing::debug!(instances = registry.instances(), reading = ?since(begun) - since(read), publishing = ?since(read), "loaded");
         Ok((Store::Embedded(embedded), registry))
@@ -182,9 +200,20 @@ async fn load(
     loading.await.context("loading the registry")?
 }
 
+/// Runs a task from the moment on when `begin` is said.
+async fn behind(
+    begin: CancellationToken,
+    task: impl Future<Output = std::io::Result<()>>,
+) -> std::io::Result<()> {
+    begin.cancelled().await;
+    task.await
+}
+
 /// Every socket of the server: those handed over, and those of the configuration for what was not.
 struct Bound {
     dns: Vec<bind::Dns>,
+    /// The DNS sockets are somebody else's, and queries may wait in them.
+    dns_handed: bool,
     unix: std::os::unix::net::UnixListener,
     /// The file of a Unix socket that we made.
     unix_file: Option<bind::UnixFile>,
@@ -195,7 +224,8 @@ impl Bound {
     fn new(config: &Config) -> Result<Self> {
         let handed = bind::handed()?.unwrap_or_default();
         let mut dns = handed.dns;
-        if dns.is_empty() {
+        let dns_handed = !dns.is_empty();
+        if !dns_handed {
             dns = Self::dns(config)?;
         }
         let (unix, unix_file) = match handed.unix {
@@ -207,7 +237,7 @@ impl Bound {
             listen =
                 config.listen.iter().map(|address| bind::registration(*address)).collect::<Result<_>>()?;
         }
-        Ok(Self { dns, unix, unix_file, listen })
+        Ok(Self { dns, dns_handed, unix, unix_file, listen })
     }
 
     fn dns(config: &Config) -> Result<Vec<bind::Dns>> {

@@ -96,10 +96,18 @@ pub fn parse_time(text: &str, now: Wall) -> Option<Wall> {
     else {
         return None;
     };
-    let valid =
-        (1..=12).contains(&month) && (1..=31).contains(&day) && hour < 24 && minute < 60 && second < 61;
+    // Four digits, as RFC 3339 has them; and no year is too far to be counted in milliseconds.
+    let valid = year <= 9999
+        && (1..=12).contains(&month)
+        && (1..=31).contains(&day)
+        && hour < 24
+        && minute < 60
+        && second < 61;
+    if !valid {
+        return None;
+    }
     let seconds = days_of(year, month, day) * 86_400 + hour * 3600 + minute * 60 + second;
-    valid.then_some(Wall { unix_ms: seconds * 1000 + fraction.parse::<i64>().ok()? })
+    Some(Wall { unix_ms: seconds * 1000 + fraction.parse::<i64>().ok()? })
 }
 
 /// Reads `250ms`, `15s`, `5m`, `24h`, `30d`, or a plain number of seconds.
@@ -158,9 +166,15 @@ mod tests {
         let now = Wall { unix_ms: 60_000 };
         assert_eq!(parse_time("10s", now), Some(Wall { unix_ms: 50_000 }));
         assert_eq!(parse_time("1970-01-01T00:00:01Z", now), Some(Wall { unix_ms: 1000 }));
-        for text in
-            ["", "yesterday", "2026-13-01T00:00:00Z", "2026-11-21", "2026-11-21T25:00:00Z", "-1-1-1T0:0:0Z"]
-        {
+        for text in [
+            "",
+            "yesterday",
+            "2026-13-01T00:00:00Z",
+            "2026-11-21",
+            "2026-11-21T25:00:00Z",
+            "-1-1-1T0:0:0Z",
+            "9223372036854775807-01-01T00:00:00Z",
+        ] {
             assert_eq!(parse_time(text, now), None, "{text}");
         }
     }

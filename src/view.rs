@@ -183,6 +183,16 @@ impl ServiceView {
         found.ok().map(|position| &self.members[position])
     }
 
+    /// The instance by its key: under its own label, under the one with its host's suffix, or wherever it is.
+    pub fn by_key(&self, key: &Key) -> Option<&Member> {
+        let own = self.by_label(key.id.label().as_str()).filter(|member| member.instance.key == *key);
+        own.or_else(|| {
+            let label = key.id.label_on(&key.host, 0);
+            self.by_label(label.as_str()).filter(|member| member.instance.key == *key)
+        })
+        .or_else(|| self.members.iter().find(|member| member.instance.key == *key))
+    }
+
     /// Every instance that is registered or remembered: what decides which names exist.
     pub fn known(&self) -> impl Iterator<Item = &Arc<Instance>> {
         self.members.iter().map(|member| &member.instance).chain(self.gone.iter().map(|gone| &gone.instance))
@@ -290,10 +300,18 @@ impl View {
         self.ids.pin().reserve(registry.instances());
         self.addresses.pin().reserve(registry.instances());
         self.services.pin().reserve(registry.services().count());
+        // One machine may have ten thousand of them: an address gets all its keys at once.
+        let mut places: Vec<(IpAddr, &Key)> = Vec::with_capacity(registry.instances());
         for (_, service) in registry.services() {
             for instance in service.instances.values() {
-                self.index(None, Some(instance));
+                add_key(&self.ids, instance.key.id.clone(), &instance.key);
+                places.extend(instance.addresses().iter().map(|address| (*address, &instance.key)));
             }
+        }
+        places.sort_unstable();
+        let addresses = self.addresses.pin();
+        for place in places.chunk_by(|one, next| one.0 == next.0) {
+            addresses.insert(place[0].0, place.iter().map(|(_, key)| (*key).clone()).collect());
         }
         let mut names: Vec<ServiceName> = registry.services().map(|(name, _)| name.clone()).collect();
         names.sort_unstable();
@@ -418,25 +436,14 @@ impl View {
     /// A registered instance by its key.
     pub fn member(&self, key: &Key) -> Option<Member> {
         let service = self.service(key.service.as_str())?;
-        service.members.iter().find(|member| member.instance.key == *key).cloned()
+        service.by_key(key).cloned()
     }
 
     /// Renews the lease of `key`: one number stored, no change.
     pub fn renew(&self, key: &Key, lease_id: Option<u64>, now: Now) -> Result<Lease, Refusal> {
         let not_found = || Refusal::NotFound(key.clone());
         let service = self.service(key.service.as_str()).ok_or_else(not_found)?;
-        // The label is nearly always the id's own, so one binary search finds the instance.
-        let instance = match service.by_label(key.id.label().as_str()) {
-            Some(member) if member.instance.key == *key => &member.instance,
-            _ => {
-                &service
-                    .members
-                    .iter()
-                    .find(|member| member.instance.key == *key)
-                    .ok_or_else(not_found)?
-                    .instance
-            }
-        };
+        let instance = &service.by_key(key).ok_or_else(not_found)?.instance;
         if lease_id.is_some_and(|lease_id| lease_id != instance.lease_id) {
             return Err(Refusal::Superseded(key.clone()));
         }

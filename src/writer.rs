@@ -181,7 +181,14 @@ impl Writer {
     pub async fn run(mut self) {
         let mut batch = Vec::with_capacity(BATCH_MAX);
         loop {
-            if self.postponed.is_empty() {
+            if !self.postponed.is_empty() {
+                // Nobody waits behind another's queue: the batch is filled up with what is new.
+                while self.postponed.len() + batch.len() < BATCH_MAX
+                    && let Ok(event) = self.events.try_recv()
+                {
+                    batch.push(event);
+                }
+            } else {
                 let sleep = tokio::time::sleep_until(self.next_look().into());
                 // Both arms are cancel-safe: `recv_many` loses nothing, and the deadline is computed anew.
                 let received = tokio::select! {
@@ -298,6 +305,7 @@ impl Writer {
             }
         };
         if round.collides(&found) || round.overfills(&found, &self.registry) {
+            round.touch(&command); // what comes after it on the same instance waits behind it
             return Some(Event::Command { command, author, done });
         }
         round.touch(&command);
@@ -324,7 +332,14 @@ impl Writer {
         };
         match &stored {
             Ok(()) => {
+                // A lease begins when it is given, not when the disk was asked.
+                let now = self.clock.now();
                 for change in &changes {
+                    if let What::Instance { after: Some(after), .. } = &change.what
+                        && change.reason == Reason::Registered
+                    {
+                        after.deadline.renew(now);
+                    }
                     self.registry.apply(change, now);
                 }
                 self.show(changes.clone());

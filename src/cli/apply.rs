@@ -4,12 +4,12 @@ use std::process::ExitCode;
 
 use callsign::client::{Client, ClientError};
 use callsign::protocol::{
-    self, ChangeForm, CheckForm, CheckShown, FRAME_OCTETS_MAX, HolderForm, InstanceForm, Pairs, PortForm,
-    Problem, RegisterForm, Reply, ReportForm, Request, Several,
+    self, ChangeForm, CheckForm, CheckShown, DeregisteredForm, FRAME_OCTETS_MAX, HolderForm, InstanceForm,
+    Pairs, PortForm, Problem, RegisterForm, Reply, ReportForm, Request, Several,
 };
 use clap::Args;
 use serde::Deserialize;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader, stdin};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader, Stdin, stdin};
 
 use super::{Asking, Done, FAILED, Failure, Format, output};
 
@@ -41,20 +41,19 @@ impl Apply {
     pub async fn run(self) -> Done {
         let mut client = self.asking.connect().await?;
         let mut lines = BufReader::new(stdin());
-        let (mut line, mut refused) = (String::new(), 0u64);
+        let (mut line, mut refused) = (Vec::new(), 0u64);
         loop {
-            line.clear();
-            let read = (&mut lines).take(LINE_OCTETS_MAX).read_line(&mut line).await;
-            let octets = read.map_err(|error| Failure::new(FAILED, format!("reading stdin: {error}")))?;
-            if octets == 0 {
+            let read = next_line(&mut lines, &mut line).await;
+            let more = read.map_err(|error| Failure::new(FAILED, format!("reading stdin: {error}")))?;
+            if !more {
                 break;
             }
-            if line.trim().is_empty() {
+            let line = line.trim_ascii();
+            if line.is_empty() {
                 continue;
             }
-            let reply = match apply(&mut client, line.trim()).await {
-                Ok(Some(reply)) => reply,
-                Ok(None) => continue,
+            let reply = match apply(&mut client, line).await {
+                Ok(reply) => reply,
                 Err(ClientError::Refused(problem)) => {
                     refused += 1;
                     Reply::Error(problem)
@@ -72,24 +71,55 @@ impl Apply {
     }
 }
 
-/// Does what one line says; nothing where it only says that something was forgotten.
-async fn apply(client: &mut Client, line: &str) -> Result<Option<Reply>, ClientError> {
-    let Ok(Fed::Change(change)) = serde_json::from_str(line) else {
-        let request = protocol::decode(line.as_bytes()).map_err(ClientError::Refused)?;
+/// Reads a line into `line`, of a long one only so much that it is seen to be too long; false at the end.
+async fn next_line(lines: &mut BufReader<Stdin>, line: &mut Vec<u8>) -> std::io::Result<bool> {
+    line.clear();
+    let mut octets = lines.take(LINE_OCTETS_MAX + 1).read_until(b'\n', line).await?;
+    let whole = |line: &[u8]| line.ends_with(b"\n") || line.len() as u64 <= LINE_OCTETS_MAX;
+    let mut rest = Vec::new();
+    while octets > 0 && !whole(line) && !rest.ends_with(b"\n") {
+        rest.clear();
+        octets = lines.take(LINE_OCTETS_MAX).read_until(b'\n', &mut rest).await?;
+    }
+    Ok(!line.is_empty())
+}
+
+/// Does what one line says, and returns what acknowledges it.
+async fn apply(client: &mut Client, line: &[u8]) -> Result<Reply, ClientError> {
+    if line.len() as u64 > LINE_OCTETS_MAX {
+        let text = format!("a line may have {LINE_OCTETS_MAX} octets; this one was skipped");
+        return Err(ClientError::Refused(Problem::new("malformed", text)));
+    }
+    let Ok(Fed::Change(change)) = serde_json::from_slice(line) else {
+        let request = protocol::decode(line).map_err(ClientError::Refused)?;
         if matches!(request, Request::Watch(_) | Request::Feed(_) | Request::Backup(_)) {
             let text = "a stream cannot be applied; use the verb of that name";
             return Err(ClientError::Refused(Problem::new("invalid", text)));
         }
-        return client.request(&request).await.map(Some);
+        return client.request(&request).await;
     };
-    let mut last = None;
-    for request in requests(&change) {
-        last = Some(client.request(&request).await?);
+    // A registration has no place for what a check said: that is reported first, where the instance is
+    // there. Where it is not, or has other checks, the registration itself says all that matters.
+    for request in change.instance.iter().flat_map(outputs) {
+        match client.request(&request).await {
+            Ok(_) | Err(ClientError::Refused(_)) => {}
+            Err(error) => return Err(error),
+        }
     }
-    Ok(last)
+    // Forgetting follows leaving, by the clock of whoever forgets: there is nothing to do.
+    let mut reply = Reply::Deregistered(DeregisteredForm {
+        service: change.service.clone().unwrap_or_default(),
+        id: change.id.clone().unwrap_or_default(),
+        existed: false,
+        revision: change.revision,
+    });
+    for request in requests(&change) {
+        reply = client.request(&request).await?;
+    }
+    Ok(reply)
 }
 
-/// What makes a change so: one request, or a few.
+/// What makes a change so: one request, or a few; none where it only says that something was forgotten.
 fn requests(change: &ChangeForm) -> Vec<Request<'_>> {
     let host = Some(change.host.clone());
     if let Some(instance) = &change.instance {
@@ -101,24 +131,37 @@ fn requests(change: &ChangeForm) -> Vec<Request<'_>> {
         return requests;
     }
     match (&change.service, &change.id) {
-        // Forgetting follows leaving, by the clock of whoever forgets.
         (Some(_), Some(_)) if change.reason == "forgotten" => Vec::new(),
         (Some(service), Some(id)) => {
             let (service, id) = (service.as_str().into(), id.as_str().into());
             vec![Request::Deregister(HolderForm { service, id, host, lease_id: None })]
         }
-        _ => change.checks.iter().flatten().map(|check| report(&change.host, check)).collect(),
+        _ => change
+            .checks
+            .iter()
+            .flatten()
+            .map(|check| Request::Report(Box::new(report(&change.host, check))))
+            .collect(),
     }
 }
 
-fn report<'a>(host: &str, check: &CheckShown) -> Request<'a> {
-    Request::Report(Box::new(ReportForm {
+/// The verdicts of an instance's checks that said something.
+fn outputs(instance: &InstanceForm) -> impl Iterator<Item = Request<'_>> {
+    let said = instance.checks.iter().filter(|check| !check.output.is_empty());
+    said.map(|check| {
+        let (service, id) = (Some(instance.service.clone()), Some(instance.id.clone()));
+        Request::Report(Box::new(ReportForm { service, id, ..report(&instance.host, check) }))
+    })
+}
+
+fn report(host: &str, check: &CheckShown) -> ReportForm {
+    ReportForm {
         host: Some(host.to_owned()),
         check: Some(check.id.clone()),
         status: check.status.clone(),
         output: Some(check.output.clone()),
         ..ReportForm::default()
-    }))
+    }
 }
 
 /// The registration that an instance came from; its end comes by the feed, so its lease has none.

@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use callsign::client::Client;
 use callsign::clock::Clock;
 use callsign::config::Surroundings;
 use callsign::protocol::{Reply, Request, StatusForm};
@@ -76,13 +77,12 @@ impl Place {
 fn check(directory: &Path) -> Done {
     let checked = embedded::check(directory, Clock::start().now()).map_err(failure)?;
     output::line(&format!(
-        "{}: {} instances, {} remembered, {} changes, revision {}{}",
+        "{}: {} instances, {} remembered, {} changes, revision {}",
         directory.display(),
         checked.instances,
         checked.gone,
         checked.changes,
-        checked.revision,
-        if checked.clean { "" } else { "; it had not been closed, and was repaired" }
+        checked.revision
     ))?;
     Ok(ExitCode::SUCCESS)
 }
@@ -94,9 +94,17 @@ impl Backup {
         let mut new = self.file.as_os_str().to_owned();
         new.push(".new");
         let new = PathBuf::from(new);
+        let written = self.write(&mut client, &new).await;
+        if written.is_err() {
+            let _ = fs::remove_file(&new); // half a backup is none
+        }
+        written
+    }
+
+    async fn write(&self, client: &mut Client, new: &Path) -> Done {
         let failed =
             |error: std::io::Error| Failure::new(FAILED, format!("writing {}: {error}", new.display()));
-        let mut file = BufWriter::new(File::create(&new).map_err(failed)?);
+        let mut file = BufWriter::new(File::create(new).map_err(failed)?);
         loop {
             let reply = client.receive().await?;
             match &reply {
@@ -104,17 +112,12 @@ impl Backup {
                     let line = serde_json::to_string(&reply).map_err(|error| failed(error.into()))?;
                     writeln!(file, "{line}").map_err(failed)?;
                 }
-                Reply::Error(problem) => {
-                    drop(file);
-                    fs::remove_file(&new).map_err(failed)?;
-                    return Err(problem.clone().into());
-                }
                 other => return Err(client.unexpected(other).into()),
             }
             if let Reply::Backup(end) = reply {
                 file.flush().map_err(failed)?;
                 file.get_ref().sync_all().map_err(failed)?;
-                fs::rename(&new, &self.file).map_err(failed)?;
+                fs::rename(new, &self.file).map_err(failed)?;
                 output::line(&format!("{}: {} records", self.file.display(), end.records))?;
                 return Ok(ExitCode::SUCCESS);
             }

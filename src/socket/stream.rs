@@ -43,6 +43,7 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
                 break;
             }
         }
+        drop(std::mem::take(&mut watch.members)); // a watcher does not keep the past alive
         let mut rest = [0; 512];
         loop {
             // `recv` is cancel-safe; what is read from the client while it watches means nothing.
@@ -58,6 +59,7 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
                 Ok(changes) => {
                     for change in changes.iter().filter(|change| change.revision > watch.revision) {
                         self.changed(change, &filter);
+                        self.flush_large().await?;
                     }
                     self.flush().await?;
                 }
@@ -107,7 +109,15 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
                     self.registered_before(&member.instance, now).await?;
                 }
             }
+            Some(since) if since > now => {
+                let text = format!(
+                    "this server is at revision {now}: it is another one, or starts anew; feed without `since`"
+                );
+                self.reply(Reply::Error(Problem::new("compacted", text))).await;
+                return self.flush().await;
+            }
             Some(since) => {
+                watch.members = Vec::new();
                 if let Err(problem) = self.past(since, now).await? {
                     self.reply(Reply::Error(problem)).await;
                     return self.flush().await;
@@ -133,6 +143,7 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
                 Ok(changes) => {
                     for change in changes.iter().filter(|change| change.revision > now) {
                         self.put(change);
+                        self.flush_large().await?;
                     }
                     self.flush().await?;
                 }

@@ -113,17 +113,12 @@ impl fmt::Debug for History {
     }
 }
 
-/// The file, and whether a sync of it has ever failed.
+/// The file, whether a sync of it has ever failed, and whether its engine has ended.
 #[derive(Debug)]
-pub struct Disk<B> {
+struct Disk<B> {
     inner: B,
     sync_failed: Arc<AtomicBool>,
-}
-
-impl<B: StorageBackend> Disk<B> {
-    pub fn new(inner: B, sync_failed: Arc<AtomicBool>) -> Self {
-        Self { inner, sync_failed }
-    }
+    ended: Arc<AtomicBool>,
 }
 
 impl<B: StorageBackend> StorageBackend for Disk<B> {
@@ -147,6 +142,9 @@ impl<B: StorageBackend> StorageBackend for Disk<B> {
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        if self.ended.load(Ordering::Acquire) {
+            return Err(io::Error::other("it is never closed in order"));
+        }
         self.inner.write(offset, data)
     }
 
@@ -166,11 +164,13 @@ pub fn open(directory: &Path, limits: Limits, now: Now) -> Result<(Embedded, Loa
     let lock = lock(directory)?;
     let path = directory.join(FILE);
     let sync_failed = Arc::new(AtomicBool::new(false));
+    make_file(directory, now)?;
     let (engine, loaded) = match open_file(&path, &sync_failed, now) {
         Ok(opened) => opened,
         Err(OpenError::Damaged { what, .. }) => {
             let aside = directory.join(format!("{FILE}.damaged-{}", now.wall.unix_ms));
             std::fs::rename(&path, &aside).map_err(|source| io_error(&path, source))?;
+            make_file(directory, now)?;
             let (engine, mut loaded) = open_file(&path, &sync_failed, now)?;
             let (path, aside) = (path.display(), aside.display());
             loaded
@@ -182,8 +182,15 @@ pub fn open(directory: &Path, limits: Limits, now: Now) -> Result<(Embedded, Loa
     };
     let history = History { database: Arc::new(arc_swap::ArcSwapOption::new(Some(engine.database.clone()))) };
     let (jobs, received) = mpsc::sync_channel(JOBS_MAX);
-    let thread =
-        Thread { path, sync_failed, engine: Some(engine), limits, history: history.clone(), _lock: lock };
+    let thread = Thread {
+        path,
+        sync_failed,
+        engine: Some(engine),
+        limits,
+        history: history.clone(),
+        doubtful: Vec::new(),
+        _lock: lock,
+    };
     let spawned = std::thread::Builder::new().name("store".to_owned()).spawn(move || thread.run(&received));
     spawned.map_err(|source| io_error(directory, source))?;
     Ok((Embedded { jobs, history }, loaded))
@@ -196,8 +203,6 @@ pub struct Checked {
     pub gone: usize,
     pub changes: u64,
     pub revision: u64,
-    /// False where the file needed repair, which opening it has done.
-    pub clean: bool,
 }
 
 /// Reads every page and every record of the store in `directory`, which no server may hold.
@@ -215,11 +220,7 @@ pub fn check(directory: &Path, now: Now) -> Result<Checked, OpenError> {
     let checking = || -> Result<Checked, EngineError> {
         let file = File::options().read(true).write(true).open(&path).map_err(EngineError::Io)?;
         let backend = redb::backends::FileBackend::new(file)?;
-        let mut engine = Engine::open(Disk::new(backend, Arc::default()), now.wall)?;
-        let clean = match Arc::get_mut(&mut engine.database) {
-            Some(database) => database.check_integrity()?,
-            None => true, // not reached: nobody else has it yet
-        };
+        let engine = Engine::open(backend, Arc::default(), now.wall)?; // compares every page
         let kept = engine.load(now)?.kept;
         let mut changes = 0;
         for entry in engine.database.begin_read()?.open_table(LOG)?.iter()? {
@@ -227,7 +228,7 @@ pub fn check(directory: &Path, now: Now) -> Result<Checked, OpenError> {
             changes += 1;
         }
         let (instances, gone) = (kept.instances.len(), kept.gone.len());
-        Ok(Checked { instances, gone, changes, revision: kept.revision, clean })
+        Ok(Checked { instances, gone, changes, revision: kept.revision })
     };
     checking().map_err(|error| error.at(&path))
 }
@@ -257,11 +258,14 @@ pub fn restore(directory: &Path, records: &[Raw], now: Now) -> Result<Option<Pat
     let writing = || -> Result<(), EngineError> {
         let file = File::options().create(true).truncate(true).read(true).write(true).open(&new);
         let backend = redb::backends::FileBackend::new(file.map_err(EngineError::Io)?)?;
-        let engine = Engine::open(Disk::new(backend, Arc::default()), now.wall)?;
+        let engine = Engine::open(backend, Arc::default(), now.wall)?;
         engine.fill(records, before)?;
         engine.load(now).map(drop)
     };
-    writing().map_err(|error| error.at(&new))?;
+    if let Err(error) = writing() {
+        let _ = std::fs::remove_file(&new); // what could not be restored is still in the backup
+        return Err(error.at(&new));
+    }
     let aside = path.exists().then(|| directory.join(format!("{FILE}.before-{}", now.wall.unix_ms)));
     if let Some(aside) = &aside {
         std::fs::rename(&path, aside).map_err(|source| io_error(&path, source))?;
@@ -303,15 +307,40 @@ fn io_error(path: &Path, source: io::Error) -> OpenError {
     OpenError::Io { path: path.display().to_string(), source }
 }
 
+/// Makes an empty store where none is: under another name first, so that a crash leaves no half of a file
+/// under the right one, which would be taken for a damaged store.
+fn make_file(directory: &Path, now: Now) -> Result<(), OpenError> {
+    let path = directory.join(FILE);
+    if path.exists() {
+        return Ok(());
+    }
+    let new = directory.join(format!("{FILE}.new"));
+    let file = File::options().create(true).truncate(true).read(true).write(true).open(&new);
+    let file = file.map_err(|source| io_error(&new, source))?;
+    drop(open_engine(&new, file, &Arc::default(), now)?);
+    // A name lasts when its directory is synced: what is in the file is not enough.
+    let named = std::fs::rename(&new, &path).and_then(|()| File::open(directory)?.sync_all());
+    named.map_err(|source| io_error(&path, source))
+}
+
 fn open_file(path: &Path, sync_failed: &Arc<AtomicBool>, now: Now) -> Result<(Engine, Loaded), OpenError> {
-    let file = File::options().create(true).truncate(false).read(true).write(true).open(path);
-    let file = file.map_err(|source| io_error(path, source))?;
+    let file = File::options().read(true).write(true).open(path);
+    let engine = open_engine(path, file.map_err(|source| io_error(path, source))?, sync_failed, now)?;
+    let loaded = engine.load(now).map_err(|error| error.at(path))?;
+    // What expires from here on is published before it is stored: its revisions are reserved now.
+    engine.commit(&[], Reserve::Ahead, Limits::default()).map_err(|error| error.at(path))?;
+    Ok((engine, loaded))
+}
+
+fn open_engine(
+    path: &Path,
+    file: File,
+    sync_failed: &Arc<AtomicBool>,
+    now: Now,
+) -> Result<Engine, OpenError> {
     let backend =
         redb::backends::FileBackend::new(file).map_err(|error| io_error(path, io::Error::other(error)))?;
-    let engine =
-        Engine::open(Disk::new(backend, sync_failed.clone()), now.wall).map_err(|error| error.at(path))?;
-    let loaded = engine.load(now).map_err(|error| error.at(path))?;
-    Ok((engine, loaded))
+    Engine::open(backend, sync_failed.clone(), now.wall).map_err(|error| error.at(path))
 }
 
 /// Why the engine did not do what it was asked.
@@ -353,6 +382,12 @@ impl<E: Into<redb::Error>> From<E> for EngineError {
     }
 }
 
+fn newer(format: u64) -> EngineError {
+    EngineError::Newer(format!(
+        "written by a newer version of callsign (layout {format}, this one reads up to {FORMAT_NEWEST})"
+    ))
+}
+
 fn unreadable(error: Unreadable) -> EngineError {
     match error {
         Unreadable::Newer(_) => EngineError::Newer(error.to_string()),
@@ -364,24 +399,33 @@ fn unreadable(error: Unreadable) -> EngineError {
 #[derive(Debug)]
 pub struct Engine {
     pub database: Arc<Database>,
+    ended: Arc<AtomicBool>,
+}
+
+/// The file is never closed in order: the library believes such a file without a look at its checksums,
+/// and panics over one that lies. As a crash leaves it, it is verified whenever it is opened.
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.ended.store(true, Ordering::Release);
+    }
 }
 
 impl Engine {
-    /// Opens the tables, or makes them.
-    pub fn open(disk: impl StorageBackend, wall: Wall) -> Result<Self, EngineError> {
+    /// Opens the tables, or makes them. Every page is compared with its checksum, as after a crash.
+    pub fn open(
+        disk: impl StorageBackend,
+        sync_failed: Arc<AtomicBool>,
+        wall: Wall,
+    ) -> Result<Self, EngineError> {
+        let ended = Arc::new(AtomicBool::new(false));
+        let disk = Disk { inner: disk, sync_failed, ended: ended.clone() };
         let database = Database::builder().set_cache_size(CACHE_OCTETS).create_with_backend(disk)?;
         let transaction = database.begin_write()?;
         let fresh = {
             let mut meta = transaction.open_table(META)?;
             let format = meta.get(FORMAT)?.map(|format| format.value());
             match format {
-                Some(format) if format > FORMAT_NEWEST => {
-                    let newest = FORMAT_NEWEST;
-                    let what = format!(
-                        "written by a newer version of callsign (layout {format}, this one reads up to {newest})"
-                    );
-                    return Err(EngineError::Newer(what));
-                }
+                Some(format) if format > FORMAT_NEWEST => return Err(newer(format)),
                 Some(_) => {}
                 None => {
                     meta.insert(FORMAT, FORMAT_NEWEST)?;
@@ -400,7 +444,7 @@ impl Engine {
         } else {
             transaction.abort()?;
         }
-        Ok(Self { database: Arc::new(database) })
+        Ok(Self { database: Arc::new(database), ended })
     }
 
     /// Everything that was committed; leases begin at `now`.
@@ -438,6 +482,12 @@ impl Engine {
         };
         let text =
             |octets: &[u8]| String::from_utf8(octets.to_vec()).map_err(|_| damaged("a key is no text"));
+        let has = |wanted: &str| {
+            records.iter().any(|(table, key, _)| table == "meta" && key.as_slice() == wanted.as_bytes())
+        };
+        if let Some(missing) = [FORMAT, SERIAL_BASE, RESERVED].into_iter().find(|key| !has(key)) {
+            return Err(damaged(&format!("`{missing}` is missing from the backup")));
+        }
         let transaction = self.database.begin_write()?;
         {
             let mut meta = transaction.open_table(META)?;
@@ -451,9 +501,16 @@ impl Engine {
                     "hosts" => {
                         drop(transaction.open_table(HOSTS)?.insert(text(key)?.as_str(), value.as_slice())?)
                     }
-                    "log" => drop(transaction.open_table(LOG)?.insert(number(key)?, value.as_slice())?),
+                    "log" => {
+                        record::read_change(value).map_err(unreadable)?;
+                        drop(transaction.open_table(LOG)?.insert(number(key)?, value.as_slice())?);
+                    }
                     other => return Err(damaged(&format!("`{other}` is no table of this version"))),
                 }
+            }
+            let format = meta.get(FORMAT)?.map_or(0, |format| format.value());
+            if format > FORMAT_NEWEST {
+                return Err(newer(format));
             }
             if let Some((revision, serial_base)) = before {
                 let value =
@@ -471,7 +528,10 @@ impl Engine {
 
     /// One transaction: state, log and reservation. On the disk when it returns.
     pub fn commit(&self, changes: &[Change], reserve: Reserve, limits: Limits) -> Result<(), EngineError> {
-        let transaction = self.database.begin_write()?;
+        let mut transaction = self.database.begin_write()?;
+        // After a crash the library goes back by a commit where the last one is not whole. Once that one
+        // was synced in two steps it is whole, and damage to it is an error.
+        transaction.set_two_phase_commit(matches!(reserve, Reserve::UpTo(_)));
         {
             let mut instances = transaction.open_table(INSTANCES)?;
             let mut hosts = transaction.open_table(HOSTS)?;
@@ -518,6 +578,14 @@ impl Engine {
         }
         transaction.commit()?;
         Ok(())
+    }
+
+    /// True where a commit of `changes` is there, though it may have failed: an error after its sync.
+    pub fn holds(&self, changes: &[Change]) -> Result<bool, EngineError> {
+        let Some(newest) = changes.last() else { return Ok(false) };
+        let log = self.database.begin_read()?.open_table(LOG)?;
+        let found = log.get(newest.revision)?;
+        Ok(found.is_some_and(|found| found.value() == record::write_change(newest)))
     }
 }
 
@@ -570,6 +638,8 @@ struct Thread {
     engine: Option<Engine>,
     limits: Limits,
     history: History,
+    /// A commit that failed, while it cannot be seen whether it is stored.
+    doubtful: Vec<Change>,
     _lock: Flock<File>,
 }
 
@@ -587,20 +657,29 @@ impl Thread {
             return Err(self.broken());
         }
         let limits = self.limits;
-        let committed = self.reopen().and_then(|engine| engine.commit(changes, reserve, limits));
-        match committed {
-            Ok(()) => Ok(()),
-            Err(error) => {
-                tracing::debug!(%error, path = %self.path.display(), "a commit failed");
-                // After an error redb refuses everything: the next commit opens the file anew.
-                self.engine = None;
-                self.history.database.store(None);
-                if self.sync_failed.load(Ordering::Acquire) {
-                    return Err(self.broken());
-                }
-                Err(Failure::Refused(format!("{}: {error}", self.path.display())))
-            }
+        let (tried, committed) = match self.reopen() {
+            Ok(engine) => (true, engine.commit(changes, reserve, limits)),
+            Err(error) => (false, Err(error)),
+        };
+        let Err(error) = committed else { return Ok(()) };
+        tracing::debug!(%error, path = %self.path.display(), "a commit failed");
+        // After an error redb refuses everything: the file is opened anew.
+        self.engine = None;
+        self.history.database.store(None);
+        if self.sync_failed.load(Ordering::Acquire) {
+            return Err(self.broken());
         }
+        if !tried {
+            return Err(Failure::Refused(format!("{}: {error}", self.path.display())));
+        }
+        // The error may have come after the sync: what is there is looked at before anybody is refused.
+        // Where not even that can be done, the next commit looks.
+        match self.reopen().and_then(|engine| engine.holds(changes)) {
+            Ok(true) => return Ok(()),
+            Ok(false) => {}
+            Err(_) => self.doubtful = changes.to_vec(),
+        }
+        Err(Failure::Refused(format!("{}: {error}", self.path.display())))
     }
 
     fn broken(&self) -> Failure {
@@ -617,7 +696,13 @@ impl Thread {
                 let file =
                     File::options().read(true).write(true).open(&self.path).map_err(EngineError::Io)?;
                 let backend = redb::backends::FileBackend::new(file)?;
-                let engine = Engine::open(Disk::new(backend, self.sync_failed.clone()), Wall::default())?;
+                let engine = Engine::open(backend, self.sync_failed.clone(), Wall::default())?;
+                if engine.holds(&self.doubtful)? {
+                    // It was refused and is there: to go on would build on what nobody was told.
+                    self.sync_failed.store(true, Ordering::Release);
+                    return Err(EngineError::Io(io::Error::other("a commit that was refused is stored")));
+                }
+                self.doubtful.clear();
                 self.history.database.store(Some(engine.database.clone()));
                 *none = Some(engine);
             }

@@ -71,6 +71,15 @@ impl Server {
 
     /// The same for a test that may see it refuse to start.
     pub fn launch(before: &[&str], flags: &[&str]) -> Result<Self, Ended> {
+        let mut server = Self::begin(before, flags);
+        match server.until_ready() {
+            true => Ok(server),
+            false => Err(server.end()),
+        }
+    }
+
+    /// The same for a test that does not wait for the end of the start.
+    pub fn begin(before: &[&str], flags: &[&str]) -> Self {
         let directory = tempfile::tempdir().expect("a directory for the server");
         let path = |name: &str| directory.path().join(name);
         let socket = match flags.iter().position(|flag| *flag == "--socket") {
@@ -98,32 +107,25 @@ impl Server {
             .stderr(File::create(path("stderr")).expect("a file for stderr"));
         without_our_variables(&mut command).env("XDG_RUNTIME_DIR", directory.path());
         let child = command.spawn().unwrap_or_else(|error| panic!("starting {}: {error}", words[0]));
-        let mut server = Self {
-            child,
-            ended: None,
-            directory,
-            lines: Vec::new(),
-            socket,
-            dns: Vec::new(),
-            listen: Vec::new(),
-        };
+        Self { child, ended: None, directory, lines: Vec::new(), socket, dns: Vec::new(), listen: Vec::new() }
+    }
+
+    /// Waits for the `ready` line; false where the server ended before it.
+    pub fn until_ready(&mut self) -> bool {
         let ready = eventually("the server's `ready` line", DEADLINE, || {
-            let text = server.stdout();
+            let text = self.stdout();
             if text.lines().any(|line| line.starts_with("ready") && text.ends_with('\n')) {
                 return Some(true);
             }
-            server.exit_status().map(|_| false)
+            self.exit_status().map(|_| false)
         });
-        if !ready {
-            return Err(server.end());
-        }
-        server.lines = server.stdout().lines().map(str::to_owned).collect();
+        self.lines = self.stdout().lines().map(str::to_owned).collect();
         let addresses = |start: &str| -> Vec<SocketAddr> {
-            let found = server.lines.iter().filter_map(|line| line.strip_prefix(start)?.parse().ok());
+            let found = self.lines.iter().filter_map(|line| line.strip_prefix(start)?.parse().ok());
             found.collect()
         };
-        (server.dns, server.listen) = (addresses("dns udp+tcp "), addresses("listen "));
-        Ok(server)
+        (self.dns, self.listen) = (addresses("dns udp+tcp "), addresses("listen "));
+        ready
     }
 
     pub fn pid(&self) -> u32 {
@@ -176,7 +178,7 @@ impl Server {
         self.end()
     }
 
-    fn end(&mut self) -> Ended {
+    pub fn end(&mut self) -> Ended {
         let code = self.exit_status().and_then(|status| status.code());
         Ended { code, stdout: self.stdout(), stderr: self.stderr() }
     }
@@ -250,6 +252,11 @@ impl Client {
         Self::over(Stream::Unix(stream))
     }
 
+    /// `None` where nobody listens any more.
+    pub fn try_unix(path: &Path) -> Option<Self> {
+        UnixStream::connect(path).ok().map(|stream| Self::over(Stream::Unix(stream)))
+    }
+
     pub fn tcp(address: SocketAddr) -> Self {
         let stream =
             TcpStream::connect(address).unwrap_or_else(|error| panic!("connecting to {address}: {error}"));
@@ -286,6 +293,17 @@ impl Client {
             Ok(0) => None,
             Ok(_) => Some(serde_json::from_slice(&line).expect("a reply is JSON")),
             // A close with octets of ours unread.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => None,
+            Err(error) => panic!("no reply: {error}"),
+        }
+    }
+
+    /// The same from a server that may be killed, in the middle of a line too.
+    pub fn try_next(&mut self) -> Option<Value> {
+        let mut line = Vec::new();
+        match self.reader.read_until(b'\n', &mut line) {
+            Ok(_) if line.ends_with(b"\n") => Some(serde_json::from_slice(&line).expect("a reply is JSON")),
+            Ok(_) => None,
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => None,
             Err(error) => panic!("no reply: {error}"),
         }
@@ -408,7 +426,7 @@ pub fn stays(over: Duration, mut look: impl FnMut() -> bool) -> bool {
 }
 
 #[expect(clippy::disallowed_methods, reason = "between two looks at another process, which sends no event")]
-fn pause() {
+pub fn pause() {
     // tidy: may sleep: between two looks at another process, up to a deadline
     std::thread::sleep(Duration::from_millis(2));
 }

@@ -1,0 +1,334 @@
+//! Random histories of a registry, as the writer makes them, and what of them is stored.
+//!
+//! `Stored` is the model: the maps that anybody would write who has to keep changes, with nothing of the
+//! engine's in it. Everything is compared as text, so that a difference can be read.
+
+use std::collections::{BTreeMap, HashSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use callsign::instance::{Health, Host, Instance, Key, Lease, Location, Port, Transport};
+use callsign::name::{HostName, InstanceId, Name, ServiceName, Tag};
+use callsign::registry::{
+    Author, Change, Command, Holder, Kept, Reason, Registration, Registry, Report, Subject, What,
+};
+use callsign::store::Limits;
+use callsign::store::embedded::{Engine, EngineError};
+use callsign::store::record;
+use callsign::time::{Now, Wall};
+use redb::{ReadableDatabase, ReadableTable, TableDefinition};
+
+use crate::harness::Draws;
+
+const SERVICES: [&str; 3] = ["web", "db", "cache"];
+/// Ids of each service and host.
+const IDS: usize = 14;
+const HOSTS: [&str; 2] = ["a", "b"];
+const INSTANCES_MAX: usize = 1000;
+const FORGET_AFTER: Duration = Duration::from_secs(60);
+/// Commands in one batch.
+const BATCH_MAX: usize = 12;
+/// The log is trimmed within a history, so that this is tried too.
+pub const LIMITS: Limits = Limits { history_changes: 150, history_age: Duration::from_secs(7 * 86_400) };
+const LOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("log");
+
+/// What a store has to hold, as texts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stored {
+    pub instances: BTreeMap<Vec<u8>, Arc<str>>,
+    pub hosts: BTreeMap<String, Arc<str>>,
+    pub gone: BTreeMap<Vec<u8>, Arc<str>>,
+    /// The newest `LIMITS.history_changes`.
+    pub log: BTreeMap<u64, Arc<str>>,
+}
+
+impl Stored {
+    pub fn fold(&mut self, changes: &[Change]) {
+        for change in changes {
+            match &change.what {
+                What::Instance { after: Some(after), .. } => {
+                    let place = record::place(&after.key);
+                    self.gone.remove(&place);
+                    self.instances.insert(place, instance_text(after));
+                }
+                What::Instance { before: Some(before), after: None } => {
+                    let place = record::place(&before.key);
+                    self.instances.remove(&place);
+                    self.gone.insert(place, left_text(before, change.reason, change.at, change.revision));
+                }
+                What::Host { after: Some(host), .. } => {
+                    self.hosts.insert(host.name.to_string(), host_text(host));
+                }
+                What::Forgotten { key } => drop(self.gone.remove(&record::place(key))),
+                What::Instance { before: None, after: None } | What::Host { after: None, .. } => {}
+            }
+            self.log.insert(change.revision, change_text(change));
+            while self.log.len() as u64 > LIMITS.history_changes {
+                self.log.pop_first();
+            }
+        }
+    }
+
+    /// What an engine holds.
+    pub fn read(engine: &Engine, kept: &Kept) -> Result<Self, EngineError> {
+        let mut stored = Self::default();
+        for instance in &kept.instances {
+            stored.instances.insert(record::place(&instance.key), instance_text(instance));
+        }
+        for host in &kept.hosts {
+            stored.hosts.insert(host.name.to_string(), host_text(host));
+        }
+        for (instance, reason, at, revision) in &kept.gone {
+            stored.gone.insert(record::place(&instance.key), left_text(instance, *reason, *at, *revision));
+        }
+        let transaction = engine.database.begin_read()?;
+        for entry in transaction.open_table(LOG)?.iter()? {
+            let (revision, octets) = entry?;
+            let change = record::read_change(octets.value())
+                .map_err(|error| EngineError::Damaged(error.to_string()))?;
+            if change.revision != revision.value() {
+                return Err(EngineError::Damaged("a change at another's place".to_owned()));
+            }
+            stored.log.insert(revision.value(), change_text(&change));
+        }
+        Ok(stored)
+    }
+
+    /// The first difference, in words.
+    pub fn difference(&self, other: &Self) -> Option<String> {
+        fn first<K: Ord + std::fmt::Debug>(
+            what: &str,
+            left: &BTreeMap<K, Arc<str>>,
+            right: &BTreeMap<K, Arc<str>>,
+        ) -> Option<String> {
+            let keys: std::collections::BTreeSet<_> = left.keys().chain(right.keys()).collect();
+            let key = keys.into_iter().find(|key| left.get(key) != right.get(key))?;
+            Some(format!("{what} {key:?}: {:?}, and not {:?}", left.get(key), right.get(key)))
+        }
+        first("instance", &self.instances, &other.instances)
+            .or_else(|| first("host", &self.hosts, &other.hosts))
+            .or_else(|| first("gone", &self.gone, &other.gone))
+            .or_else(|| first("log", &self.log, &other.log))
+    }
+}
+
+/// All but the deadline, which no store keeps.
+fn instance_text(instance: &Instance) -> Arc<str> {
+    let Instance { key, label, location, ports, protocol, tags, meta, weight, priority, .. } = instance;
+    let Instance { lease, lease_id, deadline: _, checks, draining, registered, since, revision, .. } =
+        instance;
+    let lease = match lease {
+        Lease::Timed(duration) => format!("{duration:?}"),
+        Lease::Connection(_) => "connection".to_owned(),
+        Lease::None => "none".to_owned(),
+    };
+    format!(
+        "{key} {label} {location:?} {ports:?} {protocol:?} {tags:?} {meta:?} {weight} {priority} {lease} {lease_id} \
+         {checks:?} {draining} {registered:?} {since:?} {revision}"
+    )
+    .into()
+}
+
+fn host_text(host: &Host) -> Arc<str> {
+    format!("{host:?}").into()
+}
+
+fn left_text(instance: &Instance, reason: Reason, at: Wall, revision: u64) -> Arc<str> {
+    format!("{} {reason:?} {at:?} {revision}", instance_text(instance)).into()
+}
+
+fn change_text(change: &Change) -> Arc<str> {
+    let Change { revision, at, reason, author, what } = change;
+    let what = match what {
+        What::Instance { before, after } => {
+            format!("{:?} {:?}", before.as_deref().map(instance_text), after.as_deref().map(instance_text))
+        }
+        What::Host { before, after } => format!("{before:?} {after:?}"),
+        What::Forgotten { key } => format!("forgotten {key}"),
+    };
+    format!("{revision} {at:?} {reason:?} {author} {what}").into()
+}
+
+/// A registry and who changes it.
+pub struct World {
+    pub registry: Registry,
+    pub now: Now,
+    /// Facts that are published and not yet stored.
+    pub unstored: Vec<Change>,
+    lease_ids: u64,
+}
+
+/// The commands of one batch, and all that is committed with them.
+pub struct Batch {
+    commands: Vec<Change>,
+    pub all: Vec<Change>,
+}
+
+impl World {
+    /// A registry that begins with what was kept.
+    pub fn new(kept: Kept, now: Now) -> Self {
+        let mut registry = Registry::new(INSTANCES_MAX, FORGET_AFTER);
+        registry.restore(kept, now);
+        Self { registry, now, unstored: Vec::new(), lease_ids: now.mono_ns }
+    }
+
+    /// Facts are published; commands are what the store is asked for.
+    pub fn batch(&mut self, draws: &mut Draws) -> Batch {
+        let passed = [1, 40, 900, 7_000, 40_000][draws.below(5)];
+        self.now = self.now.after(Duration::from_millis(passed));
+        let mut facts = self.registry.due(self.now);
+        if draws.below(8) == 0 {
+            let closed = Command::Closed { connection: draws.below(2) as u64, keys: vec![key(draws)] };
+            facts.extend(self.registry.check(&closed, self.now).unwrap_or_default());
+        }
+        self.publish(facts);
+        let mut commands = Vec::new();
+        let (mut keys, mut labels) = (HashSet::new(), HashSet::new());
+        for _ in 0..1 + draws.below(BATCH_MAX) {
+            let place = key(draws);
+            // As in the writer: one command for each instance, one new instance for each label.
+            let alike = place.id.as_str().to_ascii_lowercase();
+            if !keys.insert(place.clone()) || !labels.insert((place.service.clone(), alike)) {
+                continue;
+            }
+            let command = self.command(place, draws);
+            let author = match draws.below(3) {
+                0 => Author::Server,
+                1 => Author::User(draws.below(70_000) as u32),
+                _ => Author::Address(([10, 0, 0, 7], 4000).into()),
+            };
+            for (reason, what) in self.registry.check(&command, self.now).unwrap_or_default() {
+                let on_host = matches!(what, What::Host { .. });
+                let revision = self.registry.revision() + 1 + commands.len() as u64;
+                commands.push(Registry::change(revision, reason, what, author.clone(), self.now));
+                if on_host {
+                    // Another verdict on the same host would be checked against what it is no more.
+                    return self.whole(commands);
+                }
+            }
+        }
+        self.whole(commands)
+    }
+
+    /// What time alone has changed.
+    pub fn facts(&mut self) -> Batch {
+        let facts = self.registry.due(self.now);
+        self.publish(facts);
+        self.whole(Vec::new())
+    }
+
+    fn publish(&mut self, facts: Vec<(Reason, What)>) {
+        for (reason, what) in facts {
+            let revision = self.registry.revision() + 1;
+            let change = Registry::change(revision, reason, what, Author::Server, self.now);
+            self.registry.apply(&change, self.now);
+            self.unstored.push(change);
+        }
+    }
+
+    /// An instance of the first service comes, or goes.
+    pub fn come(&mut self, id: &str) -> Batch {
+        let mut registration = self.registration(first_key(id), &mut Draws(self.registry.revision()));
+        registration.lease = Lease::None;
+        self.alone(&Command::Register(Box::new(registration)))
+    }
+
+    pub fn go(&self, id: &str) -> Batch {
+        self.alone(&Command::Deregister(Holder { key: first_key(id), lease_id: None }))
+    }
+
+    fn alone(&self, command: &Command) -> Batch {
+        let found = self.registry.check(command, self.now).expect("nothing against it");
+        let first = self.registry.revision() + 1;
+        let changes = found.into_iter().zip(first..).map(|((reason, what), revision)| {
+            Registry::change(revision, reason, what, Author::Server, self.now)
+        });
+        self.whole(changes.collect())
+    }
+
+    fn whole(&self, commands: Vec<Change>) -> Batch {
+        let all = self.unstored.iter().chain(&commands).cloned().collect();
+        Batch { commands, all }
+    }
+
+    /// The batch is durable: it becomes so.
+    pub fn acknowledge(&mut self, batch: &Batch) {
+        self.unstored.clear();
+        for change in &batch.commands {
+            self.registry.apply(change, self.now);
+        }
+    }
+
+    fn command(&mut self, key: Key, draws: &mut Draws) -> Command {
+        let holder = |key| Holder { key, lease_id: None };
+        let status = Health::ALL[draws.below(4)];
+        let report = |on, draws: &mut Draws| {
+            let output = "x".repeat(draws.below(300)).into();
+            Command::Report(Report { on, check: Arc::from("ping"), status, output })
+        };
+        match draws.below(16) {
+            0..8 => Command::Register(Box::new(self.registration(key, draws))),
+            8..12 => Command::Deregister(holder(key)),
+            12 => Command::Drain(holder(key)),
+            13 => report(Subject::Host(key.host), draws),
+            _ => report(Subject::Instance(holder(key)), draws),
+        }
+    }
+
+    fn registration(&mut self, key: Key, draws: &mut Draws) -> Registration {
+        self.lease_ids += 1;
+        let text = |draws: &mut Draws| Arc::from("v".repeat(draws.below(400)));
+        let meta = (0..draws.below(4)).map(|number| (Arc::from(format!("k{number}")), text(draws)));
+        let meta = meta.collect();
+        let target = draws.below(8) == 0;
+        Registration {
+            key,
+            location: if target {
+                Location::Target(Name::parse("db.example.com.").expect("a name"))
+            } else {
+                Location::Addresses(vec![IpAddr::from([10, 0, draws.below(200) as u8, 1])])
+            },
+            ports: (0..1 + draws.below(3))
+                .map(|number| Port {
+                    name: (number > 0).then(|| Arc::from(format!("p{number}"))),
+                    number: 1 + draws.below(60_000) as u16,
+                    transport: Transport::ALL[draws.below(2)],
+                })
+                .collect(),
+            protocol: (draws.below(2) == 0).then(|| Arc::from("http")),
+            tags: (0..draws.below(3))
+                .map(|number| Tag::parse(&format!("t{number}")).expect("a tag"))
+                .collect(),
+            meta,
+            weight: draws.below(1000) as u16,
+            priority: draws.below(3) as u16,
+            lease: match draws.below(6) {
+                0 => Lease::None,
+                1 => Lease::Connection(draws.below(2) as u64),
+                kind => Lease::Timed(Duration::from_secs([1, 15, 60, 86_400][kind - 2])),
+            },
+            lease_id: self.lease_ids,
+            checks: (0..draws.below(2)).map(|_| (Arc::from("listed"), None)).collect(),
+        }
+    }
+}
+
+fn first_key(id: &str) -> Key {
+    Key {
+        service: ServiceName::parse(SERVICES[0]).expect("a name"),
+        id: InstanceId::parse(id).expect("an id"),
+        host: HostName::parse(HOSTS[0]).expect("a host's name"),
+    }
+}
+
+fn key(draws: &mut Draws) -> Key {
+    let number = draws.below(IDS);
+    // Some are no label of DNS.
+    let id = if number.is_multiple_of(3) { format!("id:{number}") } else { format!("id-{number}") };
+    Key {
+        service: ServiceName::parse(SERVICES[draws.below(SERVICES.len())]).expect("a name"),
+        id: InstanceId::parse(&id).expect("an id"),
+        host: HostName::parse(HOSTS[draws.below(HOSTS.len())]).expect("a host's name"),
+    }
+}
