@@ -344,9 +344,14 @@ pub(crate) fn additional(view: &View, records: &[Record]) -> Vec<Record> {
     additional
 }
 
-/// The services whose names are within reach of a typing mistake, nearest first.
+/// Names looked at for one that is nearly spelt so: a hint is not worth more.
+const NEAREST_LOOKED_AT_MAX: usize = 20_000;
+
+/// The service whose name is within reach of a typing mistake.
 pub fn nearest_service(view: &View, name: &str) -> Option<ServiceName> {
     let directory = view.directory();
-    let nearest = crate::protocol::nearest(name, directory.names().map(ServiceName::as_str))?;
+    let names = directory.names().map(ServiceName::as_str).take(NEAREST_LOOKED_AT_MAX);
+    let as_long = names.filter(|known| known.len().abs_diff(name.len()) <= 1 + known.len() / 4);
+    let nearest = crate::protocol::nearest(name, as_long)?;
     ServiceName::parse(nearest).ok()
 }

@@ -5,7 +5,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -204,10 +204,18 @@ pub fn unix(path: &Path) -> Result<(UnixListener, UnixFile)> {
             bail!("{shown} is there and is not a socket; move it away, or choose another path with --socket");
         }
         Ok(_) => {
-            if UnixStream::connect(path).is_ok() {
-                bail!(
-                    "another server is listening on {shown}; stop it, or choose another path with --socket"
-                );
+            // Refused: nobody listens any more. A full queue is a live server that is busy.
+            match connects(path) {
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                    return Err(error)
+                        .with_context(|| format!("looking whether a server listens on {shown}"));
+                }
+                _ => {
+                    bail!(
+                        "another server is listening on {shown}; stop it, or choose another path with --socket"
+                    )
+                }
             }
         }
     }
@@ -228,6 +236,12 @@ pub fn unix(path: &Path) -> Result<(UnixListener, UnixFile)> {
     fs::rename(&own, path).with_context(|| format!("putting the registration socket at {shown}"))?;
     listener.set_nonblocking(true)?;
     Ok((listener, UnixFile { path: path.to_owned(), inode }))
+}
+
+fn connects(path: &Path) -> io::Result<()> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    socket.connect(&socket2::SockAddr::unix(path)?)
 }
 
 impl Drop for UnixFile {

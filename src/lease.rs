@@ -105,15 +105,21 @@ impl Leases {
 
     /// Ends and returns every lease whose deadline has passed.
     ///
-    /// A cell that its instance no longer uses (registered again since) is among them: the registry
-    /// compares it with the one in force.
-    pub fn expired(&mut self, now: Now) -> Vec<Arc<LeaseCell>> {
+    /// At most `most` of them; the rest the next time. A cell that its instance no longer uses (registered
+    /// again since) is among them: the registry compares it with the one in force.
+    pub fn expired(&mut self, now: Now, most: usize) -> Vec<Arc<LeaseCell>> {
         let mut expired = Vec::new();
         while let Some(entry) = self.buckets.first_entry() {
             if entry.key() * BUCKET_NS > now.mono_ns {
                 break;
             }
-            for cell in entry.remove() {
+            let (bucket, mut cells) = entry.remove_entry();
+            while let Some(cell) = cells.pop() {
+                if expired.len() == most {
+                    cells.push(cell);
+                    self.buckets.insert(bucket, cells);
+                    return expired;
+                }
                 if cell.expire(now) {
                     expired.push(cell);
                 } else {
@@ -147,10 +153,10 @@ mod tests {
     fn a_lease_ends_after_its_deadline_and_never_before() {
         let mut leases = Leases::default();
         leases.arm(&cell(Duration::from_millis(1001)));
-        assert!(leases.expired(at(1000)).is_empty());
+        assert!(leases.expired(at(1000), 10).is_empty());
         let due = leases.next_ns().unwrap();
         assert!((1_001_000_000..1_001_000_000 + BUCKET_NS).contains(&due));
-        assert_eq!(leases.expired(Now { mono_ns: due, ..Now::default() }).len(), 1);
+        assert_eq!(leases.expired(Now { mono_ns: due, ..Now::default() }, 10).len(), 1);
         assert_eq!(leases.next_ns(), None);
     }
 
@@ -160,8 +166,8 @@ mod tests {
         let cell = cell(Duration::from_secs(1));
         leases.arm(&cell);
         assert!(cell.renew(at(900)));
-        assert!(leases.expired(at(1500)).is_empty());
-        assert_eq!(leases.expired(at(1904)).len(), 1);
+        assert!(leases.expired(at(1500), 10).is_empty());
+        assert_eq!(leases.expired(at(1904), 10).len(), 1);
         assert!(!cell.renew(at(1905)));
         assert_eq!(cell.deadline_ns(), None);
     }
@@ -172,6 +178,6 @@ mod tests {
         let cell = cell(Duration::from_secs(1));
         leases.arm(&cell);
         assert!(cell.renew(at(1002)));
-        assert!(leases.expired(at(1010)).is_empty());
+        assert!(leases.expired(at(1010), 10).is_empty());
     }
 }

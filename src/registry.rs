@@ -461,10 +461,10 @@ impl Registry {
         Ok(vec![(Reason::Reported, what)])
     }
 
-    /// What time has changed by `now`: leases that ran out, gone instances to forget.
-    pub fn due(&mut self, now: Now) -> Vec<(Reason, What)> {
+    /// What time has changed by `now`: leases that ran out, gone instances to forget; `most` of each.
+    pub fn due(&mut self, now: Now, most: usize) -> Vec<(Reason, What)> {
         let mut due = Vec::new();
-        for cell in self.leases.expired(now) {
+        for cell in self.leases.expired(now, most) {
             // A cell that is no longer its instance's belongs to a registration that was replaced.
             if let Some(instance) =
                 self.instance(&cell.key).filter(|instance| Arc::ptr_eq(&instance.deadline, &cell))
@@ -473,8 +473,10 @@ impl Registry {
             }
         }
         let mut over = self.gone.saturating_sub(GONE_MAX);
-        while let Some((_, key, revision)) =
-            self.forget.pop_front_if(|(at_ns, ..)| *at_ns <= now.mono_ns || over > 0)
+        let enough = due.len() + most;
+        while due.len() < enough
+            && let Some((_, key, revision)) =
+                self.forget.pop_front_if(|(at_ns, ..)| *at_ns <= now.mono_ns || over > 0)
         {
             let gone = self.services.get(&key.service).map(|service| &service.gone);
             let later = gone.and_then(|gone| gone.iter().find(|gone| gone.instance.key == key));

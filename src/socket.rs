@@ -107,7 +107,7 @@ async fn connection(
 ) {
     let peer = desk.peer(&author, place.number);
     let (reader, writer) = tokio::io::split(stream);
-    let mut session = Session::new(&desk, author, peer, writer);
+    let mut session = Session::new(&desk, author, peer, writer, place.closing().clone());
     let ended = session.run(&mut BufReader::new(reader), &place).await;
     if let Err(error) = ended {
         tracing::debug!(%error, "registration socket");

@@ -48,8 +48,8 @@ pub struct Settings {
 pub struct View {
     pub settings: Settings,
     services: papaya::HashMap<ServiceName, Arc<ServiceView>>,
-    ids: papaya::HashMap<InstanceId, Arc<[Key]>>,
-    addresses: papaya::HashMap<IpAddr, Arc<[Key]>>,
+    ids: papaya::HashMap<InstanceId, Keys>,
+    addresses: papaya::HashMap<IpAddr, Keys>,
     /// How many services know a tag: whether `_tag.<apex>` is a name.
     tags: papaya::HashMap<Label, usize>,
     directory: ArcSwap<Directory>,
@@ -300,18 +300,10 @@ impl View {
         self.ids.pin().reserve(registry.instances());
         self.addresses.pin().reserve(registry.instances());
         self.services.pin().reserve(registry.services().count());
-        // One machine may have ten thousand of them: an address gets all its keys at once.
-        let mut places: Vec<(IpAddr, &Key)> = Vec::with_capacity(registry.instances());
         for (_, service) in registry.services() {
             for instance in service.instances.values() {
-                add_key(&self.ids, instance.key.id.clone(), &instance.key);
-                places.extend(instance.addresses().iter().map(|address| (*address, &instance.key)));
+                self.index(None, Some(instance));
             }
-        }
-        places.sort_unstable();
-        let addresses = self.addresses.pin();
-        for place in places.chunk_by(|one, next| one.0 == next.0) {
-            addresses.insert(place[0].0, place.iter().map(|(_, key)| (*key).clone()).collect());
         }
         let mut names: Vec<ServiceName> = registry.services().map(|(name, _)| name.clone()).collect();
         names.sort_unstable();
@@ -461,8 +453,8 @@ impl View {
         self.members_of(self.addresses.pin().get(address))
     }
 
-    fn members_of(&self, keys: Option<&Arc<[Key]>>) -> Vec<Member> {
-        keys.into_iter().flat_map(|keys| keys.iter()).filter_map(|key| self.member(key)).collect()
+    fn members_of(&self, keys: Option<&Keys>) -> Vec<Member> {
+        keys.map(Keys::sorted).unwrap_or_default().iter().filter_map(|key| self.member(key)).collect()
     }
 
     /// The instances that match, in order of service and label, `after` a place in that order, `most` of them;
@@ -515,28 +507,58 @@ impl View {
     }
 }
 
-fn add_key<K: Hash + Eq + Clone>(index: &papaya::HashMap<K, Arc<[Key]>>, at: K, key: &Key) {
-    let index = index.pin();
-    let keys: Arc<[Key]> = match index.get(&at) {
-        None => Arc::from([key.clone()]), // nearly always
-        Some(keys) => keys.iter().chain([key]).cloned().collect(),
-    };
-    index.insert(at, keys);
+/// The instances under one id or at one address: nearly always one, and sometimes thousands, where a
+/// change must not copy them all.
+#[derive(Clone)]
+enum Keys {
+    One(Key),
+    Many(Arc<papaya::HashMap<Key, ()>>),
 }
 
-fn remove_key<K: Hash + Eq + Clone>(index: &papaya::HashMap<K, Arc<[Key]>>, at: &K, key: &Key) {
+impl Keys {
+    /// In order, so that an answer does not depend on a hash.
+    fn sorted(&self) -> Vec<Key> {
+        match self {
+            Self::One(key) => vec![key.clone()],
+            Self::Many(keys) => {
+                let mut keys: Vec<Key> = keys.pin().keys().cloned().collect();
+                keys.sort_unstable();
+                keys
+            }
+        }
+    }
+}
+
+fn add_key<K: Hash + Eq>(index: &papaya::HashMap<K, Keys>, at: K, key: &Key) {
     let index = index.pin();
-    let keys: Vec<Key> = index
-        .get(at)
-        .into_iter()
-        .flat_map(|keys| keys.iter())
-        .filter(|known| *known != key)
-        .cloned()
-        .collect();
-    if keys.is_empty() {
+    match index.get(&at) {
+        None => {
+            index.insert(at, Keys::One(key.clone()));
+        }
+        Some(Keys::Many(keys)) => {
+            keys.pin().insert(key.clone(), ());
+        }
+        Some(Keys::One(first)) => {
+            let keys = papaya::HashMap::new();
+            keys.pin().insert(first.clone(), ());
+            keys.pin().insert(key.clone(), ());
+            index.insert(at, Keys::Many(Arc::new(keys)));
+        }
+    }
+}
+
+fn remove_key<K: Hash + Eq>(index: &papaya::HashMap<K, Keys>, at: &K, key: &Key) {
+    let index = index.pin();
+    let empty = match index.get(at) {
+        None => false,
+        Some(Keys::One(only)) => only == key,
+        Some(Keys::Many(keys)) => {
+            keys.pin().remove(key);
+            keys.is_empty()
+        }
+    };
+    if empty {
         index.remove(at);
-    } else {
-        index.insert(at.clone(), keys.into());
     }
 }
 

@@ -31,7 +31,8 @@ const QUEUE_MAX: usize = 4096;
 const BATCH_MAX: usize = 256;
 /// Batches a slow watcher may be behind before it is cut off.
 const WATCH_BACKLOG: usize = 4096;
-/// Facts published and not yet stored. Where the store takes none for so long, leases stand still.
+/// Facts published and not yet stored, half of what is reserved for them: revisions are never given out
+/// twice. Where the store takes none for so long, leases stand still.
 const UNSTORED_MAX: usize = 32_768;
 /// How often the time is looked at, whatever else happens.
 const TICK: Duration = Duration::from_millis(100);
@@ -48,8 +49,9 @@ pub enum Event {
         author: Author,
         done: Option<oneshot::Sender<Verdict>>,
     },
+    /// With what matches the filter now, where there is one.
     Watch {
-        filter: Box<Filter>,
+        filter: Option<Box<Filter>>,
         done: oneshot::Sender<Watch>,
     },
     /// Asks whether the writer is alive.
@@ -109,9 +111,11 @@ impl Handle {
         self.events.send(Event::Command { command, author, done: None }).await.map_err(|_| Stopped)
     }
 
-    pub async fn watch(&self, filter: Filter) -> Result<Watch, Stopped> {
+    /// Every change from here on; with a filter, what matches it now.
+    pub async fn watch(&self, filter: Option<Filter>) -> Result<Watch, Stopped> {
         let (done, watch) = oneshot::channel();
-        self.events.send(Event::Watch { filter: Box::new(filter), done }).await.map_err(|_| Stopped)?;
+        let filter = filter.map(Box::new);
+        self.events.send(Event::Watch { filter, done }).await.map_err(|_| Stopped)?;
         watch.await.map_err(|_| Stopped)
     }
 
@@ -212,7 +216,7 @@ impl Writer {
     }
 
     fn next_look(&self) -> std::time::Instant {
-        let due = self.registry.next_due_ns().filter(|_| self.unstored.len() < UNSTORED_MAX);
+        let due = self.registry.next_due_ns().filter(|_| self.unstored.len() + 1 < UNSTORED_MAX);
         let tick = self.seen_ns + nanoseconds(TICK);
         self.clock.instant(due.map_or(tick, |due| due.min(tick)))
     }
@@ -232,7 +236,8 @@ impl Writer {
     /// One batch: facts first, then commands together, then the answers.
     async fn work(&mut self, events: VecDeque<Event>) {
         let now = self.look();
-        let mut facts = if self.unstored.len() < UNSTORED_MAX { self.registry.due(now) } else { Vec::new() };
+        let room = UNSTORED_MAX.saturating_sub(self.unstored.len());
+        let mut facts = self.registry.due(now, room / 2);
         let mut round = Round::default();
         let mut after = Vec::new();
         let mut commands = VecDeque::new();
@@ -256,7 +261,11 @@ impl Writer {
             match event {
                 Event::Watch { filter, done } => {
                     // At this point the view is the registry, and the next change goes to the receiver.
-                    let (members, _) = self.view.list(&filter, None, usize::MAX);
+                    let begun = self.clock.now();
+                    let members = filter.map(|filter| self.view.list(&filter, None, usize::MAX).0);
+                    let members = members.unwrap_or_default();
+                    // Time that we spent ourselves is no absence.
+                    self.seen_ns += self.clock.now().mono_ns - begun.mono_ns;
                     let (revision, changes) = (self.registry.revision(), self.watchers.subscribe());
                     let unstored = self.unstored.clone();
                     drop(done.send(Watch { members, revision, unstored, changes }));

@@ -157,7 +157,7 @@ impl System {
         let end = self.now.after(duration);
         while let Some(due) = self.registry.next_due_ns().filter(|due| *due <= end.mono_ns) {
             self.now = self.now.after(Duration::from_nanos(due.saturating_sub(self.now.mono_ns)));
-            let found = self.registry.due(self.now);
+            let found = self.registry.due(self.now, 1000);
             self.apply(found);
         }
         self.now = self.now.after(Duration::from_nanos(end.mono_ns - self.now.mono_ns));

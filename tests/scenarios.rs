@@ -284,7 +284,7 @@ impl Stage {
             let due = self.registry.next_due_ns().filter(|due| *due <= end.mono_ns);
             let step = due.map_or(end.mono_ns, |due| due.max(self.now.mono_ns)) - self.now.mono_ns;
             self.now = self.now.after(Duration::from_nanos(step));
-            let found = self.registry.due(self.now);
+            let found = self.registry.due(self.now, 1000);
             out.push_str(&self.apply(found, &Author::Server));
             if due.is_none() {
                 return out;

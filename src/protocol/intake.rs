@@ -68,7 +68,10 @@ impl RegisterForm {
                 let target = parse_target(target).map_err(|unfit| Problem::invalid("target", unfit))?;
                 return Ok(Location::Target(target));
             }
-            (None, None) => return Ok(Location::Addresses(peer.addresses.clone())),
+            (None, None) => {
+                let usual = peer.addresses.iter().map(|address| usable_address(*address, peer));
+                return Ok(Location::Addresses(usual.collect::<Result<_, _>>()?));
+            }
             (Some(address), None) => &address.0,
         };
         let mut addresses: Vec<IpAddr> = Vec::new();

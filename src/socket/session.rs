@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 use super::Desk;
 use super::lines::{LINE_TIME_MAX, Read, buffered_line, read_line};
@@ -27,6 +28,8 @@ const PIPELINE_MAX: usize = 256;
 pub(super) const REPLIES_OCTETS_MAX: usize = 64 * 1024;
 /// How long a client may leave replies unread before the connection is given up.
 const WRITE_TIME_MAX: Duration = Duration::from_secs(10);
+/// How long it may take to write what is under way when the connection has to close.
+const LAST_WRITE_TIME_MAX: Duration = Duration::from_secs(1);
 /// How long the rest of a refused line is read and thrown away, so that its error arrives.
 const LINGER: Duration = Duration::from_secs(2);
 
@@ -36,6 +39,8 @@ pub struct Session<'a, W> {
     author: Author,
     peer: Peer,
     writer: W,
+    /// Cancelled when the connection has to close.
+    closing: CancellationToken,
     /// Replies not written yet.
     pub(super) out: Vec<u8>,
     /// Commands whose verdict is still to come; their replies go out before any other.
@@ -59,8 +64,17 @@ enum Next {
 }
 
 impl<'a, W: AsyncWrite + Unpin> Session<'a, W> {
-    pub fn new(desk: &'a Desk, author: Author, peer: Peer, writer: W) -> Self {
-        Self { desk, author, peer, writer, out: Vec::new(), waiting: Vec::new(), bound: HashSet::new() }
+    pub fn new(desk: &'a Desk, author: Author, peer: Peer, writer: W, closing: CancellationToken) -> Self {
+        Self {
+            desk,
+            author,
+            peer,
+            writer,
+            closing,
+            out: Vec::new(),
+            waiting: Vec::new(),
+            bound: HashSet::new(),
+        }
     }
 
     /// The instances that are bound to the connection; what was asked for before an error among them.
@@ -322,8 +336,17 @@ impl<'a, W: AsyncWrite + Unpin> Session<'a, W> {
     pub(super) async fn flush(&mut self) -> io::Result<()> {
         self.settle().await;
         if !self.out.is_empty() {
-            timeout(WRITE_TIME_MAX, self.writer.write_all(&self.out)).await??;
+            // Who does not read must not hold up the server's end; what is under way may still arrive.
+            let given_up = async {
+                self.closing.cancelled().await;
+                tokio::time::sleep(LAST_WRITE_TIME_MAX).await;
+            };
+            tokio::select! {
+                written = timeout(WRITE_TIME_MAX, self.writer.write_all(&self.out)) => written??,
+                () = given_up => return Err(io::ErrorKind::TimedOut.into()),
+            }
             self.out.clear();
+            self.out.shrink_to(REPLIES_OCTETS_MAX);
         }
         Ok(())
     }

@@ -26,7 +26,7 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
         reader: &mut (impl AsyncReadExt + Unpin),
         place: &Place,
     ) -> io::Result<()> {
-        let Ok(mut watch) = self.desk.writer.watch(filter.clone()).await else {
+        let Ok(mut watch) = self.desk.writer.watch(Some(filter.clone())).await else {
             self.reply(Reply::Error(stopping())).await;
             return self.flush().await;
         };
@@ -97,7 +97,7 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
         reader: &mut (impl AsyncReadExt + Unpin),
         place: &Place,
     ) -> io::Result<()> {
-        let Ok(mut watch) = self.desk.writer.watch(Filter::default()).await else {
+        let Ok(mut watch) = self.desk.writer.watch(since.is_none().then(Filter::default)).await else {
             self.reply(Reply::Error(stopping())).await;
             return self.flush().await;
         };
@@ -117,7 +117,6 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
                 return self.flush().await;
             }
             Some(since) => {
-                watch.members = Vec::new();
                 if let Err(problem) = self.past(since, now).await? {
                     self.reply(Reply::Error(problem)).await;
                     return self.flush().await;

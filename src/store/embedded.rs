@@ -11,6 +11,7 @@
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -256,7 +257,7 @@ pub fn restore(directory: &Path, records: &[Raw], now: Now) -> Result<Option<Pat
     };
     let new = directory.join(format!("{FILE}.new"));
     let writing = || -> Result<(), EngineError> {
-        let file = File::options().create(true).truncate(true).read(true).write(true).open(&new);
+        let file = File::options().create(true).truncate(true).read(true).write(true).mode(0o600).open(&new);
         let backend = redb::backends::FileBackend::new(file.map_err(EngineError::Io)?)?;
         let engine = Engine::open(backend, Arc::default(), now.wall)?;
         engine.fill(records, before)?;
@@ -280,8 +281,10 @@ pub fn restore(directory: &Path, records: &[Raw], now: Now) -> Result<Option<Pat
 /// Takes the directory for this process; the lock goes with the descriptor, however the process ends.
 fn lock(directory: &Path) -> Result<Flock<File>, OpenError> {
     let path = directory.join(LOCK);
-    std::fs::create_dir_all(directory).map_err(|source| io_error(directory, source))?;
-    let file = File::options().create(true).truncate(false).read(true).write(true).open(&path);
+    // Ids of leases are in it: nobody else's to read.
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
+    made.map_err(|source| io_error(directory, source))?;
+    let file = File::options().create(true).truncate(false).read(true).write(true).mode(0o600).open(&path);
     let file = file.map_err(|source| io_error(&path, source))?;
     match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
         Ok(mut lock) => {
@@ -315,7 +318,7 @@ fn make_file(directory: &Path, now: Now) -> Result<(), OpenError> {
         return Ok(());
     }
     let new = directory.join(format!("{FILE}.new"));
-    let file = File::options().create(true).truncate(true).read(true).write(true).open(&new);
+    let file = File::options().create(true).truncate(true).read(true).write(true).mode(0o600).open(&new);
     let file = file.map_err(|source| io_error(&new, source))?;
     drop(open_engine(&new, file, &Arc::default(), now)?);
     // A name lasts when its directory is synced: what is in the file is not enough.

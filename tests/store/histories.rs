@@ -177,7 +177,7 @@ impl World {
     pub fn batch(&mut self, draws: &mut Draws) -> Batch {
         let passed = [1, 40, 900, 7_000, 40_000][draws.below(5)];
         self.now = self.now.after(Duration::from_millis(passed));
-        let mut facts = self.registry.due(self.now);
+        let mut facts = self.registry.due(self.now, 1000);
         if draws.below(8) == 0 {
             let closed = Command::Closed { connection: draws.below(2) as u64, keys: vec![key(draws)] };
             facts.extend(self.registry.check(&closed, self.now).unwrap_or_default());
@@ -213,7 +213,7 @@ impl World {
 
     /// What time alone has changed.
     pub fn facts(&mut self) -> Batch {
-        let facts = self.registry.due(self.now);
+        let facts = self.registry.due(self.now, 1000);
         self.publish(facts);
         self.whole(Vec::new())
     }

@@ -128,7 +128,7 @@ impl Live {
     /// Time goes on, and what it changes is published.
     pub fn wait(&mut self, time: Duration) {
         self.now = self.now.after(time);
-        let due = self.registry.due(self.now);
+        let due = self.registry.due(self.now, 1000);
         self.carry_out(due);
     }
 
