@@ -19,6 +19,9 @@ use crate::time::{Now, nanoseconds};
 /// Width of a bucket, in nanoseconds: the most that an expiry is late by our own doing.
 const BUCKET_NS: u64 = 4_000_000;
 
+/// From here on an absence of ours is no hiccup: the shortest lease is as long.
+const ABSENCE_LONG: Duration = Duration::from_secs(1);
+
 /// No deadline: `none`, or bound to an open connection.
 const NEVER: u64 = u64::MAX - 1;
 /// The lease is over, for good.
@@ -53,6 +56,14 @@ impl LeaseCell {
             EXPIRED => None,
             NEVER => Some(NEVER),
             _ => Some(renewed),
+        })
+    }
+
+    fn extend(&self, by: Duration) -> bool {
+        self.replace(|deadline| match deadline {
+            EXPIRED => None,
+            NEVER => Some(NEVER),
+            deadline => Some(deadline + nanoseconds(by)),
         })
     }
 
@@ -96,10 +107,14 @@ impl Leases {
         self.buckets.keys().next().map(|bucket| bucket * BUCKET_NS)
     }
 
-    /// Gives every lease one whole duration from `now`: we were away, and could not hear its holder.
-    pub fn renew_all(&self, now: Now) {
+    /// We were away for so long, and could not hear the holders: a short absence is added to every lease;
+    /// after a long one, in which a holder may have given up for a while, each gets one whole duration.
+    pub fn after_absence(&self, away: Duration, now: Now) {
         for cell in self.buckets.values().flatten() {
-            cell.renew(now);
+            match away {
+                away if away >= ABSENCE_LONG => cell.renew(now),
+                away => cell.extend(away),
+            };
         }
     }
 
@@ -170,6 +185,18 @@ mod tests {
         assert_eq!(leases.expired(at(1904), 10).len(), 1);
         assert!(!cell.renew(at(1905)));
         assert_eq!(cell.deadline_ns(), None);
+    }
+
+    #[test]
+    fn an_absence_is_added_and_a_long_one_starts_anew() {
+        let mut leases = Leases::default();
+        let cell = cell(Duration::from_secs(10));
+        leases.arm(&cell);
+        leases.after_absence(Duration::from_millis(300), at(9_000));
+        assert_eq!(cell.deadline_ns(), at(10_300).mono_ns.into());
+        leases.after_absence(Duration::from_secs(60), at(69_000));
+        assert_eq!(cell.deadline_ns(), at(79_000).mono_ns.into());
+        assert_eq!(leases.expired(at(79_000), 10).len(), 1);
     }
 
     #[test]

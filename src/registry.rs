@@ -298,9 +298,9 @@ impl Registry {
         self.instances_max
     }
 
-    /// Gives every lease one whole duration from `now`: we were away, and could not hear the holders.
-    pub fn renew_leases(&self, now: Now) {
-        self.leases.renew_all(now);
+    /// We were away for so long, and could not hear the holders: their leases are longer by that, or anew.
+    pub fn after_absence(&self, away: Duration, now: Now) {
+        self.leases.after_absence(away, now);
     }
 
     /// Puts back what a store kept: no change, and nothing that anybody waits for.

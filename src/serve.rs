@@ -192,8 +192,9 @@ async fn load(
         registry.restore(loaded.kept, read);
         view.set_serial_base(loaded.serial_base);
         view.publish_all(&registry);
-        registry.renew_leases(clock.now()); // repair and loading took their time: a lease runs from here
         let since = |then: Now| Duration::from_nanos(clock.now().mono_ns - then.mono_ns);
+        // Repair and loading took their time: a lease runs from here.
+        registry.after_absence(since(begun), clock.now());
         tracing::debug!(instances = registry.instances(), reading = ?since(begun) - since(read), publishing = ?since(read), "loaded");
         Ok((Store::Embedded(embedded), registry))
     });

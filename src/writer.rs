@@ -36,8 +36,9 @@ const WATCH_BACKLOG: usize = 4096;
 const UNSTORED_MAX: usize = 32_768;
 /// How often the time is looked at, whatever else happens.
 const TICK: Duration = Duration::from_millis(100);
-/// Longer than this without a look at the time, and we were stopped or starved: nobody could renew a lease.
-const AWAY_MIN: Duration = Duration::from_secs(1);
+/// Longer than this without a look at the time, and we were stopped or starved: nobody could renew a lease. A
+/// quarter of the shortest one: who renews in good time has that much to spare.
+const AWAY_MIN: Duration = Duration::from_millis(250);
 /// How long facts wait for another try where the store refused them.
 const STORE_AGAIN: Duration = Duration::from_millis(500);
 
@@ -221,14 +222,14 @@ impl Writer {
         self.clock.instant(due.map_or(tick, |due| due.min(tick)))
     }
 
-    /// Looks at the time; where we were away, every lease gets one whole duration.
+    /// Looks at the time; where we were away, leases do not run out for it.
     fn look(&mut self) -> Now {
         let now = self.clock.now();
         let away = Duration::from_nanos(now.mono_ns.saturating_sub(self.seen_ns));
         self.seen_ns = now.mono_ns;
         if away > AWAY_MIN {
-            tracing::warn!(?away, "this process was stopped or starved; every lease starts anew");
-            self.registry.renew_leases(now);
+            tracing::warn!(?away, "this process was stopped or starved; leases are longer by that, or anew");
+            self.registry.after_absence(away, now);
         }
         now
     }
@@ -399,7 +400,7 @@ impl Writer {
             let away = Duration::from_nanos(now.mono_ns.saturating_sub(self.seen_ns));
             self.seen_ns = now.mono_ns;
             if away > AWAY_MIN {
-                self.registry.renew_leases(now);
+                self.registry.after_absence(away, now);
             }
             if let Some(committed) = committed {
                 return committed.map_err(|failure| failure.to_string().into());

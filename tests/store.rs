@@ -20,9 +20,15 @@ mod harness;
 mod crashes;
 #[path = "store/disk.rs"]
 mod disk;
+#[path = "store/faults.rs"]
+mod faults;
 #[path = "store/histories.rs"]
 mod histories;
 #[path = "store/kills.rs"]
 mod kills;
 #[path = "store/octets.rs"]
 mod octets;
+#[path = "store/pauses.rs"]
+mod pauses;
+#[path = "store/refusals.rs"]
+mod refusals;

@@ -377,6 +377,12 @@ impl fmt::Display for EngineError {
 impl<E: Into<redb::Error>> From<E> for EngineError {
     fn from(error: E) -> Self {
         match error.into() {
+            // So the library calls a file that is none of its own, or too short.
+            redb::Error::Io(error)
+                if matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) =>
+            {
+                Self::Damaged(error.to_string())
+            }
             redb::Error::Io(error) => Self::Io(error),
             error @ redb::Error::PreviousIo => Self::Io(io::Error::other(error.to_string())),
             error @ redb::Error::UpgradeRequired(_) => Self::Newer(error.to_string()),

@@ -38,6 +38,8 @@ pub enum Kind {
     /// Writes and changes of the length.
     Write,
     Sync,
+    /// Writes, and only once a sync has succeeded.
+    WriteAfterSync,
 }
 
 /// The disk; another handle is another descriptor of the same file.
@@ -105,6 +107,11 @@ impl Disk {
 
     fn step(&self, kind: Kind, step: Step) -> io::Result<()> {
         self.with(|state| {
+            if kind == Kind::Sync
+                && let Some(fault @ Fault { on: Kind::WriteAfterSync, .. }) = &mut state.fault
+            {
+                fault.on = Kind::Write;
+            }
             if let Some(fault) = &mut state.fault
                 && fault.on == kind
             {

@@ -1,0 +1,182 @@
+//! Stopped processes and clocks that jump: nobody leaves who would have spoken.
+//!
+//! `CALLSIGN_PAUSE_LEASES`, `CALLSIGN_PAUSE_LEASE_S` and `CALLSIGN_PAUSE_S` make the long stop longer.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use serde_json::json;
+
+use crate::harness::{Client, Server, now, stays};
+
+const PIECE: usize = 250;
+
+fn number(name: &str, default: u64) -> u64 {
+    match std::env::var(name) {
+        Ok(text) => text.parse().unwrap_or_else(|_| panic!("{name} is a number")),
+        Err(_) => default,
+    }
+}
+
+/// One request for each of `count` instances; how many replies have the member `verb`.
+fn ask_all(client: &mut Client, count: u64, verb: &str, request: impl Fn(u64) -> serde_json::Value) -> u64 {
+    send_all(client, 0, count, &request);
+    take_all(client, count, verb)
+}
+
+fn send_all(client: &mut Client, first: u64, count: u64, request: &impl Fn(u64) -> serde_json::Value) {
+    let mut piece = String::new();
+    for number in first..first + count {
+        piece.push_str(&request(number).to_string());
+        piece.push('\n');
+    }
+    client.send_raw(piece.as_bytes()).expect("sending");
+}
+
+fn take_all(client: &mut Client, count: u64, verb: &str) -> u64 {
+    (0..count).filter(|_| client.receive().get(verb).is_some()).count() as u64
+}
+
+fn id(number: u64) -> String {
+    format!("i{number}")
+}
+
+fn registration(number: u64, lease: &str) -> serde_json::Value {
+    let service = format!("s{}", number / 100);
+    json!({"register": {"service": service, "id": id(number), "address": "10.0.0.7", "port": 80, "lease": lease}})
+}
+
+fn heartbeat(number: u64) -> serde_json::Value {
+    json!({"heartbeat": {"service": format!("s{}", number / 100), "id": id(number)}})
+}
+
+/// In pieces that no buffer stops.
+fn in_pieces(client: &mut Client, count: u64, verb: &str, request: impl Fn(u64) -> serde_json::Value) -> u64 {
+    let firsts = (0..count).step_by(PIECE);
+    firsts
+        .map(|first| {
+            let of_piece = (count - first).min(PIECE as u64);
+            send_all(client, first, of_piece, &request);
+            take_all(client, of_piece, verb)
+        })
+        .sum()
+}
+
+fn pass(time: Duration) {
+    stays(time, || true);
+}
+
+#[test]
+fn nobody_expires_over_a_stop() {
+    let leases = number("CALLSIGN_PAUSE_LEASES", 500);
+    let lease = number("CALLSIGN_PAUSE_LEASE_S", 2);
+    let stop = Duration::from_secs(number("CALLSIGN_PAUSE_S", 3));
+    let server = Server::start(&[]);
+    let mut client = server.client();
+    let text = format!("{lease}s");
+    let registered = in_pieces(&mut client, leases, "registered", |number| registration(number, &text));
+    assert_eq!(registered, leases);
+    assert_eq!(in_pieces(&mut client, leases, "renewed", heartbeat), leases);
+    server.signal(Signal::SIGSTOP);
+    pass(stop);
+    server.signal(Signal::SIGCONT);
+    let begun = now();
+    let renewed = in_pieces(&mut client, leases, "renewed", heartbeat);
+    let took = begun.elapsed();
+    println!("pauses: {leases} leases of {lease} s, stopped for {stop:?}: {renewed} renewed within {took:?}");
+    // A machine too slow to say so within one lease has shown nothing.
+    assert!(renewed == leases || took >= Duration::from_secs(lease), "{} expired", leases - renewed);
+    // Who says nothing after it leaves all the same.
+    let mut other = server.client();
+    crate::harness::eventually("the end of the leases", crate::harness::DEADLINE, || {
+        other.list().is_empty().then_some(())
+    });
+}
+
+#[test]
+fn a_heartbeat_that_waited_in_the_socket_counts() {
+    const COUNT: u64 = 50;
+    let server = Server::start(&[]);
+    for _ in 0..4 {
+        let mut client = server.client();
+        let before = now();
+        assert_eq!(ask_all(&mut client, COUNT, "registered", |number| registration(number, "1s")), COUNT);
+        pass(Duration::from_millis(250).saturating_sub(before.elapsed()));
+        server.signal(Signal::SIGSTOP);
+        let stopped = now();
+        send_all(&mut client, 0, COUNT, &heartbeat);
+        let in_time = before.elapsed() < Duration::from_secs(1);
+        pass(Duration::from_millis(900));
+        server.signal(Signal::SIGCONT);
+        let away = stopped.elapsed();
+        let renewed = take_all(&mut client, COUNT, "renewed");
+        assert!(renewed == COUNT || !in_time, "{} expired over a stop of {away:?}", COUNT - renewed);
+    }
+}
+
+/// The library that shows a process another wall clock.
+fn faketime() -> PathBuf {
+    let places = std::fs::read_dir("/usr/lib").expect("a directory").flatten();
+    let found = places.map(|place| place.path().join("faketime/libfaketimeMT.so.1"));
+    found.into_iter().find(|path| path.exists()).expect("libfaketime, of Debian's package faketime")
+}
+
+#[test]
+fn a_wall_clock_that_jumps_by_years_ends_no_lease() {
+    const COUNT: u64 = 100;
+    const STEPS: [&str; 6] = ["+1y", "-1y", "+10d", "-3y", "+2h", "+0"];
+    let directory = tempfile::tempdir().expect("a directory");
+    let clock = directory.path().join("clock");
+    std::fs::write(&clock, "+0\n").expect("writing a file");
+    let words = [
+        format!("LD_PRELOAD={}", faketime().display()),
+        format!("FAKETIME_TIMESTAMP_FILE={}", clock.display()),
+        "FAKETIME_NO_CACHE=1".to_owned(),
+        "DONT_FAKE_MONOTONIC=1".to_owned(),
+    ];
+    let before: Vec<&str> = ["env"].into_iter().chain(words.iter().map(String::as_str)).collect();
+    let server = Server::start_under(&before, &[]);
+    let mut client = server.client();
+    assert_eq!(ask_all(&mut client, COUNT, "registered", |number| registration(number, "2s")), COUNT);
+    let mut walls = std::collections::BTreeSet::new();
+    for step in STEPS {
+        std::fs::write(&clock, format!("{step}\n")).expect("writing a file");
+        let begun = now();
+        pass(Duration::from_millis(600));
+        let renewed = ask_all(&mut client, COUNT, "renewed", heartbeat);
+        let late = begun.elapsed() >= Duration::from_secs(2);
+        assert!(renewed == COUNT || late, "{} expired after a step of {step}", COUNT - renewed);
+        let mark = client.ask(&json!({"register": {"service": "mark", "id": step, "address": "10.0.0.7", "port": 80, "lease": "none"}}));
+        assert!(mark.get("registered").is_some(), "{mark}");
+        let shown = client.done("found", &json!({"lookup": {"id": step}}));
+        walls.insert(shown["instances"][0]["registered"].as_str().expect("a time")[..4].to_owned());
+    }
+    assert!(walls.len() >= 3, "the clock did not jump: {walls:?}");
+    // And what is not renewed leaves.
+    crate::harness::eventually("the end of the leases", crate::harness::DEADLINE, || {
+        (client.list().len() == STEPS.len()).then_some(())
+    });
+}
+
+#[test]
+fn a_machine_that_was_up_for_years_is_like_any_other() {
+    const COUNT: u64 = 100;
+    let mut before = vec!["unshare", "--time", "--monotonic", "315360000", "--boottime", "315360000"];
+    if !nix::unistd::geteuid().is_root() {
+        before.extend(["--user", "--map-root-user"]);
+    }
+    before.extend(["--fork", "--kill-child"]);
+    let server = Server::start_under(&before, &[]);
+    let mut client = server.client();
+    assert_eq!(ask_all(&mut client, COUNT, "registered", |number| registration(number, "1s")), COUNT);
+    for _ in 0..5 {
+        let begun = now();
+        pass(Duration::from_millis(400));
+        let renewed = ask_all(&mut client, COUNT, "renewed", heartbeat);
+        assert!(renewed == COUNT || begun.elapsed() >= Duration::from_secs(1), "{} expired", COUNT - renewed);
+    }
+    crate::harness::eventually("the end of the leases", crate::harness::DEADLINE, || {
+        client.list().is_empty().then_some(())
+    });
+}
