@@ -192,6 +192,61 @@ fn a_disk_that_is_read_only_for_a_while_takes_writes_afterwards() {
     in_turn("pwrite64", "EROFS", false, (0..faults().div_ceil(2)).map(some));
 }
 
+/// strace beside a running server, until it is dropped.
+struct Attached(Child);
+
+impl Attached {
+    /// From here on each of these calls fails, in every thread.
+    fn new(server: &Server, calls: &str, error: &str) -> Self {
+        let (trace, inject) = (format!("trace={calls}"), format!("inject={calls}:error={error}"));
+        let pid = server.pid().to_string();
+        let mut command = Command::new("strace");
+        command.args(["-f", "-qq", "-o", "/dev/null", "-e", &trace, "-e", &inject, "-p", &pid]);
+        let attached = Self(command.spawn().expect("starting strace"));
+        eventually("strace at every thread", DEADLINE, || {
+            let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("the threads of our own child");
+            let mut traced = tasks.flatten().map(|task| {
+                let status = fs::read_to_string(task.path().join("status")).unwrap_or_default();
+                !status.contains("TracerPid:\t0\n")
+            });
+            traced.all(|traced| traced).then_some(())
+        });
+        attached
+    }
+}
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+#[test]
+fn what_left_while_nothing_could_be_stored_keeps_the_serial_ahead() {
+    const LEASES: usize = 5;
+    let (_directory, data) = prepared();
+    let mut server = start_on(&data, &[]).expect("a server");
+    for number in 0..LEASES {
+        let id = format!("brief-{number}");
+        assert!(register(&mut server.client(), &id, "3s").get("registered").is_some());
+    }
+    server.crash();
+    // The leases begin anew, and end before anything else is stored.
+    let mut server = start_on(&data, &[]).expect("a server");
+    let begun = serial(&mut server.resolver());
+    let attached = Attached::new(&server, "pwrite64", "EIO");
+    let mut resolver = server.resolver();
+    eventually("the end of the leases", DEADLINE, || (in_dns(&mut resolver).len() == BEFORE).then_some(()));
+    let last = serial(&mut resolver);
+    assert_eq!(last.wrapping_sub(begun) as usize, LEASES, "each end is a change");
+    server.crash();
+    drop(attached);
+    let server = start_on(&data, &[]).expect("a server");
+    let newest = serial(&mut server.resolver());
+    assert!(newest.wrapping_sub(last) < 1 << 31, "serial {newest} after {last}");
+}
+
 /// A small disk in a mount namespace that lives as long as this.
 struct SmallDisk {
     holder: Child,

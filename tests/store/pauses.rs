@@ -44,7 +44,8 @@ fn id(number: u64) -> String {
 
 fn registration(number: u64, lease: &str) -> serde_json::Value {
     let service = format!("s{}", number / 100);
-    json!({"register": {"service": service, "id": id(number), "address": "10.0.0.7", "port": 80, "lease": lease}})
+    let address = format!("10.0.{}.{}", number / 250, number % 250 + 1);
+    json!({"register": {"service": service, "id": id(number), "address": address, "port": 80, "lease": lease}})
 }
 
 fn heartbeat(number: u64) -> serde_json::Value {
