@@ -51,8 +51,12 @@ impl Shell {
                 command.env_remove(name);
             }
         }
+        // Who is root needs no other namespace for it, and within a chroot there is none to be had.
+        let mapped: &[&str] = if nix::unistd::geteuid().is_root() { &[] } else { &["--map-root-user"] };
         let mut child = command
-            .args(["120", "unshare", "--map-root-user", "-n", "-m", "sh", "-c", setup])
+            .args(["120", "unshare"])
+            .args(mapped)
+            .args(["-n", "-m", "sh", "-c", setup])
             .current_dir(env!("CARGO_MANIFEST_DIR"))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
