@@ -14,6 +14,7 @@ use crate::protocol::{
     BackupForm, ChangeForm, Filter, InstancesForm, LIST_MAX, Problem, RecordForm, Reply, encode,
 };
 use crate::registry::{Author, Change, Reason, What};
+use crate::writer::Watch;
 
 /// Records of a backup that wait to be written: the disk is read no faster than the client reads.
 const RECORDS_WAITING_MAX: usize = 1024;
@@ -44,9 +45,22 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
             }
         }
         drop(std::mem::take(&mut watch.members)); // a watcher does not keep the past alive
+        self.follow(watch, Some(&filter), "watch again for a new snapshot", reader, place).await
+    }
+
+    /// Every change from the watch's revision on, or those that the filter wants, until the client goes or
+    /// cannot keep up; `again` says what it does then.
+    async fn follow(
+        &mut self,
+        mut watch: Watch,
+        filter: Option<&Filter>,
+        again: &str,
+        reader: &mut (impl AsyncReadExt + Unpin),
+        place: &Place,
+    ) -> io::Result<()> {
         let mut rest = [0; 512];
         loop {
-            // `recv` is cancel-safe; what is read from the client while it watches means nothing.
+            // `recv` is cancel-safe; what is read from the client while it follows means nothing.
             let changes = tokio::select! {
                 changes = watch.changes.recv() => changes,
                 read = reader.read(&mut rest) => match read? {
@@ -57,36 +71,20 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
             };
             match changes {
                 Ok(changes) => {
-                    for change in changes.iter().filter(|change| change.revision > watch.revision) {
-                        self.changed(change, &filter);
+                    let newer = changes.iter().filter(|change| change.revision > watch.revision);
+                    for change in newer.filter(|change| filter.is_none_or(|filter| wants(filter, change))) {
+                        self.put(change);
                         self.flush_large().await?;
                     }
                     self.flush().await?;
                 }
                 Err(broadcast::error::RecvError::Closed) => return Ok(()),
                 Err(broadcast::error::RecvError::Lagged(batches)) => {
-                    let text = format!(
-                        "{batches} batches of changes were not read in time; watch again for a new snapshot"
-                    );
+                    let text = format!("{batches} batches of changes were not read in time; {again}");
                     self.reply(Reply::Error(Problem::new("lagged", text))).await;
                     return self.flush().await;
                 }
             }
-        }
-    }
-
-    /// A change that matches before or after it: leaving the filter is an event too.
-    fn changed(&mut self, change: &Change, filter: &Filter) {
-        let now = self.desk.clock.now();
-        let matches = |instance: &Option<Arc<Instance>>| {
-            instance.as_ref().is_some_and(|instance| filter.matches(instance, instance.health()))
-        };
-        let wanted = match &change.what {
-            What::Instance { before, after } => matches(before) || matches(after),
-            What::Forgotten { .. } | What::Host { .. } => false,
-        };
-        if wanted {
-            encode(&Reply::Change(Box::new(ChangeForm::of(change, now))), &mut self.out);
         }
     }
 
@@ -127,35 +125,8 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
             }
         }
         self.flush().await?;
-        let mut rest = [0; 512];
-        loop {
-            // As in `watch`.
-            let changes = tokio::select! {
-                changes = watch.changes.recv() => changes,
-                read = reader.read(&mut rest) => match read? {
-                    0 => return Ok(()),
-                    _ => continue,
-                },
-                () = place.closing().cancelled() => return Ok(()),
-            };
-            match changes {
-                Ok(changes) => {
-                    for change in changes.iter().filter(|change| change.revision > now) {
-                        self.put(change);
-                        self.flush_large().await?;
-                    }
-                    self.flush().await?;
-                }
-                Err(broadcast::error::RecvError::Closed) => return Ok(()),
-                Err(broadcast::error::RecvError::Lagged(batches)) => {
-                    let text = format!(
-                        "{batches} batches of changes were not read in time; feed again since the last revision that you have"
-                    );
-                    self.reply(Reply::Error(Problem::new("lagged", text))).await;
-                    return self.flush().await;
-                }
-            }
-        }
+        let again = "feed again since the last revision that you have";
+        self.follow(watch, None, again, reader, place).await
     }
 
     fn put(&mut self, change: &Change) {
@@ -233,6 +204,17 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
         };
         self.reply(reply).await;
         self.flush().await
+    }
+}
+
+/// A change that matches before or after it: leaving the filter is an event too.
+fn wants(filter: &Filter, change: &Change) -> bool {
+    let matches = |instance: &Option<Arc<Instance>>| {
+        instance.as_ref().is_some_and(|instance| filter.matches(instance, instance.health()))
+    };
+    match &change.what {
+        What::Instance { before, after } => matches(before) || matches(after),
+        What::Forgotten { .. } | What::Host { .. } => false,
     }
 }
 
