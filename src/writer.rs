@@ -222,15 +222,10 @@ impl Writer {
         self.clock.instant(due.map_or(tick, |due| due.min(tick)))
     }
 
-    /// Looks at the time; where we were away, leases do not run out for it.
+    /// Looks at the time.
     fn look(&mut self) -> Now {
         let now = self.clock.now();
-        let away = Duration::from_nanos(now.mono_ns.saturating_sub(self.seen_ns));
-        self.seen_ns = now.mono_ns;
-        if away > AWAY_MIN {
-            tracing::warn!(?away, "this process was stopped or starved; leases are longer by that, or anew");
-            self.registry.after_absence(away, now);
-        }
+        notice_absence(&self.registry, &mut self.seen_ns, now);
         now
     }
 
@@ -396,16 +391,21 @@ impl Writer {
                 committed = &mut committing => Some(committed),
                 () = tokio::time::sleep(TICK) => None,
             };
-            let now = self.clock.now();
-            let away = Duration::from_nanos(now.mono_ns.saturating_sub(self.seen_ns));
-            self.seen_ns = now.mono_ns;
-            if away > AWAY_MIN {
-                self.registry.after_absence(away, now);
-            }
+            notice_absence(&self.registry, &mut self.seen_ns, self.clock.now());
             if let Some(committed) = committed {
                 return committed.map_err(|failure| failure.to_string().into());
             }
         }
+    }
+}
+
+/// Where we were away since the time was last looked at, leases do not run out for it.
+fn notice_absence(registry: &Registry, seen_ns: &mut u64, now: Now) {
+    let away = Duration::from_nanos(now.mono_ns.saturating_sub(*seen_ns));
+    *seen_ns = now.mono_ns;
+    if away > AWAY_MIN {
+        tracing::warn!(?away, "this process was stopped or starved; leases are longer by that, or anew");
+        registry.after_absence(away, now);
     }
 }
 
