@@ -184,13 +184,12 @@ struct Life {
 impl Life {
     /// Until the command has ended and its instance has left.
     async fn live(mut self, ready: impl Future<Output = ()>, holder: Holder) -> Result<ExitStatus, Failure> {
-        // The holder is at work; it has registered.
-        let (begun, registered) = (Cell::new(false), Cell::new(false));
+        // The holder is at work. Its instance may be in answers from here on, before the reply has come.
+        let begun = Cell::new(false);
         let mut holding = pin!(async {
             ready.await;
             begun.set(true);
             let shown = |form: &RegisteredForm| {
-                registered.set(true);
                 message::say(&format!("registered {} {} as {}", form.service, form.id, form.dns));
                 Ok(())
             };
@@ -205,7 +204,7 @@ impl Life {
                     break status.map_err(|error| Failure::new(FAILED, format!("waiting for the command: {error}")))?;
                 }
                 signal = self.signals.next() => match signal {
-                    Signal::SIGTERM if registered.get() && draining.is_none() => {
+                    Signal::SIGTERM if begun.get() && draining.is_none() => {
                         self.order(Order::Drain);
                         draining = Some(Box::pin(sleep(self.drain)));
                     }
