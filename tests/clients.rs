@@ -78,8 +78,8 @@ impl Net {
     /// What `program` prints in there; it has to succeed.
     fn run(&self, program: &Path, words: &[&str]) -> String {
         let mut command = Command::new("nsenter");
-        // Its root too: within a chroot, the namespace alone leads out of it.
-        command.args(["--target", &self.server.pid().to_string(), "--net", "--mount", "--root"]);
+        // Its root and directory too: within a chroot, the namespace alone leads out of it.
+        command.args(["--target", &self.server.pid().to_string(), "--net", "--mount", "--root", "--wd"]);
         if !nix::unistd::geteuid().is_root() {
             command.args(["--user", "--preserve-credentials"]);
         }

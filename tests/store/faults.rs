@@ -285,7 +285,7 @@ impl SmallDisk {
 
     fn start(&self) -> Server {
         let pid = self.holder.id().to_string();
-        let mut before = vec!["nsenter", "--target", &pid, "--mount"];
+        let mut before = vec!["nsenter", "--target", &pid, "--mount", "--root"];
         if !nix::unistd::geteuid().is_root() {
             before.extend(["--user", "--preserve-credentials"]);
         }
