@@ -50,6 +50,10 @@ fn registration(service: &str, id: usize) -> Command {
         lease: Lease::Timed(Duration::from_secs(15)),
         lease_id: id as u64,
         checks: Vec::new(),
+        keeps_checks: true,
+        consul: None,
+        anonymous: false,
+        displaces: None,
     }))
 }
 

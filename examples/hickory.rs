@@ -85,5 +85,9 @@ fn web() -> anyhow::Result<Registration> {
         lease: Lease::None,
         lease_id: 0,
         checks: Vec::new(),
+        keeps_checks: false,
+        consul: None,
+        anonymous: false,
+        displaces: None,
     })
 }

@@ -10,6 +10,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::check::{Check, worst};
 use crate::lease::LeaseCell;
 use crate::name::{HostName, InstanceId, Label, Name, ServiceName, Tag};
 use crate::time::Wall;
@@ -24,10 +25,6 @@ pub const TAGS_MAX: usize = 64;
 pub const META_MAX: usize = 64;
 pub const META_KEY_OCTETS_MAX: usize = 128;
 pub const META_VALUE_OCTETS_MAX: usize = 512;
-/// Checks of one instance or host.
-pub const CHECKS_MAX: usize = 64;
-/// Output kept of a check: what a person reads in `explain`.
-pub const OUTPUT_OCTETS_MAX: usize = 4096;
 /// Length of a port's, a protocol's or a check's name.
 pub const WORD_OCTETS_MAX: usize = 63;
 /// Shortest lease: below it, a lost packet or a paused process looks like a death.
@@ -56,7 +53,7 @@ pub struct Instance {
     /// The instance's own label in DNS, unique within its service and kept as long as it is registered.
     pub label: Label,
     pub location: Location,
-    /// At least one; the first is the one that SRV at the service's own name shows.
+    /// The first is the one that SRV at the service's own name shows; none where it was registered without.
     pub ports: Vec<Port>,
     /// The application's protocol (`http`, `h2`, `redis` …).
     pub protocol: Option<Arc<str>>,
@@ -75,11 +72,44 @@ pub struct Instance {
     /// When it was first registered, and when its health or drain last changed.
     pub registered: Wall,
     pub since: Wall,
-    /// The store's counter at its last change.
+    /// The store's counter when it was registered first, and at its last change.
+    pub created: u64,
     pub revision: u64,
+    /// What Consul's API has of an instance and nothing else needs, where it came that way.
+    pub consul: Option<Arc<ConsulFacts>>,
+}
+
+/// Kept so that a client reads what it wrote.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ConsulFacts {
+    /// As given; empty where it is its host's.
+    pub address: Arc<str>,
+    /// By label: an address and a port.
+    pub tagged_addresses: BTreeMap<Arc<str>, (Arc<str>, u16)>,
+    /// The weight while a check warns.
+    pub weight_warning: u16,
+    pub enable_tag_override: bool,
+    /// Its host has no agent of ours: it was registered through the catalog.
+    pub through_catalog: bool,
 }
 
 impl Instance {
+    /// True where a reader sees no difference: only the lease began anew.
+    pub fn says_same(&self, other: &Self) -> bool {
+        self.key == other.key
+            && self.label == other.label
+            && self.location == other.location
+            && self.ports == other.ports
+            && self.protocol == other.protocol
+            && self.tags == other.tags
+            && self.meta == other.meta
+            && (self.weight, self.priority) == (other.weight, other.priority)
+            && self.lease == other.lease
+            && self.checks == other.checks
+            && self.draining == other.draining
+            && self.consul == other.consul
+    }
+
     /// Health by its own checks: maintenance, else the worst; passing where there is none.
     pub fn health(&self) -> Health {
         worst(&self.checks)
@@ -194,24 +224,38 @@ impl fmt::Display for Health {
     }
 }
 
-/// The last verdict of one check.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Check {
-    pub id: Arc<str>,
-    pub status: Health,
-    pub output: Arc<str>,
-    /// Since when the status is what it is.
-    pub since: Wall,
-}
-
-/// Health is a fold over checks: maintenance outranks the rest, then the worst counts.
-pub fn worst(checks: &[Check]) -> Health {
-    checks.iter().map(|check| check.status).max().unwrap_or(Health::Passing)
-}
-
 /// A machine that instances run on, with checks of its own that count for every one of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Host {
     pub name: HostName,
+    /// Empty where nobody said: then it is known by its instances alone.
+    pub addresses: Vec<IpAddr>,
+    pub meta: BTreeMap<Arc<str>, Arc<str>>,
+    /// Consul's node id, where it was given one.
+    pub id: Option<Arc<str>>,
     pub checks: Vec<Check>,
+    /// The store's counter when it was made, and at its last change.
+    pub created: u64,
+    pub revision: u64,
+}
+
+impl Host {
+    /// A host that nobody has said anything of.
+    pub fn new(name: HostName) -> Self {
+        let (addresses, meta, checks) = (Vec::new(), BTreeMap::new(), Vec::new());
+        Self { name, addresses, meta, id: None, checks, created: 0, revision: 0 }
+    }
+
+    /// True where a reader sees no difference.
+    pub fn says_same(&self, other: &Self) -> bool {
+        (&self.name, &self.addresses, &self.meta, &self.id, &self.checks)
+            == (&other.name, &other.addresses, &other.meta, &other.id, &other.checks)
+    }
+}
+
+/// What is set for a service, whatever its instances say.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServiceSettings {
+    /// TTL of its records in seconds, 0 to 300.
+    pub ttl: Option<u32>,
 }

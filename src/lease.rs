@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::instance::Key;
+use crate::name::HostName;
 use crate::time::{Now, nanoseconds};
 
 /// Width of a bucket, in nanoseconds: the most that an expiry is late by our own doing.
@@ -27,10 +28,25 @@ const NEVER: u64 = u64::MAX - 1;
 /// The lease is over, for good.
 const EXPIRED: u64 = u64::MAX;
 
+/// Whose deadline it is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Leased {
+    /// An instance's lease, or the deadline of one of its checks.
+    Instance(Key),
+    /// The deadline of one of a host's checks.
+    Host(HostName),
+}
+
+impl From<Key> for Leased {
+    fn from(key: Key) -> Self {
+        Self::Instance(key)
+    }
+}
+
 /// When one lease ends, in nanoseconds of the monotonic clock.
 #[derive(Debug)]
 pub struct LeaseCell {
-    pub key: Key,
+    pub of: Leased,
     /// What a renewal adds to the present; 0 where there is no deadline.
     duration_ns: u64,
     deadline_ns: AtomicU64,
@@ -38,14 +54,14 @@ pub struct LeaseCell {
 
 impl LeaseCell {
     /// A lease that ends `duration` from `now`.
-    pub fn timed(key: Key, duration: Duration, now: Now) -> Arc<Self> {
+    pub fn timed(of: impl Into<Leased>, duration: Duration, now: Now) -> Arc<Self> {
         let duration_ns = nanoseconds(duration);
-        Arc::new(Self { key, duration_ns, deadline_ns: AtomicU64::new(now.mono_ns + duration_ns) })
+        Arc::new(Self { of: of.into(), duration_ns, deadline_ns: AtomicU64::new(now.mono_ns + duration_ns) })
     }
 
     /// A lease without a deadline.
-    pub fn unlimited(key: Key) -> Arc<Self> {
-        Arc::new(Self { key, duration_ns: 0, deadline_ns: AtomicU64::new(NEVER) })
+    pub fn unlimited(of: impl Into<Leased>) -> Arc<Self> {
+        Arc::new(Self { of: of.into(), duration_ns: 0, deadline_ns: AtomicU64::new(NEVER) })
     }
 
     /// Moves the deadline to one whole duration from `now`, where there is one; false where the lease is
@@ -74,6 +90,11 @@ impl LeaseCell {
 
     fn replace(&self, new: impl Fn(u64) -> Option<u64>) -> bool {
         self.deadline_ns.fetch_update(Ordering::AcqRel, Ordering::Acquire, new).is_ok()
+    }
+
+    /// True where the end has come and was noticed.
+    pub fn is_over(&self) -> bool {
+        self.deadline_ns.load(Ordering::Acquire) == EXPIRED
     }
 
     /// The deadline in nanoseconds of the monotonic clock; `None` where there is none.

@@ -21,6 +21,7 @@
 pub mod answer;
 pub mod balance;
 pub mod bind;
+pub mod check;
 pub mod client;
 pub mod clock;
 pub mod config;
@@ -29,6 +30,7 @@ pub mod dns;
 pub mod explain;
 pub mod grammar;
 pub mod instance;
+pub mod journal;
 pub mod lease;
 mod live;
 pub mod name;

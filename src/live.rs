@@ -30,16 +30,13 @@ pub(crate) fn addresses(view: &View, apex: &Apex, name: &Name) -> Vec<Record> {
         Some(Owner::Below { service, label }) => {
             let service = view.service(service);
             let member = service.as_ref().and_then(|service| service.by_label(label));
-            member
-                .map(|member| instance_addresses(&member.instance, name, view.settings.ttl))
-                .unwrap_or_default()
+            member.map(|member| instance_addresses(view, &member.instance, name)).unwrap_or_default()
         }
         Some(Owner::Service(service)) if view.service(service).is_some() => {
             let service = view.service(service);
             let live = service.iter().flat_map(|service| service.live());
-            let mut records: Vec<Record> = live
-                .flat_map(|member| instance_addresses(&member.instance, name, view.settings.ttl))
-                .collect();
+            let mut records: Vec<Record> =
+                live.flat_map(|member| instance_addresses(view, &member.instance, name)).collect();
             records.sort_by_key(|record| record.data.rtype());
             records.dedup();
             records
@@ -59,8 +56,8 @@ fn ns_addresses(view: &View, owner: &Name, types: &[Type]) -> Vec<Record> {
         .collect()
 }
 
-fn instance_addresses(instance: &Instance, owner: &Name, ttl: u32) -> Vec<Record> {
-    let ttl = ttl_within(ttl, instance.lease);
+fn instance_addresses(view: &View, instance: &Instance, owner: &Name) -> Vec<Record> {
+    let ttl = ttl_within(view.ttl(&instance.key.service), instance.lease);
     let mut data: Vec<Data> = instance.addresses().iter().map(|address| address_data(*address)).collect();
     data.sort_by_key(Data::rtype); // each RRset in one run
     data.into_iter().map(|data| Record { owner: owner.clone(), ttl, data }).collect()
@@ -311,13 +308,13 @@ impl Live<'_> {
 
     /// One instance under its own name, whatever its health: it is asked for by id.
     fn of_instance(&self, instance: &Instance, port: Option<&Port>) -> Found {
-        let ttl = ttl_within(self.view.settings.ttl, instance.lease);
+        let ttl = ttl_within(self.view.ttl(&instance.key.service), instance.lease);
         match (self.qtype, &instance.location) {
             (Type::A | Type::AAAA, Location::Target(target)) => {
                 Found::Alias(self.record(ttl, Data::Cname(target.clone())), target.clone())
             }
             (qtype @ (Type::A | Type::AAAA), Location::Addresses(_)) => {
-                let mut records = instance_addresses(instance, self.qname, self.view.settings.ttl);
+                let mut records = instance_addresses(self.view, instance, self.qname);
                 records.retain(|record| record.data.rtype() == qtype);
                 self.plain(records)
             }
@@ -397,7 +394,12 @@ impl Live<'_> {
             let (weight, priority) = (instance.weight.into(), instance.priority);
             candidates.push(Candidate { content: Content::Port(port), instance, weight, priority });
         }
-        let selection = self.choose(service, candidates);
+        let none_fits = candidates.is_empty() && service.why_none.is_empty();
+        let mut selection = self.choose(service, candidates);
+        if none_fits && selection.ede.is_none() {
+            selection.ede =
+                self.ede(|| format!("{}: instances are live, none with this tag or port", service.name));
+        }
         self.records_or_none(selection, Some(service))
     }
 
@@ -489,9 +491,7 @@ impl Live<'_> {
     /// a name of ours.
     fn beside_srv(&self, record: &Record, instance: &Instance) -> Vec<Record> {
         match (&instance.location, record.data.target()) {
-            (Location::Addresses(_), Some(target)) => {
-                instance_addresses(instance, target, self.view.settings.ttl)
-            }
+            (Location::Addresses(_), Some(target)) => instance_addresses(self.view, instance, target),
             _ => additional(self.view, std::slice::from_ref(record)),
         }
     }

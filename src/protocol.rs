@@ -8,6 +8,7 @@
 //! Every complaint names the field and says what to do. An unknown field is an error: a misspelt
 //! `tags` must not be a registration without tags.
 
+mod checks;
 mod intake;
 mod shapes;
 mod shown;
@@ -19,6 +20,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::checks::CheckForm;
 pub use self::intake::{Filter, Peer};
 pub use self::shapes::{Pairs, PortForm, Several};
 pub use self::shown::{lease_id_text, lease_text};
@@ -46,6 +48,7 @@ pub enum Request<'a> {
     Deregister(HolderForm<'a>),
     Drain(HolderForm<'a>),
     Report(Box<ReportForm>),
+    Settings(SettingsForm),
     Lookup(LookupForm),
     List(Box<FilterForm>),
     Watch(Box<FilterForm>),
@@ -91,14 +94,6 @@ pub struct RegisterForm {
     pub checks: Option<Vec<CheckForm>>,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct CheckForm {
-    pub id: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub status: Option<String>,
-}
-
 /// An instance, named by who holds it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -131,6 +126,19 @@ pub struct ReportForm {
     pub status: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output: Option<String>,
+}
+
+/// The settings of a service: with nothing else they are shown, else what is given is set.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SettingsForm {
+    pub service: String,
+    /// TTL of its records, `0s` to `5m`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl: Option<String>,
+    /// Everything that is not given here is as the server's configuration says.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub reset: bool,
 }
 
 /// Instances by id; a service or a host narrows the search.
@@ -220,6 +228,7 @@ pub enum Reply {
     Deregistered(DeregisteredForm),
     Draining(NamedForm),
     Reported(ReportedForm),
+    Settings(SettingsReply),
     Found(InstancesForm),
     Instances(InstancesForm),
     Snapshot(InstancesForm),
@@ -242,7 +251,8 @@ pub struct RegisteredForm {
     pub address: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<String>,
-    pub port: u16,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
     pub lease: String,
     pub lease_id: String,
     /// The instance's own name.
@@ -286,6 +296,15 @@ pub struct ReportedForm {
     pub revision: u64,
 }
 
+/// A service's settings as they are now.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SettingsReply {
+    pub service: String,
+    #[serde(flatten)]
+    pub settings: SettingsShown,
+    pub revision: u64,
+}
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct InstancesForm {
     pub instances: Vec<InstanceForm>,
@@ -306,7 +325,9 @@ pub struct InstanceForm {
     pub address: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<String>,
-    pub port: u16,
+    /// Left out where it was registered without one, as Consul's API allows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
     pub ports: Vec<PortShown>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protocol: Option<String>,
@@ -342,6 +363,9 @@ pub struct CheckShown {
     pub status: String,
     pub output: String,
     pub since: String,
+    /// How it is run; left out where it is only reported.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub definition: Option<Box<CheckForm>>,
 }
 
 /// One change as a watcher sees it; `instance` is what is now, left out where the instance is gone.
@@ -362,6 +386,17 @@ pub struct ChangeForm {
     /// The checks of the host after the change of a host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checks: Option<Vec<CheckShown>>,
+    /// The settings of the service after a change of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settings: Option<SettingsShown>,
+}
+
+/// What is set for a service; what is left out is as the server's configuration says.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SettingsShown {
+    /// Seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl: Option<u32>,
 }
 
 /// A part of the log.

@@ -7,19 +7,23 @@
 //! What left is remembered as `gone` for a while: a known service with nothing live answers NODATA and
 //! not NXDOMAIN, and `explain` can say what happened.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use std::fmt;
-use std::net::SocketAddr;
+mod change;
+mod checks;
+mod command;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use thiserror::Error;
-
-use crate::instance::{
-    CHECKS_MAX, Check, Health, Host, Instance, Key, Lease, Location, OUTPUT_OCTETS_MAX, Port, worst,
+pub use self::change::{Author, Change, Reason, What};
+use self::checks::{merge_checks, with_checks, with_report};
+pub use self::command::{
+    Command, Configuration, Holder, HostRegistration, ListedCheck, Refusal, Registration, Report, Subject,
 };
-use crate::lease::{LeaseCell, Leases};
-use crate::name::{HostName, InstanceId, Label, ServiceName, Tag};
+use crate::check::{CHECKS_MAX, Check, TTL_EXPIRED, worst};
+use crate::instance::{Health, Host, Instance, Key, Lease, ServiceSettings};
+use crate::lease::{LeaseCell, Leased, Leases};
+use crate::name::{HostName, InstanceId, Label, ServiceName};
 use crate::time::{Now, Wall, nanoseconds};
 
 /// How long an instance that left is remembered: a rolling restart is NODATA, not NXDOMAIN.
@@ -30,189 +34,8 @@ pub const GONE_MAX: usize = 100_000;
 /// Instances registered at once, unless the configuration says otherwise: about 1 GiB of memory.
 pub const INSTANCES_MAX: usize = 1_000_000;
 
-/// What may be asked of the registry; a refusal changes nothing.
-#[derive(Clone, Debug)]
-pub enum Command {
-    Register(Box<Registration>),
-    Deregister(Holder),
-    Drain(Holder),
-    Report(Report),
-    /// A connection ended: what is bound to it and still held by it leaves.
-    Closed {
-        connection: u64,
-        keys: Vec<Key>,
-    },
-}
-
-/// Everything that a registration says, each part checked at the edge.
-#[derive(Clone, Debug)]
-pub struct Registration {
-    pub key: Key,
-    pub location: Location,
-    pub ports: Vec<Port>,
-    pub protocol: Option<Arc<str>>,
-    pub tags: Vec<Tag>,
-    pub meta: BTreeMap<Arc<str>, Arc<str>>,
-    pub weight: u16,
-    pub priority: u16,
-    pub lease: Lease,
-    /// 64 random bits, drawn by the edge.
-    pub lease_id: u64,
-    pub checks: Vec<ListedCheck>,
-}
-
-/// A check as a registration lists it; without a status it keeps the one that it has, and is critical where it is new.
-pub type ListedCheck = (Arc<str>, Option<Health>);
-
-/// An instance, named by who holds it.
-#[derive(Clone, Debug)]
-pub struct Holder {
-    pub key: Key,
-    /// Where given, it must be the one that the registration returned.
-    pub lease_id: Option<u64>,
-}
-
-/// The verdict of one check of an instance, or of a host where `on` is `Subject::Host`.
-#[derive(Clone, Debug)]
-pub struct Report {
-    pub on: Subject,
-    pub check: Arc<str>,
-    pub status: Health,
-    pub output: Arc<str>,
-}
-
-#[derive(Clone, Debug)]
-pub enum Subject {
-    Instance(Holder),
-    Host(HostName),
-}
-
-/// Why a command was not carried out. The code is stable; the sentence says what to do.
-#[derive(Clone, Debug, Error, PartialEq, Eq)]
-pub enum Refusal {
-    #[error("{0} is not registered; register it again")]
-    NotFound(Key),
-    #[error("{0} was registered again by another holder since; stop, or register it again yourself")]
-    Superseded(Key),
-    #[error(
-        "the registry is full ({limit} instances); deregister what is not needed, or raise `instances-max`"
-    )]
-    Full { limit: usize },
-    #[error("an instance may have at most {CHECKS_MAX} checks")]
-    TooManyChecks,
-    #[error("not stored: {0}; nothing was changed, try again")]
-    Unavailable(Arc<str>),
-    #[error("`{name}` is taken by a record at {by}; choose another service name, or remove the record")]
-    Taken { name: ServiceName, by: Box<str> },
-}
-
-impl Refusal {
-    pub fn code(&self) -> &'static str {
-        match self {
-            Self::NotFound(_) => "not_found",
-            Self::Superseded(_) => "superseded",
-            Self::Full { .. } => "full",
-            Self::Unavailable(_) => "unavailable",
-            Self::TooManyChecks => "invalid",
-            Self::Taken { .. } => "taken",
-        }
-    }
-
-    pub fn field(&self) -> Option<&'static str> {
-        match self {
-            Self::NotFound(_) => Some("id"),
-            Self::Superseded(_) => Some("lease_id"),
-            Self::Full { .. } | Self::Unavailable(_) => None,
-            Self::TooManyChecks => Some("checks"),
-            Self::Taken { .. } => Some("service"),
-        }
-    }
-}
-
-/// A fact: what was and what is, when, why and by whom.
-#[derive(Clone, Debug)]
-pub struct Change {
-    /// The store's counter; one more with every change.
-    pub revision: u64,
-    pub at: Wall,
-    pub reason: Reason,
-    pub author: Author,
-    pub what: What,
-}
-
-#[derive(Clone, Debug)]
-pub enum What {
-    /// One of the two at least is there.
-    Instance {
-        before: Option<Arc<Instance>>,
-        after: Option<Arc<Instance>>,
-    },
-    Host {
-        before: Option<Arc<Host>>,
-        after: Option<Arc<Host>>,
-    },
-    /// A gone instance is no longer remembered.
-    Forgotten {
-        key: Key,
-    },
-}
-
-/// Why something changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reason {
-    Registered,
-    Expired,
-    Deregistered,
-    Disconnected,
-    Drained,
-    Reported,
-    Forgotten,
-}
-
-impl Reason {
-    pub const ALL: [Self; 7] = [
-        Self::Registered,
-        Self::Expired,
-        Self::Deregistered,
-        Self::Disconnected,
-        Self::Drained,
-        Self::Reported,
-        Self::Forgotten,
-    ];
-
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Registered => "registered",
-            Self::Expired => "expired",
-            Self::Deregistered => "deregistered",
-            Self::Disconnected => "disconnected",
-            Self::Drained => "drained",
-            Self::Reported => "reported",
-            Self::Forgotten => "forgotten",
-        }
-    }
-}
-
-/// Who caused a change.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Author {
-    /// The server itself: an expiry, a verdict, a closed connection.
-    Server,
-    /// A peer on the Unix socket, by user id.
-    User(u32),
-    /// A peer on TCP.
-    Address(SocketAddr),
-}
-
-impl fmt::Display for Author {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Server => f.write_str("callsign"),
-            Self::User(uid) => write!(f, "uid {uid}"),
-            Self::Address(address) => write!(f, "{address}"),
-        }
-    }
-}
+/// Services that may have settings: they are an operator's, set by hand.
+pub const SETTINGS_MAX: usize = 10_000;
 
 /// An instance that left, as long as it is remembered.
 #[derive(Clone, Debug)]
@@ -231,6 +54,7 @@ pub struct Kept {
     /// Their leases run from the restart on.
     pub instances: Vec<Instance>,
     pub hosts: Vec<Host>,
+    pub settings: Vec<(ServiceName, ServiceSettings)>,
     /// Those that left: why, when, and at which revision; oldest first.
     pub gone: Vec<(Instance, Reason, Wall, u64)>,
 }
@@ -251,6 +75,7 @@ pub struct Registry {
     hosts: HashMap<HostName, Arc<Host>>,
     /// The instances on each host: a host's health changes their standing.
     on_host: HashMap<HostName, BTreeSet<Key>>,
+    settings: HashMap<ServiceName, ServiceSettings>,
     leases: Leases,
     instances: usize,
     instances_max: usize,
@@ -269,6 +94,7 @@ impl Registry {
             services: HashMap::new(),
             hosts: HashMap::new(),
             on_host: HashMap::new(),
+            settings: HashMap::new(),
             leases: Leases::default(),
             instances: 0,
             instances_max,
@@ -306,12 +132,15 @@ impl Registry {
     /// Puts back what a store kept: no change, and nothing that anybody waits for.
     pub fn restore(&mut self, kept: Kept, now: Now) {
         self.revision = kept.revision;
+        self.settings = kept.settings.into_iter().collect();
         for host in kept.hosts {
+            self.arm_checks(&[], &host.checks);
             self.hosts.insert(host.name.clone(), Arc::new(host));
         }
         for instance in kept.instances {
             let (key, instance) = (instance.key.clone(), Arc::new(instance));
             self.leases.arm(&instance.deadline);
+            self.arm_checks(&[], &instance.checks);
             self.on_host.entry(key.host.clone()).or_default().insert(key.clone());
             let service = self.services.entry(key.service).or_default();
             service.labels.insert((key.id, key.host), instance.label.clone());
@@ -335,6 +164,19 @@ impl Registry {
         self.hosts.get(name)
     }
 
+    pub fn hosts(&self) -> impl Iterator<Item = &Arc<Host>> {
+        self.hosts.values()
+    }
+
+    /// What is set for a service; nothing where nobody did.
+    pub fn settings(&self, service: &ServiceName) -> ServiceSettings {
+        self.settings.get(service).cloned().unwrap_or_default()
+    }
+
+    pub fn all_settings(&self) -> impl Iterator<Item = (&ServiceName, &ServiceSettings)> {
+        self.settings.iter()
+    }
+
     pub fn instance(&self, key: &Key) -> Option<&Arc<Instance>> {
         let service = self.services.get(&key.service)?;
         let label = service.labels.get(&(key.id.clone(), key.host.clone()))?;
@@ -344,7 +186,7 @@ impl Registry {
     /// What `command` would change: nothing where it is already so.
     pub fn check(&self, command: &Command, now: Now) -> Result<Vec<(Reason, What)>, Refusal> {
         match command {
-            Command::Register(registration) => self.check_register(registration, now).map(|what| vec![what]),
+            Command::Register(registration) => self.check_register(registration, now),
             Command::Deregister(holder) => Ok(match self.held(holder) {
                 // Deregistering what is not there is no error, so a retry is safe.
                 Err(Refusal::NotFound(_)) => Vec::new(),
@@ -360,6 +202,22 @@ impl Registry {
                 Ok(vec![(Reason::Drained, become_(instance, after))])
             }
             Command::Report(report) => self.check_report(report, now),
+            Command::AddCheck { on, listed } => self.change_checks(on, now, |checks, of| {
+                let merged = merge_checks(checks, std::slice::from_ref(listed), true, of, now);
+                if merged.len() > CHECKS_MAX { Err(Refusal::TooManyChecks) } else { Ok(Some(merged)) }
+            }),
+            Command::RemoveCheck { on, check } => self.change_checks(on, now, |checks, _| {
+                let rest: Vec<Check> = checks.iter().filter(|known| known.id != *check).cloned().collect();
+                Ok((rest.len() < checks.len()).then_some(rest))
+            }),
+            Command::RegisterHost(registration) => self.check_host(registration),
+            Command::DeregisterHost(name) => Ok(match self.hosts.get(name) {
+                None => Vec::new(),
+                Some(host) => {
+                    vec![(Reason::Deregistered, What::Host { before: Some(host.clone()), after: None })]
+                }
+            }),
+            Command::Configure(configuration) => self.check_configure(configuration),
             Command::Closed { connection, keys } => Ok(keys
                 .iter()
                 .filter_map(|key| self.instance(key))
@@ -369,7 +227,7 @@ impl Registry {
         }
     }
 
-    fn check_register(&self, registration: &Registration, now: Now) -> Result<(Reason, What), Refusal> {
+    fn check_register(&self, registration: &Registration, now: Now) -> Result<Vec<(Reason, What)>, Refusal> {
         let key = &registration.key;
         if let Some(by) = self.taken.get(&key.service) {
             return Err(Refusal::Taken { name: key.service.clone(), by: by.clone() });
@@ -387,6 +245,12 @@ impl Registry {
             Lease::Connection(_) | Lease::None => LeaseCell::unlimited(key.clone()),
         };
         let known = before.map(|before| before.checks.as_slice()).unwrap_or_default();
+        let of = Leased::Instance(key.clone());
+        let checks = merge_checks(known, &registration.checks, registration.keeps_checks, &of, now);
+        if checks.len() > CHECKS_MAX {
+            return Err(Refusal::TooManyChecks);
+        }
+        let health = worst(&checks);
         let after = Instance {
             key: key.clone(),
             label,
@@ -400,14 +264,25 @@ impl Registry {
             lease: registration.lease,
             lease_id: registration.lease_id,
             deadline,
-            checks: merge_checks(known, &registration.checks, now),
+            checks,
             draining: false,
             registered: before.map_or(now.wall, |before| before.registered),
-            since: before.map_or(now.wall, |before| before.since),
+            since: before
+                .filter(|before| before.health() == health && !before.draining)
+                .map_or(now.wall, |before| before.since),
+            created: before.map_or(0, |before| before.created),
             revision: 0,
+            consul: registration.consul.clone(),
         };
-        let what = What::Instance { before: before.cloned(), after: Some(Arc::new(after)) };
-        Ok((Reason::Registered, what))
+        let mut found = Vec::with_capacity(1);
+        if let Some(other) = registration.displaces.as_ref().and_then(|key| self.instance(key)) {
+            found.push((Reason::Deregistered, leave(other)));
+        }
+        if !(registration.anonymous && before.is_some_and(|before| before.says_same(&after))) {
+            let what = What::Instance { before: before.cloned(), after: Some(Arc::new(after)) };
+            found.push((Reason::Registered, what));
+        }
+        Ok(found)
     }
 
     /// The id's own label, or one that names the host too where another instance has it.
@@ -438,40 +313,76 @@ impl Registry {
     }
 
     fn check_report(&self, report: &Report, now: Now) -> Result<Vec<(Reason, What)>, Refusal> {
-        let what = match &report.on {
+        let found = self.change_checks(&report.on, now, |checks, of| with_report(checks, report, of, now))?;
+        Ok(found.into_iter().map(|(_, what)| (Reason::Reported, what)).collect())
+    }
+
+    /// What becomes of the subject when `change` makes new checks of those it has; nothing where it makes none.
+    fn change_checks(
+        &self,
+        on: &Subject,
+        now: Now,
+        change: impl FnOnce(&[Check], &Leased) -> Result<Option<Vec<Check>>, Refusal>,
+    ) -> Result<Vec<(Reason, What)>, Refusal> {
+        let what = match on {
             Subject::Instance(holder) => {
                 let instance = self.held(holder)?;
-                let Some(checks) = with_report(&instance.checks, report, now)? else { return Ok(Vec::new()) };
-                let since = if worst(&checks) == instance.health() { instance.since } else { now.wall };
-                become_(instance, Instance { checks, since, ..(**instance).clone() })
+                let of = Leased::Instance(instance.key.clone());
+                change(&instance.checks, &of)?.map(|checks| with_checks(instance, checks, now))
             }
             Subject::Host(name) => {
-                let before = self.hosts.get(name).cloned();
-                if before.is_none()
-                    && !self.on_host.contains_key(name)
-                    && self.hosts.len() >= self.instances_max
-                {
-                    return Err(Refusal::Full { limit: self.instances_max });
-                }
-                let known = before.as_ref().map(|host| host.checks.as_slice()).unwrap_or_default();
-                let Some(checks) = with_report(known, report, now)? else { return Ok(Vec::new()) };
-                What::Host { before, after: Some(Arc::new(Host { name: name.clone(), checks })) }
+                let before = self.host_or_new(name)?;
+                let of = Leased::Host(name.clone());
+                change(&before.checks, &of)?.map(|checks| What::Host {
+                    before: self.hosts.get(name).cloned(),
+                    after: Some(Arc::new(Host { checks, ..before })),
+                })
             }
         };
-        Ok(vec![(Reason::Reported, what)])
+        Ok(what.into_iter().map(|what| (Reason::Checked, what)).collect())
+    }
+
+    fn check_configure(&self, configuration: &Configuration) -> Result<Vec<(Reason, What)>, Refusal> {
+        let Configuration { service, reset, ttl } = configuration;
+        let before = self.settings(service);
+        let kept = if *reset { ServiceSettings::default() } else { before.clone() };
+        let after = ServiceSettings { ttl: ttl.or(kept.ttl) };
+        if before == after {
+            return Ok(Vec::new());
+        }
+        if self.settings.len() >= SETTINGS_MAX && !self.settings.contains_key(service) {
+            return Err(Refusal::TooManySettings { limit: SETTINGS_MAX });
+        }
+        Ok(vec![(Reason::Configured, What::Settings { service: service.clone(), before, after })])
+    }
+
+    fn check_host(&self, registration: &HostRegistration) -> Result<Vec<(Reason, What)>, Refusal> {
+        let HostRegistration { name, addresses, meta, id } = registration;
+        let known = self.host_or_new(name)?;
+        let (addresses, meta, id) = (addresses.clone(), meta.clone(), id.clone());
+        let after = Host { addresses, meta, id, ..known.clone() };
+        let before = self.hosts.get(name).cloned();
+        if before.is_some() && after == known {
+            return Ok(Vec::new());
+        }
+        Ok(vec![(Reason::Registered, What::Host { before, after: Some(Arc::new(after)) })])
+    }
+
+    /// The host as it is, or as one that nobody has said anything of.
+    fn host_or_new(&self, name: &HostName) -> Result<Host, Refusal> {
+        match self.hosts.get(name) {
+            Some(host) => Ok((**host).clone()),
+            None if !self.on_host.contains_key(name) && self.hosts.len() >= self.instances_max => {
+                Err(Refusal::Full { limit: self.instances_max })
+            }
+            None => Ok(Host::new(name.clone())),
+        }
     }
 
     /// What time has changed by `now`: leases that ran out, gone instances to forget; `most` of each.
     pub fn due(&mut self, now: Now, most: usize) -> Vec<(Reason, What)> {
-        let mut due = Vec::new();
-        for cell in self.leases.expired(now, most) {
-            // A cell that is no longer its instance's belongs to a registration that was replaced.
-            if let Some(instance) =
-                self.instance(&cell.key).filter(|instance| Arc::ptr_eq(&instance.deadline, &cell))
-            {
-                due.push((Reason::Expired, leave(instance)));
-            }
-        }
+        let expired = self.leases.expired(now, most);
+        let mut due = self.ended(&expired, now);
         let mut over = self.gone.saturating_sub(GONE_MAX);
         let enough = due.len() + most;
         while due.len() < enough
@@ -493,6 +404,64 @@ impl Registry {
         due
     }
 
+    /// What the deadlines that passed mean: one change for each instance and host, however many of its deadlines
+    /// are among them. A cell that is in force nowhere belongs to what was replaced.
+    fn ended(&self, expired: &[Arc<LeaseCell>], now: Now) -> Vec<(Reason, What)> {
+        // One in force that is over is in `expired`: whoever ended it before has replaced it.
+        let is_over = |check: &Check| check.deadline.as_ref().is_some_and(|deadline| deadline.is_over());
+        let lapsed = |of: &Leased, checks: &[Check]| -> Vec<Check> {
+            let lapse = |check: &Check| match is_over(check) {
+                true => Check::new(
+                    of,
+                    check.id.clone(),
+                    Health::Critical,
+                    TTL_EXPIRED.into(),
+                    check.definition.clone(),
+                    now,
+                ),
+                false => check.clone(),
+            };
+            checks.iter().map(lapse).collect()
+        };
+        let (mut found, mut seen) = (Vec::new(), HashSet::new());
+        for cell in expired {
+            match &cell.of {
+                Leased::Instance(key) => {
+                    let Some(instance) = self.instance(key) else { continue };
+                    if Arc::ptr_eq(&instance.deadline, cell) {
+                        if seen.insert(&cell.of) {
+                            found.push((Reason::Expired, leave(instance)));
+                        }
+                    } else if instance.checks.iter().any(is_over)
+                        && !instance.deadline.is_over()
+                        && seen.insert(&cell.of)
+                    {
+                        let reaps = |check: &Check| check.status == Health::Critical && is_over(check);
+                        found.push(match instance.checks.iter().any(reaps) {
+                            true => (Reason::Reaped, leave(instance)),
+                            false => (
+                                Reason::Reported,
+                                with_checks(instance, lapsed(&cell.of, &instance.checks), now),
+                            ),
+                        });
+                    }
+                }
+                Leased::Host(name) => {
+                    let Some(host) = self.hosts.get(name).filter(|host| host.checks.iter().any(is_over))
+                    else {
+                        continue;
+                    };
+                    if seen.insert(&cell.of) {
+                        let checks = lapsed(&cell.of, &host.checks);
+                        let after = Some(Arc::new(Host { checks, ..(**host).clone() }));
+                        found.push((Reason::Reported, What::Host { before: Some(host.clone()), after }));
+                    }
+                }
+            }
+        }
+        found
+    }
+
     /// When `due` next has something to say, in nanoseconds of the monotonic clock.
     pub fn next_due_ns(&self) -> Option<u64> {
         let forget = self.forget.front().map(|(at_ns, ..)| *at_ns);
@@ -501,11 +470,22 @@ impl Registry {
 
     /// Gives its revision to a change that `check` or `due` found.
     pub fn change(revision: u64, reason: Reason, mut what: What, author: Author, now: Now) -> Change {
-        if let What::Instance { after: Some(after), .. } = &mut what {
-            match Arc::get_mut(after) {
-                Some(after) => after.revision = revision,
-                None => *after = Arc::new(Instance { revision, ..(**after).clone() }),
+        match &mut what {
+            What::Instance { before, after: Some(after) } => {
+                let after = Arc::make_mut(after);
+                after.revision = revision;
+                if before.is_none() {
+                    after.created = revision;
+                }
             }
+            What::Host { before, after: Some(after) } => {
+                let after = Arc::make_mut(after);
+                after.revision = revision;
+                if before.is_none() {
+                    after.created = revision;
+                }
+            }
+            _ => {}
         }
         Change { revision, at: now.wall, reason, author, what }
     }
@@ -522,8 +502,16 @@ impl Registry {
                     self.hosts.remove(&before.name);
                 }
                 if let Some(after) = after {
+                    let known = before.as_ref().map(|before| before.checks.as_slice()).unwrap_or_default();
+                    self.arm_checks(known, &after.checks);
                     self.hosts.insert(after.name.clone(), after.clone());
                 }
+            }
+            What::Settings { service, after, .. } => {
+                match *after == ServiceSettings::default() {
+                    true => self.settings.remove(service),
+                    false => self.settings.insert(service.clone(), after.clone()),
+                };
             }
             What::Forgotten { key } => {
                 if let Some(service) = self.services.get_mut(&key.service) {
@@ -557,6 +545,8 @@ impl Registry {
                 self.leases.arm(&after.deadline);
             }
             self.gone -= service.forget_key(&key);
+            let known = before.map(|before| before.checks.as_slice()).unwrap_or_default();
+            self.arm_checks(known, &after.checks);
             return;
         }
         let Some(before) = before else { return };
@@ -566,6 +556,16 @@ impl Registry {
             keys.remove(&key);
             if keys.is_empty() {
                 self.on_host.remove(&key.host);
+            }
+        }
+    }
+
+    /// Watches over the deadlines of checks that are not in `known`.
+    fn arm_checks(&mut self, known: &[Check], checks: &[Check]) {
+        for deadline in checks.iter().filter_map(|check| check.deadline.as_ref()) {
+            let same = |check: &Check| check.deadline.as_ref().is_some_and(|old| Arc::ptr_eq(old, deadline));
+            if !known.iter().any(same) {
+                self.leases.arm(deadline);
             }
         }
     }
@@ -608,7 +608,13 @@ impl Registry {
                 services.into_iter().collect()
             }
             What::Forgotten { key } => vec![key.service.clone()],
+            What::Settings { service, .. } => vec![service.clone()],
         }
+    }
+
+    /// The keys of the instances on a host, in order.
+    pub fn on_host(&self, name: &HostName) -> impl Iterator<Item = &Key> {
+        self.on_host.get(name).into_iter().flatten()
     }
 }
 
@@ -627,43 +633,4 @@ fn leave(instance: &Arc<Instance>) -> What {
 
 fn become_(before: &Arc<Instance>, after: Instance) -> What {
     What::Instance { before: Some(before.clone()), after: Some(Arc::new(after)) }
-}
-
-/// The checks that a registration lists; a status it does not give is kept, or critical where the check is new.
-/// A registration that lists none keeps what was reported.
-fn merge_checks(known: &[Check], listed: &[ListedCheck], now: Now) -> Vec<Check> {
-    if listed.is_empty() {
-        return known.to_vec();
-    }
-    let merged = listed.iter().map(|(id, status)| {
-        let old = known.iter().find(|check| check.id == *id);
-        match (old, status) {
-            (Some(old), None) => old.clone(),
-            (Some(old), Some(status)) if old.status == *status => old.clone(),
-            (_, status) => {
-                let status = status.unwrap_or(Health::Critical);
-                Check { id: id.clone(), status, output: Arc::from(""), since: now.wall }
-            }
-        }
-    });
-    merged.collect()
-}
-
-/// `checks` with the report in it; `None` where its status is already so: the same verdict again is
-/// no change, whatever its output.
-fn with_report(checks: &[Check], report: &Report, now: Now) -> Result<Option<Vec<Check>>, Refusal> {
-    let mut checks = checks.to_vec();
-    let mut output = report.output.clone();
-    if output.len() > OUTPUT_OCTETS_MAX {
-        let end = (0..=OUTPUT_OCTETS_MAX).rev().find(|&end| output.is_char_boundary(end)).unwrap_or(0);
-        output = output[..end].into();
-    }
-    let verdict = Check { id: report.check.clone(), status: report.status, output, since: now.wall };
-    match checks.iter().position(|check| check.id == report.check) {
-        Some(position) if checks[position].status == report.status => return Ok(None),
-        Some(position) => checks[position] = verdict,
-        None if checks.len() >= CHECKS_MAX => return Err(Refusal::TooManyChecks),
-        None => checks.push(verdict),
-    }
-    Ok(Some(checks))
 }

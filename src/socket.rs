@@ -22,10 +22,10 @@ use tokio_util::task::TaskTracker;
 use self::session::Session;
 use crate::clock::Clock;
 use crate::connections::{Connections, Place};
-use crate::name::{HostName, InstanceId};
+use crate::name::{HostName, InstanceId, ServiceName};
 use crate::protocol::{
     FilterForm, HolderForm, InstanceForm, InstancesForm, LIST_MAX, LIST_OUTPUT_OCTETS_MAX, LookupForm, Peer,
-    Problem, RenewedForm, Reply, ServerForm, lease_text,
+    Problem, RenewedForm, Reply, ServerForm, SettingsReply, SettingsShown, lease_text,
 };
 use crate::registry::{Author, Command};
 use crate::store::History;
@@ -130,7 +130,7 @@ impl Desk {
                 (None, vec![address.ip().to_canonical()])
             }
             Author::Address(address) => (Some(&self.host), vec![address.ip().to_canonical()]),
-            Author::User(_) | Author::Server => (Some(&self.host), self.addresses.clone()),
+            Author::User(_) | Author::Server | Author::File(_) => (Some(&self.host), self.addresses.clone()),
         };
         let host = match host {
             Some(host) => host.clone(),
@@ -142,6 +142,11 @@ impl Desk {
 
     fn shown(&self, member: &Member) -> InstanceForm {
         InstanceForm::of(&member.instance, member.health, member.is_live(), self.clock.now())
+    }
+
+    fn settings(&self, service: &ServiceName, revision: u64) -> Reply {
+        let settings = SettingsShown::of(&self.view.settings_of(service));
+        Reply::Settings(SettingsReply { service: service.to_string(), settings, revision })
     }
 
     fn lookup(&self, form: &LookupForm) -> Result<Reply, Problem> {

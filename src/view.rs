@@ -8,7 +8,7 @@
 //! or a persistent map whose every look-up is slower. What needs the whole zone at one revision is
 //! asked of the writer.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -16,8 +16,9 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 
-use crate::instance::{Check, Health, Host, Instance, Key, Lease, Location, worst};
-use crate::name::{Apex, InstanceId, Label, Name, ServiceName, Tag};
+use crate::check::{Check, worst};
+use crate::instance::{Health, Host, Instance, Key, Lease, Location, ServiceSettings};
+use crate::name::{Apex, HostName, InstanceId, Label, Name, ServiceName, Tag};
 use crate::protocol::Filter;
 use crate::record::Soa;
 use crate::registry::{Change, Gone, Refusal, Registry, What};
@@ -50,6 +51,12 @@ pub struct View {
     services: papaya::HashMap<ServiceName, Arc<ServiceView>>,
     ids: papaya::HashMap<InstanceId, Keys>,
     addresses: papaya::HashMap<IpAddr, Keys>,
+    /// The instances on each host.
+    on_host: papaya::HashMap<HostName, Keys>,
+    /// What was said of hosts themselves.
+    hosts: papaya::HashMap<HostName, Arc<Host>>,
+    /// What is set for services, known or not.
+    configured: papaya::HashMap<ServiceName, ServiceSettings>,
     /// How many services know a tag: whether `_tag.<apex>` is a name.
     tags: papaya::HashMap<Label, usize>,
     directory: ArcSwap<Directory>,
@@ -57,10 +64,73 @@ pub struct View {
     /// Added to the revision for the SOA's serial: Unix seconds when the store was made.
     serial_base: AtomicU32,
     revision: AtomicU64,
+    /// The revisions at which something that spans services changed last.
+    spans: Spans,
     instances: AtomicU64,
     ready: AtomicBool,
     /// Why the store takes nothing now.
     store_trouble: ArcSwapOption<String>,
+}
+
+/// Revisions of what spans services, each the last at which a reader could see a difference.
+#[derive(Debug, Default)]
+pub struct Spans {
+    /// The names of services and their tags.
+    names: AtomicU64,
+    /// Hosts, and what is said of them.
+    hosts: AtomicU64,
+    /// Any check of any instance or host.
+    checks: AtomicU64,
+    /// A service is no longer known.
+    gone: AtomicU64,
+}
+
+impl Spans {
+    pub fn names(&self) -> u64 {
+        self.names.load(Ordering::Acquire)
+    }
+
+    pub fn hosts(&self) -> u64 {
+        self.hosts.load(Ordering::Acquire)
+    }
+
+    pub fn checks(&self) -> u64 {
+        self.checks.load(Ordering::Acquire)
+    }
+
+    pub fn gone(&self) -> u64 {
+        self.gone.load(Ordering::Acquire)
+    }
+
+    fn restart(&self, revision: u64) {
+        for span in [&self.names, &self.hosts, &self.checks, &self.gone] {
+            span.store(revision, Ordering::Release);
+        }
+    }
+
+    /// Takes down what a change means for hosts and checks.
+    fn note(&self, change: &Change) {
+        let none = &[][..];
+        let (hosts, checks) = match &change.what {
+            What::Instance { before, after } => {
+                let checks = |instance: &Option<Arc<Instance>>| {
+                    instance.as_ref().map_or(none, |it| &it.checks).to_vec()
+                };
+                (false, checks(before) != checks(after))
+            }
+            What::Host { before: Some(before), after: Some(after) } => {
+                let said = |host: &Host| Host { checks: Vec::new(), ..host.clone() };
+                (!said(before).says_same(&said(after)), before.checks != after.checks)
+            }
+            What::Host { .. } => (true, true),
+            What::Forgotten { .. } | What::Settings { .. } => (false, false),
+        };
+        for (span, changed) in [(&self.hosts, hosts), (&self.checks, checks)] {
+            if changed {
+                span.store(change.revision, Ordering::Release);
+            }
+        }
+    }
 }
 
 /// The zones that files hold.
@@ -90,6 +160,10 @@ pub struct ServiceView {
     pub tags: BTreeSet<Label>,
     /// TTL of its records in seconds.
     pub ttl: u32,
+    /// The tags of its registered instances as they are spelt: what a list of services shows.
+    pub listed_tags: BTreeSet<Tag>,
+    /// The revision at which a reader could see a difference last.
+    pub modified: u64,
     /// Why nothing is live; empty where something is. At most `EDE_OCTETS_MAX` octets.
     pub why_none: Box<str>,
 }
@@ -98,6 +172,8 @@ pub struct ServiceView {
 #[derive(Clone, Debug)]
 pub struct Member {
     pub instance: Arc<Instance>,
+    /// What was said of its host, where something was.
+    pub host: Option<Arc<Host>>,
     /// Its own health and its host's together.
     pub health: Health,
     pub standing: Standing,
@@ -132,7 +208,7 @@ impl Member {
         } else {
             Standing::Live
         };
-        Self { instance: instance.clone(), health, standing }
+        Self { instance: instance.clone(), host: host.cloned(), health, standing }
     }
 
     pub fn is_live(&self) -> bool {
@@ -156,7 +232,7 @@ impl Member {
 }
 
 impl ServiceView {
-    fn of(name: &ServiceName, registry: &Registry, ttl: u32) -> Option<Self> {
+    fn of(name: &ServiceName, registry: &Registry, ttl: u32, modified: u64) -> Option<Self> {
         let service = registry.service(name)?;
         let members: Vec<Member> = service
             .instances
@@ -166,9 +242,19 @@ impl ServiceView {
         let gone: Vec<Gone> = service.gone.iter().cloned().collect();
         let why_none = why_none(name, &members, &gone);
         let live = members.iter().filter(|member| member.is_live());
+        let ttl = registry.settings(name).ttl.unwrap_or(ttl);
         let ttl = live.fold(ttl, |ttl, member| ttl_within(ttl, member.instance.lease));
-        let mut view =
-            Self { name: name.clone(), members, gone, tags: BTreeSet::new(), ttl, why_none: why_none.into() };
+        let listed_tags = members.iter().flat_map(|member| &member.instance.tags).cloned().collect();
+        let mut view = Self {
+            name: name.clone(),
+            members,
+            gone,
+            tags: BTreeSet::new(),
+            ttl,
+            listed_tags,
+            modified,
+            why_none: why_none.into(),
+        };
         view.tags =
             view.known().flat_map(|instance| &instance.tags).filter_map(Tag::label).cloned().collect();
         Some(view)
@@ -241,11 +327,15 @@ impl View {
             services: papaya::HashMap::new(),
             ids: papaya::HashMap::new(),
             addresses: papaya::HashMap::new(),
+            on_host: papaya::HashMap::new(),
+            hosts: papaya::HashMap::new(),
+            configured: papaya::HashMap::new(),
             tags: papaya::HashMap::new(),
             directory: ArcSwap::default(),
             zones: ArcSwap::from_pointee(zones),
             serial_base: AtomicU32::new(0),
             revision: AtomicU64::new(0),
+            spans: Spans::default(),
             instances: AtomicU64::new(0),
             ready: AtomicBool::new(false),
             store_trouble: ArcSwapOption::empty(),
@@ -276,22 +366,37 @@ impl View {
     }
 
     /// Makes `changes`, which `registry` holds already, visible to queries.
-    pub fn publish(&self, registry: &Registry, changes: &[Change]) {
+    ///
+    /// Returns the services whose view is another one now, in order.
+    pub fn publish(&self, registry: &Registry, changes: &[Change]) -> Vec<ServiceName> {
         let mut touched: Vec<ServiceName> =
             changes.iter().flat_map(|change| registry.touched(change)).collect();
         touched.sort_unstable();
         touched.dedup();
+        let mut seen: HashMap<ServiceName, u64> = HashMap::new();
         for change in changes {
-            if let What::Instance { before, after } = &change.what {
-                self.index(before.as_ref(), after.as_ref());
+            match &change.what {
+                What::Instance { before, after } => {
+                    self.index(before.as_ref(), after.as_ref(), change.revision)
+                }
+                What::Host { before, after } => self.index_host(before.as_ref(), after.as_ref()),
+                What::Settings { service, after, .. } => {
+                    self.configured.pin().insert(service.clone(), after.clone());
+                }
+                What::Forgotten { .. } => {}
+            }
+            self.spans.note(change);
+            if change.is_seen() {
+                seen.extend(registry.touched(change).into_iter().map(|name| (name, change.revision)));
             }
         }
         for name in &touched {
-            self.publish_service(registry, name);
+            self.publish_service(registry, name, seen.get(name).copied());
         }
         self.instances.store(registry.instances() as u64, Ordering::Relaxed);
         // Last: who sees the new serial sees what it counts.
         self.revision.store(registry.revision(), Ordering::Release);
+        touched
     }
 
     /// Makes the whole of `registry` visible: after a restart.
@@ -300,18 +405,27 @@ impl View {
         self.ids.pin().reserve(registry.instances());
         self.addresses.pin().reserve(registry.instances());
         self.services.pin().reserve(registry.services().count());
+        for (service, settings) in registry.all_settings() {
+            self.configured.pin().insert(service.clone(), settings.clone());
+        }
+        for host in registry.hosts() {
+            self.hosts.pin().insert(host.name.clone(), host.clone());
+        }
         for (_, service) in registry.services() {
             for instance in service.instances.values() {
-                self.index(None, Some(instance));
+                self.index(None, Some(instance), 0);
             }
         }
+        // Who waited for a revision before the restart is told that this is another one.
+        let revision = registry.revision();
+        self.spans.restart(revision);
         let mut names: Vec<ServiceName> = registry.services().map(|(name, _)| name.clone()).collect();
         names.sort_unstable();
         self.directory.store(Arc::new(Directory::of(&names)));
         let none = BTreeSet::new();
         let services = self.services.pin();
         for name in names {
-            if let Some(view) = ServiceView::of(&name, registry, self.settings.ttl) {
+            if let Some(view) = ServiceView::of(&name, registry, self.settings.ttl, revision) {
                 self.count_tags(&none, &view.tags);
                 services.insert(name, Arc::new(view));
             }
@@ -320,13 +434,19 @@ impl View {
         self.revision.store(registry.revision(), Ordering::Release);
     }
 
-    fn publish_service(&self, registry: &Registry, name: &ServiceName) {
+    /// `seen` is the revision at which readers see a difference, where they do.
+    fn publish_service(&self, registry: &Registry, name: &ServiceName, seen: Option<u64>) {
         let services = self.services.pin();
         let none = BTreeSet::new();
-        match ServiceView::of(name, registry, self.settings.ttl) {
+        let old = services.get(name).cloned();
+        let modified = seen.or(old.as_ref().map(|old| old.modified)).unwrap_or(registry.revision());
+        match ServiceView::of(name, registry, self.settings.ttl, modified) {
             Some(view) => {
                 let view = Arc::new(view);
-                let old = services.get(name).cloned();
+                let listed = |view: &ServiceView| (!view.members.is_empty(), view.listed_tags.clone());
+                if old.as_deref().map(listed).unwrap_or_default() != listed(&view) {
+                    self.spans.names.fetch_max(modified, Ordering::AcqRel);
+                }
                 self.count_tags(old.as_deref().map_or(&none, |old| &old.tags), &view.tags);
                 services.insert(name.clone(), view);
                 if old.is_none() {
@@ -334,7 +454,9 @@ impl View {
                 }
             }
             None => {
-                if let Some(old) = services.remove(name) {
+                if let Some(old) = old {
+                    services.remove(name);
+                    self.spans.gone.store(registry.revision(), Ordering::Release);
                     self.count_tags(&old.tags, &none);
                     self.directory.store(Arc::new(self.directory.load().without(name)));
                 }
@@ -342,7 +464,15 @@ impl View {
         }
     }
 
-    fn index(&self, before: Option<&Arc<Instance>>, after: Option<&Arc<Instance>>) {
+    fn index_host(&self, before: Option<&Arc<Host>>, after: Option<&Arc<Host>>) {
+        match (before, after) {
+            (_, Some(after)) => drop(self.hosts.pin().insert(after.name.clone(), after.clone())),
+            (Some(before), None) => drop(self.hosts.pin().remove(&before.name)),
+            (None, None) => {}
+        }
+    }
+
+    fn index(&self, before: Option<&Arc<Instance>>, after: Option<&Arc<Instance>>, revision: u64) {
         let addresses = |instance: Option<&Arc<Instance>>| {
             instance.map(|instance| instance.addresses().to_vec()).unwrap_or_default()
         };
@@ -355,8 +485,18 @@ impl View {
             remove_key(&self.addresses, address, key);
         }
         match (before, after) {
-            (None, Some(_)) => add_key(&self.ids, key.id.clone(), key),
-            (Some(_), None) => remove_key(&self.ids, &key.id, key),
+            (None, Some(_)) => {
+                add_key(&self.ids, key.id.clone(), key);
+                if add_key(&self.on_host, key.host.clone(), key) {
+                    self.spans.hosts.fetch_max(revision, Ordering::AcqRel);
+                }
+            }
+            (Some(_), None) => {
+                remove_key(&self.ids, &key.id, key);
+                if remove_key(&self.on_host, &key.host, key) {
+                    self.spans.hosts.fetch_max(revision, Ordering::AcqRel);
+                }
+            }
             _ => {}
         }
     }
@@ -377,6 +517,16 @@ impl View {
 
     pub fn service(&self, name: &str) -> Option<Arc<ServiceView>> {
         self.services.pin().get(name).cloned()
+    }
+
+    /// What is set for a service; nothing where nobody did.
+    pub fn settings_of(&self, service: &ServiceName) -> ServiceSettings {
+        self.configured.pin().get(service).cloned().unwrap_or_default()
+    }
+
+    /// The TTL of a service's records in seconds, before leases shorten it.
+    pub fn ttl(&self, service: &ServiceName) -> u32 {
+        self.configured.pin().get(service).and_then(|settings| settings.ttl).unwrap_or(self.settings.ttl)
     }
 
     /// True where some service knows the tag.
@@ -446,6 +596,29 @@ impl View {
     /// Every instance with this id.
     pub fn by_id(&self, id: &InstanceId) -> Vec<Member> {
         self.members_of(self.ids.pin().get(id))
+    }
+
+    /// Every instance on this host.
+    pub fn on_host(&self, host: &HostName) -> Vec<Member> {
+        self.members_of(self.on_host.pin().get(host))
+    }
+
+    /// What was said of a host; one that is only known by its instances is as new.
+    pub fn host(&self, name: &HostName) -> Option<Arc<Host>> {
+        let said = self.hosts.pin().get(name).cloned();
+        said.or_else(|| self.on_host.pin().contains_key(name).then(|| Arc::new(Host::new(name.clone()))))
+    }
+
+    /// Every host that was spoken of or has instances, in order.
+    pub fn hosts(&self) -> Vec<HostName> {
+        let (said, with_instances) = (self.hosts.pin(), self.on_host.pin());
+        let names: BTreeSet<&HostName> = said.keys().chain(with_instances.keys()).collect();
+        names.into_iter().cloned().collect()
+    }
+
+    /// The revisions of what spans services.
+    pub fn spans(&self) -> &Spans {
+        &self.spans
     }
 
     /// Every instance at this address.
@@ -529,11 +702,13 @@ impl Keys {
     }
 }
 
-fn add_key<K: Hash + Eq>(index: &papaya::HashMap<K, Keys>, at: K, key: &Key) {
+/// True where it is the first.
+fn add_key<K: Hash + Eq>(index: &papaya::HashMap<K, Keys>, at: K, key: &Key) -> bool {
     let index = index.pin();
     match index.get(&at) {
         None => {
             index.insert(at, Keys::One(key.clone()));
+            return true;
         }
         Some(Keys::Many(keys)) => {
             keys.pin().insert(key.clone(), ());
@@ -545,9 +720,11 @@ fn add_key<K: Hash + Eq>(index: &papaya::HashMap<K, Keys>, at: K, key: &Key) {
             index.insert(at, Keys::Many(Arc::new(keys)));
         }
     }
+    false
 }
 
-fn remove_key<K: Hash + Eq>(index: &papaya::HashMap<K, Keys>, at: &K, key: &Key) {
+/// True where it was the last.
+fn remove_key<K: Hash + Eq>(index: &papaya::HashMap<K, Keys>, at: &K, key: &Key) -> bool {
     let index = index.pin();
     let empty = match index.get(at) {
         None => false,
@@ -560,6 +737,7 @@ fn remove_key<K: Hash + Eq>(index: &papaya::HashMap<K, Keys>, at: &K, key: &Key)
     if empty {
         index.remove(at);
     }
+    empty
 }
 
 impl Directory {

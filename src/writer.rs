@@ -14,13 +14,15 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 
+use crate::check::worst;
 use crate::clock::Clock;
-use crate::instance::{Instance, Key};
+use crate::instance::{Health, Instance, Key};
+use crate::journal::{self, Follower, Journal, Topic};
 use crate::name::{HostName, Label, ServiceName};
 use crate::protocol::Filter;
-use crate::registry::{Author, Change, Command, Reason, Refusal, Registry, Subject, What};
+use crate::registry::{Author, Change, Command, Reason, Refusal, Registry, Report, Subject, What};
 use crate::store::Store;
 use crate::time::{Now, nanoseconds};
 use crate::view::{Member, View};
@@ -29,8 +31,6 @@ use crate::view::{Member, View};
 const QUEUE_MAX: usize = 4096;
 /// Events in one batch. A commit of 256 takes about 5 ms, and the first waits for the last.
 const BATCH_MAX: usize = 256;
-/// Batches a slow watcher may be behind before it is cut off.
-const WATCH_BACKLOG: usize = 4096;
 /// Facts published and not yet stored, half of what is reserved for them: revisions are never given out
 /// twice. Where the store takes none for so long, leases stand still.
 const UNSTORED_MAX: usize = 32_768;
@@ -80,7 +80,7 @@ pub struct Watch {
     pub revision: u64,
     /// Facts up to `revision` that the log does not have yet.
     pub unstored: Vec<Change>,
-    pub changes: broadcast::Receiver<Arc<[Change]>>,
+    pub changes: Follower,
 }
 
 /// The writer has ended: the server is on its way down.
@@ -92,6 +92,8 @@ pub struct Stopped;
 #[derive(Clone, Debug)]
 pub struct Handle {
     events: mpsc::Sender<Event>,
+    /// What the writer publishes, for those who need no snapshot with it.
+    pub journal: Arc<Journal>,
 }
 
 impl Handle {
@@ -135,11 +137,13 @@ pub struct Writer {
     view: Arc<View>,
     clock: Clock,
     events: mpsc::Receiver<Event>,
-    watchers: broadcast::Sender<Arc<[Change]>>,
+    journal: Arc<Journal>,
     /// Commands that wait for the next batch, oldest first.
     postponed: VecDeque<Event>,
     /// Facts published and not yet stored.
     unstored: Vec<Change>,
+    /// Facts that there was no room for: the store has taken nothing for long.
+    undone: Vec<Event>,
     /// When the time was last looked at, in nanoseconds of the monotonic clock.
     seen_ns: u64,
     /// Facts alone are not offered to a store that refused before this time.
@@ -158,28 +162,30 @@ struct Round {
     keys: HashSet<Key>,
     labels: HashSet<(ServiceName, Label)>,
     hosts: HashSet<HostName>,
+    settings: HashSet<ServiceName>,
     new_instances: usize,
 }
 
 impl Writer {
     pub fn new(registry: Registry, store: Store, view: Arc<View>, clock: Clock) -> (Self, Handle) {
         let (sender, events) = mpsc::channel(QUEUE_MAX);
-        let (watchers, _) = broadcast::channel(WATCH_BACKLOG);
+        let journal = Arc::new(Journal::default());
         let seen_ns = clock.now().mono_ns;
-        let (postponed, unstored) = (VecDeque::new(), Vec::new());
+        let (postponed, unstored, undone) = (VecDeque::new(), Vec::new(), Vec::new());
         let writer = Self {
             registry,
             store,
             view,
             clock,
             events,
-            watchers,
+            journal: journal.clone(),
             postponed,
             unstored,
+            undone,
             seen_ns,
             again_ns: 0,
         };
-        (writer, Handle { events: sender })
+        (writer, Handle { events: sender, journal })
     }
 
     /// Works until every handle is gone and the queue is empty.
@@ -214,6 +220,7 @@ impl Writer {
         {
             tracing::error!(%failure, "the last changes are not stored");
         }
+        self.journal.close();
     }
 
     fn next_look(&self) -> std::time::Instant {
@@ -232,21 +239,27 @@ impl Writer {
     /// One batch: facts first, then commands together, then the answers.
     async fn work(&mut self, events: VecDeque<Event>) {
         let now = self.look();
-        let room = UNSTORED_MAX.saturating_sub(self.unstored.len());
-        let mut facts = self.registry.due(now, room / 2);
-        let mut round = Round::default();
+        let due = self.registry.due(now, self.room() / 2);
+        let mut facts = Vec::with_capacity(due.len());
+        self.happen(due, now, &mut facts);
         let mut after = Vec::new();
         let mut commands = VecDeque::new();
-        for event in events {
+        for event in std::mem::take(&mut self.undone).into_iter().chain(events) {
             match event {
-                Event::Command { command: closed @ Command::Closed { .. }, .. } => {
-                    facts.extend(self.registry.check(&closed, now).unwrap_or_default());
+                Event::Command { command, author, done } if is_fact(&command, &author) => {
+                    if self.room() == 0 {
+                        self.undone.push(Event::Command { command, author, done });
+                        continue;
+                    }
+                    let found = self.registry.check(&command, now);
+                    self.happen(found.unwrap_or_default(), now, &mut facts);
                 }
                 Event::Command { .. } => commands.push_back(event),
                 Event::Watch { .. } | Event::Ping { .. } => after.push(event),
             }
         }
-        self.publish_facts(facts, now);
+        self.show(&facts);
+        let mut round = Round::default();
         for event in commands {
             if let Some(event) = self.admit(&mut round, event, now) {
                 self.postponed.push_back(event);
@@ -255,43 +268,60 @@ impl Writer {
         self.commit(round, now).await;
         for event in after {
             match event {
-                Event::Watch { filter, done } => {
-                    // At this point the view is the registry, and the next change goes to the receiver.
-                    let begun = self.clock.now();
-                    let members = filter.map(|filter| self.view.list(&filter, None, usize::MAX).0);
-                    let members = members.unwrap_or_default();
-                    // Time that we spent ourselves is no absence.
-                    self.seen_ns += self.clock.now().mono_ns - begun.mono_ns;
-                    let (revision, changes) = (self.registry.revision(), self.watchers.subscribe());
-                    let unstored = self.unstored.clone();
-                    drop(done.send(Watch { members, revision, unstored, changes }));
-                }
+                Event::Watch { filter, done } => drop(done.send(self.watch(filter.as_deref()))),
                 Event::Ping { done } => drop(done.send(())),
                 Event::Command { .. } => self.postponed.push_back(event),
             }
         }
     }
 
-    /// What happened anyway: visible at once, stored with the next commit.
-    fn publish_facts(&mut self, facts: Vec<(Reason, What)>, now: Now) {
-        let mut changes = Vec::with_capacity(facts.len());
-        for (reason, what) in facts {
+    /// Facts that may still be published: more would outrun the revisions that are reserved.
+    fn room(&self) -> usize {
+        UNSTORED_MAX.saturating_sub(self.unstored.len())
+    }
+
+    /// At this point the view is the registry, and the next change goes to the follower.
+    fn watch(&mut self, filter: Option<&Filter>) -> Watch {
+        let begun = self.clock.now();
+        let members = filter.map(|filter| self.view.list(filter, None, usize::MAX).0).unwrap_or_default();
+        // Time that we spent ourselves is no absence.
+        self.seen_ns += self.clock.now().mono_ns - begun.mono_ns;
+        let topic =
+            filter.and_then(|filter| filter.service.as_ref()).map_or(Topic::Everything, Topic::Service);
+        let (revision, changes) = (self.registry.revision(), self.journal.follow(topic));
+        Watch { members, revision, unstored: self.unstored.clone(), changes }
+    }
+
+    /// What happened anyway is so at once, and is stored with the next commit.
+    fn happen(&mut self, found: Vec<(Reason, What)>, now: Now, facts: &mut Vec<Change>) {
+        for (reason, what) in found {
             let revision = self.registry.revision() + 1;
             let change = Registry::change(revision, reason, what, Author::Server, now);
             self.registry.apply(&change, now);
-            changes.push(change);
+            self.unstored.push(change.clone());
+            facts.push(change);
         }
-        self.unstored.extend(changes.iter().cloned());
-        self.show(changes);
     }
 
-    fn show(&self, changes: Vec<Change>) {
+    /// Makes changes that the registry holds visible, and tells those who follow.
+    fn show(&self, changes: &[Change]) {
         if changes.is_empty() {
             return;
         }
-        self.view.publish(&self.registry, &changes);
-        if self.watchers.receiver_count() > 0 {
-            drop(self.watchers.send(changes.into()));
+        let touched = self.view.publish(&self.registry, changes);
+        if self.journal.is_followed() {
+            let event = |change: &Change| journal::Event::new(change.clone(), self.health_after(change));
+            self.journal.publish(&changes.iter().map(event).collect(), &touched);
+        }
+    }
+
+    fn health_after(&self, change: &Change) -> Health {
+        match &change.what {
+            What::Instance { after: Some(after), .. } => {
+                let host = self.registry.host(&after.key.host);
+                host.map_or(Health::Passing, |host| worst(&host.checks)).max(after.health())
+            }
+            _ => Health::Passing,
         }
     }
 
@@ -347,7 +377,7 @@ impl Writer {
                     }
                     self.registry.apply(change, now);
                 }
-                self.show(changes.clone());
+                self.show(&changes);
             }
             Err(_) => self.again_ns = now.mono_ns + nanoseconds(STORE_AGAIN),
         }
@@ -399,6 +429,15 @@ impl Writer {
     }
 }
 
+/// True for what happened, whether the store takes it or not: a closed connection, a probe's verdict.
+fn is_fact(command: &Command, author: &Author) -> bool {
+    match command {
+        Command::Closed { .. } => true,
+        Command::Report(_) => *author == Author::Server,
+        _ => false,
+    }
+}
+
 /// Where we were away since the time was last looked at, leases do not run out for it.
 fn notice_absence(registry: &Registry, seen_ns: &mut u64, now: Now) {
     let away = Duration::from_nanos(now.mono_ns.saturating_sub(*seen_ns));
@@ -412,18 +451,20 @@ fn notice_absence(registry: &Registry, seen_ns: &mut u64, now: Now) {
 impl Round {
     /// True where a command before it in the round is about the same instance or host.
     fn touches(&self, command: &Command) -> bool {
-        match subject(command) {
-            Some(About::Instance(key)) => self.keys.contains(key),
-            Some(About::Host(host)) => self.hosts.contains(host),
-            None => false,
-        }
+        subjects(command).any(|about| match about {
+            About::Instance(key) => self.keys.contains(key),
+            About::Host(host) => self.hosts.contains(host),
+            About::Settings(service) => self.settings.contains(service),
+        })
     }
 
     fn touch(&mut self, command: &Command) {
-        match subject(command) {
-            Some(About::Instance(key)) => drop(self.keys.insert(key.clone())),
-            Some(About::Host(host)) => drop(self.hosts.insert(host.clone())),
-            None => {}
+        for about in subjects(command) {
+            match about {
+                About::Instance(key) => drop(self.keys.insert(key.clone())),
+                About::Host(host) => drop(self.hosts.insert(host.clone())),
+                About::Settings(service) => drop(self.settings.insert(service.clone())),
+            }
         }
     }
 
@@ -454,18 +495,30 @@ impl Round {
 enum About<'a> {
     Instance(&'a Key),
     Host(&'a HostName),
+    Settings(&'a ServiceName),
 }
 
-fn subject(command: &Command) -> Option<About<'_>> {
-    match command {
-        Command::Register(registration) => Some(About::Instance(&registration.key)),
-        Command::Deregister(holder) | Command::Drain(holder) => Some(About::Instance(&holder.key)),
-        Command::Report(report) => Some(match &report.on {
-            Subject::Instance(holder) => About::Instance(&holder.key),
-            Subject::Host(host) => About::Host(host),
-        }),
-        Command::Closed { .. } => None,
-    }
+fn subjects(command: &Command) -> impl Iterator<Item = About<'_>> {
+    let (first, second) = match command {
+        Command::Register(registration) => {
+            (Some(About::Instance(&registration.key)), registration.displaces.as_ref().map(About::Instance))
+        }
+        Command::Deregister(holder) | Command::Drain(holder) => (Some(About::Instance(&holder.key)), None),
+        Command::Report(Report { on, .. })
+        | Command::AddCheck { on, .. }
+        | Command::RemoveCheck { on, .. } => {
+            let about = match on {
+                Subject::Instance(holder) => About::Instance(&holder.key),
+                Subject::Host(host) => About::Host(host),
+            };
+            (Some(about), None)
+        }
+        Command::RegisterHost(registration) => (Some(About::Host(&registration.name)), None),
+        Command::DeregisterHost(name) => (Some(About::Host(name)), None),
+        Command::Configure(configuration) => (Some(About::Settings(&configuration.service)), None),
+        Command::Closed { .. } => (None, None),
+    };
+    first.into_iter().chain(second)
 }
 
 fn new_instance(what: &What) -> Option<&Arc<Instance>> {

@@ -13,7 +13,7 @@ use callsign::name::{Apex, HostName, InstanceId, ServiceName};
 use callsign::protocol::Filter;
 use callsign::record::{Data, Type};
 use callsign::registry::{
-    Author, Command, FORGET_AFTER, Holder, Reason, Registration, Registry, Report, Subject, What,
+    Author, Command, FORGET_AFTER, Holder, ListedCheck, Reason, Registration, Registry, Report, Subject, What,
 };
 use callsign::time::Now;
 use callsign::view::{Settings, View, Zones};
@@ -214,7 +214,11 @@ fn run(step: &Step, model: &mut Model, system: &mut System) {
                 priority,
                 lease,
                 lease_id: system.lease_ids,
-                checks: if checked { vec![("extra".into(), None)] } else { Vec::new() },
+                checks: if checked { vec![ListedCheck::reported("extra", None)] } else { Vec::new() },
+                keeps_checks: !checked,
+                consul: None,
+                anonymous: false,
+                displaces: None,
             };
             assert_eq!(system.command(Command::Register(Box::new(registration))), Some(1));
             let mut checks =
@@ -261,7 +265,7 @@ fn run(step: &Step, model: &mut Model, system: &mut System) {
         Step::Report { place, status } => {
             let status = Health::ALL[status];
             let on = Subject::Instance(Holder { key: key(place), lease_id: None });
-            let report = Report { on, check: "report".into(), status, output: "".into() };
+            let report = Report { on, check: "report".into(), status, output: "".into(), known_only: false };
             let done = system.command(Command::Report(report));
             let known = model.instances.get_mut(&place);
             let changed =
@@ -270,7 +274,7 @@ fn run(step: &Step, model: &mut Model, system: &mut System) {
         }
         Step::ReportHost { host, status } => {
             let (on, status) = (Subject::Host(HostName::parse(HOSTS[host]).unwrap()), Health::ALL[status]);
-            let report = Report { on, check: "disk".into(), status, output: "".into() };
+            let report = Report { on, check: "disk".into(), status, output: "".into(), known_only: false };
             let changed = model.hosts.insert(host, status) != Some(status);
             assert_eq!(system.command(Command::Report(report)), Some(usize::from(changed)));
         }

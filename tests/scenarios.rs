@@ -10,12 +10,14 @@
 //! > {"register":{…}}                    any request of the protocol that changes something
 //! > heartbeat|deregister|drain SERVICE ID [host H] [lease-id X]
 //! > report SERVICE ID STATUS [check ID] [output TEXT]     > report-host HOST STATUS [check ID]
+//! > probe SERVICE ID CHECK OUTCOMES     outcomes of probes in a row: `+` went well, `~` warned, `-` failed
 //! > close N                             connection N ends (`lease connection` binds to connection 1, `… 2` to 2)
 //! > wait DURATION                       prints what time did
 //! > dig NAME TYPE [+tcp] [+noedns] [+bufsize=N] [from ADDR] [+order]
 //! > explain NAME        > list [key value]…        > not-ready
 //! ```
 
+use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
@@ -23,11 +25,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use callsign::answer::Over;
+use callsign::check::{Streak, worst};
 use callsign::dns::wire::{Arrival, Sizes, accept};
-use callsign::instance::Lease;
-use callsign::name::{Apex, HostName, Name};
+use callsign::instance::{Health, Key, Lease};
+use callsign::name::{Apex, HostName, InstanceId, Name, ServiceName};
 use callsign::protocol::{self, FilterForm, Peer, Problem, Request};
-use callsign::registry::{Author, Change, Command, FORGET_AFTER, Reason, Registry, What};
+use callsign::registry::{
+    Author, Change, Command, FORGET_AFTER, Holder, Reason, Registry, Report, Subject, What,
+};
 use callsign::time::{Now, parse_duration};
 use callsign::view::{Settings, View, Zones};
 use callsign::zone::{Kind, Zone};
@@ -104,6 +109,7 @@ struct Stage {
     now: Now,
     lease_ids: u64,
     draws: u64,
+    streaks: HashMap<(Key, String), Streak>,
 }
 
 impl Stage {
@@ -136,7 +142,7 @@ impl Stage {
         registry.set_taken(
             view.zones().trees.iter().flat_map(|tree| tree.taken(&format!("{}zone", tree.apex))).collect(),
         );
-        Self { registry, view, now: Now::default(), lease_ids: 0, draws: 0 }
+        Self { registry, view, now: Now::default(), lease_ids: 0, draws: 0, streaks: HashMap::new() }
     }
 
     fn run(&mut self, command: &str) -> Result<String, Problem> {
@@ -161,6 +167,7 @@ impl Stage {
                 report_options(&mut form, rest);
                 self.request(&serde_json::json!({ "report": form }).to_string(), 1)
             }
+            ["probe", service, id, check, outcomes] => self.probe(service, id, check, outcomes),
             ["report-host", host, status, rest @ ..] => {
                 let mut form = serde_json::json!({"host": host, "status": status});
                 report_options(&mut form, rest);
@@ -208,6 +215,31 @@ impl Stage {
         }
     }
 
+    /// The outcomes of probes, one after the other: `+` went well, `~` is a warning, `-` failed.
+    fn probe(&mut self, service: &str, id: &str, check: &str, outcomes: &str) -> Result<String, Problem> {
+        let key = Key {
+            service: ServiceName::parse(service).unwrap(),
+            id: InstanceId::parse(id).unwrap(),
+            host: HostName::parse("here").unwrap(),
+        };
+        let mut out = String::new();
+        for outcome in outcomes.chars() {
+            let Some(instance) = self.registry.instance(&key) else { panic!("{key} is not registered") };
+            let known = instance.checks.iter().find(|known| &*known.id == check).unwrap().clone();
+            let outcome = match outcome {
+                '+' => Health::Passing,
+                '~' => Health::Warning,
+                _ => Health::Critical,
+            };
+            let streak = self.streaks.entry((key.clone(), check.to_owned())).or_default();
+            let status = streak.outcome(outcome, known.status, &known.definition);
+            let on = Subject::Instance(Holder { key: key.clone(), lease_id: None });
+            let report = Report { on, check: known.id, status, output: "".into(), known_only: true };
+            out.push_str(&self.command(Command::Report(report))?);
+        }
+        Ok(out)
+    }
+
     fn request(&mut self, line: &str, connection: u64) -> Result<String, Problem> {
         let host = HostName::parse("here").unwrap();
         let peer = Peer {
@@ -224,6 +256,10 @@ impl Stage {
             Request::Deregister(form) => Command::Deregister(form.holder(&host)?),
             Request::Drain(form) => Command::Drain(form.holder(&host)?),
             Request::Report(form) => Command::Report(form.report(&host)?),
+            Request::Settings(form) => match form.configuration()? {
+                (_, Some(configuration)) => Command::Configure(configuration),
+                (service, None) => return Ok(format!("{:?}\n", self.view.settings_of(&service))),
+            },
             Request::Heartbeat(form) => {
                 let holder = form.holder(&host)?;
                 self.view.renew(&holder.key, holder.lease_id, self.now)?;
@@ -266,10 +302,14 @@ impl Stage {
                     };
                     writeln!(out, "{} {}{shown}{health}", reason.as_str(), instance.key.id).unwrap();
                 }
-                What::Host { after, .. } => {
-                    writeln!(out, "reported host {}", after.as_ref().unwrap().name).unwrap()
+                What::Host { before, after } => {
+                    let host = after.as_ref().or(before.as_ref()).unwrap();
+                    writeln!(out, "{} host {}, {}", reason.as_str(), host.name, worst(&host.checks)).unwrap()
                 }
                 What::Forgotten { key } => writeln!(out, "forgotten {}", key.id).unwrap(),
+                What::Settings { service, after, .. } => {
+                    writeln!(out, "configured {service} {after:?}").unwrap()
+                }
             }
             changes.push(change);
         }

@@ -34,6 +34,7 @@ use Room::{Core, Edge, Ground, State, Wiring};
 const ROOMS: &[(&str, Room)] = &[
     ("answer.rs", Core),
     ("balance.rs", Core),
+    ("check.rs", Core),
     ("explain.rs", Core),
     ("grammar.rs", Core),
     ("instance.rs", Core),
@@ -44,12 +45,14 @@ const ROOMS: &[(&str, Room)] = &[
     ("protocol/", Core),
     ("record.rs", Core),
     ("registry.rs", Core),
+    ("registry/", Core),
     ("time.rs", Core),
     ("view.rs", Core),
     ("zone.rs", Core),
     ("zone_file.rs", Core),
     ("clock.rs", Ground),
     ("connections.rs", Ground),
+    ("journal.rs", State),
     ("store/", State),
     ("writer.rs", State),
     ("dns/", Edge),
@@ -68,7 +71,7 @@ const ROOMS: &[(&str, Room)] = &[
 ];
 
 /// The one state module that edges may name: they hand it commands and await its answer.
-const STATE_FOR_EDGES: [&str; 2] = ["writer", "store"];
+const STATE_FOR_EDGES: [&str; 3] = ["writer", "store", "journal"];
 
 /// What is named in a few places only: (text, the files below `src/` that may hold it, the reason).
 ///

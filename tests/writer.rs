@@ -31,6 +31,10 @@ fn register(id: &str, host: &str) -> Command {
         lease: Lease::None,
         lease_id: 1,
         checks: Vec::new(),
+        keeps_checks: true,
+        consul: None,
+        anonymous: false,
+        displaces: None,
     }))
 }
 

@@ -172,7 +172,12 @@ fn registration(instance: &InstanceForm) -> RegisterForm {
     });
     let named: Vec<(String, PortForm)> = named.collect();
     let unnamed = instance.ports.iter().find(|port| port.name.is_none());
-    let check = |check: &CheckShown| CheckForm { id: check.id.clone(), status: Some(check.status.clone()) };
+    let check = |check: &CheckShown| match &check.definition {
+        Some(definition) => CheckForm { status: Some(check.status.clone()), ..(**definition).clone() },
+        None => {
+            CheckForm { id: check.id.clone(), status: Some(check.status.clone()), ..CheckForm::default() }
+        }
+    };
     RegisterForm {
         service: instance.service.clone(),
         id: Some(instance.id.clone()),
@@ -180,7 +185,7 @@ fn registration(instance: &InstanceForm) -> RegisterForm {
         address: instance.target.is_none().then(|| Several(instance.address.clone())),
         target: instance.target.clone(),
         port: unnamed.map(|port| port.port.into()),
-        ports: (!named.is_empty()).then_some(Pairs(named)),
+        ports: (unnamed.is_none() || !named.is_empty()).then_some(Pairs(named)),
         protocol: instance.protocol.clone(),
         tags: Some(instance.tags.clone()),
         meta: Some(Pairs(instance.meta.clone().into_iter().collect())),

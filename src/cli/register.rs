@@ -169,7 +169,8 @@ fn shown(format: Format, registered: &RegisteredForm) -> Result<(), Failure> {
     }
     let RegisteredForm { service, id, dns, port, lease, .. } = registered;
     let place = registered.target.clone().unwrap_or_else(|| registered.address.join(","));
-    output::line(&format!("registered {service} {id} at {place} port {port} as {dns}, lease {lease}"))
+    let port = port.map(|port| format!(" port {port}")).unwrap_or_default();
+    output::line(&format!("registered {service} {id} at {place}{port} as {dns}, lease {lease}"))
 }
 
 /// Where an instance accepts, as it was typed.

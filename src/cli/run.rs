@@ -145,7 +145,7 @@ fn checked(form: &RegisterForm) -> Result<u16, Failure> {
         loopback_allowed: true,
         connection: 0,
     };
-    Ok(form.registration(&peer, 0)?.ports[0].number)
+    Ok(form.registration(&peer, 0)?.ports.first().map_or(0, |port| port.number))
 }
 
 async fn accepts(places: &[SocketAddr]) {

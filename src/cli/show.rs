@@ -98,7 +98,10 @@ fn url(instance: &InstanceForm) -> String {
         (None, Some(address)) if address.contains(':') => format!("[{address}]"),
         (None, address) => address.cloned().unwrap_or_default(),
     };
-    format!("{scheme}://{host}:{}", instance.port)
+    match instance.port {
+        Some(port) => format!("{scheme}://{host}:{port}"),
+        None => format!("{scheme}://{host}"),
+    }
 }
 
 fn described(instance: &InstanceForm) -> String {

@@ -6,16 +6,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{
-    CHECK_DEFAULT, FilterForm, HolderForm, LEASE_DEFAULT, Problem, RegisterForm, ReportForm, printable,
+    CHECK_DEFAULT, FilterForm, HolderForm, LEASE_DEFAULT, Problem, RegisterForm, ReportForm, SettingsForm,
+    checks, printable,
 };
 use crate::instance::{
-    ADDRESSES_MAX, CHECKS_MAX, Health, Instance, Key, LEASE_MS_MAX, LEASE_MS_MIN, Lease, Location,
-    META_KEY_OCTETS_MAX, META_MAX, META_VALUE_OCTETS_MAX, PORTS_MAX, Port, TAGS_MAX, Transport,
-    WORD_OCTETS_MAX,
+    ADDRESSES_MAX, Health, Instance, Key, LEASE_MS_MAX, LEASE_MS_MIN, Lease, Location, META_KEY_OCTETS_MAX,
+    META_MAX, META_VALUE_OCTETS_MAX, PORTS_MAX, Port, TAGS_MAX, Transport, WORD_OCTETS_MAX,
 };
 use crate::name::{HostName, InstanceId, ServiceName, Tag, is_ldh_label, parse_target};
-use crate::registry::{Holder, ListedCheck, Registration, Report, Subject};
+use crate::registry::{Configuration, Holder, Registration, Report, Subject};
 use crate::time::{format_duration, parse_duration};
+
+/// Longest TTL of a service's records, in seconds: who caches for longer misses a death.
+const TTL_MAX: u64 = 300;
 
 /// What the edge knows of the client, for what a registration leaves out.
 #[derive(Clone, Debug)]
@@ -38,7 +41,10 @@ impl RegisterForm {
         let ports = self.ports()?;
         let id = match &self.id {
             Some(id) => InstanceId::parse(id),
-            None => InstanceId::parse(&format!("{service}-{host}-{}", ports[0].number)),
+            None => match ports.first() {
+                Some(port) => InstanceId::parse(&format!("{service}-{host}-{}", port.number)),
+                None => InstanceId::parse(&format!("{service}-{host}")),
+            },
         };
         let id = id.map_err(|unfit| Problem::invalid("id", unfit))?;
         Ok(Registration {
@@ -52,7 +58,12 @@ impl RegisterForm {
             priority: number("priority", self.priority, 0, 0)?,
             lease: self.lease(peer)?,
             lease_id,
-            checks: self.checks()?,
+            checks: checks::listed(self.checks.as_deref().unwrap_or_default())?,
+            // A registration that lists none keeps what was reported.
+            keeps_checks: self.checks.as_deref().unwrap_or_default().is_empty(),
+            consul: None,
+            anonymous: false,
+            displaces: None,
         })
     }
 
@@ -132,6 +143,8 @@ impl RegisterForm {
             ports.push(port);
         }
         match ports.len() {
+            // Whoever says that there is none means it.
+            0 if self.port.is_none() && self.ports.is_some() => Ok(ports),
             0 => Err(Problem::invalid(
                 "port",
                 "is missing; give the port that the instance accepts on, 1 to 65535",
@@ -221,26 +234,6 @@ impl RegisterForm {
             }
         }
     }
-
-    fn checks(&self) -> Result<Vec<ListedCheck>, Problem> {
-        let given = self.checks.as_deref().unwrap_or_default();
-        if given.len() > CHECKS_MAX {
-            return Err(Problem::invalid(
-                "checks",
-                format!("may list at most {CHECKS_MAX} checks, not {}", given.len()),
-            ));
-        }
-        let mut checks: Vec<ListedCheck> = Vec::with_capacity(given.len());
-        for check in given {
-            let id = word("checks", &check.id)?;
-            if checks.iter().any(|(known, _)| *known == id) {
-                return Err(Problem::invalid("checks", format!("name `{id}` twice")));
-            }
-            let status = check.status.as_deref().map(|status| health("checks", status)).transpose()?;
-            checks.push((id, status));
-        }
-        Ok(checks)
-    }
 }
 
 impl HolderForm<'_> {
@@ -278,7 +271,31 @@ impl ReportForm {
             check: word("check", self.check.as_deref().unwrap_or(CHECK_DEFAULT))?,
             status: health("status", &self.status)?,
             output: self.output.as_deref().unwrap_or_default().into(),
+            known_only: false,
         })
+    }
+}
+
+impl SettingsForm {
+    /// What is to be set; `None` where the settings are only asked for.
+    pub fn configuration(&self) -> Result<(ServiceName, Option<Configuration>), Problem> {
+        let service =
+            ServiceName::parse(&self.service).map_err(|unfit| Problem::invalid("service", unfit))?;
+        let ttl = match self.ttl.as_deref() {
+            None => None,
+            Some(text) => {
+                match parse_duration(text).filter(|ttl| ttl.subsec_nanos() == 0).map(|ttl| ttl.as_secs()) {
+                    Some(seconds @ 0..=TTL_MAX) => Some(seconds as u32),
+                    _ => {
+                        let rule =
+                            format!("must be whole seconds from 0s to {TTL_MAX}s, not `{}`", printable(text));
+                        return Err(Problem::invalid("ttl", rule));
+                    }
+                }
+            }
+        };
+        let configuration = Configuration { service: service.clone(), reset: self.reset, ttl };
+        Ok((service, (ttl.is_some() || self.reset).then_some(configuration)))
     }
 }
 
@@ -368,14 +385,14 @@ fn port_number(field: &str, given: i64) -> Result<u16, Problem> {
     number(field, Some(given), 1, 1)
 }
 
-fn health(field: &str, given: &str) -> Result<Health, Problem> {
+pub(super) fn health(field: &str, given: &str) -> Result<Health, Problem> {
     Health::parse(given).ok_or_else(|| {
         let rule = format!("must be passing, warning, critical or maintenance, not `{}`", printable(given));
         Problem::invalid(field, rule)
     })
 }
 
-fn word(field: &str, given: &str) -> Result<Arc<str>, Problem> {
+pub(super) fn word(field: &str, given: &str) -> Result<Arc<str>, Problem> {
     let fits = (1..=WORD_OCTETS_MAX).contains(&given.len()) && !given.chars().any(char::is_control);
     if fits {
         return Ok(given.into());

@@ -1,9 +1,11 @@
 //! From what the registry knows to forms: how instances and changes are shown.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
-use super::{ChangeForm, CheckShown, InstanceForm, PortShown};
-use crate::instance::{Check, Health, Instance, Key, Lease, Location, Port};
+use super::{ChangeForm, CheckForm, CheckShown, InstanceForm, Pairs, PortShown, SettingsShown, Several};
+use crate::check::{Check, Definition, Kind, Place};
+use crate::instance::{Health, Instance, Key, Lease, Location, Port, ServiceSettings};
 use crate::name::Tag;
 use crate::registry::{Change, What};
 use crate::time::{Now, format_duration};
@@ -34,7 +36,7 @@ impl InstanceForm {
                 Location::Target(target) => Some(target.to_string()),
                 Location::Addresses(_) => None,
             },
-            port: instance.ports[0].number,
+            port: instance.ports.first().map(|port| port.number),
             ports: instance.ports.iter().map(PortShown::of).collect(),
             protocol: instance.protocol.as_deref().map(str::to_owned),
             tags: instance.tags.iter().map(Tag::to_string).collect(),
@@ -68,7 +70,8 @@ impl PortShown {
 }
 
 impl ChangeForm {
-    pub fn of(change: &Change, now: Now) -> Self {
+    /// `health` is the instance's after the change, its own and its host's together.
+    pub fn of(change: &Change, health: Health, now: Now) -> Self {
         let mut form = Self {
             revision: change.revision,
             at: change.at.to_string(),
@@ -79,6 +82,7 @@ impl ChangeForm {
             host: String::new(),
             instance: None,
             checks: None,
+            settings: None,
         };
         match &change.what {
             What::Instance { before, after } => {
@@ -86,11 +90,14 @@ impl ChangeForm {
                     form.name(key);
                 }
                 form.instance = after.as_ref().map(|after| {
-                    let health = after.health();
                     InstanceForm::of(after, health, health.in_answers() && !after.draining, now)
                 });
             }
             What::Forgotten { key } => form.name(key),
+            What::Settings { service, after, .. } => {
+                form.service = Some(service.to_string());
+                form.settings = Some(SettingsShown::of(after));
+            }
             What::Host { before, after } => {
                 if let Some(host) = after.as_ref().or(before.as_ref()) {
                     form.host = host.name.to_string();
@@ -108,6 +115,12 @@ impl ChangeForm {
     }
 }
 
+impl SettingsShown {
+    pub fn of(settings: &ServiceSettings) -> Self {
+        Self { ttl: settings.ttl }
+    }
+}
+
 impl CheckShown {
     fn of(check: &Check) -> Self {
         Self {
@@ -115,6 +128,68 @@ impl CheckShown {
             status: check.status.to_string(),
             output: check.output.to_string(),
             since: check.since.to_string(),
+            definition: (check.definition != Definition::reported()).then(|| Box::new(CheckForm::of(check))),
         }
+    }
+}
+
+impl CheckForm {
+    /// What would register the check as it is.
+    pub fn of(check: &Check) -> Self {
+        let definition = &*check.definition;
+        let text = |text: &Arc<str>| Some(text.to_string()).filter(|text| !text.is_empty());
+        let place = |place: &Place| match place.host.contains(':') {
+            true => format!("[{}]:{}", place.host, place.port),
+            false => format!("{}:{}", place.host, place.port),
+        };
+        let mut form = Self {
+            id: check.id.to_string(),
+            name: text(&definition.name),
+            notes: text(&definition.notes),
+            status: Some(check.status.to_string()),
+            interval: definition.kind.is_probed().then(|| format_duration(definition.interval)),
+            timeout: definition.kind.is_probed().then(|| format_duration(definition.timeout)),
+            rise: (definition.rise > 1).then_some(definition.rise.into()),
+            fall: (definition.fall > 1).then_some(definition.fall.into()),
+            warn: (definition.warn > 0).then_some(definition.warn.into()),
+            deregister_after: definition.deregister_after.map(format_duration),
+            ..Self::default()
+        };
+        let mut tls = None;
+        match &definition.kind {
+            Kind::Reported => {}
+            Kind::Ttl(ttl) => form.ttl = Some(format_duration(*ttl)),
+            Kind::Tcp(at) => form.tcp = Some(place(at)),
+            Kind::Http(http) => {
+                let scheme = if http.tls.is_some() { "https" } else { "http" };
+                form.http = Some(format!("{scheme}://{}{}", place(&http.at), http.path));
+                form.method = (&*http.method != "GET").then(|| http.method.to_string());
+                let headers = http.headers.iter();
+                let headers: Vec<(String, Several)> = headers
+                    .map(|(name, value)| (name.to_string(), Several(vec![value.to_string()])))
+                    .collect();
+                form.headers = (!headers.is_empty()).then_some(Pairs(headers));
+                form.body = text(&http.body);
+                let (from, to) = http.expected;
+                form.expect = (http.expected != (200, 299)).then(|| format!("{from}-{to}"));
+                tls = http.tls.as_ref();
+            }
+            Kind::Grpc { at, service, tls: over } => {
+                form.grpc = Some(match &**service {
+                    "" => place(at),
+                    service => format!("{}/{service}", place(at)),
+                });
+                form.tls = over.is_some().then_some(true);
+                tls = over.as_ref();
+            }
+            Kind::Command(args) => form.command = Some(args.iter().map(|arg| arg.to_string()).collect()),
+            Kind::Alias { host, id } => {
+                form.alias = id.as_ref().map(|id| id.to_string());
+                form.alias_host = host.as_ref().map(|host| host.to_string());
+            }
+        }
+        form.tls_skip_verify = tls.filter(|tls| tls.skip_verify).map(|_| true);
+        form.tls_server_name = tls.and_then(|tls| tls.server_name.as_ref()).map(|name| name.to_string());
+        form
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::Desk;
+use super::stream::health_alone;
 use crate::instance::{Instance, Key};
 use crate::name::ServiceName;
 use crate::protocol::{
@@ -34,7 +35,7 @@ impl Desk {
             before = last.revision;
             looked_at += page.len();
             for change in page.iter().filter(|change| wanted(change)) {
-                changes.push(ChangeForm::of(change, now));
+                changes.push(ChangeForm::of(change, health_alone(change), now));
                 if changes.len() == most {
                     before = change.revision;
                     break;
@@ -101,7 +102,7 @@ fn key_of(change: &Change) -> Option<&Key> {
     match &change.what {
         What::Instance { before, after } => Some(&after.as_ref().or(before.as_ref())?.key),
         What::Forgotten { key } => Some(key),
-        What::Host { .. } => None,
+        What::Host { .. } | What::Settings { .. } => None,
     }
 }
 

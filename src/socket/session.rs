@@ -14,6 +14,7 @@ use super::lines::{LINE_TIME_MAX, Read, buffered_line, read_line};
 use crate::connections::Place;
 use crate::explain::explain;
 use crate::instance::{Instance, Key, Lease, Location};
+use crate::name::ServiceName;
 use crate::protocol::{
     DeregisteredForm, FRAME_OCTETS_MAX, NamedForm, Peer, Problem, RegisterForm, RegisteredForm, Reply,
     ReportedForm, Request, decode, encode, lease_id_text, lease_text,
@@ -55,6 +56,7 @@ enum Asked {
     Deregister(Key),
     Drain(Key),
     Report(Report),
+    Settings(ServiceName),
 }
 
 /// What follows a request.
@@ -154,6 +156,16 @@ impl<'a, W: AsyncWrite + Unpin> Session<'a, W> {
             Request::Report(form) => form
                 .report(&self.peer.host)
                 .map(|report| (Asked::Report(report.clone()), Command::Report(report))),
+            Request::Settings(form) => match form.configuration() {
+                Ok((service, Some(configuration))) => {
+                    Ok((Asked::Settings(service), Command::Configure(configuration)))
+                }
+                Ok((service, None)) => {
+                    self.reply(self.desk.settings(&service, self.desk.view.revision())).await;
+                    return Ok(Next::GoOn);
+                }
+                Err(problem) => Err(problem),
+            },
             Request::Watch(form) => match form.filter() {
                 Ok(filter) => {
                     self.take_over(place).await?;
@@ -272,6 +284,7 @@ impl<'a, W: AsyncWrite + Unpin> Session<'a, W> {
                 id: key.id.to_string(),
                 revision,
             }),
+            Asked::Settings(service) => self.desk.settings(&service, revision),
             Asked::Report(report) => {
                 let (service, id, host) = match &report.on {
                     Subject::Instance(holder) => {
@@ -298,7 +311,7 @@ impl<'a, W: AsyncWrite + Unpin> Session<'a, W> {
                 Location::Target(_) => Some(target_of(instance, apex).to_string()),
                 Location::Addresses(_) => None,
             },
-            port: instance.ports[0].number,
+            port: instance.ports.first().map(|port| port.number),
             lease: lease_text(instance.lease),
             lease_id: lease_id_text(instance.lease_id),
             dns: apex.owner(&[label, service]).to_string(),

@@ -4,12 +4,13 @@ use std::io;
 use std::sync::Arc;
 
 use tokio::io::{AsyncReadExt, AsyncWrite};
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::mpsc;
 
 use super::session::{Session, stopping};
 use super::{page_of, place_of};
 use crate::connections::Place;
-use crate::instance::Instance;
+use crate::instance::{Health, Instance};
+use crate::journal::{Ended, Event};
 use crate::protocol::{
     BackupForm, ChangeForm, Filter, InstancesForm, LIST_MAX, Problem, RecordForm, Reply, encode,
 };
@@ -60,9 +61,9 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
     ) -> io::Result<()> {
         let mut rest = [0; 512];
         loop {
-            // `recv` is cancel-safe; what is read from the client while it follows means nothing.
+            // `next` is cancel-safe; what is read from the client while it follows means nothing.
             let changes = tokio::select! {
-                changes = watch.changes.recv() => changes,
+                changes = watch.changes.next() => changes,
                 read = reader.read(&mut rest) => match read? {
                     0 => return Ok(()),
                     _ => continue,
@@ -70,22 +71,49 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
                 () = place.closing().cancelled() => return Ok(()),
             };
             match changes {
-                Ok(changes) => {
-                    let newer = changes.iter().filter(|change| change.revision > watch.revision);
-                    for change in newer.filter(|change| filter.is_none_or(|filter| wants(filter, change))) {
-                        self.put(change);
-                        self.flush_large().await?;
+                Ok(batch) => {
+                    for event in batch.iter().filter(|event| event.change.revision > watch.revision) {
+                        self.tell(event, filter).await?;
                     }
                     self.flush().await?;
                 }
-                Err(broadcast::error::RecvError::Closed) => return Ok(()),
-                Err(broadcast::error::RecvError::Lagged(batches)) => {
-                    let text = format!("{batches} batches of changes were not read in time; {again}");
-                    self.reply(Reply::Error(Problem::new("lagged", text))).await;
+                Err(Ended::Closed) => return Ok(()),
+                Err(lagged @ Ended::Lagged(_)) => {
+                    self.reply(Reply::Error(Problem::new("lagged", format!("{lagged}; {again}")))).await;
                     return self.flush().await;
                 }
             }
         }
+    }
+
+    /// One change, where the filter wants it; that of a host concerns each of its instances.
+    async fn tell(&mut self, event: &Event, filter: Option<&Filter>) -> io::Result<()> {
+        let wanted = filter.is_none_or(|filter| wants(filter, event));
+        let now = self.desk.clock.now();
+        if wanted {
+            let write = || {
+                let mut line = Vec::new();
+                let form = ChangeForm::of(&event.change, event.health, now);
+                encode(&Reply::Change(Box::new(form)), &mut line);
+                line
+            };
+            self.out.extend_from_slice(event.line(write));
+            return self.flush_large().await;
+        }
+        let (Some(filter), What::Host { before, after }) = (filter, &event.change.what) else {
+            return Ok(());
+        };
+        let Some(host) = after.as_ref().or(before.as_ref()) else { return Ok(()) };
+        for member in self.desk.view.on_host(&host.name) {
+            if filter.matches(&member.instance, member.health) {
+                let what = What::Instance { before: None, after: Some(member.instance.clone()) };
+                let change = Change { what, ..event.change.clone() };
+                let form = ChangeForm::of(&change, member.health, now);
+                encode(&Reply::Change(Box::new(form)), &mut self.out);
+                self.flush_large().await?;
+            }
+        }
+        Ok(())
     }
 
     /// What was, from the log, and then what is to come, with no gap between.
@@ -130,7 +158,7 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
     }
 
     fn put(&mut self, change: &Change) {
-        let form = ChangeForm::of(change, self.desk.clock.now());
+        let form = ChangeForm::of(change, health_alone(change), self.desk.clock.now());
         encode(&Reply::Change(Box::new(form)), &mut self.out);
     }
 
@@ -207,14 +235,22 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
     }
 }
 
-/// A change that matches before or after it: leaving the filter is an event too.
-fn wants(filter: &Filter, change: &Change) -> bool {
-    let matches = |instance: &Option<Arc<Instance>>| {
-        instance.as_ref().is_some_and(|instance| filter.matches(instance, instance.health()))
-    };
+/// The health of the instance after a change of the past, its host's left out.
+pub(super) fn health_alone(change: &Change) -> Health {
     match &change.what {
-        What::Instance { before, after } => matches(before) || matches(after),
-        What::Forgotten { .. } | What::Host { .. } => false,
+        What::Instance { after: Some(after), .. } => after.health(),
+        _ => Health::Passing,
+    }
+}
+
+/// A change that matches before or after it: leaving the filter is an event too.
+fn wants(filter: &Filter, event: &Event) -> bool {
+    match &event.change.what {
+        What::Instance { before, after } => {
+            before.as_ref().is_some_and(|before| filter.matches(before, before.health()))
+                || after.as_ref().is_some_and(|after| filter.matches(after, event.health))
+        }
+        What::Forgotten { .. } | What::Host { .. } | What::Settings { .. } => false,
     }
 }
 

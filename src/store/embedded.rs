@@ -25,12 +25,15 @@ use tokio::sync::oneshot;
 
 use super::record::{self, Unreadable};
 use super::{Failure, Limits};
+use crate::instance::ServiceSettings;
+use crate::name::ServiceName;
 use crate::registry::{Change, Kept, What};
 use crate::time::{Now, Wall};
 
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 const INSTANCES: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("instances");
 const HOSTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("hosts");
+const SETTINGS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("settings");
 const GONE: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("gone");
 const LOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("log");
 
@@ -444,6 +447,7 @@ impl Engine {
             }
             transaction.open_table(INSTANCES)?;
             transaction.open_table(HOSTS)?;
+            transaction.open_table(SETTINGS)?;
             transaction.open_table(GONE)?;
             transaction.open_table(LOG)?;
             format.is_none()
@@ -471,7 +475,13 @@ impl Engine {
         }
         for entry in transaction.open_table(HOSTS)?.iter()? {
             let (_, octets) = entry?;
-            kept.hosts.push(record::read_host(octets.value()).map_err(unreadable)?);
+            kept.hosts.push(record::read_host(octets.value(), now).map_err(unreadable)?);
+        }
+        for entry in transaction.open_table(SETTINGS)?.iter()? {
+            let (name, octets) = entry?;
+            let name =
+                ServiceName::parse(name.value()).map_err(|error| EngineError::Damaged(error.to_string()))?;
+            kept.settings.push((name, record::read_settings(octets.value()).map_err(unreadable)?));
         }
         for entry in transaction.open_table(GONE)?.iter()? {
             let (_, octets) = entry?;
@@ -510,6 +520,9 @@ impl Engine {
                     "hosts" => {
                         drop(transaction.open_table(HOSTS)?.insert(text(key)?.as_str(), value.as_slice())?)
                     }
+                    "settings" => drop(
+                        transaction.open_table(SETTINGS)?.insert(text(key)?.as_str(), value.as_slice())?,
+                    ),
                     "log" => {
                         record::read_change(value).map_err(unreadable)?;
                         drop(transaction.open_table(LOG)?.insert(number(key)?, value.as_slice())?);
@@ -566,6 +579,16 @@ impl Engine {
                     What::Host { before, after: None } => {
                         if let Some(host) = before {
                             hosts.remove(host.name.as_str())?;
+                        }
+                    }
+                    What::Settings { service, after, .. } => {
+                        let mut settings = transaction.open_table(SETTINGS)?;
+                        match *after == ServiceSettings::default() {
+                            true => drop(settings.remove(service.as_str())?),
+                            false => drop(
+                                settings
+                                    .insert(service.as_str(), record::write_settings(after).as_slice())?,
+                            ),
                         }
                     }
                     What::Forgotten { key } => drop(gone.remove(record::place(key).as_slice())?),
@@ -769,10 +792,12 @@ impl History {
                 return Ok(());
             }
         }
-        for entry in transaction.open_table(HOSTS)?.iter()? {
-            let (key, value) = entry?;
-            if !put("hosts", key.value().into(), value.value().into()) {
-                return Ok(());
+        for (name, table) in [("hosts", HOSTS), ("settings", SETTINGS)] {
+            for entry in transaction.open_table(table)?.iter()? {
+                let (key, value) = entry?;
+                if !put(name, key.value().into(), value.value().into()) {
+                    return Ok(());
+                }
             }
         }
         for (name, table) in [("instances", INSTANCES), ("gone", GONE)] {

@@ -8,8 +8,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::instance::{Check, Health, Host, Instance, Key, Lease, Location, Port, Transport};
-use crate::lease::LeaseCell;
+use crate::check::{Check, Definition, Http, Kind, Place, Tls};
+use crate::instance::{
+    ConsulFacts, Health, Host, Instance, Key, Lease, Location, Port, ServiceSettings, Transport,
+};
+use crate::lease::{LeaseCell, Leased};
 use crate::name::{HostName, InstanceId, Label, Name, ServiceName, Tag};
 use crate::registry::{Author, Change, Reason, What};
 use crate::time::{Now, Wall};
@@ -62,7 +65,18 @@ struct InstanceForm {
     draining: bool,
     registered: i64,
     since: i64,
+    created: u64,
     revision: u64,
+    consul: Option<ConsulForm>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct ConsulForm {
+    address: String,
+    tagged_addresses: Vec<(String, String, u16)>,
+    weight_warning: u16,
+    enable_tag_override: bool,
+    through_catalog: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -78,12 +92,66 @@ struct CheckForm {
     status: u8,
     output: String,
     since: i64,
+    /// `None` where it only reports.
+    definition: Option<DefinitionForm>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct DefinitionForm {
+    name: String,
+    notes: String,
+    kind: KindForm,
+    interval_ms: u64,
+    timeout_ms: u64,
+    rise: u16,
+    fall: u16,
+    warn: u16,
+    deregister_after_ms: Option<u64>,
+}
+
+#[derive(Serialize, Deserialize)]
+enum KindForm {
+    Reported,
+    Ttl { milliseconds: u64 },
+    Tcp { host: String, port: u16 },
+    Http(Box<HttpForm>),
+    Grpc { host: String, port: u16, service: String, tls: Option<TlsForm> },
+    Command(Vec<String>),
+    Alias { host: Option<String>, id: Option<String> },
+}
+
+#[derive(Serialize, Deserialize)]
+struct HttpForm {
+    method: String,
+    host: String,
+    port: u16,
+    path: String,
+    headers: Vec<(String, String)>,
+    body: String,
+    expected: (u16, u16),
+    tls: Option<TlsForm>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct TlsForm {
+    skip_verify: bool,
+    server_name: Option<String>,
 }
 
 #[derive(Serialize, Deserialize)]
 struct HostForm {
     name: String,
+    addresses: Vec<IpAddr>,
+    meta: Vec<(String, String)>,
+    id: Option<String>,
     checks: Vec<CheckForm>,
+    created: u64,
+    revision: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct SettingsForm {
+    ttl: Option<u32>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -108,6 +176,7 @@ enum AuthorForm {
     Server,
     User(u32),
     Address(SocketAddr),
+    File(String),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -115,6 +184,7 @@ enum WhatForm {
     Instance(Option<Box<InstanceForm>>, Option<Box<InstanceForm>>),
     Host(Option<HostForm>, Option<HostForm>),
     Forgotten { service: String, id: String, host: String },
+    Settings { service: String, before: SettingsForm, after: SettingsForm },
 }
 
 /// Where an instance is kept: its service, host and id with a zero octet between, which no name holds.
@@ -128,6 +198,10 @@ pub fn write_instance(instance: &Instance) -> Vec<u8> {
 
 pub fn write_host(host: &Host) -> Vec<u8> {
     write(&HostForm::of(host))
+}
+
+pub fn write_settings(settings: &ServiceSettings) -> Vec<u8> {
+    write(&SettingsForm { ttl: settings.ttl })
 }
 
 pub fn write_left(instance: &Instance, change: &Change) -> Vec<u8> {
@@ -144,10 +218,11 @@ pub fn write_change(change: &Change) -> Vec<u8> {
         revision: change.revision,
         at: change.at.unix_ms,
         reason: reason_number(change.reason),
-        author: match change.author {
+        author: match &change.author {
             Author::Server => AuthorForm::Server,
-            Author::User(uid) => AuthorForm::User(uid),
-            Author::Address(address) => AuthorForm::Address(address),
+            Author::User(uid) => AuthorForm::User(*uid),
+            Author::Address(address) => AuthorForm::Address(*address),
+            Author::File(path) => AuthorForm::File(path.to_string()),
         },
         what: match &change.what {
             What::Instance { before, after } => {
@@ -165,6 +240,11 @@ pub fn write_change(change: &Change) -> Vec<u8> {
                 id: key.id.to_string(),
                 host: key.host.to_string(),
             },
+            What::Settings { service, before, after } => WhatForm::Settings {
+                service: service.to_string(),
+                before: SettingsForm { ttl: before.ttl },
+                after: SettingsForm { ttl: after.ttl },
+            },
         },
     })
 }
@@ -174,8 +254,13 @@ pub fn read_instance(octets: &[u8], now: Now) -> Result<Instance, Unreadable> {
     read::<InstanceForm>(octets)?.instance(now)
 }
 
-pub fn read_host(octets: &[u8]) -> Result<Host, Unreadable> {
-    read::<HostForm>(octets)?.host()
+/// Reads a host; the deadlines of its checks begin at `now`.
+pub fn read_host(octets: &[u8], now: Now) -> Result<Host, Unreadable> {
+    read::<HostForm>(octets)?.host(now)
+}
+
+pub fn read_settings(octets: &[u8]) -> Result<ServiceSettings, Unreadable> {
+    Ok(read::<SettingsForm>(octets)?.settings())
 }
 
 pub fn read_left(octets: &[u8], now: Now) -> Result<Left, Unreadable> {
@@ -193,7 +278,7 @@ pub fn read_change(octets: &[u8]) -> Result<Change, Unreadable> {
     let past = Now::default(); // what was has no lease to run out
     let instance =
         |form: Option<Box<InstanceForm>>| form.map(|form| form.instance(past).map(Arc::new)).transpose();
-    let host = |form: Option<HostForm>| form.map(|form| form.host().map(Arc::new)).transpose();
+    let host = |form: Option<HostForm>| form.map(|form| form.host(past).map(Arc::new)).transpose();
     Ok(Change {
         revision: form.revision,
         at: Wall { unix_ms: form.at },
@@ -202,6 +287,7 @@ pub fn read_change(octets: &[u8]) -> Result<Change, Unreadable> {
             AuthorForm::Server => Author::Server,
             AuthorForm::User(uid) => Author::User(uid),
             AuthorForm::Address(address) => Author::Address(address),
+            AuthorForm::File(path) => Author::File(path.into()),
         },
         what: match form.what {
             WhatForm::Instance(before, after) => {
@@ -209,6 +295,11 @@ pub fn read_change(octets: &[u8]) -> Result<Change, Unreadable> {
             }
             WhatForm::Host(before, after) => What::Host { before: host(before)?, after: host(after)? },
             WhatForm::Forgotten { service, id, host } => What::Forgotten { key: key(&service, &id, &host)? },
+            WhatForm::Settings { service, before, after } => What::Settings {
+                service: ServiceName::parse(&service).map_err(damaged)?,
+                before: before.settings(),
+                after: after.settings(),
+            },
         },
     })
 }
@@ -253,28 +344,163 @@ impl CheckForm {
             status: Health::ALL.iter().position(|health| *health == check.status).unwrap_or_default() as u8,
             output: check.output.to_string(),
             since: check.since.unix_ms,
+            definition: (check.definition != Definition::reported())
+                .then(|| DefinitionForm::of(&check.definition)),
         }
     }
 
-    fn check(self) -> Result<Check, Unreadable> {
+    fn check(self, of: &Leased, now: Now) -> Result<Check, Unreadable> {
         let status = Health::ALL.get(usize::from(self.status)).copied();
-        Ok(Check {
-            id: self.id.into(),
-            status: status.ok_or_else(|| damaged("an unknown status"))?,
-            output: self.output.into(),
-            since: Wall { unix_ms: self.since },
+        let status = status.ok_or_else(|| damaged("an unknown status"))?;
+        let definition = match self.definition {
+            None => Definition::reported(),
+            Some(form) => Arc::new(form.definition()?),
+        };
+        let check = Check::new(of, self.id.into(), status, self.output.into(), definition, now);
+        Ok(Check { since: Wall { unix_ms: self.since }, ..check })
+    }
+}
+
+impl DefinitionForm {
+    fn of(definition: &Definition) -> Self {
+        let milliseconds = |duration: Duration| duration.as_millis() as u64;
+        let place = |place: &Place| (place.host.to_string(), place.port);
+        let kind = match &definition.kind {
+            Kind::Reported => KindForm::Reported,
+            Kind::Ttl(ttl) => KindForm::Ttl { milliseconds: milliseconds(*ttl) },
+            Kind::Tcp(at) => {
+                let (host, port) = place(at);
+                KindForm::Tcp { host, port }
+            }
+            Kind::Http(http) => {
+                let (host, port) = place(&http.at);
+                KindForm::Http(Box::new(HttpForm {
+                    method: http.method.to_string(),
+                    host,
+                    port,
+                    path: http.path.to_string(),
+                    headers: pairs(&http.headers),
+                    body: http.body.to_string(),
+                    expected: http.expected,
+                    tls: http.tls.as_ref().map(TlsForm::of),
+                }))
+            }
+            Kind::Grpc { at, service, tls } => {
+                let (host, port) = place(at);
+                KindForm::Grpc {
+                    host,
+                    port,
+                    service: service.to_string(),
+                    tls: tls.as_ref().map(TlsForm::of),
+                }
+            }
+            Kind::Command(args) => KindForm::Command(args.iter().map(|arg| arg.to_string()).collect()),
+            Kind::Alias { host, id } => KindForm::Alias {
+                host: host.as_ref().map(HostName::to_string),
+                id: id.as_ref().map(InstanceId::to_string),
+            },
+        };
+        Self {
+            name: definition.name.to_string(),
+            notes: definition.notes.to_string(),
+            kind,
+            interval_ms: milliseconds(definition.interval),
+            timeout_ms: milliseconds(definition.timeout),
+            rise: definition.rise,
+            fall: definition.fall,
+            warn: definition.warn,
+            deregister_after_ms: definition.deregister_after.map(milliseconds),
+        }
+    }
+
+    fn definition(self) -> Result<Definition, Unreadable> {
+        let place = |host: String, port| Place { host: host.into(), port };
+        let kind = match self.kind {
+            KindForm::Reported => Kind::Reported,
+            KindForm::Ttl { milliseconds } => Kind::Ttl(Duration::from_millis(milliseconds)),
+            KindForm::Tcp { host, port } => Kind::Tcp(place(host, port)),
+            KindForm::Http(form) => Kind::Http(Box::new(Http {
+                method: form.method.into(),
+                at: place(form.host, form.port),
+                path: form.path.into(),
+                headers: map(form.headers),
+                body: form.body.into(),
+                expected: form.expected,
+                tls: form.tls.map(TlsForm::tls),
+            })),
+            KindForm::Grpc { host, port, service, tls } => {
+                Kind::Grpc { at: place(host, port), service: service.into(), tls: tls.map(TlsForm::tls) }
+            }
+            KindForm::Command(args) => Kind::Command(args.into_iter().map(Into::into).collect()),
+            KindForm::Alias { host, id } => Kind::Alias {
+                host: host.map(|host| HostName::parse(&host)).transpose().map_err(damaged)?,
+                id: id.map(|id| InstanceId::parse(&id)).transpose().map_err(damaged)?,
+            },
+        };
+        Ok(Definition {
+            name: self.name.into(),
+            notes: self.notes.into(),
+            kind,
+            interval: Duration::from_millis(self.interval_ms),
+            timeout: Duration::from_millis(self.timeout_ms),
+            rise: self.rise,
+            fall: self.fall,
+            warn: self.warn,
+            deregister_after: self.deregister_after_ms.map(Duration::from_millis),
         })
     }
 }
 
-impl HostForm {
-    fn of(host: &Host) -> Self {
-        Self { name: host.name.to_string(), checks: host.checks.iter().map(CheckForm::of).collect() }
+impl TlsForm {
+    fn of(tls: &Tls) -> Self {
+        Self { skip_verify: tls.skip_verify, server_name: tls.server_name.as_deref().map(str::to_owned) }
     }
 
-    fn host(self) -> Result<Host, Unreadable> {
-        let checks = self.checks.into_iter().map(CheckForm::check).collect::<Result<_, _>>()?;
-        Ok(Host { name: HostName::parse(&self.name).map_err(damaged)?, checks })
+    fn tls(self) -> Tls {
+        Tls { skip_verify: self.skip_verify, server_name: self.server_name.map(Into::into) }
+    }
+}
+
+impl SettingsForm {
+    fn settings(self) -> ServiceSettings {
+        ServiceSettings { ttl: self.ttl }
+    }
+}
+
+fn pairs(map: &BTreeMap<Arc<str>, Arc<str>>) -> Vec<(String, String)> {
+    map.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect()
+}
+
+fn map(pairs: Vec<(String, String)>) -> BTreeMap<Arc<str>, Arc<str>> {
+    pairs.into_iter().map(|(key, value)| (key.into(), value.into())).collect()
+}
+
+impl HostForm {
+    fn of(host: &Host) -> Self {
+        Self {
+            name: host.name.to_string(),
+            addresses: host.addresses.clone(),
+            meta: pairs(&host.meta),
+            id: host.id.as_deref().map(str::to_owned),
+            checks: host.checks.iter().map(CheckForm::of).collect(),
+            created: host.created,
+            revision: host.revision,
+        }
+    }
+
+    fn host(self, now: Now) -> Result<Host, Unreadable> {
+        let name = HostName::parse(&self.name).map_err(damaged)?;
+        let of = Leased::Host(name.clone());
+        let checks = self.checks.into_iter().map(|check| check.check(&of, now)).collect::<Result<_, _>>()?;
+        Ok(Host {
+            name,
+            addresses: self.addresses,
+            meta: map(self.meta),
+            id: self.id.map(Into::into),
+            checks,
+            created: self.created,
+            revision: self.revision,
+        })
     }
 }
 
@@ -296,7 +522,7 @@ impl InstanceForm {
             ports: instance.ports.iter().map(port).collect(),
             protocol: instance.protocol.as_deref().map(str::to_owned),
             tags: instance.tags.iter().map(Tag::to_string).collect(),
-            meta: instance.meta.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect(),
+            meta: pairs(&instance.meta),
             weight: instance.weight,
             priority: instance.priority,
             lease: match instance.lease {
@@ -309,7 +535,9 @@ impl InstanceForm {
             draining: instance.draining,
             registered: instance.registered.unix_ms,
             since: instance.since.unix_ms,
+            created: instance.created,
             revision: instance.revision,
+            consul: instance.consul.as_deref().map(ConsulForm::of),
         }
     }
 
@@ -331,9 +559,10 @@ impl InstanceForm {
             .into_iter()
             .map(|(name, number, udp)| Port { name: name.map(Into::into), number, transport: transport(udp) })
             .collect();
-        if ports.is_empty() || (self.addresses.is_empty() && self.target.is_empty()) {
-            return Err(damaged("an instance without a port or an address"));
+        if self.addresses.is_empty() && self.target.is_empty() {
+            return Err(damaged("an instance without an address"));
         }
+        let of = Leased::Instance(key.clone());
         Ok(Instance {
             key,
             label: Label::parse(&self.label).map_err(damaged)?,
@@ -344,21 +573,47 @@ impl InstanceForm {
             ports,
             protocol: self.protocol.map(Into::into),
             tags: self.tags.iter().map(|tag| Tag::parse(tag)).collect::<Result<_, _>>().map_err(damaged)?,
-            meta: self
-                .meta
-                .into_iter()
-                .map(|(key, value)| (key.into(), value.into()))
-                .collect::<BTreeMap<_, _>>(),
+            meta: map(self.meta),
             weight: self.weight,
             priority: self.priority,
             lease,
             lease_id: self.lease_id,
             deadline,
-            checks: self.checks.into_iter().map(CheckForm::check).collect::<Result<_, _>>()?,
+            checks: self.checks.into_iter().map(|check| check.check(&of, now)).collect::<Result<_, _>>()?,
             draining: self.draining,
             registered: Wall { unix_ms: self.registered },
             since: Wall { unix_ms: self.since },
+            created: self.created,
             revision: self.revision,
+            consul: self.consul.map(|form| Arc::new(form.facts())),
         })
+    }
+}
+
+impl ConsulForm {
+    fn of(facts: &ConsulFacts) -> Self {
+        let tagged = |(label, (address, port)): (&Arc<str>, &(Arc<str>, u16))| {
+            (label.to_string(), address.to_string(), *port)
+        };
+        Self {
+            address: facts.address.to_string(),
+            tagged_addresses: facts.tagged_addresses.iter().map(tagged).collect(),
+            weight_warning: facts.weight_warning,
+            enable_tag_override: facts.enable_tag_override,
+            through_catalog: facts.through_catalog,
+        }
+    }
+
+    fn facts(self) -> ConsulFacts {
+        let tagged = self.tagged_addresses.into_iter();
+        ConsulFacts {
+            address: self.address.into(),
+            tagged_addresses: tagged
+                .map(|(label, address, port)| (label.into(), (address.into(), port)))
+                .collect(),
+            weight_warning: self.weight_warning,
+            enable_tag_override: self.enable_tag_override,
+            through_catalog: self.through_catalog,
+        }
     }
 }

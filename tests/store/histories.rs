@@ -8,10 +8,14 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use callsign::instance::{Health, Host, Instance, Key, Lease, Location, Port, Transport};
+use callsign::check::{Check, Definition, Http, Kind, Place, Tls};
+use callsign::instance::{
+    ConsulFacts, Health, Host, Instance, Key, Lease, Location, Port, ServiceSettings, Transport,
+};
 use callsign::name::{HostName, InstanceId, Name, ServiceName, Tag};
 use callsign::registry::{
-    Author, Change, Command, Holder, Kept, Reason, Registration, Registry, Report, Subject, What,
+    Author, Change, Command, Configuration, Holder, HostRegistration, Kept, ListedCheck, Reason,
+    Registration, Registry, Report, Subject, What,
 };
 use callsign::store::Limits;
 use callsign::store::embedded::{Engine, EngineError};
@@ -38,6 +42,7 @@ const LOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("log");
 pub struct Stored {
     pub instances: BTreeMap<Vec<u8>, Arc<str>>,
     pub hosts: BTreeMap<String, Arc<str>>,
+    pub settings: BTreeMap<String, ServiceSettings>,
     pub gone: BTreeMap<Vec<u8>, Arc<str>>,
     /// The newest `LIMITS.history_changes`.
     pub log: BTreeMap<u64, Arc<str>>,
@@ -60,8 +65,15 @@ impl Stored {
                 What::Host { after: Some(host), .. } => {
                     self.hosts.insert(host.name.to_string(), host_text(host));
                 }
+                What::Host { before: Some(host), after: None } => drop(self.hosts.remove(host.name.as_str())),
                 What::Forgotten { key } => drop(self.gone.remove(&record::place(key))),
-                What::Instance { before: None, after: None } | What::Host { after: None, .. } => {}
+                What::Settings { service, after, .. } if *after == ServiceSettings::default() => {
+                    self.settings.remove(service.as_str());
+                }
+                What::Settings { service, after, .. } => {
+                    self.settings.insert(service.to_string(), after.clone());
+                }
+                What::Instance { before: None, after: None } | What::Host { before: None, after: None } => {}
             }
             self.log.insert(change.revision, change_text(change));
             while self.log.len() as u64 > LIMITS.history_changes {
@@ -78,6 +90,9 @@ impl Stored {
         }
         for host in &kept.hosts {
             stored.hosts.insert(host.name.to_string(), host_text(host));
+        }
+        for (service, settings) in &kept.settings {
+            stored.settings.insert(service.to_string(), settings.clone());
         }
         for (instance, reason, at, revision) in &kept.gone {
             stored.gone.insert(record::place(&instance.key), left_text(instance, *reason, *at, *revision));
@@ -97,10 +112,10 @@ impl Stored {
 
     /// The first difference, in words.
     pub fn difference(&self, other: &Self) -> Option<String> {
-        fn first<K: Ord + std::fmt::Debug>(
+        fn first<K: Ord + std::fmt::Debug, V: PartialEq + std::fmt::Debug>(
             what: &str,
-            left: &BTreeMap<K, Arc<str>>,
-            right: &BTreeMap<K, Arc<str>>,
+            left: &BTreeMap<K, V>,
+            right: &BTreeMap<K, V>,
         ) -> Option<String> {
             let keys: std::collections::BTreeSet<_> = left.keys().chain(right.keys()).collect();
             let key = keys.into_iter().find(|key| left.get(key) != right.get(key))?;
@@ -108,6 +123,7 @@ impl Stored {
         }
         first("instance", &self.instances, &other.instances)
             .or_else(|| first("host", &self.hosts, &other.hosts))
+            .or_else(|| first("settings", &self.settings, &other.settings))
             .or_else(|| first("gone", &self.gone, &other.gone))
             .or_else(|| first("log", &self.log, &other.log))
     }
@@ -118,6 +134,7 @@ fn instance_text(instance: &Instance) -> Arc<str> {
     let Instance { key, label, location, ports, protocol, tags, meta, weight, priority, .. } = instance;
     let Instance { lease, lease_id, deadline: _, checks, draining, registered, since, revision, .. } =
         instance;
+    let (checks, created, consul) = (checks_text(checks), instance.created, &instance.consul);
     let lease = match lease {
         Lease::Timed(duration) => format!("{duration:?}"),
         Lease::Connection(_) => "connection".to_owned(),
@@ -125,13 +142,22 @@ fn instance_text(instance: &Instance) -> Arc<str> {
     };
     format!(
         "{key} {label} {location:?} {ports:?} {protocol:?} {tags:?} {meta:?} {weight} {priority} {lease} {lease_id} \
-         {checks:?} {draining} {registered:?} {since:?} {revision}"
+         {checks} {draining} {registered:?} {since:?} {created} {revision} {consul:?}"
     )
     .into()
 }
 
 fn host_text(host: &Host) -> Arc<str> {
-    format!("{host:?}").into()
+    let Host { name, addresses, meta, id, checks, created, revision } = host;
+    format!("{name} {addresses:?} {meta:?} {id:?} {} {created} {revision}", checks_text(checks)).into()
+}
+
+fn checks_text(checks: &[Check]) -> String {
+    let text = |check: &Check| {
+        let Check { id, status, output, since, definition, deadline: _ } = check;
+        format!("{id} {status} {output} {since:?} {definition:?}")
+    };
+    checks.iter().map(text).collect::<Vec<_>>().join(", ")
 }
 
 fn left_text(instance: &Instance, reason: Reason, at: Wall, revision: u64) -> Arc<str> {
@@ -144,7 +170,10 @@ fn change_text(change: &Change) -> Arc<str> {
         What::Instance { before, after } => {
             format!("{:?} {:?}", before.as_deref().map(instance_text), after.as_deref().map(instance_text))
         }
-        What::Host { before, after } => format!("{before:?} {after:?}"),
+        What::Host { before, after } => {
+            format!("{:?} {:?}", before.as_deref().map(host_text), after.as_deref().map(host_text))
+        }
+        What::Settings { service, before, after } => format!("{service} {before:?} {after:?}"),
         What::Forgotten { key } => format!("forgotten {key}"),
     };
     format!("{revision} {at:?} {reason:?} {author} {what}").into()
@@ -177,12 +206,12 @@ impl World {
     pub fn batch(&mut self, draws: &mut Draws) -> Batch {
         let passed = [1, 40, 900, 7_000, 40_000][draws.below(5)];
         self.now = self.now.after(Duration::from_millis(passed));
-        let mut facts = self.registry.due(self.now, 1000);
+        let due = self.registry.due(self.now, 1000);
+        self.publish(due);
         if draws.below(8) == 0 {
             let closed = Command::Closed { connection: draws.below(2) as u64, keys: vec![key(draws)] };
-            facts.extend(self.registry.check(&closed, self.now).unwrap_or_default());
+            self.publish(self.registry.check(&closed, self.now).unwrap_or_default());
         }
-        self.publish(facts);
         let mut commands = Vec::new();
         let (mut keys, mut labels) = (HashSet::new(), HashSet::new());
         for _ in 0..1 + draws.below(BATCH_MAX) {
@@ -199,7 +228,7 @@ impl World {
                 _ => Author::Address(([10, 0, 0, 7], 4000).into()),
             };
             for (reason, what) in self.registry.check(&command, self.now).unwrap_or_default() {
-                let on_host = matches!(what, What::Host { .. });
+                let on_host = matches!(what, What::Host { .. } | What::Settings { .. });
                 let revision = self.registry.revision() + 1 + commands.len() as u64;
                 commands.push(Registry::change(revision, reason, what, author.clone(), self.now));
                 if on_host {
@@ -265,9 +294,22 @@ impl World {
         let status = Health::ALL[draws.below(4)];
         let report = |on, draws: &mut Draws| {
             let output = "x".repeat(draws.below(300)).into();
-            Command::Report(Report { on, check: Arc::from("ping"), status, output })
+            Command::Report(Report { on, check: Arc::from("ping"), status, output, known_only: false })
         };
-        match draws.below(16) {
+        match draws.below(20) {
+            16 => Command::AddCheck { on: Subject::Instance(holder(key)), listed: listed("added", draws) },
+            17 => Command::RemoveCheck { on: Subject::Instance(holder(key)), check: "added".into() },
+            18 if draws.below(2) == 0 => Command::DeregisterHost(key.host),
+            18 => Command::RegisterHost(Box::new(HostRegistration {
+                name: key.host,
+                addresses: vec![IpAddr::from([10, 1, 1, draws.below(9) as u8])],
+                meta: [("rack".into(), draws.below(3).to_string().into())].into(),
+                id: (draws.below(2) == 0).then(|| "0af1".into()),
+            })),
+            19 => {
+                let ttl = (draws.below(2) == 0).then(|| draws.below(300) as u32);
+                Command::Configure(Configuration { service: key.service, reset: true, ttl })
+            }
             0..8 => Command::Register(Box::new(self.registration(key, draws))),
             8..12 => Command::Deregister(holder(key)),
             12 => Command::Drain(holder(key)),
@@ -309,8 +351,53 @@ impl World {
                 kind => Lease::Timed(Duration::from_secs([1, 15, 60, 86_400][kind - 2])),
             },
             lease_id: self.lease_ids,
-            checks: (0..draws.below(2)).map(|_| (Arc::from("listed"), None)).collect(),
+            checks: (0..draws.below(2)).map(|_| listed("listed", draws)).collect(),
+            keeps_checks: draws.below(2) == 0,
+            consul: (draws.below(4) == 0).then(|| {
+                Arc::new(ConsulFacts {
+                    address: "localhost".into(),
+                    tagged_addresses: [("lan".into(), ("10.0.0.9".into(), 80))].into(),
+                    weight_warning: draws.below(9) as u16,
+                    enable_tag_override: draws.below(2) == 0,
+                    through_catalog: draws.below(2) == 0,
+                })
+            }),
+            anonymous: draws.below(2) == 0,
+            displaces: None,
         }
+    }
+}
+
+/// A check of any kind.
+fn listed(id: &str, draws: &mut Draws) -> ListedCheck {
+    let at = Place { host: "10.0.0.7".into(), port: 80 };
+    let tls = (draws.below(2) == 0).then(|| Tls { skip_verify: true, server_name: Some("web".into()) });
+    let kind = match draws.below(7) {
+        0 => Kind::Reported,
+        1 => Kind::Ttl(Duration::from_secs([1, 5, 60][draws.below(3)])),
+        2 => Kind::Tcp(at),
+        3 => Kind::Http(Box::new(Http {
+            method: "GET".into(),
+            at,
+            path: "/health".into(),
+            headers: [("x-token".into(), "y".into())].into(),
+            body: "".into(),
+            expected: (200, 299),
+            tls,
+        })),
+        4 => Kind::Grpc { at, service: "web.Health".into(), tls },
+        5 => Kind::Command(vec!["true".into(), "yes".into()]),
+        _ => Kind::Alias { host: None, id: Some(InstanceId::parse("other").expect("an id")) },
+    };
+    let deregister_after = (draws.below(3) == 0).then(|| Duration::from_secs([1, 8][draws.below(2)]));
+    let interval = Duration::from_secs(10);
+    let definition =
+        Definition { kind, interval, rise: 1, fall: 2, deregister_after, ..Definition::default() };
+    ListedCheck {
+        id: id.into(),
+        status: (draws.below(2) == 0).then(|| Health::ALL[draws.below(4)]),
+        output: "".into(),
+        definition: Arc::new(definition),
     }
 }
 

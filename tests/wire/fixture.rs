@@ -100,6 +100,10 @@ impl Wanted {
             lease: self.lease,
             lease_id: 1,
             checks: Vec::new(),
+            keeps_checks: true,
+            consul: None,
+            anonymous: false,
+            displaces: None,
         }))
     }
 }
@@ -176,6 +180,7 @@ impl Live {
             check: "http".into(),
             status,
             output: "".into(),
+            known_only: false,
         }));
     }
 }

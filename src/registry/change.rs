@@ -1,0 +1,126 @@
+//! Facts: what the registry is a fold over.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use crate::instance::{Host, Instance, Key, ServiceSettings};
+use crate::name::ServiceName;
+use crate::time::Wall;
+
+/// A fact: what was and what is, when, why and by whom.
+#[derive(Clone, Debug)]
+pub struct Change {
+    /// The store's counter; one more with every change.
+    pub revision: u64,
+    pub at: Wall,
+    pub reason: Reason,
+    pub author: Author,
+    pub what: What,
+}
+
+#[derive(Clone, Debug)]
+pub enum What {
+    /// One of the two at least is there.
+    Instance {
+        before: Option<Arc<Instance>>,
+        after: Option<Arc<Instance>>,
+    },
+    Host {
+        before: Option<Arc<Host>>,
+        after: Option<Arc<Host>>,
+    },
+    /// A gone instance is no longer remembered.
+    Forgotten {
+        key: Key,
+    },
+    Settings {
+        service: ServiceName,
+        before: ServiceSettings,
+        after: ServiceSettings,
+    },
+}
+
+/// Why something changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    Registered,
+    Expired,
+    Deregistered,
+    Disconnected,
+    Drained,
+    Reported,
+    Forgotten,
+    /// A check was added, changed or removed.
+    Checked,
+    /// A check was critical for as long as its definition allows.
+    Reaped,
+    Configured,
+}
+
+impl Reason {
+    /// In the order of their numbers on the disk.
+    pub const ALL: [Self; 10] = [
+        Self::Registered,
+        Self::Expired,
+        Self::Deregistered,
+        Self::Disconnected,
+        Self::Drained,
+        Self::Reported,
+        Self::Forgotten,
+        Self::Checked,
+        Self::Reaped,
+        Self::Configured,
+    ];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Registered => "registered",
+            Self::Expired => "expired",
+            Self::Deregistered => "deregistered",
+            Self::Disconnected => "disconnected",
+            Self::Drained => "drained",
+            Self::Reported => "reported",
+            Self::Forgotten => "forgotten",
+            Self::Checked => "checked",
+            Self::Reaped => "reaped",
+            Self::Configured => "configured",
+        }
+    }
+}
+
+/// Who caused a change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Author {
+    /// The server itself: an expiry, a verdict, a closed connection.
+    Server,
+    /// A peer on the Unix socket, by user id.
+    User(u32),
+    /// A peer on TCP.
+    Address(SocketAddr),
+    /// A service file.
+    File(Arc<str>),
+}
+
+impl fmt::Display for Author {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Server => f.write_str("callsign"),
+            Self::User(uid) => write!(f, "uid {uid}"),
+            Self::Address(address) => write!(f, "{address}"),
+            Self::File(path) => write!(f, "{path}"),
+        }
+    }
+}
+
+impl Change {
+    /// True where somebody who reads instances, hosts and their checks sees a difference.
+    pub fn is_seen(&self) -> bool {
+        match &self.what {
+            What::Instance { before: Some(before), after: Some(after) } => !before.says_same(after),
+            What::Host { before: Some(before), after: Some(after) } => !before.says_same(after),
+            What::Instance { .. } | What::Host { .. } => true,
+            What::Forgotten { .. } | What::Settings { .. } => false,
+        }
+    }
+}

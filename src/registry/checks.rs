@@ -1,0 +1,85 @@
+//! What becomes of checks: where they are listed anew, reported on, or their deadlines pass.
+
+use std::sync::Arc;
+
+use super::{ListedCheck, Refusal, Report, What, become_};
+use crate::check::{CHECKS_MAX, Check, Definition, kept_output, worst};
+use crate::instance::{Health, Instance};
+use crate::lease::Leased;
+use crate::time::Now;
+
+/// The instance with other checks; its health may be another one since now.
+pub(super) fn with_checks(before: &Arc<Instance>, checks: Vec<Check>, now: Now) -> What {
+    let since = if worst(&checks) == before.health() { before.since } else { now.wall };
+    become_(before, Instance { checks, since, ..(**before).clone() })
+}
+
+/// The checks that are listed, then, where they are kept, those of `known` that are not. A status that is not given
+/// is kept, or critical where the check is new.
+pub(super) fn merge_checks(
+    known: &[Check],
+    listed: &[ListedCheck],
+    keeps_others: bool,
+    of: &Leased,
+    now: Now,
+) -> Vec<Check> {
+    let merged = listed.iter().map(|listed| {
+        let old = known.iter().find(|check| check.id == listed.id);
+        let status = listed.status.or(old.map(|old| old.status)).unwrap_or(Health::Critical);
+        match old {
+            Some(old) if old.status == status && old.definition == listed.definition => old.clone(),
+            Some(old) if old.status == status => Check {
+                since: old.since,
+                output: old.output.clone(),
+                ..Check::new(of, listed.id.clone(), status, "".into(), listed.definition.clone(), now)
+            },
+            _ => {
+                let output = kept_output(&listed.output).into();
+                Check::new(of, listed.id.clone(), status, output, listed.definition.clone(), now)
+            }
+        }
+    });
+    let mut merged: Vec<Check> = merged.collect();
+    if keeps_others {
+        merged.extend(known.iter().filter(|old| !listed.iter().any(|listed| listed.id == old.id)).cloned());
+    }
+    merged
+}
+
+/// `checks` with the report in it; `None` where its status is already so: the same verdict again is
+/// no change, whatever its output.
+pub(super) fn with_report(
+    checks: &[Check],
+    report: &Report,
+    of: &Leased,
+    now: Now,
+) -> Result<Option<Vec<Check>>, Refusal> {
+    let verdict = |definition: Arc<Definition>| {
+        Check::new(
+            of,
+            report.check.clone(),
+            report.status,
+            kept_output(&report.output).into(),
+            definition,
+            now,
+        )
+    };
+    let mut checks = checks.to_vec();
+    match checks.iter().position(|check| check.id == report.check) {
+        Some(at) if checks[at].status == report.status => {
+            checks[at].repeat(now);
+            return Ok(None);
+        }
+        Some(at) => checks[at] = verdict(checks[at].definition.clone()),
+        None if report.known_only => {
+            let of = match of {
+                Leased::Instance(key) => key.to_string(),
+                Leased::Host(name) => format!("the host {name}"),
+            };
+            return Err(Refusal::NoCheck(report.check.clone(), of));
+        }
+        None if checks.len() >= CHECKS_MAX => return Err(Refusal::TooManyChecks),
+        None => checks.push(verdict(Definition::reported())),
+    }
+    Ok(Some(checks))
+}

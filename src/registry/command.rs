@@ -1,0 +1,170 @@
+//! What may be asked of the registry, and why it may be refused.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use thiserror::Error;
+
+use crate::check::{CHECKS_MAX, Definition};
+use crate::instance::{ConsulFacts, Health, Key, Lease, Location, Port};
+use crate::name::{HostName, ServiceName, Tag};
+
+/// What may be asked of the registry; a refusal changes nothing.
+#[derive(Clone, Debug)]
+pub enum Command {
+    Register(Box<Registration>),
+    Deregister(Holder),
+    Drain(Holder),
+    Report(Report),
+    /// One more check, or the same one anew.
+    AddCheck {
+        on: Subject,
+        listed: ListedCheck,
+    },
+    RemoveCheck {
+        on: Subject,
+        check: Arc<str>,
+    },
+    RegisterHost(Box<HostRegistration>),
+    /// The host's own facts and checks; its instances stay.
+    DeregisterHost(HostName),
+    Configure(Configuration),
+    /// A connection ended: what is bound to it and still held by it leaves.
+    Closed {
+        connection: u64,
+        keys: Vec<Key>,
+    },
+}
+
+/// Everything that a registration says, each part checked at the edge.
+#[derive(Clone, Debug)]
+pub struct Registration {
+    pub key: Key,
+    pub location: Location,
+    pub ports: Vec<Port>,
+    pub protocol: Option<Arc<str>>,
+    pub tags: Vec<Tag>,
+    pub meta: BTreeMap<Arc<str>, Arc<str>>,
+    pub weight: u16,
+    pub priority: u16,
+    pub lease: Lease,
+    /// 64 random bits, drawn by the edge.
+    pub lease_id: u64,
+    pub checks: Vec<ListedCheck>,
+    /// Checks that it has and that are not listed stay.
+    pub keeps_checks: bool,
+    pub consul: Option<Arc<ConsulFacts>>,
+    /// Nobody is told the lease's id: registering the same again is no change.
+    pub anonymous: bool,
+    /// The same id under another service, which the registration takes the place of.
+    pub displaces: Option<Key>,
+}
+
+/// A check as a registration lists it.
+#[derive(Clone, Debug)]
+pub struct ListedCheck {
+    pub id: Arc<str>,
+    /// Where it is left out, the check keeps the status that it has, and is critical where it is new.
+    pub status: Option<Health>,
+    pub output: Arc<str>,
+    pub definition: Arc<Definition>,
+}
+
+/// What is to be another way in a service's settings; what is left out stays.
+#[derive(Clone, Debug)]
+pub struct Configuration {
+    pub service: ServiceName,
+    /// Everything is as the server's configuration says, but for what is given here.
+    pub reset: bool,
+    /// Seconds, 0 to 300.
+    pub ttl: Option<u32>,
+}
+
+impl ListedCheck {
+    /// A check that somebody reports.
+    pub fn reported(id: &str, status: Option<Health>) -> Self {
+        Self { id: id.into(), status, output: "".into(), definition: Definition::reported() }
+    }
+}
+
+/// What is said of a host; its checks stay as they are.
+#[derive(Clone, Debug)]
+pub struct HostRegistration {
+    pub name: HostName,
+    pub addresses: Vec<IpAddr>,
+    pub meta: BTreeMap<Arc<str>, Arc<str>>,
+    pub id: Option<Arc<str>>,
+}
+
+/// An instance, named by who holds it.
+#[derive(Clone, Debug)]
+pub struct Holder {
+    pub key: Key,
+    /// Where given, it must be the one that the registration returned.
+    pub lease_id: Option<u64>,
+}
+
+/// The verdict of one check of an instance, or of a host where `on` is `Subject::Host`.
+#[derive(Clone, Debug)]
+pub struct Report {
+    pub on: Subject,
+    pub check: Arc<str>,
+    pub status: Health,
+    pub output: Arc<str>,
+    /// A check that is not there is refused, not made.
+    pub known_only: bool,
+}
+
+#[derive(Clone, Debug)]
+pub enum Subject {
+    Instance(Holder),
+    Host(HostName),
+}
+
+/// Why a command was not carried out. The code is stable; the sentence says what to do.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum Refusal {
+    #[error("{0} is not registered; register it again")]
+    NotFound(Key),
+    #[error("{0} was registered again by another holder since; stop, or register it again yourself")]
+    Superseded(Key),
+    #[error(
+        "the registry is full ({limit} instances); deregister what is not needed, or raise `instances-max`"
+    )]
+    Full { limit: usize },
+    #[error("an instance or a host may have at most {CHECKS_MAX} checks; remove one that is not needed")]
+    TooManyChecks,
+    #[error("{1} has no check `{0}`; `callsign ls` shows those it has")]
+    NoCheck(Arc<str>, String),
+    #[error("{limit} services have settings, and no more may; reset one that is not needed")]
+    TooManySettings { limit: usize },
+    #[error("not stored: {0}; nothing was changed, try again")]
+    Unavailable(Arc<str>),
+    #[error("`{name}` is taken by a record at {by}; choose another service name, or remove the record")]
+    Taken { name: ServiceName, by: Box<str> },
+}
+
+impl Refusal {
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::NotFound(_) | Self::NoCheck(..) => "not_found",
+            Self::Superseded(_) => "superseded",
+            Self::Full { .. } | Self::TooManySettings { .. } => "full",
+            Self::Unavailable(_) => "unavailable",
+            Self::TooManyChecks => "invalid",
+            Self::Taken { .. } => "taken",
+        }
+    }
+
+    pub fn field(&self) -> Option<&'static str> {
+        match self {
+            Self::NotFound(_) => Some("id"),
+            Self::Superseded(_) => Some("lease_id"),
+            Self::Full { .. } | Self::Unavailable(_) => None,
+            Self::TooManyChecks => Some("checks"),
+            Self::NoCheck(..) => Some("check"),
+            Self::Taken { .. } | Self::TooManySettings { .. } => Some("service"),
+        }
+    }
+}
