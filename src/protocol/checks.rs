@@ -150,7 +150,7 @@ impl CheckForm {
             notes: text("notes", &self.notes)?,
             kind,
             interval,
-            timeout: timeout.unwrap_or(TIMEOUT_DEFAULT),
+            timeout: timeout.unwrap_or(if probed { TIMEOUT_DEFAULT } else { Duration::ZERO }),
             rise: streak("rise", self.rise, 1)?,
             fall: streak("fall", self.fall, 1)?,
             warn: streak("warn", self.warn, 0)?,
