@@ -54,7 +54,17 @@ impl Server {
     fn start(directory: tempfile::TempDir) -> Self {
         let started = now();
         let mut child = Command::new(env!("CARGO_BIN_EXE_callsign"))
-            .args(["serve", "--dns", "127.0.0.1:0", "--log", "warn", "--instances-max", "2000000"])
+            .args([
+                "serve",
+                "--dns",
+                "127.0.0.1:0",
+                "--http",
+                "none",
+                "--log",
+                "warn",
+                "--instances-max",
+                "2000000",
+            ])
             .arg("--socket")
             .arg(directory.path().join("s"))
             .arg("--data")

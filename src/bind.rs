@@ -32,17 +32,21 @@ pub struct Handed {
     pub unix: Option<UnixListener>,
     /// TCP listeners that belong to no UDP socket: registration.
     pub listen: Vec<TcpListener>,
+    /// Those that are called `http` (systemd's FileDescriptorName).
+    pub http: Vec<TcpListener>,
 }
 
 /// Takes the sockets that were handed over; `None` where there are none.
 ///
-/// A UDP socket and a TCP listener on one address are DNS; any other TCP listener and the Unix one take
-/// registrations.
+/// A UDP socket and a TCP listener on one address are DNS; a TCP listener that is called `http` is that; any other one and
+/// the Unix one take registrations.
 ///
 /// # Errors
 ///
 /// A descriptor that is none of these, or a UDP socket without its TCP listener.
 pub fn handed() -> Result<Option<Handed>> {
+    let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
+    let names: Vec<&str> = names.split(':').collect();
     let mut descriptors = listenfd::ListenFd::from_env();
     if descriptors.len() == 0 {
         return Ok(None);
@@ -60,7 +64,7 @@ pub fn handed() -> Result<Option<Handed>> {
         } else if let Ok(Some(tcp)) = descriptors.take_tcp_listener(at)
             && listens(&tcp)
         {
-            streams.push(tcp);
+            if names.get(at) == Some(&"http") { &mut handed.http } else { &mut streams }.push(tcp);
         } else {
             bail!(
                 "LISTEN_FDS hands over descriptor {}, which is no UDP socket and no TCP or Unix stream socket that listens",
@@ -78,7 +82,7 @@ pub fn handed() -> Result<Option<Handed>> {
         tcp.set_nonblocking(true)?;
         handed.dns.push(Dns { address, udp, tcp });
     }
-    for tcp in &streams {
+    for tcp in streams.iter().chain(&handed.http) {
         tcp.set_nonblocking(true)?;
     }
     if let Some(unix) = &handed.unix {
@@ -137,9 +141,18 @@ pub fn registration(address: SocketAddr) -> Result<TcpListener> {
     tcp(address).with_context(|| refused("registration", "tcp", address))
 }
 
+/// Binds the HTTP socket.
+pub fn http(address: SocketAddr) -> Result<TcpListener> {
+    tcp(address).with_context(|| refused("HTTP", "tcp", address))
+}
+
 /// `binding the DNS socket on 127.0.0.1:53 (udp)`, with who holds it and what to do.
 fn refused(what: &str, protocol: &str, address: SocketAddr) -> String {
-    let flag = if what == "DNS" { "--dns" } else { "--listen" };
+    let flag = match what {
+        "DNS" => "--dns",
+        "HTTP" => "--http",
+        _ => "--listen",
+    };
     let holder = match holder(protocol, address) {
         Some(holder) => format!("; {holder} holds it: stop that, or choose another with {flag} ADDR:PORT"),
         None if address.port() < 1024 => {

@@ -45,16 +45,19 @@ const UDP_OCTETS_MAX: u16 = 65_507;
 const SOCKET_PATH_OCTETS_MAX: usize = 107;
 
 /// Every key, as it is written in the file; `CALLSIGN_KNOWN_FOR` in the environment, `--known-for` as a flag.
-const KEYS: [&str; 18] = [
+const KEYS: [&str; 22] = [
     "advertise",
     "allow-loopback",
     "allow-unauthenticated",
     "data",
+    "datacenter",
     "dns",
     "domain",
     "grace",
     "history-age",
     "history-changes",
+    "http",
+    "http-hosts",
     "instances-max",
     "known-for",
     "listen",
@@ -63,8 +66,11 @@ const KEYS: [&str; 18] = [
     "store",
     "ttl",
     "udp-octets-loopback",
+    "underscore",
     "zones",
 ];
+/// Where HTTP is served unless somebody says otherwise.
+const HTTP_PORT: u16 = 5380;
 const VARIABLE_PREFIX: &str = "CALLSIGN_";
 /// Variables with our prefix that belong to the client.
 const CLIENT_VARIABLES: [&str; 1] = ["CALLSIGN_SERVER"];
@@ -82,7 +88,15 @@ pub struct Config {
     pub socket: PathBuf,
     /// Where else registrations are taken, over TCP.
     pub listen: Vec<SocketAddr>,
-    /// `listen` may hold an address that others reach, though nobody has to say who they are.
+    /// Where HTTP is served: Consul's API, watching, discovery.
+    pub http: Vec<SocketAddr>,
+    /// Names that clients may call the HTTP port by, beside addresses, `localhost` and our own.
+    pub http_hosts: Vec<String>,
+    /// What Consul's clients are told where they are.
+    pub datacenter: String,
+    /// `_` in a service's name is taken for `-` over Consul's API, and not refused.
+    pub underscore_is_hyphen: bool,
+    /// `listen` and `http` may hold an address that others reach, though nobody has to say who they are.
     pub allow_unauthenticated: bool,
     /// The directory of static zones, where there is one.
     pub zones: Option<PathBuf>,
@@ -271,7 +285,7 @@ impl Given {
             }
             let value = |text: &str| Value { text: text.trim().to_owned(), origin: variable.to_owned() };
             let values = match known {
-                "domain" | "dns" | "listen" => text.split(',').map(value).collect(),
+                "domain" | "dns" | "listen" | "http" | "http-hosts" => text.split(',').map(value).collect(),
                 _ => vec![value(text)],
             };
             self.0.insert(known, values);
@@ -319,6 +333,13 @@ impl Given {
                 })?,
             },
             listen: self.list("listen", address)?.unwrap_or_default(),
+            http: match self.0.get("http").map(Vec::as_slice) {
+                Some([none]) if none.text == "none" => Vec::new(),
+                _ => self.list("http", address)?.unwrap_or_else(|| vec![SocketAddr::new(loopback[0], HTTP_PORT)]),
+            },
+            http_hosts: self.list("http-hosts", http_host)?.unwrap_or_default(),
+            datacenter: self.one("datacenter", datacenter)?.unwrap_or_else(|| "dc1".to_owned()),
+            underscore_is_hyphen: self.one("underscore", underscore)?.unwrap_or(false),
             allow_unauthenticated: self.one("allow-unauthenticated", flag)?.unwrap_or(false),
             zones: match self.one("zones", directory)? {
                 Some(path) => Some(path),
@@ -345,15 +366,17 @@ impl Given {
 
     /// Nobody reaches the registration socket from elsewhere unless somebody asked for that by name.
     fn authenticated(&self, config: &Config) -> anyhow::Result<()> {
-        let open = config.listen.iter().position(|address| !address.ip().to_canonical().is_loopback());
-        let (Some(open), false) = (open, config.allow_unauthenticated) else {
-            return Ok(());
-        };
-        let origin = &self.0["listen"][open].origin;
-        bail!(
-            "{origin} {} can be reached from other machines, and there is no authentication yet: whoever reaches it may register and deregister anything; listen on 127.0.0.1, or set `allow-unauthenticated = true` (--allow-unauthenticated) if that is meant",
-            config.listen[open]
-        );
+        for (key, addresses) in [("listen", &config.listen), ("http", &config.http)] {
+            let open = addresses.iter().position(|address| !address.ip().to_canonical().is_loopback());
+            if let (Some(open), false) = (open, config.allow_unauthenticated) {
+                let origin = &self.0[key][open].origin;
+                bail!(
+                    "{origin} {} can be reached from other machines, and there is no authentication yet: whoever reaches it may register and deregister anything; listen on 127.0.0.1, or set `allow-unauthenticated = true` (--allow-unauthenticated) if that is meant",
+                    addresses[open]
+                );
+            }
+        }
+        Ok(())
     }
 
     fn list<T: PartialEq>(
@@ -364,8 +387,8 @@ impl Given {
         let Some(values) = self.0.get(key) else {
             return Ok(None);
         };
-        // `listen = []` says that there is none, which is so by default; the others need one.
-        if values.is_empty() && key != "listen" {
+        // `listen = []` and `http = []` say that there is none; the others need one.
+        if values.is_empty() && !["listen", "http", "http-hosts"].contains(&key) {
             bail!("{key} must not be an empty list; leave the key out to take the default");
         }
         let mut list = Vec::with_capacity(values.len());
@@ -393,6 +416,30 @@ impl Given {
 impl Value {
     fn complaint(&self, rule: impl fmt::Display) -> anyhow::Error {
         anyhow!("{} {rule}", self.origin)
+    }
+}
+
+fn http_host(text: &str) -> Result<String, String> {
+    let fits = !text.is_empty()
+        && text.bytes().all(|octet| octet.is_ascii_alphanumeric() || b"-._".contains(&octet));
+    fits.then(|| text.to_owned()).ok_or_else(|| {
+        format!("must be a host's name without a port, such as consul, not `{}`", text.escape_debug())
+    })
+}
+
+fn datacenter(text: &str) -> Result<String, String> {
+    let fits = (1..=63).contains(&text.len())
+        && text.bytes().all(|octet| octet.is_ascii_alphanumeric() || b"-_".contains(&octet));
+    fits.then(|| text.to_ascii_lowercase()).ok_or_else(|| {
+        format!("must be letters, digits, `-` and `_`, such as dc1, not `{}`", text.escape_debug())
+    })
+}
+
+fn underscore(text: &str) -> Result<bool, String> {
+    match text {
+        "refuse" => Ok(false),
+        "hyphen" => Ok(true),
+        _ => Err(format!("must be `refuse` or `hyphen`, not `{}`", text.escape_debug())),
     }
 }
 
@@ -622,11 +669,14 @@ mod tests {
             ("allow-loopback", "true"),
             ("allow-unauthenticated", "true"),
             ("data", "/var/tmp/callsign"),
+            ("datacenter", "dc2"),
             ("dns", "10.0.0.1:53"),
             ("domain", "example.com"),
             ("grace", "1s"),
             ("history-age", "1d"),
             ("history-changes", "7"),
+            ("http", "10.0.0.1:5380"),
+            ("http-hosts", "consul"),
             ("instances-max", "7"),
             ("known-for", "1s"),
             ("listen", "10.0.0.1:5301"),
@@ -635,6 +685,7 @@ mod tests {
             ("store", "embedded"),
             ("ttl", "7"),
             ("udp-octets-loopback", "4096"),
+            ("underscore", "hyphen"),
             ("zones", directory),
         ];
         assert_eq!(said.map(|(key, _)| key), KEYS);

@@ -11,7 +11,17 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
+
+use crate::registry::Author;
+
+/// Anything that octets come and go on.
+pub trait Octets: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Octets for T {}
+
+/// A connection that one edge hands over to another, and who is at its other end.
+pub type Handed = (Box<dyn Octets>, Author);
 
 /// How long accepting rests after an error that would come again at once.
 const REST: Duration = Duration::from_millis(50);

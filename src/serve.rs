@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -21,11 +22,13 @@ use crate::bind;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::connections::Connections;
+use crate::desk::Desk;
 use crate::dns::{tcp, udp, wire::Sizes};
+use crate::http;
 use crate::name::{HostName, Name, ServiceName};
 use crate::protocol::ServerForm;
 use crate::registry::Registry;
-use crate::socket::{self, Desk, Listener};
+use crate::socket::{self, Listener};
 use crate::store::{Limits, Store, embedded};
 use crate::time::Now;
 use crate::view::{Settings, View, Zones};
@@ -93,13 +96,13 @@ pub async fn run(config: Config) -> Result<()> {
     begin.cancel();
 
     lines.push(format!("socket {socket}"));
-    lines.extend(
-        bound
-            .listen
-            .iter()
-            .filter_map(|listener| listener.local_addr().ok())
-            .map(|address| format!("listen {address}")),
-    );
+    let (hand_over, handed) = mpsc::channel(http::HANDED_MAX);
+    let spoken = |what: &str, listeners: &[std::net::TcpListener]| -> Vec<String> {
+        let addresses = listeners.iter().filter_map(|listener| listener.local_addr().ok());
+        addresses.map(|address| format!("{what} {address}")).collect()
+    };
+    lines.extend(spoken("listen", &bound.listen));
+    lines.extend(spoken("http", &bound.http));
     let desk = Arc::new(Desk {
         view: view.clone(),
         writer: handle,
@@ -115,15 +118,29 @@ pub async fn run(config: Config) -> Result<()> {
     let unix = tokio::net::UnixListener::from_std(bound.unix)?;
     tasks.spawn(
         "registration socket",
-        socket::run(Listener::Unix(unix), desk.clone(), stop_registrations.clone()),
+        socket::run(Listener::Unix(unix), desk.clone(), Some(hand_over), stop_registrations.clone()),
     );
     for listener in bound.listen {
         let listener = tokio::net::TcpListener::from_std(listener)?;
         tasks.spawn(
             "registration over tcp",
-            socket::run(Listener::Tcp(listener), desk.clone(), stop_registrations.clone()),
+            socket::run(Listener::Tcp(listener), desk.clone(), None, stop_registrations.clone()),
         );
     }
+    let office = Arc::new(http::Office {
+        desk: desk.clone(),
+        datacenter: config.datacenter.clone(),
+        hosts: config.http_hosts.clone(),
+        underscore_is_hyphen: config.underscore_is_hyphen,
+        connections: Connections::new(http::CONNECTIONS_MAX),
+    });
+    let handed = http::run(http::Source::Handed(handed), office.clone(), stop_registrations.clone());
+    tasks.spawn("http over the registration socket", handed);
+    for listener in bound.http {
+        let source = http::Source::Tcp(tokio::net::TcpListener::from_std(listener)?);
+        tasks.spawn("http", http::run(source, office.clone(), stop_registrations.clone()));
+    }
+    drop(office);
     let mut watchdog = JoinSet::new();
     if let Some(every) = sd_notify::watchdog_enabled() {
         watchdog.spawn(watch_over(desk.writer.clone(), every / 2, stop_registrations.clone()));
@@ -219,6 +236,7 @@ struct Bound {
     /// The file of a Unix socket that we made.
     unix_file: Option<bind::UnixFile>,
     listen: Vec<std::net::TcpListener>,
+    http: Vec<std::net::TcpListener>,
 }
 
 impl Bound {
@@ -238,7 +256,11 @@ impl Bound {
             listen =
                 config.listen.iter().map(|address| bind::registration(*address)).collect::<Result<_>>()?;
         }
-        Ok(Self { dns, dns_handed, unix, unix_file, listen })
+        let mut http = handed.http;
+        if http.is_empty() {
+            http = config.http.iter().map(|address| bind::http(*address)).collect::<Result<_>>()?;
+        }
+        Ok(Self { dns, dns_handed, unix, unix_file, listen, http })
     }
 
     fn dns(config: &Config) -> Result<Vec<bind::Dns>> {

@@ -10,48 +10,27 @@ mod session;
 mod stream;
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use tokio::io::{AsyncRead, AsyncWrite, BufReader};
+use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::sync::mpsc;
 use tokio_util::either::Either;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::session::Session;
-use crate::clock::Clock;
-use crate::connections::{Connections, Place};
+use crate::connections::{Handed, Place};
+use crate::desk::{Desk, page_of, place_of};
 use crate::name::{HostName, InstanceId, ServiceName};
 use crate::protocol::{
-    FilterForm, HolderForm, InstanceForm, InstancesForm, LIST_MAX, LIST_OUTPUT_OCTETS_MAX, LookupForm, Peer,
-    Problem, RenewedForm, Reply, ServerForm, SettingsReply, SettingsShown, lease_text,
+    FilterForm, HolderForm, InstancesForm, LIST_MAX, LookupForm, Problem, RenewedForm, Reply, ServerForm,
+    SettingsReply, SettingsShown, lease_text,
 };
 use crate::registry::{Author, Command};
-use crate::store::History;
-use crate::view::{Member, View};
-use crate::writer::Handle;
 
 /// Connections at once, over all listeners; a holder of a connection-bound lease needs one for itself.
 pub const CONNECTIONS_MAX: usize = 10_000;
-
-/// What every connection shares.
-pub struct Desk {
-    pub view: Arc<View>,
-    pub writer: Handle,
-    pub clock: Clock,
-    /// The machine we run on.
-    pub host: HostName,
-    /// For a registration over the Unix socket that names no address.
-    pub addresses: Vec<IpAddr>,
-    pub loopback_allowed: bool,
-    /// The log of changes.
-    pub history: History,
-    /// One for all listeners: a connection's number is its name in leases.
-    pub connections: Arc<Connections>,
-    /// For `status`: what does not change.
-    pub server: ServerForm,
-}
 
 /// A socket that registrations come in on.
 pub enum Listener {
@@ -77,7 +56,14 @@ impl Listener {
 }
 
 /// Accepts until `stop`, and then waits for every connection to end.
-pub async fn run(listener: Listener, desk: Arc<Desk>, stop: CancellationToken) -> io::Result<()> {
+///
+/// What begins with an upper-case letter is HTTP, and is handed over to whoever speaks that, where there is somebody.
+pub async fn run(
+    listener: Listener,
+    desk: Arc<Desk>,
+    hand_over: Option<mpsc::Sender<Handed>>,
+    stop: CancellationToken,
+) -> io::Result<()> {
     let tasks = TaskTracker::new();
     loop {
         // Both arms are cancel-safe.
@@ -88,7 +74,7 @@ pub async fn run(listener: Listener, desk: Arc<Desk>, stop: CancellationToken) -
         match accepted {
             Ok((stream, author)) => {
                 let place = desk.connections.enter(&stop);
-                tasks.spawn(connection(stream, desk.clone(), author, place, stop.clone()));
+                tasks.spawn(connection(stream, desk.clone(), author, place, hand_over.clone(), stop.clone()));
             }
             Err(error) => desk.connections.after_error(error).await?,
         }
@@ -99,13 +85,27 @@ pub async fn run(listener: Listener, desk: Arc<Desk>, stop: CancellationToken) -
 }
 
 async fn connection(
-    stream: impl AsyncRead + AsyncWrite,
+    stream: Either<UnixStream, TcpStream>,
     desk: Arc<Desk>,
     author: Author,
     place: Place,
+    hand_over: Option<mpsc::Sender<Handed>>,
     stop: CancellationToken,
 ) {
     let peer = desk.peer(&author, place.number);
+    let mut stream = BufReader::new(stream);
+    if let Some(hand_over) = hand_over {
+        // The line that never comes is timed by the session; here, only a first octet is waited for.
+        let first = tokio::select! {
+            first = stream.fill_buf() => first.ok().and_then(|octets| octets.first().copied()),
+            () = place.closing().cancelled() => None,
+        };
+        if first.is_some_and(|octet| octet.is_ascii_uppercase()) {
+            // Full or gone: the client sees a closed connection, and comes again.
+            drop(hand_over.try_send((Box::new(stream), author)));
+            return;
+        }
+    }
     let (reader, writer) = tokio::io::split(stream);
     let mut session = Session::new(&desk, author, peer, writer, place.closing().clone());
     let ended = session.run(&mut BufReader::new(reader), &place).await;
@@ -123,27 +123,6 @@ async fn connection(
 }
 
 impl Desk {
-    fn peer(&self, author: &Author, connection: u64) -> Peer {
-        let (host, addresses) = match author {
-            Author::Address(SocketAddr::V4(v4)) if !v4.ip().is_loopback() => (None, vec![(*v4.ip()).into()]),
-            Author::Address(address) if !address.ip().to_canonical().is_loopback() => {
-                (None, vec![address.ip().to_canonical()])
-            }
-            Author::Address(address) => (Some(&self.host), vec![address.ip().to_canonical()]),
-            Author::User(_) | Author::Server | Author::File(_) => (Some(&self.host), self.addresses.clone()),
-        };
-        let host = match host {
-            Some(host) => host.clone(),
-            // An address has no control characters and is short, so it is a host's name.
-            None => HostName::parse(&addresses[0].to_string()).unwrap_or_else(|_| self.host.clone()),
-        };
-        Peer { host, addresses, loopback_allowed: self.loopback_allowed, connection }
-    }
-
-    fn shown(&self, member: &Member) -> InstanceForm {
-        InstanceForm::of(&member.instance, member.health, member.is_live(), self.clock.now())
-    }
-
     fn settings(&self, service: &ServiceName, revision: u64) -> Reply {
         let settings = SettingsShown::of(&self.view.settings_of(service));
         Reply::Settings(SettingsReply { service: service.to_string(), settings, revision })
@@ -209,20 +188,4 @@ impl Desk {
             lease: lease_text(lease),
         }))
     }
-}
-
-/// As many of `members`, from the first on, as one reply holds; at least one where there is one.
-fn page_of(members: &[Member]) -> &[Member] {
-    let mut octets = 0;
-    let fitting = members.iter().take(LIST_MAX).take_while(|member| {
-        let first = octets == 0;
-        octets += 1 + member.instance.checks.iter().map(|check| check.output.len()).sum::<usize>();
-        first || octets <= LIST_OUTPUT_OCTETS_MAX
-    });
-    &members[..fitting.count()]
-}
-
-/// Where a member stands in the order of a list.
-fn place_of(member: &Member) -> String {
-    format!("{}/{}", member.instance.key.service, member.instance.label)
 }

@@ -31,6 +31,8 @@ pub const NEGATIVE_TTL: u32 = 2;
 pub const APEX_TTL: u32 = 60;
 /// Text of an Extended DNS Error: it shares 512 octets with the answer.
 pub const EDE_OCTETS_MAX: usize = 60;
+/// Services that left and whose last revision is known: what a client that still asks for them is told.
+const EXTINCT_MAX: usize = 10_000;
 /// Names in one chunk of the directory: what the appearance of a service copies.
 const CHUNK_MAX: usize = 256;
 
@@ -55,6 +57,8 @@ pub struct View {
     on_host: papaya::HashMap<HostName, Keys>,
     /// What was said of hosts themselves.
     hosts: papaya::HashMap<HostName, Arc<Host>>,
+    /// When services that are no longer known left; `Spans::gone` for those that are not here any more.
+    extinct: papaya::HashMap<ServiceName, u64>,
     /// What is set for services, known or not.
     configured: papaya::HashMap<ServiceName, ServiceSettings>,
     /// How many services know a tag: whether `_tag.<apex>` is a name.
@@ -81,8 +85,10 @@ pub struct Spans {
     hosts: AtomicU64,
     /// Any check of any instance or host.
     checks: AtomicU64,
-    /// A service is no longer known.
+    /// A service was forgotten so long ago that nobody knows when it left.
     gone: AtomicU64,
+    /// Any instance or host.
+    any: AtomicU64,
 }
 
 impl Spans {
@@ -102,8 +108,12 @@ impl Spans {
         self.gone.load(Ordering::Acquire)
     }
 
+    pub fn any(&self) -> u64 {
+        self.any.load(Ordering::Acquire)
+    }
+
     fn restart(&self, revision: u64) {
-        for span in [&self.names, &self.hosts, &self.checks, &self.gone] {
+        for span in [&self.names, &self.hosts, &self.checks, &self.gone, &self.any] {
             span.store(revision, Ordering::Release);
         }
     }
@@ -125,7 +135,7 @@ impl Spans {
             What::Host { .. } => (true, true),
             What::Forgotten { .. } | What::Settings { .. } => (false, false),
         };
-        for (span, changed) in [(&self.hosts, hosts), (&self.checks, checks)] {
+        for (span, changed) in [(&self.hosts, hosts), (&self.checks, checks), (&self.any, change.is_seen())] {
             if changed {
                 span.store(change.revision, Ordering::Release);
             }
@@ -329,6 +339,7 @@ impl View {
             addresses: papaya::HashMap::new(),
             on_host: papaya::HashMap::new(),
             hosts: papaya::HashMap::new(),
+            extinct: papaya::HashMap::new(),
             configured: papaya::HashMap::new(),
             tags: papaya::HashMap::new(),
             directory: ArcSwap::default(),
@@ -377,7 +388,7 @@ impl View {
         for change in changes {
             match &change.what {
                 What::Instance { before, after } => {
-                    self.index(before.as_ref(), after.as_ref(), change.revision)
+                    self.index_instance(before.as_ref(), after.as_ref(), change.revision)
                 }
                 What::Host { before, after } => self.index_host(before.as_ref(), after.as_ref()),
                 What::Settings { service, after, .. } => {
@@ -413,7 +424,7 @@ impl View {
         }
         for (_, service) in registry.services() {
             for instance in service.instances.values() {
-                self.index(None, Some(instance), 0);
+                self.index_instance(None, Some(instance), 0);
             }
         }
         // Who waited for a revision before the restart is told that this is another one.
@@ -450,18 +461,29 @@ impl View {
                 self.count_tags(old.as_deref().map_or(&none, |old| &old.tags), &view.tags);
                 services.insert(name.clone(), view);
                 if old.is_none() {
+                    self.extinct.pin().remove(name);
                     self.directory.store(Arc::new(self.directory.load().with(name)));
                 }
             }
             None => {
                 if let Some(old) = old {
                     services.remove(name);
-                    self.spans.gone.store(registry.revision(), Ordering::Release);
+                    self.note_extinct(name, modified);
                     self.count_tags(&old.tags, &none);
                     self.directory.store(Arc::new(self.directory.load().without(name)));
                 }
             }
         }
+    }
+
+    fn note_extinct(&self, name: &ServiceName, modified: u64) {
+        let extinct = self.extinct.pin();
+        if extinct.len() >= EXTINCT_MAX {
+            let latest = extinct.values().max().copied().unwrap_or(modified);
+            self.spans.gone.fetch_max(latest.max(modified), Ordering::AcqRel);
+            extinct.clear();
+        }
+        extinct.insert(name.clone(), modified);
     }
 
     fn index_host(&self, before: Option<&Arc<Host>>, after: Option<&Arc<Host>>) {
@@ -472,7 +494,7 @@ impl View {
         }
     }
 
-    fn index(&self, before: Option<&Arc<Instance>>, after: Option<&Arc<Instance>>, revision: u64) {
+    fn index_instance(&self, before: Option<&Arc<Instance>>, after: Option<&Arc<Instance>>, revision: u64) {
         let addresses = |instance: Option<&Arc<Instance>>| {
             instance.map(|instance| instance.addresses().to_vec()).unwrap_or_default()
         };
@@ -555,6 +577,19 @@ impl View {
     /// The SOA's serial: goes up with every change (RFC 1982).
     pub fn serial(&self) -> u32 {
         self.serial_base.load(Ordering::Relaxed).wrapping_add(self.revision() as u32)
+    }
+
+    /// A revision as Consul's clients see it: the serial's count, without its wrap.
+    pub fn index(&self, revision: u64) -> u64 {
+        u64::from(self.serial_base.load(Ordering::Relaxed)) + revision
+    }
+
+    /// The revision at which a reader of the service could see a difference last, known or not.
+    pub fn modified(&self, service: &str) -> u64 {
+        match self.service(service) {
+            Some(view) => view.modified,
+            None => self.extinct.pin().get(service).copied().unwrap_or(self.spans.gone()),
+        }
     }
 
     pub fn soa(&self, apex: &Apex) -> Soa {

@@ -119,7 +119,7 @@ impl Server {
         let mut command = callsign(directory.path());
         let going = Going::start(
             command
-                .args(["serve", "--dns", "127.0.0.1:0", "--log", "warn", "--socket"])
+                .args(["serve", "--dns", "127.0.0.1:0", "--http", "none", "--log", "warn", "--socket"])
                 .arg(directory.path().join("s"))
                 .args(["--store", "memory"]),
         );

@@ -52,11 +52,13 @@ const ROOMS: &[(&str, Room)] = &[
     ("zone_file.rs", Core),
     ("clock.rs", Ground),
     ("connections.rs", Ground),
+    ("desk.rs", State),
     ("journal.rs", State),
     ("store/", State),
     ("writer.rs", State),
     ("dns/", Edge),
     ("health.rs", Edge),
+    ("http.rs", Edge),
     ("http/", Edge),
     ("metrics.rs", Edge),
     ("socket.rs", Edge),
@@ -71,7 +73,7 @@ const ROOMS: &[(&str, Room)] = &[
 ];
 
 /// The one state module that edges may name: they hand it commands and await its answer.
-const STATE_FOR_EDGES: [&str; 3] = ["writer", "store", "journal"];
+const STATE_FOR_EDGES: [&str; 4] = ["writer", "store", "journal", "desk"];
 
 /// What is named in a few places only: (text, the files below `src/` that may hold it, the reason).
 ///
@@ -90,7 +92,7 @@ const ONLY_IN: &[(&str, &[&str], &str)] = &[
     ("redb", &["store/embedded.rs"], "the disk has one form, and one file that knows it"),
     ("etcd_client", &["store/etcd.rs"], "a cluster is only another source of changes"),
     ("clap", &["cli/"], "what was typed becomes what is needed before anything else sees it"),
-    ("axum", &["http/"], "the HTTP server is an edge"),
+    ("axum", &["http.rs", "http/"], "the HTTP server is an edge"),
     (
         "anyhow",
         &["bind.rs", "cli/", "client.rs", "config.rs", "main.rs", "serve.rs"],

@@ -37,7 +37,19 @@ pub struct Serve {
     /// Take registrations over TCP as well
     #[arg(long, value_name = "ADDR:PORT")]
     listen: Vec<String>,
-    /// Let --listen be an address that other machines reach, where anybody may then register
+    /// Serve Consul's HTTP API, watching and discovery here; `none` for nowhere [default: 127.0.0.1:5380]
+    #[arg(long, value_name = "ADDR:PORT")]
+    http: Vec<String>,
+    /// A name that clients may call the HTTP port by, such as consul
+    #[arg(long, value_name = "NAME")]
+    http_hosts: Vec<String>,
+    /// What Consul's clients are told where they are [default: dc1]
+    #[arg(long, value_name = "NAME")]
+    datacenter: Option<String>,
+    /// What becomes of `_` in a service's name over Consul's API, refuse or hyphen [default: refuse]
+    #[arg(long, value_name = "WORD")]
+    underscore: Option<String>,
+    /// Let --listen and --http be an address that other machines reach, where anybody may then register
     #[arg(long)]
     allow_unauthenticated: bool,
     /// A directory of zone files to serve beside the registry [default: ./zones when it is there]
@@ -103,12 +115,20 @@ impl Serve {
 
     /// The flags that were given, as the configuration takes them.
     fn settings(self) -> Vec<Setting> {
-        let lists = [("domain", self.domain), ("dns", self.dns), ("listen", self.listen)];
+        let lists = [
+            ("domain", self.domain),
+            ("dns", self.dns),
+            ("listen", self.listen),
+            ("http", self.http),
+            ("http-hosts", self.http_hosts),
+        ];
         let single = [
             ("socket", self.socket),
             ("zones", self.zones),
             ("store", self.store),
             ("data", self.data),
+            ("datacenter", self.datacenter),
+            ("underscore", self.underscore),
             ("history-changes", self.history_changes),
             ("history-age", self.history_age),
             ("advertise", self.advertise),

@@ -14,7 +14,7 @@ use crate::instance::{
     META_MAX, META_VALUE_OCTETS_MAX, PORTS_MAX, Port, TAGS_MAX, Transport, WORD_OCTETS_MAX,
 };
 use crate::name::{HostName, InstanceId, ServiceName, Tag, is_ldh_label, parse_target};
-use crate::registry::{Configuration, Holder, Registration, Report, Subject};
+use crate::registry::{Change, Configuration, Holder, Registration, Report, Subject, What};
 use crate::time::{format_duration, parse_duration};
 
 /// Longest TTL of a service's records, in seconds: who caches for longer misses a death.
@@ -330,6 +330,17 @@ impl FilterForm {
 }
 
 impl Filter {
+    /// A change that matches before or after it: leaving the filter is an event too. `health` is the instance's after it.
+    pub fn concerns(&self, change: &Change, health: Health) -> bool {
+        match &change.what {
+            What::Instance { before, after } => {
+                before.as_ref().is_some_and(|before| self.matches(before, before.health()))
+                    || after.as_ref().is_some_and(|after| self.matches(after, health))
+            }
+            What::Forgotten { .. } | What::Host { .. } | What::Settings { .. } => false,
+        }
+    }
+
     /// `health` is the instance's own and its host's together.
     pub fn matches(&self, instance: &Instance, health: Health) -> bool {
         self.service.as_ref().is_none_or(|service| *service == instance.key.service)

@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::instance::{Host, Instance, Key, ServiceSettings};
+use crate::instance::{Health, Host, Instance, Key, ServiceSettings};
 use crate::name::ServiceName;
 use crate::time::Wall;
 
@@ -114,6 +114,14 @@ impl fmt::Display for Author {
 }
 
 impl Change {
+    /// The health of the instance after the change, its host's left out: of the past, that is all that is known.
+    pub fn health_alone(&self) -> Health {
+        match &self.what {
+            What::Instance { after: Some(after), .. } => after.health(),
+            _ => Health::Passing,
+        }
+    }
+
     /// True where somebody who reads instances, hosts and their checks sees a difference.
     pub fn is_seen(&self) -> bool {
         match &self.what {

@@ -3,8 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::Desk;
-use super::stream::health_alone;
+use crate::desk::Desk;
 use crate::instance::{Instance, Key};
 use crate::name::ServiceName;
 use crate::protocol::{
@@ -35,7 +34,7 @@ impl Desk {
             before = last.revision;
             looked_at += page.len();
             for change in page.iter().filter(|change| wanted(change)) {
-                changes.push(ChangeForm::of(change, health_alone(change), now));
+                changes.push(ChangeForm::of(change, change.health_alone(), now));
                 if changes.len() == most {
                     before = change.revision;
                     break;

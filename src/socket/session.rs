@@ -9,9 +9,9 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::Desk;
 use super::lines::{LINE_TIME_MAX, Read, buffered_line, read_line};
 use crate::connections::Place;
+use crate::desk::Desk;
 use crate::explain::explain;
 use crate::instance::{Instance, Key, Lease, Location};
 use crate::name::ServiceName;

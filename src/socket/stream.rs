@@ -7,13 +7,10 @@ use tokio::io::{AsyncReadExt, AsyncWrite};
 use tokio::sync::mpsc;
 
 use super::session::{Session, stopping};
-use super::{page_of, place_of};
 use crate::connections::Place;
-use crate::instance::{Health, Instance};
-use crate::journal::{Ended, Event};
-use crate::protocol::{
-    BackupForm, ChangeForm, Filter, InstancesForm, LIST_MAX, Problem, RecordForm, Reply, encode,
-};
+use crate::instance::Instance;
+use crate::journal::Ended;
+use crate::protocol::{BackupForm, ChangeForm, Filter, LIST_MAX, Problem, RecordForm, Reply, encode};
 use crate::registry::{Author, Change, Reason, What};
 use crate::writer::Watch;
 
@@ -34,11 +31,7 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
         };
         let mut members = watch.members.as_slice();
         loop {
-            let page = page_of(members);
-            members = &members[page.len()..];
-            let next = page.last().filter(|_| !members.is_empty()).map(place_of);
-            let instances = page.iter().map(|member| self.desk.shown(member)).collect();
-            let snapshot = InstancesForm { instances, revision: watch.revision, next };
+            let snapshot = self.desk.snapshot(&mut members, watch.revision);
             encode(&Reply::Snapshot(snapshot), &mut self.out);
             self.flush().await?;
             if members.is_empty() {
@@ -73,7 +66,8 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
             match changes {
                 Ok(batch) => {
                     for event in batch.iter().filter(|event| event.change.revision > watch.revision) {
-                        self.tell(event, filter).await?;
+                        self.desk.tell(event, filter, &mut self.out);
+                        self.flush_large().await?;
                     }
                     self.flush().await?;
                 }
@@ -84,36 +78,6 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
                 }
             }
         }
-    }
-
-    /// One change, where the filter wants it; that of a host concerns each of its instances.
-    async fn tell(&mut self, event: &Event, filter: Option<&Filter>) -> io::Result<()> {
-        let wanted = filter.is_none_or(|filter| wants(filter, event));
-        let now = self.desk.clock.now();
-        if wanted {
-            let write = || {
-                let mut line = Vec::new();
-                let form = ChangeForm::of(&event.change, event.health, now);
-                encode(&Reply::Change(Box::new(form)), &mut line);
-                line
-            };
-            self.out.extend_from_slice(event.line(write));
-            return self.flush_large().await;
-        }
-        let (Some(filter), What::Host { before, after }) = (filter, &event.change.what) else {
-            return Ok(());
-        };
-        let Some(host) = after.as_ref().or(before.as_ref()) else { return Ok(()) };
-        for member in self.desk.view.on_host(&host.name) {
-            if filter.matches(&member.instance, member.health) {
-                let what = What::Instance { before: None, after: Some(member.instance.clone()) };
-                let change = Change { what, ..event.change.clone() };
-                let form = ChangeForm::of(&change, member.health, now);
-                encode(&Reply::Change(Box::new(form)), &mut self.out);
-                self.flush_large().await?;
-            }
-        }
-        Ok(())
     }
 
     /// What was, from the log, and then what is to come, with no gap between.
@@ -158,7 +122,7 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
     }
 
     fn put(&mut self, change: &Change) {
-        let form = ChangeForm::of(change, health_alone(change), self.desk.clock.now());
+        let form = ChangeForm::of(change, change.health_alone(), self.desk.clock.now());
         encode(&Reply::Change(Box::new(form)), &mut self.out);
     }
 
@@ -232,25 +196,6 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
         };
         self.reply(reply).await;
         self.flush().await
-    }
-}
-
-/// The health of the instance after a change of the past, its host's left out.
-pub(super) fn health_alone(change: &Change) -> Health {
-    match &change.what {
-        What::Instance { after: Some(after), .. } => after.health(),
-        _ => Health::Passing,
-    }
-}
-
-/// A change that matches before or after it: leaving the filter is an event too.
-fn wants(filter: &Filter, event: &Event) -> bool {
-    match &event.change.what {
-        What::Instance { before, after } => {
-            before.as_ref().is_some_and(|before| filter.matches(before, before.health()))
-                || after.as_ref().is_some_and(|after| filter.matches(after, event.health))
-        }
-        What::Forgotten { .. } | What::Host { .. } | What::Settings { .. } => false,
     }
 }
 

@@ -48,6 +48,7 @@ pub struct Server {
     pub dns: Vec<SocketAddr>,
     /// Where it takes registrations over TCP.
     pub listen: Vec<SocketAddr>,
+    pub http: Vec<SocketAddr>,
 }
 
 /// How a server ended that never became ready, or that was stopped.
@@ -91,6 +92,9 @@ impl Server {
         if !flags.contains(&"--dns") {
             words.extend(["--dns".to_owned(), "127.0.0.1:0".to_owned()]);
         }
+        if !flags.contains(&"--http") {
+            words.extend(["--http".to_owned(), "127.0.0.1:0".to_owned()]);
+        }
         if !flags.contains(&"--socket") {
             words.extend(["--socket".to_owned(), socket.display().to_string()]);
         }
@@ -107,7 +111,16 @@ impl Server {
             .stderr(File::create(path("stderr")).expect("a file for stderr"));
         without_our_variables(&mut command).env("XDG_RUNTIME_DIR", directory.path());
         let child = command.spawn().unwrap_or_else(|error| panic!("starting {}: {error}", words[0]));
-        Self { child, ended: None, directory, lines: Vec::new(), socket, dns: Vec::new(), listen: Vec::new() }
+        Self {
+            child,
+            ended: None,
+            directory,
+            lines: Vec::new(),
+            socket,
+            dns: Vec::new(),
+            listen: Vec::new(),
+            http: Vec::new(),
+        }
     }
 
     /// Waits for the `ready` line; false where the server ended before it.
@@ -125,6 +138,7 @@ impl Server {
             found.collect()
         };
         (self.dns, self.listen) = (addresses("dns udp+tcp "), addresses("listen "));
+        self.http = addresses("http ");
         ready
     }
 

@@ -160,7 +160,7 @@ pub fn refused(descriptors: [OwnedFd; 3]) -> (Option<i32>, String) {
     let status = Command::new("sh")
         .args(["-c", HAND_OVER])
         .arg(binary())
-        .args(["serve", "--store", "memory", "--dns", "127.0.0.1:0", "--socket"])
+        .args(["serve", "--store", "memory", "--dns", "127.0.0.1:0", "--http", "none", "--socket"])
         .arg(directory.path().join("s"))
         .env_clear()
         .env("PATH", std::env::var_os("PATH").unwrap_or_default())

@@ -1,0 +1,109 @@
+//! What the edges that take registrations work with: the view to read from, the writer to ask, and what is known of
+//! this machine and of who is at the other end.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use crate::clock::Clock;
+use crate::connections::Connections;
+use crate::journal::Event;
+use crate::name::HostName;
+use crate::protocol::{
+    ChangeForm, Filter, InstanceForm, InstancesForm, LIST_MAX, LIST_OUTPUT_OCTETS_MAX, Peer, Reply,
+    ServerForm, encode,
+};
+use crate::registry::{Author, Change, What};
+use crate::store::History;
+use crate::view::{Member, View};
+use crate::writer::Handle;
+
+/// See the module's own words.
+pub struct Desk {
+    pub view: Arc<View>,
+    pub writer: Handle,
+    pub clock: Clock,
+    /// The machine we run on.
+    pub host: HostName,
+    /// For a registration over the Unix socket that names no address.
+    pub addresses: Vec<IpAddr>,
+    pub loopback_allowed: bool,
+    /// The log of changes.
+    pub history: History,
+    /// One for all listeners: a connection's number is its name in leases.
+    pub connections: Arc<Connections>,
+    /// For `status`: what does not change.
+    pub server: ServerForm,
+}
+
+impl Desk {
+    /// What a registration that leaves something out is given, by who sent it.
+    pub fn peer(&self, author: &Author, connection: u64) -> Peer {
+        let (host, addresses) = match author {
+            Author::Address(SocketAddr::V4(v4)) if !v4.ip().is_loopback() => (None, vec![(*v4.ip()).into()]),
+            Author::Address(address) if !address.ip().to_canonical().is_loopback() => {
+                (None, vec![address.ip().to_canonical()])
+            }
+            Author::Address(address) => (Some(&self.host), vec![address.ip().to_canonical()]),
+            Author::User(_) | Author::Server | Author::File(_) => (Some(&self.host), self.addresses.clone()),
+        };
+        let host = match host {
+            Some(host) => host.clone(),
+            // An address has no control characters and is short, so it is a host's name.
+            None => HostName::parse(&addresses[0].to_string()).unwrap_or_else(|_| self.host.clone()),
+        };
+        Peer { host, addresses, loopback_allowed: self.loopback_allowed, connection }
+    }
+
+    pub fn shown(&self, member: &Member) -> InstanceForm {
+        InstanceForm::of(&member.instance, member.health, member.is_live(), self.clock.now())
+    }
+
+    /// The next page of a snapshot, and what is left of it; at least one page, which may be empty.
+    pub fn snapshot(&self, members: &mut &[Member], revision: u64) -> InstancesForm {
+        let page = page_of(members);
+        *members = &members[page.len()..];
+        let next = page.last().filter(|_| !members.is_empty()).map(place_of);
+        let instances = page.iter().map(|member| self.shown(member)).collect();
+        InstancesForm { instances, revision, next }
+    }
+
+    /// Puts down one change, as a line, where the filter wants it; that of a host once for each instance that it concerns.
+    pub fn tell(&self, event: &Event, filter: Option<&Filter>, out: &mut Vec<u8>) {
+        let now = self.clock.now();
+        if filter.is_none_or(|filter| filter.concerns(&event.change, event.health)) {
+            let write = || {
+                let mut line = Vec::new();
+                let form = ChangeForm::of(&event.change, event.health, now);
+                encode(&Reply::Change(Box::new(form)), &mut line);
+                line
+            };
+            out.extend_from_slice(event.line(write));
+            return;
+        }
+        let (Some(filter), What::Host { before, after }) = (filter, &event.change.what) else { return };
+        let Some(host) = after.as_ref().or(before.as_ref()) else { return };
+        for member in self.view.on_host(&host.name) {
+            if filter.matches(&member.instance, member.health) {
+                let what = What::Instance { before: None, after: Some(member.instance.clone()) };
+                let form = ChangeForm::of(&Change { what, ..event.change.clone() }, member.health, now);
+                encode(&Reply::Change(Box::new(form)), out);
+            }
+        }
+    }
+}
+
+/// As many of `members`, from the first on, as one reply holds; at least one where there is one.
+pub fn page_of(members: &[Member]) -> &[Member] {
+    let mut octets = 0;
+    let fitting = members.iter().take(LIST_MAX).take_while(|member| {
+        let first = octets == 0;
+        octets += 1 + member.instance.checks.iter().map(|check| check.output.len()).sum::<usize>();
+        first || octets <= LIST_OUTPUT_OCTETS_MAX
+    });
+    &members[..fitting.count()]
+}
+
+/// Where a member stands in the order of a list.
+pub fn place_of(member: &Member) -> String {
+    format!("{}/{}", member.instance.key.service, member.instance.label)
+}

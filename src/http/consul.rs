@@ -1,0 +1,165 @@
+//! Consul's HTTP API: what its clients use of agent, catalog, health and status, with its exact manners.
+//!
+//! The instances, leases and checks underneath are ours, and there is no second registry. What Consul does beyond
+//! discovery (KV, sessions, Connect, prepared queries, ACLs) is answered clearly.
+
+mod agent;
+mod catalog;
+mod decode;
+mod filter;
+pub mod go;
+mod health;
+mod shapes;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::http::{StatusCode, Uri};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodRouter, any, get, put};
+
+use super::reply::Failure;
+use super::{Client, Office};
+use crate::instance::Key;
+use crate::name::InstanceId;
+use crate::registry::Refusal;
+use crate::view::Member;
+
+type State = axum::extract::State<Arc<Office>>;
+
+pub fn router() -> Router<Arc<Office>> {
+    Router::new()
+        .route("/", get(welcome))
+        .route("/v1/agent/self", read(get(agent::itself)))
+        .route("/v1/agent/members", read(get(agent::members)))
+        .route("/v1/agent/version", read(get(agent::version)))
+        .route("/v1/agent/host", read(get(agent::host)))
+        .route("/v1/agent/services", read(get(agent::services)))
+        .route("/v1/agent/service/{*id}", read(get(agent::service)))
+        .route("/v1/agent/checks", read(get(agent::checks)))
+        .route("/v1/agent/health/service/id/{*id}", read(get(agent::health_by_id)))
+        .route("/v1/agent/health/service/name/{*name}", read(get(agent::health_by_name)))
+        .route("/v1/agent/service/register", write(put(agent::register)))
+        .route("/v1/agent/service/deregister/{*id}", write(put(agent::deregister)))
+        .route("/v1/agent/service/maintenance/{*id}", write(put(agent::service_maintenance)))
+        .route("/v1/agent/maintenance", write(put(agent::node_maintenance)))
+        .route("/v1/agent/check/register", write(put(agent::register_check)))
+        .route("/v1/agent/check/deregister/{*id}", write(put(agent::deregister_check)))
+        .route("/v1/agent/check/pass/{*id}", write(put(agent::pass)))
+        .route("/v1/agent/check/warn/{*id}", write(put(agent::warn)))
+        .route("/v1/agent/check/fail/{*id}", write(put(agent::fail)))
+        .route("/v1/agent/check/update/{*id}", write(put(agent::update)))
+        .route("/v1/catalog/register", write(put(catalog::register)))
+        .route("/v1/catalog/deregister", write(put(catalog::deregister)))
+        .route("/v1/catalog/datacenters", read(get(catalog::datacenters)))
+        .route("/v1/catalog/nodes", read(get(catalog::nodes)))
+        .route("/v1/catalog/services", read(get(catalog::services)))
+        .route("/v1/catalog/service/{*name}", read(get(catalog::service)))
+        .route("/v1/catalog/node/{*node}", read(get(catalog::node)))
+        .route("/v1/catalog/node-services/{*node}", read(get(catalog::node_services)))
+        .route("/v1/health/node/{*node}", read(get(health::node)))
+        .route("/v1/health/checks/{*service}", read(get(health::checks)))
+        .route("/v1/health/service/{*service}", read(get(health::service)))
+        .route("/v1/health/state/{*state}", read(get(health::state)))
+        .route("/v1/status/leader", read(get(leader)))
+        .route("/v1/status/peers", read(get(peers)))
+        .route("/v1/acl/{*rest}", any(no_acl))
+}
+
+fn read(route: MethodRouter<Arc<Office>>) -> MethodRouter<Arc<Office>> {
+    allowing(route, "OPTIONS,GET")
+}
+
+fn write(route: MethodRouter<Arc<Office>>) -> MethodRouter<Arc<Office>> {
+    allowing(route, "OPTIONS,PUT")
+}
+
+/// Another method is answered as Consul does, with what is allowed.
+fn allowing(route: MethodRouter<Arc<Office>>, methods: &'static str) -> MethodRouter<Arc<Office>> {
+    route.fallback(move |method: axum::http::Method| async move {
+        let text = format!("method {method} not allowed");
+        Failure::new(StatusCode::METHOD_NOT_ALLOWED, text).allowing(methods)
+    })
+}
+
+async fn welcome() -> Response {
+    "callsign. Consul's agent, catalog, health and status API is under /v1/; see docs/consul.md.\n"
+        .into_response()
+}
+
+/// What is no endpoint, and what is Consul's and not ours.
+pub async fn unknown(uri: Uri) -> Failure {
+    let part = uri.path().strip_prefix("/v1/").and_then(|path| path.split('/').next()).unwrap_or_default();
+    let what = match part {
+        "kv" | "txn" => "callsign keeps no keys and values; it registers services and answers DNS",
+        "session" => {
+            "callsign has no sessions; a lease with `\"lease\":\"connection\"` ends with its connection"
+        }
+        "connect" | "config" | "exported-services" | "intentions" => "callsign is no service mesh",
+        "query" => "callsign has no prepared queries; ask /v1/health/service/<name>?passing",
+        "event" | "coordinate" | "operator" | "snapshot" | "peering" | "peerings" => {
+            "callsign has no such part of Consul"
+        }
+        _ => "Invalid URL path: not a recognized HTTP API endpoint",
+    };
+    Failure::not_found(what)
+}
+
+async fn no_acl() -> Failure {
+    Failure::new(StatusCode::UNAUTHORIZED, "ACL support disabled")
+}
+
+async fn leader() -> Response {
+    super::reply::json(StatusCode::OK, &LEADER, false)
+}
+
+async fn peers() -> Response {
+    super::reply::json(StatusCode::OK, &[LEADER], false)
+}
+
+/// Clients want an address here; ours is nobody's to speak to.
+const LEADER: &str = "127.0.0.1:8300";
+
+impl Office {
+    /// The instance with this id on the client's host: one that came through Consul's API before another.
+    fn on_agent(&self, id: &str, client: &Client) -> Option<Member> {
+        let id = InstanceId::parse(id).ok()?;
+        let mut members = self.desk.view.by_id(&id);
+        members.retain(|member| member.instance.key.host == client.peer.host);
+        let through_api = members.iter().position(|member| member.instance.consul.is_some());
+        let at = through_api.unwrap_or(0);
+        (at < members.len()).then(|| members.swap_remove(at))
+    }
+
+    fn known_on_agent(&self, id: &str, client: &Client) -> Result<Member, Failure> {
+        self.on_agent(id, client).ok_or_else(|| unknown_service(id))
+    }
+}
+
+fn unknown_service(id: &str) -> Failure {
+    let id = id.escape_debug();
+    Failure::not_found(format!(
+        "Unknown service ID \"{id}\". Ensure that the service ID is passed, not the service name."
+    ))
+}
+
+fn unknown_check(id: &str) -> Failure {
+    let id = id.escape_debug();
+    Failure::not_found(format!(
+        "Unknown check ID \"{id}\". Ensure that the check ID is passed, not the check name."
+    ))
+}
+
+/// A holder of an instance who has no lease id.
+fn by_key(key: Key) -> crate::registry::Holder {
+    crate::registry::Holder { key, lease_id: None }
+}
+
+/// A lost race is what the client would have heard had it come later.
+fn gone(failure: Refusal, id: &str) -> Failure {
+    match failure {
+        Refusal::NotFound(_) => unknown_service(id),
+        Refusal::NoCheck(..) => unknown_check(id),
+        other => other.into(),
+    }
+}

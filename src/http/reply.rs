@@ -1,0 +1,123 @@
+//! Replies: JSON as Consul writes it, and complaints as plain text.
+
+use axum::body::Body;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+use crate::protocol::Problem;
+use crate::registry::Refusal;
+
+pub const INDEX: HeaderName = HeaderName::from_static("x-consul-index");
+const KNOWN_LEADER: HeaderName = HeaderName::from_static("x-consul-knownleader");
+const LAST_CONTACT: HeaderName = HeaderName::from_static("x-consul-lastcontact");
+const CONSISTENCY: HeaderName = HeaderName::from_static("x-consul-effective-consistency");
+const ACL_POLICY: HeaderName = HeaderName::from_static("x-consul-default-acl-policy");
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+
+/// A request that is not carried out: a status, and a sentence.
+#[derive(Debug)]
+pub struct Failure {
+    status: StatusCode,
+    text: String,
+    /// The methods that would have done.
+    allow: Option<&'static str>,
+}
+
+impl Failure {
+    pub fn new(status: StatusCode, text: impl Into<String>) -> Self {
+        Self { status, text: text.into(), allow: None }
+    }
+
+    pub fn bad(text: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, text)
+    }
+
+    pub fn not_found(text: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, text)
+    }
+
+    pub fn stopping() -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "the server is stopping; try again when it is back")
+    }
+
+    pub fn allowing(self, methods: &'static str) -> Self {
+        Self { allow: Some(methods), ..self }
+    }
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        let mut response = (self.status, self.text).into_response();
+        if let Some(methods) = self.allow {
+            response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(methods));
+        }
+        common(response.headers_mut());
+        response
+    }
+}
+
+impl From<Problem> for Failure {
+    fn from(problem: Problem) -> Self {
+        Self::bad(problem.message)
+    }
+}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Self {
+        let status = match refusal {
+            Refusal::NotFound(_) | Refusal::NoCheck(..) => StatusCode::NOT_FOUND,
+            Refusal::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Refusal::Full { .. } | Refusal::TooManySettings { .. } => StatusCode::INSUFFICIENT_STORAGE,
+            Refusal::Superseded(_) | Refusal::Taken { .. } => StatusCode::CONFLICT,
+            Refusal::TooManyChecks => StatusCode::BAD_REQUEST,
+        };
+        Self::new(status, refusal.to_string())
+    }
+}
+
+/// A body of JSON; `pretty` as `?pretty` asks for it.
+pub fn json(status: StatusCode, value: &impl Serialize, pretty: bool) -> Response {
+    let octets = match pretty {
+        true => serde_json::to_vec_pretty(value),
+        false => serde_json::to_vec(value),
+    };
+    match octets {
+        Ok(octets) => {
+            let mut response = Response::new(Body::from(octets));
+            *response.status_mut() = status;
+            response.headers_mut().insert(header::CONTENT_TYPE, JSON);
+            common(response.headers_mut());
+            response
+        }
+        // Every form is made of texts and numbers with text keys, which JSON can always hold.
+        Err(error) => Failure::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+/// Done, and nothing to say.
+pub fn done() -> Response {
+    let mut response = Response::new(Body::empty());
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"));
+    common(response.headers_mut());
+    response
+}
+
+/// What every read of the catalog carries; clients stop reading where one of them is missing.
+pub fn indexed(mut response: Response, index: u64, consistency: &'static str) -> Response {
+    let headers = response.headers_mut();
+    headers.insert(INDEX, HeaderValue::from(index));
+    headers.insert(KNOWN_LEADER, HeaderValue::from_static("true"));
+    headers.insert(LAST_CONTACT, HeaderValue::from_static("0"));
+    headers.insert(CONSISTENCY, HeaderValue::from_static(consistency));
+    response
+}
+
+fn common(headers: &mut HeaderMap) {
+    headers.insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
+    headers.insert(ACL_POLICY, HeaderValue::from_static("allow"));
+    // What is shown is foreign text, whatever a browser thinks that it is.
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+}
