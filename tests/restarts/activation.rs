@@ -5,7 +5,7 @@
 //! at most the one that was in its hands.
 
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
@@ -183,6 +183,44 @@ fn registrations_wait_for_the_next_server() {
         assert_eq!(addresses(&found).len(), 1);
         assert!(server.stdout().contains(&format!("socket {}", held.socket().display())));
         assert!(!held.directory.path().join("not-this-one").exists(), "it makes no socket of its own");
+        server.end(Signal::SIGTERM);
+    }
+}
+
+/// One request on a connection of its own, and the reply; Go's and Python's clients do no more.
+fn http(server: SocketAddr, method: &str, path: &str, body: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(server).expect("somebody listens");
+    stream.set_read_timeout(Some(ANSWERED_WITHIN)).expect("an option of a socket of ours");
+    let length = body.len();
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nHost: {server}\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
+    );
+    stream.write_all(request.as_bytes()).expect("sending a request");
+    stream
+}
+
+fn reply(mut stream: TcpStream) -> String {
+    let mut text = String::new();
+    stream.read_to_string(&mut text).expect("a reply");
+    text
+}
+
+#[test]
+fn requests_over_http_wait_for_the_next_server() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a TCP socket");
+    let address = listener.local_addr().expect("its address");
+    let held = Held::with(tempfile::tempdir().expect("a directory"), Registration::Http(listener));
+    for round in 0..3 {
+        held.start().end(Signal::SIGTERM);
+        // Nobody serves now, and nobody is refused.
+        let body = format!(r#"{{"Name":"web","ID":"web-{round}","Address":"10.0.0.{round}","Port":80}}"#);
+        let register = http(address, "PUT", "/v1/agent/service/register", &body);
+        let server = held.start();
+        assert!(server.stdout().contains(&format!("http {address}\n")), "{}", server.stdout());
+        let answered = reply(register);
+        assert!(answered.starts_with("HTTP/1.1 200 "), "{answered}");
+        let found = reply(http(address, "GET", "/v1/health/service/web", ""));
+        assert_eq!(found.matches("\"ID\":\"web-").count(), round + 1, "{found}");
         server.end(Signal::SIGTERM);
     }
 }

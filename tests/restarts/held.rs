@@ -32,6 +32,8 @@ pub struct Held {
 pub enum Registration {
     Unix(UnixListener),
     Tcp(TcpListener),
+    /// Over HTTP: the third socket is called so.
+    Http(TcpListener),
 }
 
 impl Held {
@@ -62,6 +64,7 @@ impl Held {
         match &self.registration {
             Registration::Unix(_) => Client::unix(&self.socket()),
             Registration::Tcp(listener) => Client::tcp(listener.local_addr().expect("its address")),
+            Registration::Http(_) => Client::unix(&self.directory.path().join("not-this-one")),
         }
     }
 
@@ -69,7 +72,13 @@ impl Held {
     pub fn spawn(&self, variables: &[(&str, &str)]) -> Activated {
         let third: OwnedFd = match &self.registration {
             Registration::Unix(listener) => listener.try_clone().expect("another descriptor").into(),
-            Registration::Tcp(listener) => listener.try_clone().expect("another descriptor").into(),
+            Registration::Tcp(listener) | Registration::Http(listener) => {
+                listener.try_clone().expect("another descriptor").into()
+            }
+        };
+        let names = match &self.registration {
+            Registration::Http(_) => "dns:dns:http",
+            _ => "dns:dns:register",
         };
         let out = self.directory.path().to_owned();
         drop(fs::remove_file(out.join("stdout"))); // of the server before
@@ -77,7 +86,7 @@ impl Held {
         let child = Command::new("sh")
             .args(["-c", HAND_OVER])
             .arg(binary())
-            .args(["serve", "--known-for", "24h", "--data"])
+            .args(["serve", "--known-for", "24h", "--http", "none", "--data"])
             .arg(data)
             .arg("--socket")
             .arg(out.join("not-this-one"))
@@ -85,6 +94,7 @@ impl Held {
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .env("OUT", &out)
+            .env("LISTEN_FDNAMES", names)
             .envs(variables.iter().copied())
             .stdin(Stdio::from(OwnedFd::from(self.udp.try_clone().expect("another descriptor"))))
             .stdout(Stdio::from(OwnedFd::from(self.tcp.try_clone().expect("another descriptor"))))
