@@ -204,6 +204,7 @@ fn the_first_help_fits_a_screen() {
       ls          List the services, or the instances of one
       show        Show the instances of a service in full, or one URL
       watch       Follow changes: first what is registered, then one line per change
+      service     Show or change the settings of a service
       explain     Say why a name is, or is not, in DNS, instance by instance
       log         Show what changed, newest first: registered, expired, drained, a check went critical
       at          Show who was registered at a time, as far back as the log reaches
@@ -599,6 +600,28 @@ fn watch_shows_what_is_and_what_becomes() {
     assert_eq!(snapshot["snapshot"]["instances"][0]["id"], "marker");
     json.signal(Signal::SIGINT);
     assert_eq!(json.end().1, Some(0));
+}
+
+#[test]
+fn the_settings_of_a_service_are_set_shown_and_reset() {
+    let server = Server::start();
+    assert_snapshot!(server.says("service show web"), @"
+    service  web
+    ttl      as the server's configuration says
+    ");
+    assert_snapshot!(server.says("service set web --ttl 20s"), @"
+    service  web
+    ttl      20s
+    ");
+    server.says("register web 10.0.0.7:8080 --id web-1 --lease none");
+    assert!(server.says("dig web.service.local A").contains(" 20 IN A 10.0.0.7"));
+    assert!(
+        transcript(&mut server.verb("service set web --ttl 6m"))
+            .contains("ttl must be whole seconds from 0s to 300s")
+    );
+    assert!(transcript(&mut server.verb("service set web")).contains("--ttl"), "something has to be set");
+    assert!(server.says("service set web --reset").contains("as the server's"));
+    assert!(server.says("dig web.service.local A").contains(" 5 IN A 10.0.0.7"));
 }
 
 #[test]

@@ -22,6 +22,7 @@ mod ready;
 mod register;
 mod run;
 mod serve;
+mod service;
 mod show;
 mod status;
 mod store;
@@ -71,6 +72,7 @@ enum Verb {
     Ls(ls::Ls),
     Show(show::Show),
     Watch(watch::Watch),
+    Service(service::Service),
     Explain(explain::Explain),
     Log(log::Log),
     At(at::At),
@@ -115,6 +117,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Verb::Ls(verb) => wait(verb.run()),
         Verb::Show(verb) => wait(verb.run()),
         Verb::Watch(verb) => wait(verb.run()),
+        Verb::Service(verb) => wait(verb.run()),
         Verb::Explain(verb) => wait(verb.run()),
         Verb::Log(verb) => wait(verb.run()),
         Verb::At(verb) => wait(verb.run()),

@@ -1,0 +1,66 @@
+//! `callsign service`: what is set for a service, whatever its instances say.
+
+use std::process::ExitCode;
+
+use callsign::protocol::{Reply, Request, SettingsForm};
+use clap::{Args, Subcommand};
+
+use super::{Asking, Done, Format, output};
+
+/// Show or change the settings of a service
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  callsign service set web --ttl 10s\n  callsign service show web")]
+pub struct Service {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Set something for a service; it is kept, and wins over the configuration
+    #[command(
+        after_help = "Example:\n  callsign service set web --ttl 10s\n  callsign service set web --reset"
+    )]
+    Set {
+        /// The service's name; it need not be registered yet
+        service: String,
+        /// How long a resolver may keep its records, 0s to 300s
+        #[arg(long, value_name = "TIME", required_unless_present = "reset")]
+        ttl: Option<String>,
+        /// Back to the server's configuration, but for what is set here
+        #[arg(long)]
+        reset: bool,
+        #[command(flatten)]
+        asking: Asking,
+    },
+    /// Show what is set for a service
+    #[command(after_help = "Example:\n  callsign service show web")]
+    Show {
+        /// The service's name
+        service: String,
+        #[command(flatten)]
+        asking: Asking,
+    },
+}
+
+impl Service {
+    pub async fn run(self) -> Done {
+        let (asking, form) = match self.verb {
+            Verb::Set { service, ttl, reset, asking } => (asking, SettingsForm { service, ttl, reset }),
+            Verb::Show { service, asking } => (asking, SettingsForm { service, ..SettingsForm::default() }),
+        };
+        let (client, reply) = asking.ask(&Request::Settings(form)).await?;
+        let Reply::Settings(reply) = reply else {
+            return Err(client.unexpected(&reply).into());
+        };
+        match asking.output {
+            Format::Table => {
+                let ttl = reply.settings.ttl.map(|ttl| format!("{ttl}s"));
+                let ttl = ttl.unwrap_or_else(|| "as the server's configuration says".to_owned());
+                output::print(&output::list(&[("service", reply.service), ("ttl", ttl)]))?;
+            }
+            format => output::value(format, &reply)?,
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
