@@ -51,6 +51,7 @@ fn registration(service: &str, id: usize) -> Command {
         lease_id: id as u64,
         checks: Vec::new(),
         keeps_checks: true,
+        source: None,
         consul: None,
         anonymous: false,
         displaces: None,

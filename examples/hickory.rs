@@ -86,6 +86,7 @@ fn web() -> anyhow::Result<Registration> {
         lease_id: 0,
         checks: Vec::new(),
         keeps_checks: false,
+        source: None,
         consul: None,
         anonymous: false,
         displaces: None,

@@ -75,6 +75,8 @@ pub struct Instance {
     /// The store's counter when it was registered first, and at its last change.
     pub created: u64,
     pub revision: u64,
+    /// The service file that defines it.
+    pub source: Option<Arc<str>>,
     /// What Consul's API has of an instance and nothing else needs, where it came that way.
     pub consul: Option<Arc<ConsulFacts>>,
 }
@@ -107,6 +109,7 @@ impl Instance {
             && self.lease == other.lease
             && self.checks == other.checks
             && self.draining == other.draining
+            && self.source == other.source
             && self.consul == other.consul
     }
 

@@ -27,8 +27,8 @@ pub use self::shown::{lease_id_text, lease_text};
 use crate::name::fnv;
 use crate::registry::Refusal;
 
-/// Longest line: a registration with every limit reached is about 60 KiB.
-pub const FRAME_OCTETS_MAX: usize = 64 * 1024;
+/// Longest line: a registration with every list full is about 70 KiB, its checks aside.
+pub const FRAME_OCTETS_MAX: usize = 96 * 1024;
 /// Instances in one reply; the rest of a list follows with `after`, that of a snapshot in further lines.
 pub const LIST_MAX: usize = 1000;
 /// Octets of check output in one reply: a thousand instances may carry 256 MiB of it.
@@ -344,6 +344,9 @@ pub struct InstanceForm {
     pub draining: bool,
     /// In the answers.
     pub live: bool,
+    /// The service file that defines it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
     pub registered: String,
     pub since: String,
     pub revision: u64,

@@ -272,6 +272,7 @@ impl Registry {
                 .map_or(now.wall, |before| before.since),
             created: before.map_or(0, |before| before.created),
             revision: 0,
+            source: registration.source.clone(),
             consul: registration.consul.clone(),
         };
         let mut found = Vec::with_capacity(1);

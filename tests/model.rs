@@ -216,6 +216,7 @@ fn run(step: &Step, model: &mut Model, system: &mut System) {
                 lease_id: system.lease_ids,
                 checks: if checked { vec![ListedCheck::reported("extra", None)] } else { Vec::new() },
                 keeps_checks: !checked,
+                source: None,
                 consul: None,
                 anonymous: false,
                 displaces: None,

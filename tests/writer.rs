@@ -32,6 +32,7 @@ fn register(id: &str, host: &str) -> Command {
         lease_id: 1,
         checks: Vec::new(),
         keeps_checks: true,
+        source: None,
         consul: None,
         anonymous: false,
         displaces: None,

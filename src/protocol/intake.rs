@@ -61,6 +61,7 @@ impl RegisterForm {
             checks: checks::listed(self.checks.as_deref().unwrap_or_default())?,
             // A registration that lists none keeps what was reported.
             keeps_checks: self.checks.as_deref().unwrap_or_default().is_empty(),
+            source: None,
             consul: None,
             anonymous: false,
             displaces: None,

@@ -52,6 +52,7 @@ impl InstanceForm {
             checks: instance.checks.iter().map(CheckShown::of).collect(),
             draining: instance.draining,
             live,
+            source: instance.source.as_deref().map(str::to_owned),
             registered: instance.registered.to_string(),
             since: instance.since.to_string(),
             revision: instance.revision,

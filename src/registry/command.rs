@@ -54,6 +54,8 @@ pub struct Registration {
     pub checks: Vec<ListedCheck>,
     /// Checks that it has and that are not listed stay.
     pub keeps_checks: bool,
+    /// The service file that says so.
+    pub source: Option<Arc<str>>,
     pub consul: Option<Arc<ConsulFacts>>,
     /// Nobody is told the lease's id: registering the same again is no change.
     pub anonymous: bool,
@@ -139,7 +141,7 @@ pub enum Refusal {
     NoCheck(Arc<str>, String),
     #[error("{limit} services have settings, and no more may; reset one that is not needed")]
     TooManySettings { limit: usize },
-    #[error("not stored: {0}; nothing was changed, try again")]
+    #[error("not stored, so nothing was changed: {0}")]
     Unavailable(Arc<str>),
     #[error("`{name}` is taken by a record at {by}; choose another service name, or remove the record")]
     Taken { name: ServiceName, by: Box<str> },

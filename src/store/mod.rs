@@ -36,7 +36,7 @@ impl Default for Limits {
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Failure {
     /// Nothing was written; try again.
-    #[error("{0}")]
+    #[error("{0}; it works again by itself once the disk does")]
     Refused(String),
     /// Nothing will be written any more: restart.
     #[error("{0}; restart the server once the disk is sound")]

@@ -67,6 +67,7 @@ struct InstanceForm {
     since: i64,
     created: u64,
     revision: u64,
+    source: Option<String>,
     consul: Option<ConsulForm>,
 }
 
@@ -537,6 +538,7 @@ impl InstanceForm {
             since: instance.since.unix_ms,
             created: instance.created,
             revision: instance.revision,
+            source: instance.source.as_deref().map(str::to_owned),
             consul: instance.consul.as_deref().map(ConsulForm::of),
         }
     }
@@ -585,6 +587,7 @@ impl InstanceForm {
             since: Wall { unix_ms: self.since },
             created: self.created,
             revision: self.revision,
+            source: self.source.map(Into::into),
             consul: self.consul.map(|form| Arc::new(form.facts())),
         })
     }

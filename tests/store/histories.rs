@@ -134,7 +134,8 @@ fn instance_text(instance: &Instance) -> Arc<str> {
     let Instance { key, label, location, ports, protocol, tags, meta, weight, priority, .. } = instance;
     let Instance { lease, lease_id, deadline: _, checks, draining, registered, since, revision, .. } =
         instance;
-    let (checks, created, consul) = (checks_text(checks), instance.created, &instance.consul);
+    let (checks, created, consul) =
+        (checks_text(checks), instance.created, (&instance.source, &instance.consul));
     let lease = match lease {
         Lease::Timed(duration) => format!("{duration:?}"),
         Lease::Connection(_) => "connection".to_owned(),
@@ -353,6 +354,7 @@ impl World {
             lease_id: self.lease_ids,
             checks: (0..draws.below(2)).map(|_| listed("listed", draws)).collect(),
             keeps_checks: draws.below(2) == 0,
+            source: (draws.below(9) == 0).then(|| "web.toml".into()),
             consul: (draws.below(4) == 0).then(|| {
                 Arc::new(ConsulFacts {
                     address: "localhost".into(),

@@ -101,6 +101,7 @@ impl Wanted {
             lease_id: 1,
             checks: Vec::new(),
             keeps_checks: true,
+            source: None,
             consul: None,
             anonymous: false,
             displaces: None,
