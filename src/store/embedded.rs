@@ -1,8 +1,9 @@
 //! The embedded store: one file, one process, one thread of its own.
 //!
 //! A commit is one transaction: the state it leads to and the log of what changed, all or nothing, on
-//! the disk before it is answered. Revisions are reserved in blocks, and the block is part of each commit: after a
-//! crash no revision that anybody has seen is given out again.
+//! the disk before it is answered: a record in the `redo`, from which the tables are made again after a crash.
+//! Revisions are reserved in blocks, and the block is part of each commit: after a crash no revision that anybody
+//! has seen is given out again.
 //!
 //! Trouble: where a write fails, nothing of the commit is there, and the next one tries again on a file
 //! opened anew. Where a *sync* fails, nothing more is ever acknowledged: the kernel may have dropped what it
@@ -19,11 +20,13 @@ use std::sync::mpsc;
 
 use nix::fcntl::{Flock, FlockArg};
 use redb::{
-    Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, StorageBackend, TableDefinition,
+    Database, Durability, ReadableDatabase, ReadableTable, ReadableTableMetadata, StorageBackend,
+    TableDefinition, WriteTransaction,
 };
 use tokio::sync::oneshot;
 
 use super::record::{self, Unreadable};
+use super::redo::{self, Entry, Redo};
 use super::{Failure, Limits};
 use crate::instance::ServiceSettings;
 use crate::name::ServiceName;
@@ -36,6 +39,10 @@ const HOSTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("hosts");
 const SETTINGS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("settings");
 const GONE: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("gone");
 const LOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("log");
+/// Not 0: an empty redo log is of no epoch.
+const EPOCH_FIRST: u64 = 1;
+/// The epoch of the redo log that goes on from these tables.
+const EPOCH: TableDefinition<'_, (), u64> = TableDefinition::new("epoch");
 
 /// The keys of `META`.
 const FORMAT: &str = "format";
@@ -119,26 +126,14 @@ impl fmt::Debug for History {
 
 /// The file, whether a sync of it has ever failed, and whether its engine has ended.
 #[derive(Debug)]
-struct Disk<B> {
-    inner: B,
+struct Disk {
+    inner: Box<dyn StorageBackend>,
     sync_failed: Arc<AtomicBool>,
     ended: Arc<AtomicBool>,
 }
 
-impl<B: StorageBackend> StorageBackend for Disk<B> {
-    fn len(&self) -> io::Result<u64> {
-        self.inner.len()
-    }
-
-    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.inner.read(offset, out)
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.inner.set_len(len)
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
+impl Disk {
+    fn sync(&self) -> io::Result<()> {
         if self.sync_failed.load(Ordering::Acquire) {
             return Err(io::Error::other("an earlier sync failed"));
         }
@@ -151,9 +146,38 @@ impl<B: StorageBackend> StorageBackend for Disk<B> {
         }
         self.inner.write(offset, data)
     }
+}
+
+/// What the library sees of the file: all of it behind the redo log.
+#[derive(Debug)]
+struct Pages {
+    disk: Arc<Disk>,
+    redo_octets: u64,
+}
+
+impl StorageBackend for Pages {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.disk.inner.len()?.saturating_sub(self.redo_octets))
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.disk.inner.read(self.redo_octets + offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.disk.inner.set_len(self.redo_octets + len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.disk.sync()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.disk.write(self.redo_octets + offset, data)
+    }
 
     fn close(&self) -> io::Result<()> {
-        self.inner.close()
+        self.disk.inner.close()
     }
 }
 
@@ -224,7 +248,7 @@ pub fn check(directory: &Path, now: Now) -> Result<Checked, OpenError> {
     let checking = || -> Result<Checked, EngineError> {
         let file = File::options().read(true).write(true).open(&path).map_err(EngineError::Io)?;
         let backend = redb::backends::FileBackend::new(file)?;
-        let engine = Engine::open(backend, Arc::default(), now.wall)?; // compares every page
+        let engine = Engine::open(backend, redo::OCTETS, Arc::default(), now.wall)?; // compares every page
         let kept = engine.load(now)?.kept;
         let mut changes = 0;
         for entry in engine.database.begin_read()?.open_table(LOG)?.iter()? {
@@ -262,7 +286,7 @@ pub fn restore(directory: &Path, records: &[Raw], now: Now) -> Result<Option<Pat
     let writing = || -> Result<(), EngineError> {
         let file = File::options().create(true).truncate(true).read(true).write(true).mode(0o600).open(&new);
         let backend = redb::backends::FileBackend::new(file.map_err(EngineError::Io)?)?;
-        let engine = Engine::open(backend, Arc::default(), now.wall)?;
+        let engine = Engine::open(backend, redo::OCTETS, Arc::default(), now.wall)?;
         engine.fill(records, before)?;
         engine.load(now).map(drop)
     };
@@ -331,7 +355,7 @@ fn make_file(directory: &Path, now: Now) -> Result<(), OpenError> {
 
 fn open_file(path: &Path, sync_failed: &Arc<AtomicBool>, now: Now) -> Result<(Engine, Loaded), OpenError> {
     let file = File::options().read(true).write(true).open(path);
-    let engine = open_engine(path, file.map_err(|source| io_error(path, source))?, sync_failed, now)?;
+    let mut engine = open_engine(path, file.map_err(|source| io_error(path, source))?, sync_failed, now)?;
     let loaded = engine.load(now).map_err(|error| error.at(path))?;
     // What expires from here on is published before it is stored: its revisions are reserved now.
     engine.commit(&[], Reserve::Ahead, Limits::default()).map_err(|error| error.at(path))?;
@@ -346,7 +370,8 @@ fn open_engine(
 ) -> Result<Engine, OpenError> {
     let backend =
         redb::backends::FileBackend::new(file).map_err(|error| io_error(path, io::Error::other(error)))?;
-    Engine::open(backend, sync_failed.clone(), now.wall).map_err(|error| error.at(path))
+    let opened = Engine::open(backend, redo::OCTETS, sync_failed.clone(), now.wall);
+    opened.map_err(|error| error.at(path))
 }
 
 /// Why the engine did not do what it was asked.
@@ -400,6 +425,10 @@ fn newer(format: u64) -> EngineError {
     ))
 }
 
+fn damaged(what: &str) -> EngineError {
+    EngineError::Damaged(what.to_owned())
+}
+
 fn unreadable(error: Unreadable) -> EngineError {
     match error {
         Unreadable::Newer(_) => EngineError::Newer(error.to_string()),
@@ -411,6 +440,9 @@ fn unreadable(error: Unreadable) -> EngineError {
 #[derive(Debug)]
 pub struct Engine {
     pub database: Arc<Database>,
+    disk: Arc<Disk>,
+    redo: Redo,
+    reserved: u64,
     ended: Arc<AtomicBool>,
 }
 
@@ -423,17 +455,24 @@ impl Drop for Engine {
 }
 
 impl Engine {
-    /// Opens the tables, or makes them. Every page is compared with its checksum, as after a crash.
+    /// Opens the tables, or makes them. Every page is compared with its checksum, as after a crash; then the
+    /// redo log, which is `redo_octets` long, is played on top.
     pub fn open(
         disk: impl StorageBackend,
+        redo_octets: u64,
         sync_failed: Arc<AtomicBool>,
         wall: Wall,
     ) -> Result<Self, EngineError> {
         let ended = Arc::new(AtomicBool::new(false));
-        let disk = Disk { inner: disk, sync_failed, ended: ended.clone() };
-        let database = Database::builder().set_cache_size(CACHE_OCTETS).create_with_backend(disk)?;
-        let transaction = database.begin_write()?;
-        let fresh = {
+        let disk = Arc::new(Disk { inner: Box::new(disk), sync_failed, ended: ended.clone() });
+        let octets = disk.inner.len().map_err(EngineError::Io)?;
+        if octets > 0 && octets <= redo_octets {
+            return Err(EngineError::Damaged("it ends within its redo log".to_owned()));
+        }
+        let pages = Pages { disk: disk.clone(), redo_octets };
+        let database = Database::builder().set_cache_size(CACHE_OCTETS).create_with_backend(pages)?;
+        let mut transaction = database.begin_write()?;
+        let found = {
             let mut meta = transaction.open_table(META)?;
             let format = meta.get(FORMAT)?.map(|format| format.value());
             match format {
@@ -443,6 +482,7 @@ impl Engine {
                     meta.insert(FORMAT, FORMAT_NEWEST)?;
                     meta.insert(SERIAL_BASE, (wall.unix_ms / 1000) as u64)?;
                     meta.insert(RESERVED, 0)?;
+                    transaction.open_table(EPOCH)?.insert((), EPOCH_FIRST)?;
                 }
             }
             transaction.open_table(INSTANCES)?;
@@ -450,14 +490,33 @@ impl Engine {
             transaction.open_table(SETTINGS)?;
             transaction.open_table(GONE)?;
             transaction.open_table(LOG)?;
-            format.is_none()
+            let epoch = transaction.open_table(EPOCH)?.get(())?.map(|epoch| epoch.value());
+            format.and(Some(epoch.ok_or_else(|| EngineError::Damaged("`epoch` is missing".to_owned()))?))
         };
-        if fresh {
+        let mut region = vec![0; redo_octets as usize];
+        let Some(epoch) = found else {
+            // Written once, so that a commit only ever writes where the file system has given room.
+            disk.write(0, &region).map_err(EngineError::Io)?;
+            transaction.set_two_phase_commit(true);
             transaction.commit()?;
-        } else {
-            transaction.abort()?;
+            let redo = Redo::new(region.len(), EPOCH_FIRST);
+            return Ok(Self { database: Arc::new(database), disk, redo, reserved: 0, ended });
+        };
+        disk.inner.read(0, &mut region).map_err(EngineError::Io)?;
+        let (redo, entries) = Redo::read(&region, epoch).map_err(EngineError::Damaged)?;
+        for entry in &entries {
+            let changes: Result<Vec<Change>, Unreadable> =
+                entry.changes.iter().map(|octets| record::read_change(octets)).collect();
+            apply(&transaction, &changes.map_err(unreadable)?, entry)?;
         }
-        Ok(Self { database: Arc::new(database), ended })
+        let reserved = transaction.open_table(META)?.get(RESERVED)?.map_or(0, |reserved| reserved.value());
+        if entries.is_empty() {
+            transaction.abort()?;
+        } else {
+            in_memory(&mut transaction)?;
+            transaction.commit()?;
+        }
+        Ok(Self { database: Arc::new(database), disk, redo, reserved, ended })
     }
 
     /// Everything that was committed; leases begin at `now`.
@@ -495,7 +554,6 @@ impl Engine {
 
     /// Puts the records of a backup into empty tables; `before` are the counters of the store they replace.
     fn fill(&self, records: &[Raw], before: Option<(u64, u32)>) -> Result<(), EngineError> {
-        let damaged = |what: &str| EngineError::Damaged(what.to_owned());
         let number = |octets: &[u8]| -> Result<u64, EngineError> {
             Ok(u64::from_be_bytes(octets.try_into().map_err(|_| damaged("a number is not eight octets"))?))
         };
@@ -548,67 +606,45 @@ impl Engine {
         Ok(())
     }
 
-    /// One transaction: state, log and reservation. On the disk when it returns.
-    pub fn commit(&self, changes: &[Change], reserve: Reserve, limits: Limits) -> Result<(), EngineError> {
-        let mut transaction = self.database.begin_write()?;
-        // After a crash the library goes back by a commit where the last one is not whole. Once that one
-        // was synced in two steps it is whole, and damage to it is an error.
-        transaction.set_two_phase_commit(matches!(reserve, Reserve::UpTo(_)));
-        {
-            let mut instances = transaction.open_table(INSTANCES)?;
-            let mut hosts = transaction.open_table(HOSTS)?;
-            let mut gone = transaction.open_table(GONE)?;
-            let mut log = transaction.open_table(LOG)?;
-            let mut meta = transaction.open_table(META)?;
-            for change in changes {
-                match &change.what {
-                    What::Instance { after: Some(after), .. } => {
-                        let place = record::place(&after.key);
-                        instances.insert(place.as_slice(), record::write_instance(after).as_slice())?;
-                        gone.remove(place.as_slice())?;
-                    }
-                    What::Instance { before: Some(before), after: None } => {
-                        let place = record::place(&before.key);
-                        instances.remove(place.as_slice())?;
-                        gone.insert(place.as_slice(), record::write_left(before, change).as_slice())?;
-                    }
-                    What::Instance { before: None, after: None } => {}
-                    What::Host { after: Some(host), .. } => {
-                        hosts.insert(host.name.as_str(), record::write_host(host).as_slice())?;
-                    }
-                    What::Host { before, after: None } => {
-                        if let Some(host) = before {
-                            hosts.remove(host.name.as_str())?;
-                        }
-                    }
-                    What::Settings { service, after, .. } => {
-                        let mut settings = transaction.open_table(SETTINGS)?;
-                        match *after == ServiceSettings::default() {
-                            true => drop(settings.remove(service.as_str())?),
-                            false => drop(
-                                settings
-                                    .insert(service.as_str(), record::write_settings(after).as_slice())?,
-                            ),
-                        }
-                    }
-                    What::Forgotten { key } => drop(gone.remove(record::place(key).as_slice())?),
-                }
-                log.insert(change.revision, record::write_change(change).as_slice())?;
-            }
-            let stored = meta.get(RESERVED)?.map_or(0, |reserved| reserved.value());
-            let reserved = match (reserve, changes.last()) {
-                (Reserve::UpTo(revision), _) => revision,
-                (Reserve::Ahead, Some(newest)) => stored.max(newest.revision + RESERVE),
-                (Reserve::Ahead, None) => stored + RESERVE,
-            };
-            meta.insert(RESERVED, reserved)?;
-            if let Some(change) = changes.last()
-                && trim(&mut log, changes.len() as u64, change.at, limits)?
-            {
-                meta.insert(TRIMMED, 1)?;
-            }
+    /// State, log and reservation, all or nothing. On the disk when it returns: in the redo log, or in the
+    /// tables where the redo log has no room, or it is the last. After an error the file is to be opened anew.
+    pub fn commit(
+        &mut self,
+        changes: &[Change],
+        reserve: Reserve,
+        limits: Limits,
+    ) -> Result<(), EngineError> {
+        let reserved = match (reserve, changes.last()) {
+            (Reserve::UpTo(revision), _) => revision,
+            (Reserve::Ahead, Some(newest)) => self.reserved.max(newest.revision + RESERVE),
+            (Reserve::Ahead, None) => self.reserved + RESERVE,
+        };
+        let entry = Entry { reserved, limits, changes: changes.iter().map(record::write_change).collect() };
+        let record = match reserve {
+            Reserve::Ahead => self.redo.record(&entry),
+            Reserve::UpTo(_) => None,
+        };
+        if let Some(record) = &record {
+            self.disk.write(self.redo.end(), record).map_err(EngineError::Io)?;
+            self.disk.sync().map_err(EngineError::Io)?;
+            self.redo.advance(record);
         }
-        transaction.commit()?;
+        let mut transaction = self.database.begin_write()?;
+        apply(&transaction, changes, &entry)?;
+        if record.is_some() {
+            in_memory(&mut transaction)?;
+            transaction.commit()?;
+        } else {
+            // After a crash the library goes back by a commit where the last one is not whole. Once that one
+            // was synced in two steps it is whole, and damage to it is an error: the redo log that led to it is
+            // no longer there.
+            transaction.set_two_phase_commit(true);
+            let epoch = self.redo.next_epoch();
+            transaction.open_table(EPOCH)?.insert((), epoch)?;
+            transaction.commit()?;
+            self.redo.restart(epoch);
+        }
+        self.reserved = reserved;
         Ok(())
     }
 
@@ -619,6 +655,61 @@ impl Engine {
         let found = log.get(newest.revision)?;
         Ok(found.is_some_and(|found| found.value() == record::write_change(newest)))
     }
+}
+
+/// What a crash makes undone: the redo log has it.
+fn in_memory(transaction: &mut WriteTransaction) -> Result<(), EngineError> {
+    transaction.set_durability(Durability::None).map_err(|error| damaged(&error.to_string()))
+}
+
+/// Puts `changes`, which `entry` has as the log does, into the tables.
+fn apply(transaction: &WriteTransaction, changes: &[Change], entry: &Entry) -> Result<(), EngineError> {
+    let mut instances = transaction.open_table(INSTANCES)?;
+    let mut hosts = transaction.open_table(HOSTS)?;
+    let mut gone = transaction.open_table(GONE)?;
+    let mut log = transaction.open_table(LOG)?;
+    let mut meta = transaction.open_table(META)?;
+    for (change, record) in changes.iter().zip(&entry.changes) {
+        match &change.what {
+            What::Instance { after: Some(after), .. } => {
+                let place = record::place(&after.key);
+                instances.insert(place.as_slice(), record::write_instance(after).as_slice())?;
+                gone.remove(place.as_slice())?;
+            }
+            What::Instance { before: Some(before), after: None } => {
+                let place = record::place(&before.key);
+                instances.remove(place.as_slice())?;
+                gone.insert(place.as_slice(), record::write_left(before, change).as_slice())?;
+            }
+            What::Instance { before: None, after: None } => {}
+            What::Host { after: Some(host), .. } => {
+                hosts.insert(host.name.as_str(), record::write_host(host).as_slice())?;
+            }
+            What::Host { before, after: None } => {
+                if let Some(host) = before {
+                    hosts.remove(host.name.as_str())?;
+                }
+            }
+            What::Settings { service, after, .. } => {
+                let mut settings = transaction.open_table(SETTINGS)?;
+                match *after == ServiceSettings::default() {
+                    true => drop(settings.remove(service.as_str())?),
+                    false => {
+                        drop(settings.insert(service.as_str(), record::write_settings(after).as_slice())?)
+                    }
+                }
+            }
+            What::Forgotten { key } => drop(gone.remove(record::place(key).as_slice())?),
+        }
+        log.insert(change.revision, record.as_slice())?;
+    }
+    meta.insert(RESERVED, entry.reserved)?;
+    if let Some(change) = changes.last()
+        && trim(&mut log, changes.len() as u64, change.at, entry.limits)?
+    {
+        meta.insert(TRIMMED, 1)?;
+    }
+    Ok(())
 }
 
 /// Takes the oldest entries out of the log that are too many or too old; true where there was one.
@@ -721,14 +812,15 @@ impl Thread {
         ))
     }
 
-    fn reopen(&mut self) -> Result<&Engine, EngineError> {
+    fn reopen(&mut self) -> Result<&mut Engine, EngineError> {
         match &mut self.engine {
             Some(_) => {}
             none => {
                 let file =
                     File::options().read(true).write(true).open(&self.path).map_err(EngineError::Io)?;
                 let backend = redb::backends::FileBackend::new(file)?;
-                let engine = Engine::open(backend, self.sync_failed.clone(), Wall::default())?;
+                let sync_failed = self.sync_failed.clone();
+                let engine = Engine::open(backend, redo::OCTETS, sync_failed, Wall::default())?;
                 if engine.holds(&self.doubtful)? {
                     // It was refused and is there: to go on would build on what nobody was told.
                     self.sync_failed.store(true, Ordering::Release);
@@ -739,7 +831,7 @@ impl Thread {
                 *none = Some(engine);
             }
         }
-        Ok(self.engine.as_ref().expect("it was just opened"))
+        Ok(self.engine.as_mut().expect("it was just opened"))
     }
 }
 

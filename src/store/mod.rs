@@ -3,6 +3,7 @@
 pub mod embedded;
 mod history;
 pub mod record;
+pub mod redo;
 
 use std::time::Duration;
 

@@ -19,7 +19,7 @@ use nix::libc::{EIO, ENOSPC};
 
 use crate::disk::{Disk, Fault, Kind};
 use crate::harness::{Draws, now, seed};
-use crate::histories::{Batch, LIMITS, Stored, World};
+use crate::histories::{Batch, LIMITS, REDO_OCTETS, Stored, World};
 
 const CRASHES_DEFAULT: u64 = 20_000;
 const THREADS: u64 = 2;
@@ -50,7 +50,7 @@ struct Open {
 /// As the server does it: open, load, reserve.
 fn open(image: Vec<u8>, now: Now) -> Result<Open, EngineError> {
     let disk = Disk::new(image);
-    let engine = Engine::open(disk.clone(), Arc::default(), now.wall)?;
+    let mut engine = Engine::open(disk.clone(), REDO_OCTETS, Arc::default(), now.wall)?;
     let loaded = engine.load(now)?;
     engine.commit(&[], Reserve::Ahead, LIMITS)?;
     Ok(Open { disk, engine, loaded })
@@ -212,10 +212,11 @@ fn failing_history(seed: u64, counts: &mut [u64; 4]) {
         let batch = world.batch(&mut draws);
         let lasting = draws.below(2) == 0;
         let code = [ENOSPC, EIO][draws.below(2)];
-        // Most fail before the commit is there, and some after it.
+        // Most fail before the commit is there, and some when it is.
         let fault = match draws.below(3) {
-            0 => Fault { steps: 0, code, lasting, on: Kind::WriteAfterSync },
-            _ => Fault { steps: draws.below(24), code, lasting, on: Kind::Write },
+            0 => Fault { steps: 0, code, lasting, on: Kind::WriteAfterSync, done: false },
+            1 => Fault { steps: draws.below(2), code, lasting, on: Kind::Write, done: true },
+            _ => Fault { steps: draws.below(24), code, lasting, on: Kind::Write, done: false },
         };
         current.disk.mark();
         current.disk.fail(Some(fault));
@@ -228,13 +229,14 @@ fn failing_history(seed: u64, counts: &mut [u64; 4]) {
             if draws.below(2) == 0 {
                 disk.fail(None);
             }
-            let again = Engine::open(disk.clone(), Arc::default(), world.now.wall);
+            let reopen = || Engine::open(disk.clone(), REDO_OCTETS, Arc::default(), world.now.wall);
+            let again = reopen();
             let engine = match again {
                 Ok(engine) => engine,
                 Err(EngineError::Io(_)) => {
                     counts[1] += 1;
                     disk.fail(None);
-                    Engine::open(disk.clone(), Arc::default(), world.now.wall).unwrap_or_else(|error| {
+                    reopen().unwrap_or_else(|error| {
                         say(format!("not opened on a disk that works again: {error}"))
                     })
                 }
@@ -276,10 +278,10 @@ fn failing_history(seed: u64, counts: &mut [u64; 4]) {
     let disk = current.disk.clone();
     drop(current);
     let sync_failed = Arc::new(AtomicBool::new(false));
-    let engine = Engine::open(disk.clone(), sync_failed.clone(), world.now.wall)
+    let mut engine = Engine::open(disk.clone(), REDO_OCTETS, sync_failed.clone(), world.now.wall)
         .unwrap_or_else(|error| panic!("seed {seed}: {error}"));
     disk.mark();
-    disk.fail(Some(Fault { steps: 0, code: EIO, lasting: false, on: Kind::Sync }));
+    disk.fail(Some(Fault { steps: 0, code: EIO, lasting: false, on: Kind::Sync, done: false }));
     assert!(engine.commit(&batch.all, Reserve::Ahead, LIMITS).is_err(), "seed {seed}: a sync failed");
     assert!(sync_failed.load(Ordering::Acquire), "seed {seed}: nobody noticed");
     for _ in 0..3 {
@@ -287,7 +289,7 @@ fn failing_history(seed: u64, counts: &mut [u64; 4]) {
         assert!(again.is_err(), "seed {seed}: acknowledged after a sync that failed");
     }
     drop(engine);
-    if let Ok(engine) = Engine::open(disk.clone(), sync_failed, world.now.wall) {
+    if let Ok(mut engine) = Engine::open(disk.clone(), REDO_OCTETS, sync_failed, world.now.wall) {
         let again = engine.commit(&batch.all, Reserve::Ahead, LIMITS);
         assert!(again.is_err(), "seed {seed}: acknowledged after a sync that failed, on a new descriptor");
     }
@@ -323,7 +325,7 @@ fn a_commit_that_fails_leaves_nothing_and_the_next_one_works() {
 fn what_too_many_left_behind_is_forgotten_on_the_disk_too() {
     const LEFT: usize = 200;
     let started = Now { mono_ns: 0, wall: Wall { unix_ms: 1_795_262_645_678 } };
-    let open = open(Vec::new(), started).unwrap_or_else(|error| panic!("a new store: {error}"));
+    let mut open = open(Vec::new(), started).unwrap_or_else(|error| panic!("a new store: {error}"));
     let mut world = World::new(Kept::default(), started);
     for number in 0..LEFT {
         let id = format!("crashing-{number}");

@@ -31,6 +31,8 @@ pub struct Fault {
     pub lasting: bool,
     /// Only this kind of step counts and fails.
     pub on: Kind,
+    /// What fails is done all the same.
+    pub done: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,9 +118,13 @@ impl Disk {
                 && fault.on == kind
             {
                 if fault.steps == 0 {
-                    let error = io::Error::from_raw_os_error(fault.code);
+                    let (error, done) = (io::Error::from_raw_os_error(fault.code), fault.done);
                     if !fault.lasting {
                         state.fault = None;
+                    }
+                    if done {
+                        apply(&mut state.now, &step);
+                        state.steps.push(step);
                     }
                     return Err(error);
                 }

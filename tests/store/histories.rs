@@ -34,6 +34,8 @@ const FORGET_AFTER: Duration = Duration::from_secs(60);
 /// Commands in one batch.
 const BATCH_MAX: usize = 12;
 /// The log is trimmed within a history, so that this is tried too.
+/// Small, so that it is full often, and some commits are too large for it.
+pub const REDO_OCTETS: u64 = 16 * 1024;
 pub const LIMITS: Limits = Limits { history_changes: 150, history_age: Duration::from_secs(7 * 86_400) };
 const LOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("log");
 

@@ -13,7 +13,7 @@ use callsign::time::{Now, Wall};
 
 use crate::disk::Disk;
 use crate::harness::{Draws, now, seed};
-use crate::histories::{LIMITS, Stored, World};
+use crate::histories::{LIMITS, REDO_OCTETS, Stored, World};
 
 /// In each of two files; `CALLSIGN_FLIPS` sets another number.
 const FLIPS_DEFAULT: u64 = 5_000;
@@ -29,13 +29,13 @@ struct File {
 }
 
 fn engine(image: Vec<u8>) -> Result<Engine, EngineError> {
-    Engine::open(Disk::new(image), Arc::default(), START.wall)
+    Engine::open(Disk::new(image), REDO_OCTETS, Arc::default(), START.wall)
 }
 
 /// Left by a stop in order, or by a crash between two commits.
 fn file(stopped: bool) -> File {
     let disk = Disk::default();
-    let engine = Engine::open(disk.clone(), Arc::default(), START.wall)
+    let mut engine = Engine::open(disk.clone(), REDO_OCTETS, Arc::default(), START.wall)
         .unwrap_or_else(|error| panic!("a new store: {error}"));
     let (mut world, mut stored) = (World::new(Kept::default(), START), Stored::default());
     let mut states = vec![stored.clone()];

@@ -1,14 +1,49 @@
 //! Files that this program did not write, and directories that are not free.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
-use redb::{Database, ReadableDatabase, TableDefinition};
+use callsign::store::redo;
+use redb::backends::FileBackend;
+use redb::{Database, ReadableDatabase, StorageBackend, TableDefinition};
 use serde_json::json;
 
 use crate::harness::{Ended, Server};
 
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
+
+/// What is behind the redo log in a file.
+#[derive(Debug)]
+struct Tables(FileBackend);
+
+impl StorageBackend for Tables {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.0.len()? - redo::OCTETS)
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.0.read(redo::OCTETS + offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(redo::OCTETS + len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.0.write(redo::OCTETS + offset, data)
+    }
+}
+
+fn tables(file: &Path) -> Database {
+    let file = fs::File::options().read(true).write(true).open(file).expect("the store");
+    let backend = Tables(FileBackend::new(file).expect("a file"));
+    Database::builder().create_with_backend(backend).expect("the store's tables")
+}
 
 fn start_on(data: &Path) -> Result<Server, Ended> {
     Server::launch(&[], &["--data", &data.display().to_string()])
@@ -51,7 +86,7 @@ fn a_second_server_is_refused_with_the_pid_of_the_first() {
 #[test]
 fn a_file_of_a_newer_version_is_refused_and_left_alone() {
     let (_directory, data, file) = prepared();
-    let database = Database::open(&file).expect("the store");
+    let database = tables(&file);
     let transaction = database.begin_write().expect("a transaction");
     transaction.open_table(META).expect("a table").insert("format", 99).expect("a write");
     transaction.commit().expect("a commit");
@@ -63,7 +98,7 @@ fn a_file_of_a_newer_version_is_refused_and_left_alone() {
     let files: Vec<_> =
         fs::read_dir(&data).expect("the directory").flatten().map(|it| it.file_name()).collect();
     assert_eq!(files.len(), 2, "{files:?}");
-    let database = Database::open(&file).expect("the store");
+    let database = tables(&file);
     let meta = database.begin_read().expect("a transaction").open_table(META).expect("a table");
     assert_eq!(meta.get("format").expect("a read").map(|format| format.value()), Some(99));
 }
