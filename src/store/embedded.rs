@@ -14,9 +14,9 @@ use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use nix::fcntl::{Flock, FlockArg};
 use redb::{
@@ -116,6 +116,8 @@ pub enum OpenError {
 #[derive(Clone)]
 pub struct History {
     database: Arc<arc_swap::ArcSwapOption<Database>>,
+    /// Held while the tables do not have yet what was acknowledged.
+    behind: Arc<Mutex<()>>,
 }
 
 impl fmt::Debug for History {
@@ -208,7 +210,8 @@ pub fn open(directory: &Path, limits: Limits, now: Now) -> Result<(Embedded, Loa
         }
         Err(error) => return Err(error),
     };
-    let history = History { database: Arc::new(arc_swap::ArcSwapOption::new(Some(engine.database.clone()))) };
+    let database = Arc::new(arc_swap::ArcSwapOption::new(Some(engine.database.clone())));
+    let history = History { database, behind: Arc::default() };
     let (jobs, received) = mpsc::sync_channel(JOBS_MAX);
     let thread = Thread {
         path,
@@ -446,6 +449,12 @@ pub struct Engine {
     ended: Arc<AtomicBool>,
 }
 
+/// A commit between its halves.
+struct Begun {
+    entry: Entry,
+    on_disk: bool,
+}
+
 /// The file is never closed in order: the library believes such a file without a look at its checksums,
 /// and panics over one that lies. As a crash leaves it, it is verified whenever it is opened.
 impl Drop for Engine {
@@ -606,14 +615,19 @@ impl Engine {
         Ok(())
     }
 
-    /// State, log and reservation, all or nothing. On the disk when it returns: in the redo log, or in the
-    /// tables where the redo log has no room, or it is the last. After an error the file is to be opened anew.
+    /// State, log and reservation, all or nothing. After an error the file is to be opened anew.
     pub fn commit(
         &mut self,
         changes: &[Change],
         reserve: Reserve,
         limits: Limits,
     ) -> Result<(), EngineError> {
+        let begun = self.begin(changes, reserve, limits)?;
+        self.finish(changes, begun)
+    }
+
+    /// The first half of a commit: it is on the disk, where the redo log has room and this is not the last.
+    fn begin(&mut self, changes: &[Change], reserve: Reserve, limits: Limits) -> Result<Begun, EngineError> {
         let reserved = match (reserve, changes.last()) {
             (Reserve::UpTo(revision), _) => revision,
             (Reserve::Ahead, Some(newest)) => self.reserved.max(newest.revision + RESERVE),
@@ -629,9 +643,14 @@ impl Engine {
             self.disk.sync().map_err(EngineError::Io)?;
             self.redo.advance(record);
         }
+        Ok(Begun { entry, on_disk: record.is_some() })
+    }
+
+    /// The second half: it is in the tables, and on the disk in any case.
+    fn finish(&mut self, changes: &[Change], Begun { entry, on_disk }: Begun) -> Result<(), EngineError> {
         let mut transaction = self.database.begin_write()?;
         apply(&transaction, changes, &entry)?;
-        if record.is_some() {
+        if on_disk {
             in_memory(&mut transaction)?;
             transaction.commit()?;
         } else {
@@ -644,7 +663,7 @@ impl Engine {
             transaction.commit()?;
             self.redo.restart(epoch);
         }
-        self.reserved = reserved;
+        self.reserved = entry.reserved;
         Ok(())
     }
 
@@ -769,40 +788,60 @@ struct Thread {
 impl Thread {
     fn run(mut self, jobs: &mpsc::Receiver<Job>) {
         while let Ok(job) = jobs.recv() {
-            let result = self.commit(&job.changes, job.reserve);
-            // The writer waits; where it does not, the server has ended.
-            drop(job.done.send(result));
+            self.commit(job);
         }
     }
 
-    fn commit(&mut self, changes: &[Change], reserve: Reserve) -> Result<(), Failure> {
+    /// Answers as soon as the changes are on the disk; the tables have them when the next commit comes.
+    fn commit(&mut self, Job { changes, reserve, done }: Job) {
+        // The writer waits for the answer; where it does not, the server has ended.
+        let answer = |result| drop(done.send(result));
         if self.sync_failed.load(Ordering::Acquire) {
-            return Err(self.broken());
+            return answer(Err(self.broken()));
         }
-        let limits = self.limits;
-        let (tried, committed) = match self.reopen() {
-            Ok(engine) => (true, engine.commit(changes, reserve, limits)),
-            Err(error) => (false, Err(error)),
+        let (limits, behind) = (self.limits, self.history.behind.clone());
+        let engine = match self.reopen() {
+            Ok(engine) => engine,
+            Err(error) => return answer(Err(self.after_failure(&error))),
         };
-        let Err(error) = committed else { return Ok(()) };
-        tracing::debug!(%error, path = %self.path.display(), "a commit failed");
-        // After an error redb refuses everything: the file is opened anew.
-        self.engine = None;
-        self.history.database.store(None);
-        if self.sync_failed.load(Ordering::Acquire) {
-            return Err(self.broken());
-        }
-        if !tried {
-            return Err(Failure::Refused(format!("{}: {error}", self.path.display())));
+        let failed = match engine.begin(&changes, reserve, limits) {
+            Ok(begun) if begun.on_disk => {
+                // Who reads the log from here on waits until it is there.
+                let _behind = behind.lock().unwrap_or_else(PoisonError::into_inner);
+                answer(Ok(()));
+                if let Err(error) = engine.finish(&changes, begun) {
+                    // The redo log has it, and it goes into the tables when the file is opened anew.
+                    drop(self.after_failure(&error));
+                    drop(self.reopen());
+                }
+                return;
+            }
+            begun => begun.and_then(|begun| engine.finish(&changes, begun)),
+        };
+        let Err(error) = failed else { return answer(Ok(())) };
+        let failure = self.after_failure(&error);
+        if matches!(failure, Failure::Broken(_)) {
+            return answer(Err(failure));
         }
         // The error may have come after the sync: what is there is looked at before anybody is refused.
         // Where not even that can be done, the next commit looks.
-        match self.reopen().and_then(|engine| engine.holds(changes)) {
-            Ok(true) => return Ok(()),
+        match self.reopen().and_then(|engine| engine.holds(&changes)) {
+            Ok(true) => return answer(Ok(())),
             Ok(false) => {}
-            Err(_) => self.doubtful = changes.to_vec(),
+            Err(_) => self.doubtful = changes,
         }
-        Err(Failure::Refused(format!("{}: {error}", self.path.display())))
+        answer(Err(failure));
+    }
+
+    /// After an error redb refuses everything: the file is opened anew for the next commit.
+    fn after_failure(&mut self, error: &EngineError) -> Failure {
+        tracing::debug!(%error, path = %self.path.display(), "a commit failed");
+        self.engine = None;
+        self.history.database.store(None);
+        match self.sync_failed.load(Ordering::Acquire) {
+            true => self.broken(),
+            false => Failure::Refused(format!("{}: {error}", self.path.display())),
+        }
     }
 
     fn broken(&self) -> Failure {
@@ -837,6 +876,7 @@ impl Thread {
 
 impl History {
     fn transaction(&self) -> Result<redb::ReadTransaction, EngineError> {
+        drop(self.behind.lock().unwrap_or_else(PoisonError::into_inner));
         let database = self.database.load_full();
         let database = database.ok_or_else(|| EngineError::Io(io::Error::other("the store is not open")))?;
         Ok(database.begin_read()?)
