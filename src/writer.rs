@@ -29,8 +29,8 @@ use crate::view::{Member, View};
 
 /// Events waiting for the writer. Who sends more waits: the sender's own connection is the brake.
 const QUEUE_MAX: usize = 4096;
-/// Events in one batch. A commit of 256 takes about 5 ms, and the first waits for the last.
-const BATCH_MAX: usize = 256;
+/// Events in one batch. A commit of 1024 takes about 10 ms, and the first waits for the last.
+const BATCH_MAX: usize = 1024;
 /// Facts published and not yet stored, half of what is reserved for them: revisions are never given out
 /// twice. Where the store takes none for so long, leases stand still.
 const UNSTORED_MAX: usize = 32_768;
