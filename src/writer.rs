@@ -221,6 +221,8 @@ impl Writer {
             tracing::error!(%failure, "the last changes are not stored");
         }
         self.journal.close();
+        // The process ends here: to take a million instances apart first would only hold up the next start.
+        std::mem::forget(self.registry);
     }
 
     fn next_look(&self) -> std::time::Instant {
