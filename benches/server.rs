@@ -2,10 +2,11 @@
 //!
 //!     cargo bench --bench server                 everything
 //!     cargo bench --bench server -- rates        registrations and heartbeats a second
-//!     cargo bench --bench server -- peers        durable writes a second of etcd and Redis, in the same run as ours
+//!     cargo bench --bench server -- peers        durable writes a second of etcd, Consul and Redis, in the same run as ours
 //!     cargo bench --bench server -- million      memory, disk and time to the first answer with 1,000,000 instances
 //!
-//! Starts the release server on a Unix socket in a directory of its own, on the disk that holds `target/`.
+//! `CALLSIGN_PEERS=DIR` names a directory with the peers' programs; what is not there is looked for in the PATH,
+//! and what is nowhere is left out and named. Starts the release server on a Unix socket in a directory of its own, on the disk that holds `target/`.
 //! Compare figures of one run only.
 
 use std::io::{BufRead, BufReader, Read, Write};
@@ -69,6 +70,7 @@ impl Server {
             .arg(directory.path().join("s"))
             .arg("--data")
             .arg(directory.path().join("data"))
+            .env_remove("CALLSIGN_PEERS") // it refuses variables that it does not know
             .stdout(Stdio::piped())
             .spawn()
             .expect("the server starts");
@@ -254,9 +256,11 @@ impl Drop for Peer {
 
 /// Starts a peer and waits until its port accepts; none where the program is not there.
 fn peer(program: &str, port: u16, arguments: &[String]) -> Option<Peer> {
-    let child = Command::new(program).args(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+    let ours = std::env::var_os("CALLSIGN_PEERS").map(|directory| Path::new(&directory).join(program));
+    let path = ours.filter(|path| path.exists()).unwrap_or_else(|| program.into());
+    let child = Command::new(path).args(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
     let Ok(child) = child else {
-        println!("{program} is not installed: its rows are missing");
+        println!("{program} LEFT OUT: neither in the directory that CALLSIGN_PEERS names nor in the PATH");
         return None;
     };
     let peer = Peer(child);
@@ -273,7 +277,8 @@ fn free_port() -> u16 {
     listener.local_addr().expect("its address").port()
 }
 
-/// What others write durably: etcd through its JSON gateway, Redis with `appendfsync always`.
+/// What others write durably: etcd through its JSON gateway, Consul through its agent, Redis with
+/// `appendfsync always`.
 fn peers() {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR"));
     println!("| what | connections | in flight | per second | p50 µs | p99 µs |");
@@ -312,6 +317,7 @@ fn peers() {
             let (rate, latencies) = load_over(connect, connections, in_flight, put, read_http);
             peer_row("etcd put (JSON)", connections, in_flight, rate, &latencies);
         }
+        consul(connections, in_flight);
     }
     for (connections, in_flight) in [(1, 1), (16, 1), (256, IN_FLIGHT)] {
         let directory = tempfile::tempdir_in(target).expect("a directory");
@@ -339,9 +345,57 @@ fn peers() {
     }
 }
 
+/// Registrations at the agent of one server, which is its own cluster.
+fn consul(connections: usize, in_flight: usize) {
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
+    let http = free_port();
+    let settings = format!(
+        "agent -server -bootstrap-expect=1 -bind=127.0.0.1 -client=127.0.0.1 -dns-port=-1 -grpc-port=-1 \
+         -grpc-tls-port=-1 -serf-wan-port=-1 -http-port={http} -server-port={} -serf-lan-port={} -data-dir={}",
+        free_port(),
+        free_port(),
+        directory.path().display()
+    );
+    let arguments: Vec<String> = settings.split_whitespace().map(str::to_owned).collect();
+    let Some(_consul) = peer("consul", http, &arguments) else { return };
+    let connect = || TcpStream::connect(("127.0.0.1", http)).expect("Consul accepts");
+    // It accepts before it leads itself, and registers then what its catalog does not have yet.
+    let started = now();
+    loop {
+        let mut stream = connect();
+        stream
+            .write_all(b"GET /v1/status/leader HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            .expect("it reads");
+        let mut reply = String::new();
+        stream.read_to_string(&mut reply).expect("it replies");
+        if reply.contains("\"127.0.0.1:") {
+            break;
+        }
+        assert!(started.elapsed() < Duration::from_secs(30), "Consul has no leader: {reply}");
+        thread::yield_now();
+    }
+    let register = |connection: usize, number: usize| {
+        let body = format!(
+            "{{\"Name\":\"s{}\",\"ID\":\"i{connection}-{number}\",\"Address\":\"10.{}.{}.{}\",\"Port\":8080}}",
+            number % 1000,
+            connection % 250,
+            number / 250 % 250,
+            number % 250 + 1
+        );
+        format!(
+            "PUT /v1/agent/service/register HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        )
+    };
+    let (rate, latencies) = load_over(connect, connections, in_flight, register, read_http);
+    peer_row("Consul register (agent)", connections, in_flight, rate, &latencies);
+}
+
 /// One response with a Content-Length.
 fn read_http(reader: &mut BufReader<TcpStream>) {
     let (mut line, mut length) = (String::new(), 0);
+    reader.read_line(&mut line).expect("it replies");
+    assert!(line.starts_with("HTTP/1.1 200"), "{line}");
     loop {
         line.clear();
         reader.read_line(&mut line).expect("it replies");
