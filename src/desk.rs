@@ -4,8 +4,10 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use crate::check::worst;
 use crate::clock::Clock;
 use crate::connections::Connections;
+use crate::instance::Health;
 use crate::journal::Event;
 use crate::name::HostName;
 use crate::protocol::{
@@ -70,7 +72,7 @@ impl Desk {
     /// Puts down one change, as a line, where the filter wants it; that of a host once for each instance that it concerns.
     pub fn tell(&self, event: &Event, filter: Option<&Filter>, out: &mut Vec<u8>) {
         let now = self.clock.now();
-        if filter.is_none_or(|filter| filter.concerns(&event.change, event.health)) {
+        if filter.is_none_or(|filter| filter.concerns(&event.change, event.host)) {
             let write = || {
                 let mut line = Vec::new();
                 let form = ChangeForm::of(&event.change, event.health, now);
@@ -82,8 +84,12 @@ impl Desk {
         }
         let (Some(filter), What::Host { before, after }) = (filter, &event.change.what) else { return };
         let Some(host) = after.as_ref().or(before.as_ref()) else { return };
+        let earlier = before.as_ref().map_or(Health::Passing, |host| worst(&host.checks));
         for member in self.view.on_host(&host.name) {
-            if filter.matches(&member.instance, member.health) {
+            // Leaving the filter is told too.
+            if filter.matches(&member.instance, member.health)
+                || filter.matches(&member.instance, member.instance.health().max(earlier))
+            {
                 let what = What::Instance { before: None, after: Some(member.instance.clone()) };
                 let form = ChangeForm::of(&Change { what, ..event.change.clone() }, member.health, now);
                 encode(&Reply::Change(Box::new(form)), out);

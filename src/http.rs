@@ -5,6 +5,9 @@
 //!
 //! Browsers run the pages of strangers, who may point a name of theirs at 127.0.0.1: so the `Host` has to be one
 //! of ours, and an `Origin` the same as the `Host`. Nothing here sets a CORS header.
+//!
+//! A body is read whole before an endpoint sees it, in bounded time and size. A client that stops reading is
+//! not waited for when its connection has to close: it would hold up the server's end.
 
 mod consul;
 mod discovery;
@@ -17,17 +20,22 @@ use std::convert::Infallible;
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::{Body, HttpBody};
 use axum::extract::{DefaultBodyLimit, Request};
-use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
+use futures_util::StreamExt;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -43,10 +51,22 @@ use crate::writer::Done;
 pub const CONNECTIONS_MAX: usize = 12_000;
 /// Octets of a request's body: a registration at every limit is 70 KiB.
 const BODY_OCTETS_MAX: usize = 256 * 1024;
-/// Octets of a request's head, and how long a client may take to send it. An idle connection is one
-/// whose next head has not begun: it goes when there are too many, or with us.
+/// How long a client may take to send a body.
+const BODY_TIME_MAX: Duration = Duration::from_secs(30);
+/// Octets that are read of a body that is too large, so that the refusal arrives: who is still sending
+/// when we close sees a reset instead.
+const REFUSED_OCTETS_MAX: usize = 16 << 20;
+/// Octets of a request's head, and how long a client may take to send it. The time runs from the end of the
+/// reply before, so an idle connection goes after it too.
 const HEAD_OCTETS_MAX: usize = 32 * 1024;
 const HEAD_TIME_MAX: Duration = Duration::from_secs(75);
+/// How long the last octets to a client that reads may take, when its connection has to close.
+const LAST_TIME_MAX: Duration = Duration::from_secs(2);
+/// A peer that is silent for so long is asked whether it is there, and so often before it counts as gone: a watcher
+/// whose machine died says no goodbye.
+const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
+const KEEPALIVE_EVERY: Duration = Duration::from_secs(15);
+const KEEPALIVE_TIMES: u32 = 4;
 /// Streams that the registration socket has handed over and nobody has taken yet.
 pub const HANDED_MAX: usize = 64;
 
@@ -96,6 +116,14 @@ impl Source {
 pub async fn run(mut source: Source, office: Arc<Office>, stop: CancellationToken) -> io::Result<()> {
     let router = router(office.clone());
     let tasks = TaskTracker::new();
+    if let Source::Tcp(listener) = &source {
+        // What is accepted inherits it.
+        let keepalive = TcpKeepalive::new()
+            .with_time(KEEPALIVE_AFTER)
+            .with_interval(KEEPALIVE_EVERY)
+            .with_retries(KEEPALIVE_TIMES);
+        SockRef::from(listener).set_tcp_keepalive(&keepalive)?;
+    }
     loop {
         // Both arms are cancel-safe.
         let accepted = tokio::select! {
@@ -125,11 +153,18 @@ async fn connection(
 ) {
     let peer = office.desk.peer(&author, place.number);
     let client = Client { author, peer, closing: place.closing().clone() };
+    let busy = AtomicBool::new(false);
+    let busy = &busy;
     let service = hyper::service::service_fn(|mut request: hyper::Request<Incoming>| {
         place.touch();
         request.extensions_mut().insert(client.clone());
         let router = router.clone();
-        async move { Ok::<Response, Infallible>(serve(router, request).await) }
+        async move {
+            busy.store(true, Ordering::Relaxed);
+            let response = serve(router, request).await;
+            busy.store(false, Ordering::Relaxed);
+            Ok::<Response, Infallible>(response)
+        }
     });
     let mut served = std::pin::pin!(
         hyper::server::conn::http1::Builder::new()
@@ -141,9 +176,15 @@ async fn connection(
     let ended = tokio::select! {
         ended = served.as_mut() => ended,
         () = client.closing.cancelled() => {
-            // What is being answered is answered; then it closes.
+            // What is being carried out is answered; then it closes. Nobody waits for a client that does not read.
             served.as_mut().graceful_shutdown();
-            served.await
+            loop {
+                match timeout(LAST_TIME_MAX, served.as_mut()).await {
+                    Ok(ended) => break ended,
+                    Err(_) if busy.load(Ordering::Relaxed) => {}
+                    Err(_) => break Ok(()),
+                }
+            }
         }
     };
     if let Err(error) = ended {
@@ -169,7 +210,7 @@ fn router(office: Arc<Office>) -> Router {
         .fallback(consul::unknown)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(from_fn_with_state(office.clone(), guard))
-        .layer(DefaultBodyLimit::max(BODY_OCTETS_MAX))
+        .layer(DefaultBodyLimit::disable()) // the guard has read it already
         .with_state(office)
 }
 
@@ -177,7 +218,7 @@ async fn method_not_allowed(method: Method) -> Failure {
     Failure::new(StatusCode::METHOD_NOT_ALLOWED, format!("method {method} not allowed"))
 }
 
-/// Lets in who speaks to us by a name of ours, and no other origin's page.
+/// Lets in who speaks to us by a name of ours, and no other origin's page; then takes the body.
 async fn guard(
     axum::extract::State(office): axum::extract::State<Arc<Office>>,
     request: Request,
@@ -185,14 +226,71 @@ async fn guard(
 ) -> Response {
     let client = request.extensions().get::<Client>().map(|client| client.author.clone());
     let local = matches!(client, Some(Author::User(_)));
-    match admitted(&office, request.headers(), local) {
-        Ok(()) => next.run(request).await,
-        Err(failure) => failure.into_response(),
+    if let Err(failure) = admitted(&office, &request, local) {
+        return failure.into_response();
+    }
+    match with_body(request).await {
+        Ok(request) => next.run(request).await,
+        Err(failure) => {
+            let mut response = failure.into_response();
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            response
+        }
     }
 }
 
-fn admitted(office: &Office, headers: &HeaderMap, local: bool) -> Result<(), Failure> {
-    let text = |name| headers.get(name).map(|value| value.to_str().unwrap_or("\u{fffd}"));
+/// The request with its whole body.
+async fn with_body(request: Request) -> Result<Request, Failure> {
+    if request.body().is_end_stream() {
+        return Ok(request);
+    }
+    let (parts, body) = request.into_parts();
+    let too_large = || {
+        let text = format!("the body may have {BODY_OCTETS_MAX} octets");
+        Failure::new(StatusCode::PAYLOAD_TOO_LARGE, text)
+    };
+    // Who asks first is told at once, and sends nothing.
+    let asks = parts.headers.contains_key(header::EXPECT);
+    if asks && body.size_hint().lower() > BODY_OCTETS_MAX as u64 {
+        return Err(too_large());
+    }
+    let mut pieces = body.into_data_stream();
+    let reading = async {
+        let (mut whole, mut read) = (Vec::new(), 0);
+        while read <= REFUSED_OCTETS_MAX
+            && let Some(piece) = pieces.next().await
+        {
+            let piece = piece.map_err(|error| Failure::bad(format!("reading the body: {error}")))?;
+            read += piece.len();
+            match read <= BODY_OCTETS_MAX {
+                true => whole.extend_from_slice(&piece),
+                false => whole = Vec::new(),
+            }
+        }
+        if read <= BODY_OCTETS_MAX { Ok(whole) } else { Err(too_large()) }
+    };
+    let closing = parts.extensions.get::<Client>().map(|client| client.closing.clone()).unwrap_or_default();
+    // Both arms are cancel-safe: what was read of a body is of no use without the rest.
+    let whole = tokio::select! {
+        read = timeout(BODY_TIME_MAX, reading) => read.unwrap_or_else(|_| {
+            let text = format!("the body did not come within {} s", BODY_TIME_MAX.as_secs());
+            Err(Failure::new(StatusCode::REQUEST_TIMEOUT, text))
+        })?,
+        () = closing.cancelled() => return Err(Failure::stopping()),
+    };
+    Ok(Request::from_parts(parts, Body::from(whole)))
+}
+
+fn admitted(office: &Office, request: &Request, local: bool) -> Result<(), Failure> {
+    let text = |name| texts(request.headers(), name).next();
+    // RFC 9112 3.2: none in HTTP/1.1, or several, is a mistake; so are several origins.
+    let hosts = texts(request.headers(), header::HOST).count();
+    if hosts > 1 || (hosts == 0 && request.version() >= Version::HTTP_11) {
+        return Err(Failure::bad(format!("a request has one Host header, not {hosts}")));
+    }
+    if texts(request.headers(), header::ORIGIN).nth(1).is_some() {
+        return Err(Failure::bad("a request has one Origin header at most"));
+    }
     let host = text(header::HOST).unwrap_or_default();
     // Over the Unix socket there is no network, and no browser.
     if !local && !office.knows(host_alone(host)) {
@@ -215,6 +313,11 @@ fn admitted(office: &Office, headers: &HeaderMap, local: bool) -> Result<(), Fai
         return Err(Failure::new(StatusCode::FORBIDDEN, "another site's page may not speak to this server"));
     }
     Ok(())
+}
+
+/// The values of a header; what is no text is no name of ours either.
+fn texts(headers: &HeaderMap, name: header::HeaderName) -> impl Iterator<Item = &str> {
+    headers.get_all(name).into_iter().map(|value| value.to_str().unwrap_or("\u{fffd}"))
 }
 
 impl Office {

@@ -15,12 +15,14 @@ use tokio::sync::Notify;
 
 use crate::instance::Health;
 use crate::name::ServiceName;
-use crate::registry::Change;
+use crate::registry::{Change, What};
 
 /// Batches a follower of everything may be behind before it is cut off.
 const EVERYTHING_MAX: usize = 4096;
 /// The same for a follower of one service: its changes are few.
 const SERVICE_MAX: usize = 512;
+/// Changes in the batches that a channel keeps, beside the latest batch: some 30 MiB with their lines.
+const CHANGES_MAX: usize = 32_768;
 /// Channels of services that nobody follows any more are swept when there are as many as this, or twice as many as
 /// after the sweep before.
 const SWEEP_MIN: usize = 64;
@@ -32,6 +34,8 @@ pub type Batch = Arc<[Event]>;
 #[derive(Debug)]
 pub struct Event {
     pub change: Change,
+    /// The health of the instance's host by itself.
+    pub host: Health,
     /// The health of the instance after the change, with its host's; passing where there is none.
     pub health: Health,
     /// Its form as a line, made by the first who needs it and shared by all others.
@@ -39,8 +43,12 @@ pub struct Event {
 }
 
 impl Event {
-    pub fn new(change: Change, health: Health) -> Self {
-        Self { change, health, line: OnceLock::new() }
+    pub fn new(change: Change, host: Health) -> Self {
+        let health = match &change.what {
+            What::Instance { after: Some(after), .. } => after.health().max(host),
+            _ => Health::Passing,
+        };
+        Self { change, host, health, line: OnceLock::new() }
     }
 
     /// The change as a line, which `write` writes the first time.
@@ -89,6 +97,8 @@ struct Channel {
 #[derive(Debug, Default)]
 struct Recent {
     batches: VecDeque<Batch>,
+    /// Changes in them.
+    changes: usize,
     /// The number of the next batch, counted from the channel's beginning.
     next: u64,
     closed: bool,
@@ -134,7 +144,8 @@ impl Journal {
 
     /// Tells everyone whom it concerns; `touched` names the services whose view the batch altered.
     pub fn publish(&self, batch: &Batch, touched: &[ServiceName]) {
-        self.everything.push(batch);
+        // The journal's own reference is no follower.
+        self.everything.push(batch, 1);
         let concerned: Vec<Arc<Channel>> = {
             let services = lock(&self.services);
             match services.channels.is_empty() {
@@ -143,7 +154,7 @@ impl Journal {
             }
         };
         for channel in concerned {
-            channel.push(batch);
+            channel.push(batch, 0);
         }
     }
 
@@ -177,13 +188,22 @@ impl Channel {
         Arc::new(Self { recent: Mutex::default(), bell: Notify::new(), most })
     }
 
-    fn push(&self, batch: &Batch) {
+    /// `owners` hold the channel and follow nothing; where there is nobody else, nothing is kept.
+    fn push(self: &Arc<Self>, batch: &Batch, owners: usize) {
         let mut recent = lock(&self.recent);
-        if recent.batches.len() == self.most {
-            recent.batches.pop_front();
+        recent.next += 1;
+        // Under the lock: who comes to follow takes its place behind this batch, whose changes it can see already.
+        if owners > 0 && Arc::strong_count(self) == owners {
+            recent.batches = VecDeque::new();
+            recent.changes = 0;
+            return;
         }
         recent.batches.push_back(batch.clone());
-        recent.next += 1;
+        recent.changes += batch.len();
+        while recent.batches.len() > self.most || (recent.changes > CHANGES_MAX && recent.batches.len() > 1) {
+            let oldest = recent.batches.pop_front();
+            recent.changes -= oldest.map_or(0, |batch| batch.len());
+        }
         drop(recent);
         self.bell.notify_waiters();
     }
@@ -230,6 +250,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::instance::Key;
+    use crate::name::{HostName, InstanceId};
+    use crate::registry::{Author, Reason};
 
     fn name(text: &str) -> ServiceName {
         ServiceName::parse(text).unwrap()
@@ -268,6 +291,41 @@ mod tests {
             publish(&journal, &["web"]);
         }
         assert_eq!(web.next().await.unwrap_err(), Ended::Lagged(3));
+    }
+
+    #[test]
+    fn what_nobody_follows_is_not_kept_and_what_is_kept_is_bounded() {
+        let journal = Journal::default();
+        let kept = |channel: &Channel| {
+            let recent = lock(&channel.recent);
+            assert_eq!(recent.changes, recent.batches.iter().map(|batch| batch.len()).sum::<usize>());
+            (recent.batches.len(), recent.changes)
+        };
+        let event = || {
+            let what = What::Forgotten {
+                key: Key {
+                    service: name("web"),
+                    id: InstanceId::parse("a").unwrap(),
+                    host: HostName::parse("m1").unwrap(),
+                },
+            };
+            let now = crate::time::Wall { unix_ms: 0 };
+            let change =
+                Change { revision: 1, at: now, reason: Reason::Forgotten, author: Author::Server, what };
+            Event::new(change, Health::Passing)
+        };
+        let batch: Batch = (0..CHANGES_MAX / 4).map(|_| event()).collect();
+        journal.publish(&batch, &[]);
+        assert_eq!(kept(&journal.everything), (0, 0));
+        let follower = journal.follow(Topic::Everything);
+        (0..9).for_each(|_| journal.publish(&batch, &[]));
+        assert_eq!(kept(&journal.everything), (4, CHANGES_MAX));
+        let large: Batch = (0..CHANGES_MAX + 1).map(|_| event()).collect();
+        journal.publish(&large, &[]);
+        assert_eq!(kept(&journal.everything), (1, CHANGES_MAX + 1), "the latest is always there");
+        drop(follower);
+        journal.publish(&batch, &[]);
+        assert_eq!(kept(&journal.everything), (0, 0));
     }
 
     #[test]

@@ -195,7 +195,9 @@ async fn load(
     let mut registry = Registry::new(config.instances_max, config.known_for);
     registry.set_taken(taken);
     let Some(directory) = config.data.clone() else {
-        view.set_serial_base((clock.now().wall.unix_ms / 1000) as u32);
+        let unix_ms = clock.now().wall.unix_ms;
+        view.set_serial_base((unix_ms / 1000) as u32);
+        view.set_index_base(unix_ms as u64 * 1000);
         return Ok((Store::memory(), registry));
     };
     let limits = Limits { history_changes: config.history_changes, history_age: config.history_age };

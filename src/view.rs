@@ -67,6 +67,8 @@ pub struct View {
     zones: ArcSwap<Zones>,
     /// Added to the revision for the SOA's serial: Unix seconds when the store was made.
     serial_base: AtomicU32,
+    /// Added to the revision for the index that HTTP clients see.
+    index_base: AtomicU64,
     revision: AtomicU64,
     /// The revisions at which something that spans services changed last.
     spans: Spans,
@@ -345,6 +347,7 @@ impl View {
             directory: ArcSwap::default(),
             zones: ArcSwap::from_pointee(zones),
             serial_base: AtomicU32::new(0),
+            index_base: AtomicU64::new(0),
             revision: AtomicU64::new(0),
             spans: Spans::default(),
             instances: AtomicU64::new(0),
@@ -369,6 +372,13 @@ impl View {
     /// What the serial counts from; set before the view is ready.
     pub fn set_serial_base(&self, serial_base: u32) {
         self.serial_base.store(serial_base, Ordering::Relaxed);
+        self.index_base.store(serial_base.into(), Ordering::Relaxed);
+    }
+
+    /// A server that keeps nothing counts its revisions anew after a restart, and may have made more of them than
+    /// seconds passed. From the microseconds of its start on, its index never goes back.
+    pub fn set_index_base(&self, index_base: u64) {
+        self.index_base.store(index_base, Ordering::Relaxed);
     }
 
     /// From here on a name that is not there does not exist.
@@ -579,9 +589,16 @@ impl View {
         self.serial_base.load(Ordering::Relaxed).wrapping_add(self.revision() as u32)
     }
 
-    /// A revision as Consul's clients see it: the serial's count, without its wrap.
+    /// A revision as HTTP clients see it: the serial's count without its wrap, or a finer one of a server that
+    /// keeps nothing.
     pub fn index(&self, revision: u64) -> u64 {
-        u64::from(self.serial_base.load(Ordering::Relaxed)) + revision
+        self.index_base.load(Ordering::Relaxed) + revision
+    }
+
+    /// The revision that an index stands for; none where it is of another server, or of another life of this one.
+    pub fn revision_of(&self, index: u64) -> Option<u64> {
+        let revision = index.checked_sub(self.index_base.load(Ordering::Relaxed))?;
+        (revision <= self.revision()).then_some(revision)
     }
 
     /// The revision at which a reader of the service could see a difference last, known or not.

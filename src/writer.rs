@@ -312,19 +312,17 @@ impl Writer {
         }
         let touched = self.view.publish(&self.registry, changes);
         if self.journal.is_followed() {
-            let event = |change: &Change| journal::Event::new(change.clone(), self.health_after(change));
+            let event = |change: &Change| journal::Event::new(change.clone(), self.host_health(change));
             self.journal.publish(&changes.iter().map(event).collect(), &touched);
         }
     }
 
-    fn health_after(&self, change: &Change) -> Health {
-        match &change.what {
-            What::Instance { after: Some(after), .. } => {
-                let host = self.registry.host(&after.key.host);
-                host.map_or(Health::Passing, |host| worst(&host.checks)).max(after.health())
-            }
-            _ => Health::Passing,
-        }
+    /// The health of the host of the instance that a change is of.
+    fn host_health(&self, change: &Change) -> Health {
+        let What::Instance { before, after } = &change.what else { return Health::Passing };
+        let instance = after.as_ref().or(before.as_ref());
+        let host = instance.and_then(|instance| self.registry.host(&instance.key.host));
+        host.map_or(Health::Passing, |host| worst(&host.checks))
     }
 
     /// Puts a command into the round; returns it where it has to wait for the next.

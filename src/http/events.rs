@@ -1,8 +1,10 @@
 //! `/v1/watch/` and `/v1/watch/<service>`: what is registered, and then every change, for as long as the client stays.
 //!
-//! One JSON object per line, as on the registration socket; with `Accept: text/event-stream`, server-sent events whose
-//! ids are revisions. `?since=<revision>`, or a browser's `Last-Event-ID`, goes on from there where the log still
-//! reaches so far; else there is a snapshot again. Who reads too slowly is cut off with a reason.
+//! One JSON object per line, as on the registration socket; with `Accept: text/event-stream`, server-sent events. Their
+//! ids are what Consul's clients know as the index: unlike a revision, one of another server, or of a server that
+//! keeps nothing and has started anew, is known as such. `?since=` with a revision or an id, or a browser's
+//! `Last-Event-ID`, goes on from there where the log still reaches so far; else there is a snapshot again. Who
+//! reads too slowly is cut off with a reason.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -19,8 +21,11 @@ use futures_util::stream;
 use super::query::Query;
 use super::reply::Failure;
 use super::{Client, Office};
+use crate::check::worst;
+use crate::instance::Health;
 use crate::journal::{Ended, Event, Follower};
-use crate::protocol::{Filter, FilterForm, LIST_MAX, Problem, Reply, encode};
+use crate::protocol::{Filter, FilterForm, Problem, Reply, encode};
+use crate::registry::{Change, What};
 use crate::view::Member;
 
 pub fn router() -> Router<Arc<Office>> {
@@ -80,7 +85,7 @@ async fn watch(
     let mut watching = Watching {
         members: watch.members.into(),
         revision: watch.revision,
-        replay: VecDeque::new(),
+        unstored: Vec::new(),
         changes: watch.changes,
         filter,
         events,
@@ -88,11 +93,10 @@ async fn watch(
         office,
         client,
     };
-    if let Some(since) = since
-        && let Some(past) = watching.past(since, &watch.unstored)
-    {
-        watching.replay = past;
-        watching.state = Stage::Replay;
+    if let Some(since) = since.and_then(|since| watching.can_resume(since)) {
+        watching.members = VecDeque::new();
+        watching.unstored = watch.unstored;
+        watching.state = Stage::Replay { from: since, told: false };
     }
     let stream = stream::unfold(watching, |mut watching| async move {
         let chunk = watching.next().await?;
@@ -116,14 +120,18 @@ struct Watching {
     /// What is left of the snapshot, which is of this revision.
     members: VecDeque<Member>,
     revision: u64,
-    /// Changes between the client's revision and that one.
-    replay: VecDeque<Event>,
+    /// For a replay: changes at or before it that the log does not have yet.
+    unstored: Vec<Change>,
     changes: Follower,
 }
 
 enum Stage {
     Snapshot,
-    Replay,
+    /// What the log has after `from`.
+    Replay {
+        from: u64,
+        told: bool,
+    },
     Follow,
     Ended,
 }
@@ -132,7 +140,10 @@ impl Watching {
     async fn next(&mut self) -> Option<Bytes> {
         match self.state {
             Stage::Snapshot => Some(self.snapshot()),
-            Stage::Replay => Some(self.replayed()),
+            Stage::Replay { from, told } => match self.replayed(from, told) {
+                Some(chunk) => Some(chunk),
+                None => self.follow().await,
+            },
             Stage::Follow => self.follow().await,
             Stage::Ended => None,
         }
@@ -147,25 +158,84 @@ impl Watching {
         let mut line = Vec::new();
         encode(&Reply::Snapshot(form), &mut line);
         if left > 0 {
-            return self.framed("snapshot", None, line);
+            return self.framed("snapshot", None, &line).into();
         }
         self.members = VecDeque::new(); // a watcher does not keep the past alive
         self.state = Stage::Follow;
-        self.framed("snapshot", Some(self.revision), line)
+        self.framed("snapshot", Some(self.revision), &line).into()
     }
 
-    fn replayed(&mut self) -> Bytes {
-        let mut out = Vec::new();
-        for event in self.replay.drain(..self.replay.len().min(LIST_MAX)).collect::<Vec<_>>() {
-            self.put(&event, &mut out);
+    /// The revision to go on from; `None` where a snapshot is shorter, the log does not reach back so far, or the
+    /// client's place is on another server.
+    fn can_resume(&self, since: u64) -> Option<u64> {
+        let view = &self.office.desk.view;
+        let since = view.revision_of(since).or(Some(since)).filter(|since| *since <= self.revision)?;
+        if self.revision - since > REPLAY_MAX {
+            return None;
         }
-        if self.replay.is_empty() {
-            self.state = Stage::Follow;
-            // Something at once, so that a client knows that it is heard.
-            if out.is_empty() && self.events {
-                out.extend_from_slice(b": up to date\n\n");
+        let history = &self.office.desk.history;
+        let (_, oldest) = tokio::task::block_in_place(|| history.after(since, 1)).ok()?;
+        history.is_whole_after(since, oldest).then_some(since)
+    }
+
+    /// Some of what the log has, no more of it at once than is written; `None` at its end.
+    fn replayed(&mut self, mut from: u64, told: bool) -> Option<Bytes> {
+        let mut out = Vec::new();
+        loop {
+            let history = &self.office.desk.history;
+            let page = tokio::task::block_in_place(|| history.after(from, REPLAY_PAGE));
+            let changes = match page {
+                Ok((changes, oldest)) if history.is_whole_after(from, oldest) => changes,
+                Ok(_) => return Some(self.end("compacted", "the log has been shortened meanwhile", out)),
+                Err(what) => return Some(self.end("unavailable", &format!("reading the log: {what}"), out)),
+            };
+            let last = changes.last().map(|change| change.revision);
+            for change in changes.into_iter().filter(|change| change.revision <= self.revision) {
+                self.put_past(change, &mut out);
+            }
+            from = last.unwrap_or(self.revision);
+            if last.is_none() || from >= self.revision {
+                break;
+            }
+            if !out.is_empty() {
+                self.state = Stage::Replay { from, told: true };
+                return Some(out.into());
             }
         }
+        let stored = from;
+        for change in std::mem::take(&mut self.unstored) {
+            if change.revision > stored {
+                self.put_past(change, &mut out);
+            }
+        }
+        self.state = Stage::Follow;
+        // Something at once, so that a client knows that it is heard.
+        if out.is_empty() && self.events && !told {
+            out.extend_from_slice(b": up to date\n\n");
+        }
+        (!out.is_empty()).then(|| out.into())
+    }
+
+    /// A change of the past, with the health that its host has now: what is told later makes up for the rest.
+    fn put_past(&self, change: Change, out: &mut Vec<u8>) {
+        let host = match &change.what {
+            What::Instance { before, after } => {
+                let instance = after.as_ref().or(before.as_ref());
+                instance.and_then(|instance| self.office.desk.view.host(&instance.key.host))
+            }
+            _ => None,
+        };
+        let health = host.map_or(Health::Passing, |host| worst(&host.checks));
+        self.put(&Event::new(change, health), out);
+    }
+
+    /// The last that is told, and what the client does then.
+    fn end(&mut self, code: &'static str, why: &str, mut out: Vec<u8>) -> Bytes {
+        self.state = Stage::Ended;
+        let mut line = Vec::new();
+        let text = format!("{why}; watch again with `since`, the revision of the last change that you have");
+        encode(&Reply::Error(Problem::new(code, text)), &mut line);
+        out.extend_from_slice(&self.framed("error", None, &line));
         out.into()
     }
 
@@ -189,81 +259,46 @@ impl Watching {
                 }
                 Err(Ended::Closed) => return None,
                 Err(lagged @ Ended::Lagged(_)) => {
-                    self.state = Stage::Ended;
-                    let mut line = Vec::new();
-                    let text = format!(
-                        "{lagged}; watch again with `since`, the revision of the last change that you have"
-                    );
-                    encode(&Reply::Error(Problem::new("lagged", text)), &mut line);
-                    return Some(self.framed("error", None, line));
+                    return Some(self.end("lagged", &lagged.to_string(), Vec::new()));
                 }
             }
         }
     }
 
     fn put(&self, event: &Event, out: &mut Vec<u8>) {
+        if !self.events {
+            return self.office.desk.tell(event, Some(&self.filter), out);
+        }
         let mut lines = Vec::new();
         self.office.desk.tell(event, Some(&self.filter), &mut lines);
-        for line in lines.split_inclusive(|octet| *octet == b'\n') {
-            match self.events {
-                true => {
-                    out.extend_from_slice(&self.framed("change", Some(event.change.revision), line.to_vec()))
-                }
-                false => out.extend_from_slice(line),
-            }
+        let mut rest = lines.as_slice();
+        while let Some(end) = rest.iter().position(|octet| *octet == b'\n') {
+            let (line, after) = rest.split_at(end + 1);
+            // A host's change is one line for each instance: who has the last has them all.
+            let id = after.is_empty().then_some(event.change.revision);
+            out.extend_from_slice(&self.framed("change", id, line));
+            rest = after;
         }
     }
 
     /// A line as it is, or as an event: https://html.spec.whatwg.org/multipage/server-sent-events.html
-    fn framed(&self, event: &str, id: Option<u64>, line: Vec<u8>) -> Bytes {
+    fn framed(&self, event: &str, id: Option<u64>, line: &[u8]) -> Vec<u8> {
         if !self.events {
-            return line.into();
+            return line.to_vec();
         }
         let mut frame = format!("event: {event}\n").into_bytes();
         if let Some(id) = id {
+            let id = self.office.desk.view.index(id);
             frame.extend_from_slice(format!("id: {id}\n").as_bytes());
         }
         frame.extend_from_slice(b"data: ");
-        frame.extend_from_slice(&line);
+        frame.extend_from_slice(line);
         frame.push(b'\n');
-        frame.into()
-    }
-
-    /// The changes after `since`; `None` where the log does not reach back so far, or is another server's.
-    fn past(&self, since: u64, unstored: &[crate::registry::Change]) -> Option<VecDeque<Event>> {
-        if since > self.revision {
-            return None;
-        }
-        let mut past: VecDeque<Event> = VecDeque::new();
-        let mut from = since;
-        loop {
-            let page = tokio::task::block_in_place(|| self.office.desk.history.after(from, LIST_MAX));
-            let (changes, oldest) = page.ok()?;
-            if !self.office.desk.history.is_whole_after(from, oldest) {
-                return None;
-            }
-            let Some(last) = changes.last().map(|change| change.revision) else { break };
-            let wanted = changes.into_iter().filter(|change| {
-                change.revision <= self.revision && self.filter.concerns(change, change.health_alone())
-            });
-            past.extend(wanted.map(|change| {
-                let health = change.health_alone();
-                Event::new(change, health)
-            }));
-            if past.len() > REPLAY_MAX {
-                return None;
-            }
-            if last >= self.revision {
-                break;
-            }
-            from = last;
-        }
-        let stored = past.back().map_or(since, |event| event.change.revision);
-        let rest = unstored.iter().filter(|change| change.revision > stored.max(since));
-        past.extend(rest.map(|change| Event::new(change.clone(), change.health_alone())));
-        Some(past)
+        frame
     }
 }
 
-/// Changes that are replayed to one watcher; beyond that a snapshot is shorter.
-const REPLAY_MAX: usize = 10_000;
+/// Revisions that are looked through for one watcher; beyond that a snapshot is shorter.
+const REPLAY_MAX: u64 = 100_000;
+/// Changes of the log that are read at once: each watcher may wait with as many.
+const REPLAY_PAGE: usize = 100;

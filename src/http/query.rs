@@ -94,7 +94,9 @@ impl Reading {
 
     /// Waits until `current` is above the index that the client has; returns the index to answer with.
     ///
-    /// After the longest wait that is the client's own: nothing that it could see has changed.
+    /// That is the client's own after the longest wait; where it has one that we are far from, it comes from
+    /// another server or from before a store was lost, and hears of ours at once: as with Consul, an index that
+    /// went back tells it to begin anew.
     pub async fn wait(
         &self,
         office: &Office,
@@ -123,7 +125,7 @@ impl Reading {
         let until = self.until(office.desk.clock);
         loop {
             let index = current(view);
-            if index > least {
+            if index > least || least > index.max(office.index(view.revision())) {
                 return Ok(index);
             }
             // All arms are cancel-safe.
@@ -132,10 +134,10 @@ impl Reading {
                     Ok(_) => {}
                     // Whatever was missed shows in the index; a new place is at the end.
                     Err(Ended::Lagged(_)) => follower = office.desk.writer.journal.follow(topic),
-                    Err(Ended::Closed) => return Ok(least),
+                    Err(Ended::Closed) => return Ok(current(view)),
                 },
-                () = tokio::time::sleep_until(until.into()) => return Ok(least),
-                () = closing.cancelled() => return Ok(least),
+                () = tokio::time::sleep_until(until.into()) => return Ok(current(view)),
+                () = closing.cancelled() => return Ok(current(view)),
             }
         }
     }

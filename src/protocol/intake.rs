@@ -331,12 +331,13 @@ impl FilterForm {
 }
 
 impl Filter {
-    /// A change that matches before or after it: leaving the filter is an event too. `health` is the instance's after it.
-    pub fn concerns(&self, change: &Change, health: Health) -> bool {
+    /// A change that matches before or after it: leaving the filter is an event too. `host` is the health of the
+    /// instance's host.
+    pub fn concerns(&self, change: &Change, host: Health) -> bool {
         match &change.what {
             What::Instance { before, after } => {
-                before.as_ref().is_some_and(|before| self.matches(before, before.health()))
-                    || after.as_ref().is_some_and(|after| self.matches(after, health))
+                let matches = |it: &Arc<Instance>| self.matches(it, it.health().max(host));
+                before.as_ref().is_some_and(matches) || after.as_ref().is_some_and(matches)
             }
             What::Forgotten { .. } | What::Host { .. } | What::Settings { .. } => false,
         }

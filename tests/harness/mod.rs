@@ -3,7 +3,7 @@
 //! `Server` starts the real binary on free ports in a directory of its own, waits for its `ready` line, and
 //! ends it by its pid when it is dropped. `Client` speaks the registration protocol as raw lines, so that a
 //! test can say what no client of ours would. `Resolver` asks DNS over one UDP socket and one TCP
-//! connection, with hickory-proto as the reader. Nothing here retries: what is not there in time fails the test.
+//! connection, with hickory-proto as the reader. `Http` is one connection to the HTTP port or the socket. Nothing here retries: what is not there in time fails the test.
 //!
 //! The binary is the one that cargo built for the test. The long runs name another (`CALLSIGN_TEST_BIN`),
 //! built with optimisation.
@@ -11,6 +11,7 @@
 #![allow(dead_code, reason = "each test file uses its own part")]
 
 pub mod dns;
+pub mod http;
 pub mod process;
 
 use std::fs::{self, File};
@@ -27,6 +28,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 pub use dns::Resolver;
+pub use http::Http;
 
 /// How long anything may take that normally takes milliseconds: a loaded machine is no failure.
 pub const DEADLINE: Duration = Duration::from_secs(30);
@@ -167,6 +169,11 @@ impl Server {
     /// A new connection over TCP; the server was started with `--listen`.
     pub fn tcp_client(&self) -> Client {
         Client::tcp(*self.listen.first().expect("a server started with --listen"))
+    }
+
+    /// A new connection to the HTTP port.
+    pub fn http(&self) -> Http {
+        Http::tcp(*self.http.first().expect("a server with an HTTP port"))
     }
 
     pub fn resolver(&self) -> Resolver {
