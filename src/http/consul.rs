@@ -64,6 +64,28 @@ pub fn router() -> Router<Arc<Office>> {
         .route("/v1/status/leader", read(get(leader)))
         .route("/v1/status/peers", read(get(peers)))
         .route("/v1/acl/{*rest}", any(no_acl))
+        .merge(nameless())
+}
+
+/// Paths that end where a name should be.
+fn nameless() -> Router<Arc<Office>> {
+    let missing = |what: &'static str| read(get(move || async move { Failure::bad(what) }));
+    let mut router = Router::new()
+        .route("/v1/catalog/service/", missing("Missing service name"))
+        .route("/v1/health/service/", missing("Missing service name"))
+        .route("/v1/health/checks/", missing("Missing service name"))
+        .route("/v1/health/state/", missing("Missing check state"))
+        .route("/v1/health/node/", missing("Missing node name"))
+        .route("/v1/catalog/node/", missing("Missing node name"))
+        .route("/v1/catalog/node-services/", missing("Missing node name"))
+        .route("/v1/agent/service/", read(get(async || Failure::not_found("unknown service ID: "))))
+        .route("/v1/agent/service/deregister/", write(put(async || unknown_service(""))))
+        .route("/v1/agent/service/maintenance/", write(put(async || Failure::bad("Missing service ID"))));
+    for verb in ["deregister", "pass", "warn", "fail", "update"] {
+        let path = format!("/v1/agent/check/{verb}/");
+        router = router.route(&path, write(put(async || unknown_check(""))));
+    }
+    router
 }
 
 fn read(route: MethodRouter<Arc<Office>>) -> MethodRouter<Arc<Office>> {
@@ -77,8 +99,11 @@ fn write(route: MethodRouter<Arc<Office>>) -> MethodRouter<Arc<Office>> {
 /// Another method is answered as Consul does, with what is allowed.
 fn allowing(route: MethodRouter<Arc<Office>>, methods: &'static str) -> MethodRouter<Arc<Office>> {
     route.fallback(move |method: axum::http::Method| async move {
+        if method == axum::http::Method::OPTIONS {
+            return super::reply::allowing(methods);
+        }
         let text = format!("method {method} not allowed");
-        Failure::new(StatusCode::METHOD_NOT_ALLOWED, text).allowing(methods)
+        Failure::new(StatusCode::METHOD_NOT_ALLOWED, text).allowing(methods).into_response()
     })
 }
 
@@ -100,7 +125,7 @@ pub async fn unknown(uri: Uri) -> Failure {
         "event" | "coordinate" | "operator" | "snapshot" | "peering" | "peerings" => {
             "callsign has no such part of Consul"
         }
-        _ => "Invalid URL path: not a recognized HTTP API endpoint",
+        _ => "Invalid URL path: not a recognized HTTP API endpoint\n",
     };
     Failure::not_found(what)
 }

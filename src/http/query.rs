@@ -57,6 +57,8 @@ pub struct Reading {
     wait: Duration,
     pub pretty: bool,
     pub consistency: &'static str,
+    /// It asks for what another cluster has handed on.
+    pub of_peer: bool,
 }
 
 impl Reading {
@@ -77,6 +79,13 @@ impl Reading {
             );
             return Err(Failure::new(axum::http::StatusCode::INTERNAL_SERVER_ERROR, text));
         }
+        for (name, what) in [("ns", "Namespaces"), ("partition", "Partitions")] {
+            if query.get(name).is_some_and(|value| !value.is_empty()) {
+                let text = format!("Invalid query parameter: \"{name}\" - {what} are a Consul Enterprise feature");
+                return Err(Failure::bad(text));
+            }
+        }
+        let of_peer = query.get("peer").is_some_and(|peer| !matches!(peer, "" | "local"));
         let index = match query.get("index") {
             None | Some("") => 0,
             Some(text) => text.parse().map_err(|_| Failure::bad("Invalid index"))?,
@@ -89,7 +98,7 @@ impl Reading {
             }
         };
         let wait = if wait.is_zero() { WAIT_DEFAULT } else { wait.min(WAIT_MAX) };
-        Ok(Self { index, wait, pretty: query.has("pretty"), consistency })
+        Ok(Self { index, wait, pretty: query.has("pretty"), consistency, of_peer })
     }
 
     /// Waits until `current` is above the index that the client has; returns the index to answer with.

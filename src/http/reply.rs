@@ -11,6 +11,7 @@ use crate::registry::Refusal;
 pub const INDEX: HeaderName = HeaderName::from_static("x-consul-index");
 const KNOWN_LEADER: HeaderName = HeaderName::from_static("x-consul-knownleader");
 const LAST_CONTACT: HeaderName = HeaderName::from_static("x-consul-lastcontact");
+const BACKEND: HeaderName = HeaderName::from_static("x-consul-query-backend");
 const CONSISTENCY: HeaderName = HeaderName::from_static("x-consul-effective-consistency");
 const ACL_POLICY: HeaderName = HeaderName::from_static("x-consul-default-acl-policy");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -105,12 +106,20 @@ pub fn done() -> Response {
     response
 }
 
+/// The answer to OPTIONS.
+pub fn allowing(methods: &'static str) -> Response {
+    let mut response = done();
+    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(methods));
+    response
+}
+
 /// What every read of the catalog carries; clients stop reading where one of them is missing.
 pub fn indexed(mut response: Response, index: u64, consistency: &'static str) -> Response {
     let headers = response.headers_mut();
     headers.insert(INDEX, HeaderValue::from(index));
     headers.insert(KNOWN_LEADER, HeaderValue::from_static("true"));
     headers.insert(LAST_CONTACT, HeaderValue::from_static("0"));
+    headers.insert(BACKEND, HeaderValue::from_static("blocking-query"));
     headers.insert(CONSISTENCY, HeaderValue::from_static(consistency));
     response
 }

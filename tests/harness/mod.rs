@@ -11,6 +11,7 @@
 #![allow(dead_code, reason = "each test file uses its own part")]
 
 pub mod dns;
+pub mod ask;
 pub mod http;
 pub mod process;
 

@@ -27,7 +27,7 @@ const REASON: HeaderName = HeaderName::from_static("x-consul-reason");
 const CONTENT_HASH: HeaderName = HeaderName::from_static("x-consul-contenthash");
 
 /// What a service definition may say.
-const SERVICE_FIELDS: &[&str] = &[
+pub const SERVICE_FIELDS: &[&str] = &[
     "ID",
     "Name",
     "Service",
@@ -195,6 +195,9 @@ impl Office {
         let mut checks = self.host_checks(&member.instance.key.host, member.host.as_deref());
         checks.retain(|check| check.check_id != "serfHealth");
         checks.extend(self.own_checks(member));
+        for check in &mut checks {
+            (check.create_index, check.modify_index) = (0, 0); // an agent has no indexes
+        }
         let draining = member.instance.draining;
         let health = if draining { Health::Maintenance } else { member.health };
         Aggregate {
@@ -390,15 +393,20 @@ fn random() -> Result<u64, Failure> {
 fn weights(fields: &Fields<'_>) -> Result<(u16, u16), Failure> {
     let Some(value) = fields.get("Weights") else { return Ok((1, 1)) };
     let weights = Fields::of(value, &["Passing", "Warning"])?;
-    let weight = |name: &str, least: i64| match weights.number(name)? {
-        None => Ok(1),
-        Some(weight) if weight < least => {
-            Err(Failure::bad(format!("Invalid Weights: {name} must be greater than {}", least - 1)))
-        }
-        Some(weight) => u16::try_from(weight)
-            .map_err(|_| Failure::bad(format!("Invalid Weights: {name} must be at most 65535"))),
-    };
-    Ok((weight("Passing", 1)?, weight("Warning", 0)?))
+    let invalid = |what: &str| Failure::bad(format!("Invalid Weights: {what}"));
+    // What is left out of given weights is 0, as Go reads them.
+    let weight = |name: &str| Ok::<i64, Failure>(weights.number(name)?.unwrap_or(0));
+    let (passing, warning) = (weight("Passing")?, weight("Warning")?);
+    if passing < 1 {
+        return Err(invalid("Passing must be greater than 0"));
+    }
+    if warning < 0 {
+        return Err(invalid("Warning must be greater or equal than 0"));
+    }
+    match (u16::try_from(passing), u16::try_from(warning)) {
+        (Ok(passing), Ok(warning)) => Ok((passing, warning)),
+        _ => Err(invalid("DNS Weight must be between 0 and 65535")),
+    }
 }
 
 type TaggedAddresses = BTreeMap<std::sync::Arc<str>, (std::sync::Arc<str>, u16)>;
@@ -456,23 +464,28 @@ pub async fn deregister(
 /// `?enable=true&reason=why`
 fn wanted(query: Option<&str>) -> Result<(bool, String), Failure> {
     let query = Query::of(query);
-    match query.get("enable") {
-        None | Some("") => return Err(Failure::bad("Missing value for enable")),
-        Some(_) => {}
+    let Some(given) = query.get("enable") else { return Err(Failure::bad("Missing value for enable")) };
+    let invalid = || Failure::bad(format!("Invalid value for enable: {given:?}"));
+    if given.is_empty() {
+        return Err(invalid());
     }
-    let enable = query.flag("enable").map_err(|_| {
-        Failure::bad(format!("Invalid value for enable: {:?}", query.get("enable").unwrap_or_default()))
-    })?;
+    let enable = query.flag("enable").map_err(|_| invalid())?;
     Ok((enable, query.get("reason").unwrap_or_default().to_owned()))
 }
 
 fn maintenance(on: Subject, check: String, enable: bool, reason: String) -> Command {
     let check = check.into();
+    let what = match &on {
+        Subject::Instance(_) => "service",
+        Subject::Host(_) => "node",
+    };
     match enable {
         true => {
             let output = match reason.as_str() {
-                "" => "Maintenance mode is enabled, but no reason was provided. This is a default message."
-                    .into(),
+                "" => format!(
+                    "Maintenance mode is enabled for this {what}, but no reason was provided. This is a default message."
+                )
+                .into(),
                 reason => reason.into(),
             };
             Command::Report(Report { on, check, status: Health::Maintenance, output, known_only: false })
@@ -514,6 +527,9 @@ pub async fn register_check(
     let value = decode::object(&body)?;
     let fields = Fields::of(&value, decode::CHECK_FIELDS)?;
     let name = fields.text("Name")?.ok_or_else(|| Failure::bad("Missing check name"))?;
+    if fields.text("Status")?.is_some_and(|status| !decode::is_status(status)) {
+        return Err(Failure::bad("Bad check status"));
+    }
     let form = decode::check(&value, name, name)?
         .ok_or_else(|| Failure::bad("Invalid check: TTL must be > 0 for TTL checks"))?;
     let (on, of) = match fields.text("ServiceID")? {

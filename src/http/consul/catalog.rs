@@ -21,7 +21,7 @@ use crate::http::reply::{self, Failure};
 use crate::instance::{META_KEY_OCTETS_MAX, META_MAX, META_VALUE_OCTETS_MAX};
 use crate::journal::Topic;
 use crate::name::{HostName, InstanceId, ServiceName, Tag};
-use crate::registry::{Command, HostRegistration, Subject};
+use crate::registry::{Command, HostRegistration, ListedCheck, Subject};
 use crate::view::Member;
 
 pub async fn datacenters(office: State) -> Response {
@@ -117,7 +117,10 @@ pub async fn members_of(
     reading: &Reading,
     name: &str,
 ) -> Result<(Vec<Member>, u64), Failure> {
-    let lower = office.service_name(name).to_ascii_lowercase();
+    let lower = match reading.of_peer {
+        true => String::new(), // we have no peers, so nothing came from one
+        false => office.service_name(name).to_ascii_lowercase(),
+    };
     let Ok(parsed) = ServiceName::parse(&lower) else {
         // Nothing can be registered by such a name, so there is nothing to wait for but the client's time.
         let never = |_: &crate::view::View| 1;
@@ -135,7 +138,6 @@ pub fn has_tags(query: &Query, member: &Member) -> bool {
     let tags = &member.instance.tags;
     query
         .all("tag")
-        .filter(|wanted| !wanted.is_empty())
         .all(|wanted| tags.iter().any(|tag| tag.as_str().eq_ignore_ascii_case(wanted)))
 }
 
@@ -269,6 +271,26 @@ pub async fn register(
     if address.is_none() && !skip {
         return Err(must("Must provide address if SkipNodeUpdate is not set"));
     }
+    // Whatever is wrong is found before anything is done.
+    let service = fields.get("Service").map(|value| catalog_service(&office, value)).transpose()?;
+    let mut given: Vec<&Value> = fields.get("Check").into_iter().collect();
+    given.extend(fields.get("Checks").and_then(Value::as_array).into_iter().flatten());
+    let mut checks = Vec::new();
+    for value in given {
+        let about = Fields::of(value, CATALOG_CHECK_FIELDS)?;
+        let name = about.text("Name")?.or(about.text("CheckID")?).unwrap_or_default();
+        let output = about.text("Output")?.unwrap_or_default().into();
+        let listed = ListedCheck { output, ..catalog_check(&about, name)?.listed("Check")? };
+        let id = about.text("ServiceID")?;
+        if let Some(id) = id
+            && service.as_deref() != Some(id)
+            && key_on(&office, &host, id).is_none()
+        {
+            let (id, check) = (id.escape_debug(), listed.id.escape_debug());
+            return Err(must(&format!("Unknown service ID '{id}' for check ID '{check}'")));
+        }
+        checks.push((id, listed));
+    }
     if let Some(address) = address.filter(|_| !skip) {
         let command = host_registration(&fields, host.clone(), address)?;
         office.carry_out(Command::RegisterHost(Box::new(command)), &client).await?;
@@ -281,24 +303,30 @@ pub async fn register(
         on_service = Some(registration.key.clone());
         office.carry_out(Command::Register(Box::new(registration)), &client).await?;
     }
-    let mut given: Vec<&Value> = fields.get("Check").into_iter().collect();
-    given.extend(fields.get("Checks").and_then(Value::as_array).into_iter().flatten());
-    for value in given {
-        let about = Fields::of(value, CATALOG_CHECK_FIELDS)?;
-        let name = about.text("Name")?.or(about.text("CheckID")?).unwrap_or_default();
-        let form = catalog_check(&about, name)?;
-        let on = match about.text("ServiceID")? {
+    for (id, listed) in checks {
+        let on = match id {
             None => Subject::Host(host.clone()),
             Some(id) => {
                 let known = on_service.clone().filter(|key| key.id.as_str() == id);
                 let key = known.or_else(|| key_on(&office, &host, id));
-                Subject::Instance(by_key(key.ok_or_else(|| must("Unknown service ID for the check"))?))
+                Subject::Instance(by_key(key.ok_or_else(|| must("the service has left meanwhile"))?))
             }
         };
-        let listed = form.listed("Check")?;
         office.carry_out(Command::AddCheck { on, listed }, &client).await?;
     }
     Ok(reply::json(StatusCode::OK, &true, false))
+}
+
+/// The id of the service that a registration brings.
+fn catalog_service(office: &Office, value: &Value) -> Result<String, Failure> {
+    let fields = Fields::of(value, super::agent::SERVICE_FIELDS)?;
+    let name = match fields.text("Service")? {
+        Some(name) => Some(name),
+        None => fields.text("Name")?,
+    };
+    let name =
+        name.ok_or_else(|| must("Must provide service name (Service.Service) when service ID is provided"))?;
+    Ok(fields.text("ID")?.map_or_else(|| office.service_name(name), str::to_owned))
 }
 
 fn check_datacenter(office: &Office, fields: &Fields<'_>) -> Result<(), Failure> {
@@ -365,8 +393,8 @@ fn host_registration(
         return Err(Failure::bad(text));
     }
     let id = fields.text("ID")?;
-    if id.is_some_and(|id| id.len() > 64) {
-        return Err(Failure::bad("ID must be a UUID"));
+    if id.is_some_and(|id| id.len() != 36) {
+        return Err(must("Bad node ID: uuid string is wrong length"));
     }
     Ok(HostRegistration {
         name,

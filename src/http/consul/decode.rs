@@ -27,7 +27,9 @@ pub fn object(body: &[u8]) -> Result<Value, Failure> {
     }
     match serde_json::from_slice(body) {
         Ok(value @ Value::Object(_)) => Ok(value),
+        Ok(Value::Null) => Ok(Value::Object(Map::new())),
         Ok(other) => Err(failed(&format!("json: cannot unmarshal {} into a Go struct", kind(&other)))),
+        Err(error) if error.is_eof() => Err(failed("unexpected EOF")),
         Err(error) => Err(failed(&error.to_string())),
     }
 }
@@ -74,10 +76,26 @@ impl<'a> Fields<'a> {
     }
 
     fn wrong(name: &str, value: &Value, wanted: &str) -> Failure {
-        failed(&format!(
-            "json: cannot unmarshal {} into Go struct field .Alias.{name} of type {wanted}",
-            kind(value)
-        ))
+        let what = match value {
+            Value::Number(number) if wanted == "int" => format!("number {number}"),
+            other => kind(other).to_owned(),
+        };
+        failed(&format!("json: cannot unmarshal {what} into Go struct field .Alias.{name} of type {wanted}"))
+    }
+
+    /// False where every member is what Go calls a zero value.
+    fn say_something(&self) -> bool {
+        self.members.iter().any(|(key, value)| match value {
+            Value::Null => false,
+            Value::Bool(flag) => *flag,
+            Value::Number(number) => number.as_f64() != Some(0.0),
+            Value::String(text) if DURATIONS.iter().any(|name| plain(name) == plain(key)) => {
+                go::parse_duration(text) != Some(Duration::ZERO)
+            }
+            Value::String(text) => !text.is_empty(),
+            Value::Array(list) => !list.is_empty(),
+            Value::Object(map) => !map.is_empty(),
+        })
     }
 
     /// Text; empty is as good as nothing.
@@ -136,11 +154,13 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// A duration; zero is as good as nothing, what is below `SHORTEST` counts as that.
+    /// A duration; zero, and less, is as good as nothing, what is below `SHORTEST` counts as that.
     fn duration(&self, name: &str) -> Result<Option<Duration>, Failure> {
         let duration = match self.get(name) {
             None => return Ok(None),
-            Some(Value::String(text)) if text.is_empty() => return Ok(None),
+            Some(Value::String(text)) if text.starts_with('-') && go::parse_duration(&text[1..]).is_some() => {
+                Duration::ZERO
+            }
             Some(Value::String(text)) => go::parse_duration(text)
                 .ok_or_else(|| failed(&format!("time: invalid duration \"{}\"", text.escape_debug())))?,
             Some(Value::Number(number)) => {
@@ -161,6 +181,9 @@ impl<'a> Fields<'a> {
 fn whole(duration: Duration) -> String {
     format_duration(Duration::from_millis(duration.as_millis() as u64))
 }
+
+/// The members of a check that are durations.
+const DURATIONS: [&str; 4] = ["Interval", "Timeout", "TTL", "DeregisterCriticalServiceAfter"];
 
 /// What Consul's checks may say, with what their older clients say.
 pub const CHECK_FIELDS: &[&str] = &[
@@ -277,9 +300,7 @@ pub fn check(value: &Value, id: &str, name: &str) -> Result<Option<CheckForm>, F
         form.body = fields.owned("Body")?;
         form.headers = (!headers.is_empty()).then_some(Pairs(headers));
     }
-    if let Some(status) = &form.status
-        && !matches!(status.as_str(), "passing" | "warning" | "critical")
-    {
+    if form.status.as_deref().is_some_and(|status| !is_status(status)) {
         return Err(Failure::bad("Status for checks must 'passing', 'warning', 'critical'"));
     }
     let interval = fields.duration_text("Interval")?;
@@ -291,11 +312,31 @@ pub fn check(value: &Value, id: &str, name: &str) -> Result<Option<CheckForm>, F
     if probed && interval.is_none() {
         return Err(invalid("Interval must be > 0 for Script, HTTP, H2PING, TCP, UDP or OSService checks"));
     }
-    if fields.get("TTL").is_some() && form.ttl.is_none() && !probed && !alias {
-        return Err(invalid("TTL must be > 0 for TTL checks"));
+    if probed && alias {
+        return Err(invalid("Interval cannot be set for Alias checks"));
+    }
+    if alias && form.ttl.is_some() {
+        return Err(invalid("TTL must be not be set for Alias checks"));
+    }
+    if !probed && !alias && form.ttl.is_none() {
+        return match fields.say_something() {
+            true => Err(invalid("TTL must be > 0 for TTL checks")),
+            false => Ok(None),
+        };
+    }
+    if fields.number("OutputMaxSize")?.is_some_and(|size| size < 0) {
+        return Err(invalid("MaxOutputMaxSize must be positive"));
+    }
+    let [warnings, failures] = ["FailuresBeforeWarning", "FailuresBeforeCritical"].map(|name| fields.number(name));
+    if warnings?.unwrap_or(0) > failures?.unwrap_or(0) {
+        return Err(invalid("FailuresBeforeWarning can't be higher than FailuresBeforeCritical"));
     }
     form.interval = interval.filter(|_| probed);
-    Ok((probed || alias || form.ttl.is_some() || form.status.is_some()).then_some(form))
+    Ok(Some(form))
+}
+
+pub fn is_status(text: &str) -> bool {
+    matches!(text, "passing" | "warning" | "critical")
 }
 
 fn at_least_one(count: Option<i64>) -> Option<i64> {

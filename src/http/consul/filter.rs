@@ -119,6 +119,15 @@ struct Parser {
 }
 
 impl Expression {
+    /// The same of another selector.
+    fn on(&self, path: Vec<String>) -> Self {
+        match self {
+            Self::Equal(_, wanted) => Self::Equal(path, wanted.clone()),
+            Self::Contains(_, wanted) => Self::Contains(path, wanted.clone()),
+            _ => Self::Empty(path),
+        }
+    }
+
     fn parse(text: &str) -> Result<Self, String> {
         let mut parser = Parser { tokens: tokens(text)?, at: 0, depth: 0 };
         let expression = parser.or()?;
@@ -129,6 +138,13 @@ impl Expression {
     }
 
     fn holds(&self, row: &Value) -> Result<bool, String> {
+        // A list of rows on the way stands for any of them: `Checks.Status == critical`.
+        if let Self::Equal(path, _) | Self::Contains(path, _) | Self::Empty(path) = self
+            && let Some((list, rest)) = rows(row, path)
+        {
+            let inner = self.on(rest.to_vec());
+            return list.iter().try_fold(false, |any, row| Ok(any || inner.holds(row)?));
+        }
         Ok(match self {
             Self::And(left, right) => left.holds(row)? && right.holds(row)?,
             Self::Or(left, right) => left.holds(row)? || right.holds(row)?,
@@ -155,6 +171,18 @@ impl Expression {
     }
 }
 
+/// The list of rows that a selector goes through first, and what it says of each.
+fn rows<'a, 'b>(row: &'a Value, path: &'b [String]) -> Option<(&'a Vec<Value>, &'b [String])> {
+    let mut value = row;
+    for (at, part) in path.iter().enumerate() {
+        match value {
+            Value::Array(list) => return Some((list, &path[at..])),
+            value_ => value = value_.get(part)?,
+        }
+    }
+    None
+}
+
 fn not_comparable(path: &[String]) -> String {
     format!("{} cannot be compared so", path.join("."))
 }
@@ -168,8 +196,8 @@ fn text_of(value: &Value) -> Option<String> {
     }
 }
 
-/// What a selector names: a member of a fixed part has to exist, a key of free ones need not. A list stands for any
-/// of its rows only where it is the whole: `Checks.Status` has no single value.
+/// What a selector names: a member of a fixed part has to exist, a key of free ones need not. It does not go into
+/// lists; `rows` has done that.
 fn find<'a>(row: &'a Value, path: &[String]) -> Result<Option<&'a Value>, String> {
     let mut value = row;
     let mut free = false;

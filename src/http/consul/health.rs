@@ -97,7 +97,7 @@ async fn checks_index(office: &Office, client: &Client, reading: &Reading) -> Re
     reading.wait(office, Topic::Everything, &client.closing, current).await
 }
 
-/// A host's own checks, then those of its instances.
+/// A host's own checks and those of its instances, in order of their ids.
 fn on_host(office: &Office, host: &HostName) -> Vec<HealthCheck> {
     let said = office.desk.view.host(host);
     let mut checks = match said.is_some() || *host == office.desk.host {
@@ -106,6 +106,7 @@ fn on_host(office: &Office, host: &HostName) -> Vec<HealthCheck> {
     };
     let members: Vec<Member> = office.desk.view.on_host(host);
     checks.extend(members.iter().flat_map(|member| office.own_checks(member)));
+    checks.sort_by(|a, b| a.check_id.cmp(&b.check_id));
     checks
 }
 

@@ -51,6 +51,15 @@ pub struct TaggedAddress {
 #[derive(Clone, Copy, Default, Serialize)]
 pub struct Nothing {}
 
+/// What Consul says of a service that is no proxy; some of its clients look into it unasked.
+#[derive(Clone, Copy, Default, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct NoProxy {
+    mode: &'static str,
+    mesh_gateway: Nothing,
+    expose: Nothing,
+}
+
 /// A service as health and catalog show it.
 #[derive(Clone, Serialize)]
 #[serde(rename_all = "PascalCase")]
@@ -66,7 +75,7 @@ pub struct Service {
     pub port: u16,
     pub weights: Weights,
     pub enable_tag_override: bool,
-    pub proxy: Nothing,
+    pub proxy: NoProxy,
     pub connect: Nothing,
     pub peer_name: &'static str,
     pub create_index: u64,
@@ -117,7 +126,7 @@ pub struct CatalogService {
     pub service_port: u16,
     pub service_socket_path: &'static str,
     pub service_enable_tag_override: bool,
-    pub service_proxy: Nothing,
+    pub service_proxy: NoProxy,
     pub service_connect: Nothing,
     pub create_index: u64,
     pub modify_index: u64,
@@ -217,7 +226,7 @@ impl Office {
             port: port(instance),
             weights: weights(instance),
             enable_tag_override: instance.consul.as_ref().is_some_and(|facts| facts.enable_tag_override),
-            proxy: Nothing {},
+            proxy: NoProxy::default(),
             connect: Nothing {},
             peer_name: "",
             create_index: self.index(instance.created),
@@ -262,7 +271,7 @@ impl Office {
             service_port: service.port,
             service_socket_path: "",
             service_enable_tag_override: service.enable_tag_override,
-            service_proxy: Nothing {},
+            service_proxy: NoProxy::default(),
             service_connect: Nothing {},
             create_index: service.create_index,
             modify_index: service.modify_index,
@@ -435,7 +444,9 @@ fn tagged_addresses(instance: &Instance) -> BTreeMap<String, TaggedAddress> {
         })
         .collect();
     let address = address(instance);
-    if let Ok(ip) = address.parse::<IpAddr>() {
+    // An agent makes them; the catalog takes what it is given.
+    let through_agent = instance.consul.as_ref().is_none_or(|facts| !facts.through_catalog);
+    if through_agent && let Ok(ip) = address.parse::<IpAddr>() {
         let labels = if ip.is_ipv4() { ["lan_ipv4", "wan_ipv4"] } else { ["lan_ipv6", "wan_ipv6"] };
         for label in labels {
             let own = TaggedAddress { address: address.clone(), port: port(instance) };

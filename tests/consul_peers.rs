@@ -1,0 +1,17 @@
+//! Consul itself, and what follows a Consul catalogue, against our HTTP API.
+//!
+//! - `diff`: one table of requests to a Consul server and to us; the replies are compared field by field.
+//! - `command`: the `consul` command, pointed at us.
+//! - `traefik`: routes follow what is registered.
+//! - `prometheus`: so do targets.
+//!
+//! Needs: consul, traefik, prometheus
+
+mod harness;
+
+#[path = "consul_peers/agent.rs"]
+mod agent;
+#[path = "consul_peers/diff.rs"]
+mod diff;
+#[path = "consul_peers/table.rs"]
+mod table;
