@@ -81,7 +81,8 @@ impl Reading {
         }
         for (name, what) in [("ns", "Namespaces"), ("partition", "Partitions")] {
             if query.get(name).is_some_and(|value| !value.is_empty()) {
-                let text = format!("Invalid query parameter: \"{name}\" - {what} are a Consul Enterprise feature");
+                let text =
+                    format!("Invalid query parameter: \"{name}\" - {what} are a Consul Enterprise feature");
                 return Err(Failure::bad(text));
             }
         }

@@ -128,7 +128,8 @@ impl Agent {
                     .map(|target| get(self.http, target).json());
             let mut cataloged = listed["Services"].clone();
             cataloged.as_object_mut()?.remove("consul");
-            let of_service = ["ID", "Service", "Tags", "Port", "Address", "Meta", "TaggedAddresses", "Weights"];
+            let of_service =
+                ["ID", "Service", "Tags", "Port", "Address", "Meta", "TaggedAddresses", "Weights"];
             let of_check = ["CheckID", "Name", "Status", "Notes", "Output", "ServiceID"];
             let is_own = |check: &&Value| check["CheckID"] != "serfHealth";
             let services_fit = project(services.as_object()?.values(), &of_service)

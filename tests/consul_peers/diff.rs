@@ -42,7 +42,8 @@ impl Side {
         let fill = |text: &str| text.replace("<node>", &self.node);
         // A handler of Consul's that panics closes the connection.
         let nothing = || Reply { status: 0, headers: Vec::new(), body: Vec::new() };
-        try_request(self.http, &asked.method, &fill(&asked.target), &fill(&asked.body)).unwrap_or_else(nothing)
+        try_request(self.http, &asked.method, &fill(&asked.target), &fill(&asked.body))
+            .unwrap_or_else(nothing)
     }
 
     /// Takes away all that the table has put there.
@@ -158,7 +159,12 @@ fn identity(value: &Value) -> Option<String> {
 }
 
 /// Adds what differs between two values to `met`.
-fn compare(path: &str, theirs: Option<&Value>, ours: Option<&Value>, met: &mut Vec<(String, String, String)>) {
+fn compare(
+    path: &str,
+    theirs: Option<&Value>,
+    ours: Option<&Value>,
+    met: &mut Vec<(String, String, String)>,
+) {
     match (theirs, ours) {
         (theirs, ours) if theirs == ours => {}
         (Some(Value::Object(a)), Some(Value::Object(b))) => {
@@ -170,7 +176,11 @@ fn compare(path: &str, theirs: Option<&Value>, ours: Option<&Value>, met: &mut V
         (Some(Value::Array(a)), Some(Value::Array(b))) => {
             let names = |list: &[Value]| list.iter().map(identity).collect::<Option<Vec<String>>>();
             let (Some(theirs), Some(ours)) = (names(a), names(b)) else {
-                met.push((path.to_owned(), Value::from(a.clone()).to_string(), Value::from(b.clone()).to_string()));
+                met.push((
+                    path.to_owned(),
+                    Value::from(a.clone()).to_string(),
+                    Value::from(b.clone()).to_string(),
+                ));
                 return;
             };
             let all: BTreeSet<&String> = theirs.iter().chain(&ours).collect();
@@ -213,10 +223,8 @@ fn differences(request: &str, theirs: &Value, ours: &Value) -> Vec<Difference> {
 fn watched(side: &Side, asked: &Request, changes: &[Request]) -> Value {
     let before = side.ask(asked).index();
     let separator = if asked.target.contains('?') { '&' } else { '?' };
-    let blocking = Request {
-        target: format!("{}{separator}index={before}&wait={WAIT}", asked.target),
-        ..asked.clone()
-    };
+    let blocking =
+        Request { target: format!("{}{separator}index={before}&wait={WAIT}", asked.target), ..asked.clone() };
     let (after, replies) = std::thread::scope(|scope| {
         // Whichever comes first: a query that comes after the change finds an index above its own.
         let waiting = scope.spawn(|| side.ask(&blocking));
@@ -224,7 +232,8 @@ fn watched(side: &Side, asked: &Request, changes: &[Request]) -> Value {
         (waiting.join().expect("the blocking query"), replies)
     });
     let mut plain = side.plain(&after);
-    plain["status"] = json!({"changes": replies, "woken": after.index() > before, "backwards": after.index() < before});
+    plain["status"] =
+        json!({"changes": replies, "woken": after.index() > before, "backwards": after.index() < before});
     // With several changes, which of them it saw is chance.
     if changes.len() > 1 || after.index() == before {
         plain["body"] = Value::Null;
@@ -287,7 +296,10 @@ fn replies_are_those_of_consul_or_are_listed() {
         begun.elapsed()
     );
     for difference in &met {
-        println!("{} | {} | {} | {}", difference.request, difference.field, difference.theirs, difference.ours);
+        println!(
+            "{} | {} | {} | {}",
+            difference.request, difference.field, difference.theirs, difference.ours
+        );
     }
     for (listed, _) in listed.iter().zip(&used).filter(|(_, used)| !**used) {
         println!("no difference any more: {}", listed.line);

@@ -75,7 +75,10 @@ pub struct Difference {
 impl Listed {
     pub fn covers(&self, met: &Difference) -> bool {
         let request = met.request == self.request || fits(&self.request, &met.request);
-        request && fits(&self.field, &met.field) && fits(&self.theirs, &met.theirs) && fits(&self.ours, &met.ours)
+        request
+            && fits(&self.field, &met.field)
+            && fits(&self.theirs, &met.theirs)
+            && fits(&self.ours, &met.ours)
     }
 }
 

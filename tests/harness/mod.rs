@@ -10,8 +10,8 @@
 
 #![allow(dead_code, reason = "each test file uses its own part")]
 
-pub mod dns;
 pub mod ask;
+pub mod dns;
 pub mod http;
 pub mod process;
 

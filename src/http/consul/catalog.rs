@@ -136,9 +136,7 @@ pub async fn members_of(
 /// True where the instance has every tag that is asked for, in any case.
 pub fn has_tags(query: &Query, member: &Member) -> bool {
     let tags = &member.instance.tags;
-    query
-        .all("tag")
-        .all(|wanted| tags.iter().any(|tag| tag.as_str().eq_ignore_ascii_case(wanted)))
+    query.all("tag").all(|wanted| tags.iter().any(|tag| tag.as_str().eq_ignore_ascii_case(wanted)))
 }
 
 pub async fn service(

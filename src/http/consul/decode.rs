@@ -158,7 +158,9 @@ impl<'a> Fields<'a> {
     fn duration(&self, name: &str) -> Result<Option<Duration>, Failure> {
         let duration = match self.get(name) {
             None => return Ok(None),
-            Some(Value::String(text)) if text.starts_with('-') && go::parse_duration(&text[1..]).is_some() => {
+            Some(Value::String(text))
+                if text.starts_with('-') && go::parse_duration(&text[1..]).is_some() =>
+            {
                 Duration::ZERO
             }
             Some(Value::String(text)) => go::parse_duration(text)
@@ -327,7 +329,8 @@ pub fn check(value: &Value, id: &str, name: &str) -> Result<Option<CheckForm>, F
     if fields.number("OutputMaxSize")?.is_some_and(|size| size < 0) {
         return Err(invalid("MaxOutputMaxSize must be positive"));
     }
-    let [warnings, failures] = ["FailuresBeforeWarning", "FailuresBeforeCritical"].map(|name| fields.number(name));
+    let [warnings, failures] =
+        ["FailuresBeforeWarning", "FailuresBeforeCritical"].map(|name| fields.number(name));
     if warnings?.unwrap_or(0) > failures?.unwrap_or(0) {
         return Err(invalid("FailuresBeforeWarning can't be higher than FailuresBeforeCritical"));
     }
@@ -358,7 +361,7 @@ mod tests {
         ] {
             let form = check(&value, "service:web", "Service 'web' check").unwrap_or_default().unwrap();
             assert_eq!(form.interval.as_deref(), Some("10s"), "{value}");
-            assert_eq!(form.deregister_after.as_deref(), Some("1m"), "{value}");
+            assert_eq!(form.deregister_after.as_deref(), Some("60s"), "{value}");
             assert_eq!(form.id, "service:web");
         }
     }

@@ -392,7 +392,6 @@ mod tests {
             "(Service.ID == x",
             "Service.ID matches \"^x\"",
             "Service.Id == x",
-            "Checks.Status == passing",
             "Service.ID == x y",
             "a b c",
             &"(".repeat(5000),
