@@ -34,7 +34,7 @@ fn every_bad_request_is_refused_with_a_reason() {
         ("PUT", REGISTER, String::new(), 400, "EOF"),
         ("PUT", REGISTER, "{".into(), 400, "Request decode failed"),
         ("PUT", REGISTER, "[]".into(), 400, "array"),
-        ("PUT", REGISTER, "null".into(), 400, "null"),
+        ("PUT", REGISTER, "null".into(), 400, "Missing service name"),
         ("PUT", REGISTER, "{}".into(), 400, "Missing service name"),
         ("PUT", REGISTER, deep, 400, "recursion"),
         ("PUT", REGISTER, json!({"Name": "web", "Prot": 80}).to_string(), 400, "Prot"),
