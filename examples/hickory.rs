@@ -34,8 +34,12 @@ async fn main() -> anyhow::Result<()> {
     let address: SocketAddr = address.parse()?;
 
     // What queries see, and the one task that changes it.
-    let settings =
-        Settings { apexes: vec![Apex::parse("service.local")?], ttl: 5, ns_addresses: vec![address.ip()] };
+    let settings = Settings {
+        apexes: vec![Apex::parse("service.local")?],
+        ttl: 5,
+        ns_addresses: vec![address.ip()],
+        consul: None,
+    };
     let view = Arc::new(View::new(settings, Zones::default()));
     let registry = Registry::new(INSTANCES_MAX, FORGET_AFTER);
     let (writer, handle) = Writer::new(registry, Store::memory(), view.clone(), Clock::start());

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use crate::live;
 use crate::name::{Apex, Name, ServiceName};
 use crate::record::{Data, Record, RrSet, Type};
-use crate::view::{EDE_OCTETS_MAX, NEGATIVE_TTL, View};
+use crate::view::{ConsulZone, EDE_OCTETS_MAX, NEGATIVE_TTL, View};
 use crate::zone::{self, Zone};
 
 /// CNAMEs followed for one question; longer chains are a mistake or an attack.
@@ -155,7 +155,7 @@ pub fn answer(view: &View, asked: &Asked<'_>) -> Answer {
             }
             return answer; // the rest of the chain is another server's to tell
         };
-        if matches!(served, Served::Live(_)) && !view.is_ready() {
+        if !matches!(served, Served::Static(_)) && !view.is_ready() {
             return Answer::bare(
                 Rcode::ServFail,
                 Some(Ede::new(Ede::NOT_READY, "the registry is not loaded yet")),
@@ -205,6 +205,8 @@ pub fn answer(view: &View, asked: &Asked<'_>) -> Answer {
 /// A zone that we answer for.
 enum Served<'a> {
     Live(&'a Apex),
+    /// The same registry, asked in Consul's words.
+    Consul(&'a ConsulZone),
     Static(Arc<Zone>),
 }
 
@@ -218,36 +220,38 @@ impl<'a> Served<'a> {
             .iter()
             .filter(|zone| qname.is_within(&zone.apex))
             .max_by_key(|zone| octets(&zone.apex));
-        match (view.apex_of(qname), primary) {
-            (Some(apex), Some(zone)) if octets(&zone.apex) > octets(apex.name()) => {
-                Some(Self::Static(zone.clone()))
-            }
-            (Some(apex), _) => Some(Self::Live(apex)),
-            (None, zone) => zone.cloned().map(Self::Static),
-        }
+        let alias = view.settings.consul.as_ref().filter(|zone| qname.is_within(zone.apex.name()));
+        // Of two of one name the later: what is live hides a file.
+        let served = [
+            primary.map(|zone| (octets(&zone.apex), Self::Static(zone.clone()))),
+            alias.map(|zone| (octets(zone.apex.name()), Self::Consul(zone))),
+            view.apex_of(qname).map(|apex| (octets(apex.name()), Self::Live(apex))),
+        ];
+        served.into_iter().flatten().max_by_key(|(octets, _)| *octets).map(|(_, served)| served)
     }
 
     /// The SOA as negative answers carry it: its TTL is at most its minimum (RFC 2308 section 3).
     fn soa(&self, view: &View) -> Option<Record> {
-        match self {
-            Self::Live(apex) => {
-                let data = Data::Soa(Arc::new(view.soa(apex)));
-                Some(Record { owner: apex.name().clone(), ttl: NEGATIVE_TTL, data })
-            }
+        let apex = match self {
+            Self::Live(apex) => apex,
+            Self::Consul(zone) => &zone.apex,
             Self::Static(zone) => {
                 let (soa, ttl) = zone.soa()?;
-                Some(Record {
+                return Some(Record {
                     owner: zone.apex.clone(),
                     ttl: ttl.min(soa.minimum),
                     data: Data::Soa(soa.clone()),
-                })
+                });
             }
-        }
+        };
+        let data = Data::Soa(Arc::new(view.soa(apex)));
+        Some(Record { owner: apex.name().clone(), ttl: NEGATIVE_TTL, data })
     }
 
     fn find(&self, view: &View, asked: &Asked<'_>, qname: &Name) -> Found {
         match self {
             Self::Static(zone) => find_static(view, zone, asked, qname, true),
+            Self::Consul(zone) => live::consul::find(view, zone, asked, qname),
             Self::Live(apex) => {
                 let found = live::find(view, apex, asked, qname);
                 let zones = view.zones();
@@ -338,6 +342,7 @@ pub(crate) fn additional(view: &View, records: &[Record]) -> Vec<Record> {
         match Served::of(view, target) {
             Some(Served::Static(zone)) => additional.extend(static_addresses(&zone, target)),
             Some(Served::Live(apex)) => additional.extend(live::addresses(view, apex, target)),
+            Some(Served::Consul(zone)) => additional.extend(live::consul::addresses(view, zone, target)),
             None => {}
         }
     }

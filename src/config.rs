@@ -18,7 +18,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow, bail};
 use toml::de::{DeTable, DeValue};
 
-use crate::name::Apex;
+use crate::name::{Apex, Datacenter};
 use crate::protocol::did_you_mean;
 use crate::registry::{FORGET_AFTER, INSTANCES_MAX};
 use crate::store::Limits;
@@ -28,6 +28,8 @@ use crate::time::{format_duration, parse_duration};
 pub const DNS_PORT: u16 = 5300;
 /// Seconds that a resolver may keep a positive answer.
 const TTL_DEFAULT: u32 = 5;
+/// Consul's own default, which clients have in their configuration.
+const DATACENTER_DEFAULT: &str = "dc1";
 /// Longest TTL: what a cache holds longer than this outlives too many instances.
 pub const TTL_MAX: u32 = 300;
 /// Longest time that a service may stay known after its last instance left.
@@ -45,10 +47,11 @@ const UDP_OCTETS_MAX: u16 = 65_507;
 const SOCKET_PATH_OCTETS_MAX: usize = 107;
 
 /// Every key, as it is written in the file; `CALLSIGN_KNOWN_FOR` in the environment, `--known-for` as a flag.
-const KEYS: [&str; 22] = [
+const KEYS: [&str; 23] = [
     "advertise",
     "allow-loopback",
     "allow-unauthenticated",
+    "consul-domain",
     "data",
     "datacenter",
     "dns",
@@ -80,6 +83,8 @@ const CLIENT_VARIABLES: [&str; 1] = ["CALLSIGN_SERVER"];
 pub struct Config {
     /// Names that the live zone is served under; at least one.
     pub domain: Vec<Apex>,
+    /// Where the registry is served under names as Consul spells them, if anywhere.
+    pub consul_domain: Option<Apex>,
     /// Where DNS is answered, UDP and TCP; at least one.
     pub dns: Vec<SocketAddr>,
     /// Nobody chose `dns`: the IPv6 one may then be missing on a machine without IPv6.
@@ -92,8 +97,8 @@ pub struct Config {
     pub http: Vec<SocketAddr>,
     /// Names that clients may call the HTTP port by, beside addresses, `localhost` and our own.
     pub http_hosts: Vec<String>,
-    /// What Consul's clients are told where they are.
-    pub datacenter: String,
+    /// What Consul's clients are told where they are, and what names below `consul_domain` say.
+    pub datacenter: Datacenter,
     /// `_` in a service's name is taken for `-` over Consul's API, and not refused.
     pub underscore_is_hyphen: bool,
     /// `listen` and `http` may hold an address that others reach, though nobody has to say who they are.
@@ -322,6 +327,10 @@ impl Given {
             domain: self.list("domain", domain)?.unwrap_or_else(|| {
                 vec![Apex::parse("service.local").expect("the default domain is a name")]
             }),
+            consul_domain: self.one("consul-domain", domain)?,
+            datacenter: self
+                .one("datacenter", datacenter)?
+                .unwrap_or_else(|| Datacenter::parse(DATACENTER_DEFAULT).expect("the default is a name")),
             dns: self
                 .list("dns", address)?
                 .unwrap_or_else(|| loopback.map(|address| SocketAddr::new(address, DNS_PORT)).to_vec()),
@@ -338,7 +347,6 @@ impl Given {
                 _ => self.list("http", address)?.unwrap_or_else(|| vec![SocketAddr::new(loopback[0], HTTP_PORT)]),
             },
             http_hosts: self.list("http-hosts", http_host)?.unwrap_or_default(),
-            datacenter: self.one("datacenter", datacenter)?.unwrap_or_else(|| "dc1".to_owned()),
             underscore_is_hyphen: self.one("underscore", underscore)?.unwrap_or(false),
             allow_unauthenticated: self.one("allow-unauthenticated", flag)?.unwrap_or(false),
             zones: match self.one("zones", directory)? {
@@ -361,7 +369,22 @@ impl Given {
             grace: self.one("grace", |text| duration(text, GRACE_MAX))?.unwrap_or_default(),
         };
         self.authenticated(&config)?;
+        self.one_grammar_a_name(&config)?;
         Ok(config)
+    }
+
+    /// `web.service.consul` means one thing: the two grammars have no name in common.
+    fn one_grammar_a_name(&self, config: &Config) -> anyhow::Result<()> {
+        let Some(alias) = config.consul_domain.as_ref().map(Apex::name) else { return Ok(()) };
+        let shared = config
+            .domain
+            .iter()
+            .find(|domain| domain.name().is_within(alias) || alias.is_within(domain.name()));
+        let Some(shared) = shared else { return Ok(()) };
+        let origin = &self.0["consul-domain"][0].origin;
+        bail!(
+            "{origin} {alias} must be neither the domain {shared} nor above or below it: one name would have two meanings"
+        );
     }
 
     /// Nobody reaches the registration socket from elsewhere unless somebody asked for that by name.
@@ -427,14 +450,6 @@ fn http_host(text: &str) -> Result<String, String> {
     })
 }
 
-fn datacenter(text: &str) -> Result<String, String> {
-    let fits = (1..=63).contains(&text.len())
-        && text.bytes().all(|octet| octet.is_ascii_alphanumeric() || b"-_".contains(&octet));
-    fits.then(|| text.to_ascii_lowercase()).ok_or_else(|| {
-        format!("must be letters, digits, `-` and `_`, such as dc1, not `{}`", text.escape_debug())
-    })
-}
-
 fn underscore(text: &str) -> Result<bool, String> {
     match text {
         "refuse" => Ok(false),
@@ -473,6 +488,10 @@ fn scalar(key: &str, value: &DeValue<'_>, origin: String) -> anyhow::Result<Valu
 
 fn domain(text: &str) -> Result<Apex, String> {
     Apex::parse(text).map_err(|unfit| unfit.to_string())
+}
+
+fn datacenter(text: &str) -> Result<Datacenter, String> {
+    Datacenter::parse(text).map_err(|unfit| unfit.to_string())
 }
 
 fn address(text: &str) -> Result<SocketAddr, String> {
@@ -668,6 +687,7 @@ mod tests {
             ("advertise", "10.0.0.1"),
             ("allow-loopback", "true"),
             ("allow-unauthenticated", "true"),
+            ("consul-domain", "consul"),
             ("data", "/var/tmp/callsign"),
             ("datacenter", "dc2"),
             ("dns", "10.0.0.1:53"),
@@ -776,6 +796,11 @@ mod tests {
         for (key, text, rule) in [
             ("domain", "a..b", "empty"),
             ("domain", ".", "must not be empty"),
+            ("consul-domain", "a..b", "empty"),
+            ("consul-domain", "service.local", "must be neither the domain service.local."),
+            ("consul-domain", "local", "nor above or below it"),
+            ("consul-domain", "x.service.local", "nor above or below it"),
+            ("datacenter", "a.b", "letters, digits"),
             ("dns", "localhost", "such as 127.0.0.1:5300"),
             ("dns", "10.0.0.1", "such as 10.0.0.1:5300"),
             ("socket", "", "not empty"),

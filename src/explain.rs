@@ -1,6 +1,7 @@
 //! Why a name is, or is not, in DNS: each instance with the rule that kept it in or out.
 
 use crate::answer::{Asked, CLASS_IN, Over, Question, Rcode, answer, nearest_service};
+use crate::grammar::consul::{self, Owner as ConsulOwner};
 use crate::grammar::{self, Owner};
 use crate::name::{Name, ServiceName};
 use crate::protocol::{ExplainedForm, ExplainedInstance, Problem};
@@ -39,8 +40,17 @@ pub fn explain(view: &View, name: &str) -> Result<ExplainedForm, Problem> {
 
 /// The service that a domain name asks for, whether it is known or not.
 fn service_of(view: &View, domain: &Name) -> Option<String> {
-    let apex = view.apex_of(domain)?;
     let lower = domain.to_lowercase();
+    if let Some(zone) = view.settings.consul.as_ref().filter(|zone| domain.is_within(zone.apex.name())) {
+        let labels = lower.labels_below(zone.apex.name())?;
+        return match consul::parse(&labels, zone.datacenter.as_str()).ok()? {
+            ConsulOwner::Service { service, .. } | ConsulOwner::ByTransport { service, .. } => {
+                Some(service.to_owned())
+            }
+            _ => None,
+        };
+    }
+    let apex = view.apex_of(domain)?;
     let labels = lower.labels_below(apex.name())?;
     match grammar::parse(&labels)? {
         Owner::Service(service)

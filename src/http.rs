@@ -334,7 +334,7 @@ impl Office {
             || host.eq_ignore_ascii_case("localhost")
             || host.eq_ignore_ascii_case(self.desk.host.as_str())
             || self.hosts.iter().any(|known| known.eq_ignore_ascii_case(host))
-            || Name::parse(host).is_ok_and(|name| self.desk.view.apex_of(&name).is_some())
+            || Name::parse(host).is_ok_and(|name| self.desk.view.is_served(&name))
     }
 }
 

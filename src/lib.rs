@@ -6,7 +6,7 @@
 //! [`answer`], in this order, and you have understood the product. The [`registry`] is a fold over
 //! changes; what queries see is a [`view`] of it, one immutable part per service; an [`answer`] is a
 //! function of a view and what was asked. Around them: [`name`] and [`record`] (what is said in DNS),
-//! [`grammar`] (owner name to what is asked of which service), `live` (what each answers), [`balance`] (order and choice),
+//! [`grammar`] (owner name to what is asked of which service, in our words and in Consul's), `live` (what each answers), [`balance`] (order and choice),
 //! [`lease`] (deadlines), [`zone`] and [`zone_file`] (static zones), [`protocol`] (the registration
 //! protocol), [`explain`] (why a name is not in DNS), [`time`].
 //!

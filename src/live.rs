@@ -1,7 +1,8 @@
 //! The live zone: what each owner name answers from the view of its service.
 //!
 //! One question is one `Live`: the owner's kind comes from `grammar`, the instances from the view, choice
-//! and order from `balance`. Records are made last, and only those that go out.
+//! and order from `balance`. Records are made last, and only those that go out. The alias zone (`consul`) spells the
+//! questions and the targets in another way, and shares the rest.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
@@ -14,7 +15,11 @@ use crate::grammar::{self, Owner};
 use crate::instance::{Instance, Location, Port, Transport};
 use crate::name::{Apex, Name, fnv};
 use crate::record::{Data, Record, Type};
-use crate::view::{APEX_TTL, EDE_OCTETS_MAX, Member, NEGATIVE_TTL, ServiceView, View, target_of, ttl_within};
+use crate::view::{
+    APEX_TTL, ConsulZone, EDE_OCTETS_MAX, Member, NEGATIVE_TTL, ServiceView, View, target_of, ttl_within,
+};
+
+pub(crate) mod consul;
 
 /// Octets of an owner that is a compression pointer.
 const POINTER_OCTETS: usize = 2;
@@ -75,24 +80,16 @@ pub(crate) fn find(view: &View, apex: &Apex, asked: &Asked<'_>, qname: &Name) ->
     let lower = qname.to_lowercase();
     let labels = lower.labels_below(apex.name()).unwrap_or_default();
     let Some(owner) = grammar::parse(&labels) else { return Found::NoName(None) };
-    if asked.question.qtype == Type::ANY {
-        // RFC 8482 section 4.1: one RRset that is there, the smallest kinds first.
-        let mut last = Found::NoName(None);
-        for qtype in [Type::A, Type::AAAA, Type::SRV, Type::PTR, Type::TXT, Type::SOA] {
-            last = Live { view, apex, asked, qname, qtype }.find(owner);
-            if matches!(last, Found::Records(_) | Found::Alias(..)) {
-                break;
-            }
-        }
-        return last;
-    }
-    Live { view, apex, asked, qname, qtype: asked.question.qtype }.find(owner)
+    let live = Live { view, apex, consul: None, asked, qname, qtype: asked.question.qtype };
+    live.of_type_asked(|live| live.find(owner))
 }
 
 /// One question in the live zone.
 struct Live<'a> {
     view: &'a View,
     apex: &'a Apex,
+    /// The alias zone, where it is asked: targets are spelt as Consul does.
+    consul: Option<&'a ConsulZone>,
     asked: &'a Asked<'a>,
     qname: &'a Name,
     qtype: Type,
@@ -101,7 +98,7 @@ struct Live<'a> {
 /// One record that could be answered, before choice: it is made only once it is chosen.
 struct Candidate<'a> {
     content: Content<'a>,
-    instance: &'a Instance,
+    member: &'a Member,
     weight: u64,
     priority: u16,
 }
@@ -114,28 +111,48 @@ enum Content<'a> {
     Text,
 }
 
-impl Candidate<'_> {
+impl<'a> Candidate<'a> {
+    /// With the weight of its instance, where priorities do not count.
+    fn new(content: Content<'a>, member: &'a Member) -> Self {
+        Self { content, member, weight: member.weight().into(), priority: 0 }
+    }
+
     /// A number for what the record says, the same on every machine and for every query.
     fn identity(&self) -> u64 {
         match self.content {
             Content::Address(IpAddr::V4(v4)) => fnv(&[&v4.octets()]),
             Content::Address(IpAddr::V6(v6)) => fnv(&[&v6.octets()]),
             Content::Port(port) => {
-                fnv(&[self.instance.label.as_str().as_bytes(), &port.number.to_be_bytes()])
+                fnv(&[self.member.instance.label.as_str().as_bytes(), &port.number.to_be_bytes()])
             }
-            Content::TypeInstance(_) | Content::Text => fnv(&[self.instance.label.as_str().as_bytes()]),
+            Content::TypeInstance(_) | Content::Text => {
+                fnv(&[self.member.instance.label.as_str().as_bytes()])
+            }
         }
     }
 }
 
 impl Live<'_> {
+    /// RFC 8482 section 4.1: of ANY one RRset that is there, the smallest kinds first.
+    fn of_type_asked(mut self, find: impl Fn(&Self) -> Found) -> Found {
+        if self.qtype != Type::ANY {
+            return find(&self);
+        }
+        let mut last = Found::NoName(None);
+        for qtype in [Type::A, Type::AAAA, Type::SRV, Type::PTR, Type::TXT, Type::SOA] {
+            self.qtype = qtype;
+            last = find(&self);
+            if matches!(last, Found::Records(_) | Found::Alias(..)) {
+                break;
+            }
+        }
+        last
+    }
+
     fn find(&self, owner: Owner<'_>) -> Found {
         match owner {
             Owner::Apex => self.apex_records(),
-            Owner::NameServer => match self.qtype {
-                qtype @ (Type::A | Type::AAAA) => self.plain(ns_addresses(self.view, self.qname, &[qtype])),
-                _ => Found::NoData(None),
-            },
+            Owner::NameServer => self.name_server(),
             Owner::Empty => Found::NoData(None),
             Owner::Types => self.types(),
             Owner::Browse => match self.qtype {
@@ -187,6 +204,13 @@ impl Live<'_> {
                 let records = vec![self.record(APEX_TTL, Data::Ns(server))];
                 Found::Records(Selection { records, additional: addresses, ..Selection::default() })
             }
+            _ => Found::NoData(None),
+        }
+    }
+
+    fn name_server(&self) -> Found {
+        match self.qtype {
+            qtype @ (Type::A | Type::AAAA) => self.plain(ns_addresses(self.view, self.qname, &[qtype])),
             _ => Found::NoData(None),
         }
     }
@@ -267,10 +291,21 @@ impl Live<'_> {
         if !service.tags.contains(tag) {
             return Found::NoName(self.ede(|| format!("{}: no instance tagged {tag}", service.name)));
         }
-        let tagged = || service.live().filter(|member| has_tag(&member.instance, tag));
+        let fits = |instance: &Instance| has_tag(instance, tag);
+        self.of_those(service, fits, |instance| instance.ports.first())
+    }
+
+    /// A, AAAA and SRV of the live instances that fit.
+    fn of_those(
+        &self,
+        service: &ServiceView,
+        fits: impl Fn(&Instance) -> bool,
+        port: impl Fn(&Instance) -> Option<&Port>,
+    ) -> Found {
+        let fitting = service.live().filter(|member| fits(&member.instance));
         match self.qtype {
-            Type::A | Type::AAAA => self.addresses(service, tagged().collect()),
-            Type::SRV => self.srv(service, tagged(), |instance| instance.ports.first()),
+            Type::A | Type::AAAA => self.addresses(service, fitting.collect()),
+            Type::SRV => self.srv(service, fitting, port),
             _ => self.no_data(service),
         }
     }
@@ -278,10 +313,8 @@ impl Live<'_> {
     /// `<id>.web`, else `<tag>.web`: where both are spelt alike, the id answers.
     fn below(&self, service: &ServiceView, label: &str) -> Found {
         if let Some(member) = service.by_label(label) {
-            return self.of_instance(
-                &member.instance,
-                first_port(&member.instance, Transport::Tcp).or(member.instance.ports.first()),
-            );
+            let instance = &member.instance;
+            return self.of_instance(member, first_port(instance, Transport::Tcp).or(instance.ports.first()));
         }
         if service.tags.contains(label) {
             return self.by_tag(service, label);
@@ -298,16 +331,15 @@ impl Live<'_> {
         let member = service.by_label(label);
         let port = member.and_then(|member| first_port(&member.instance, transport));
         match (member, port, self.qtype) {
-            (Some(member), Some(port), Type::SRV | Type::TXT) => {
-                self.of_instance(&member.instance, Some(port))
-            }
+            (Some(member), Some(port), Type::SRV | Type::TXT) => self.of_instance(member, Some(port)),
             (Some(_), Some(_), _) => Found::NoData(None),
             _ => Found::NoName(self.ede(|| format!("{}: no such instance", service.name))),
         }
     }
 
     /// One instance under its own name, whatever its health: it is asked for by id.
-    fn of_instance(&self, instance: &Instance, port: Option<&Port>) -> Found {
+    fn of_instance(&self, member: &Member, port: Option<&Port>) -> Found {
+        let instance = &*member.instance;
         let ttl = ttl_within(self.view.ttl(&instance.key.service), instance.lease);
         match (self.qtype, &instance.location) {
             (Type::A | Type::AAAA, Location::Target(target)) => {
@@ -320,9 +352,9 @@ impl Live<'_> {
             }
             (Type::SRV, _) => {
                 let Some(port) = port else { return Found::NoData(None) };
-                let data = self.srv_data(instance, port);
+                let data = self.srv_data(member, port);
                 let records = vec![self.record(ttl, data)];
-                let additional = self.beside_srv(&records[0], instance);
+                let additional = self.beside_srv(&records[0], member);
                 Found::Records(Selection { records, additional, ..Selection::default() })
             }
             (Type::TXT, _) => self.plain(vec![self.record(ttl, instance_txt(instance))]),
@@ -338,33 +370,15 @@ impl Live<'_> {
             return Found::Alias(self.record(service.ttl, Data::Cname(target.clone())), target.clone());
         }
         let lowest = live.iter().map(|member| member.instance.priority).min();
-        let mut candidates: Vec<Candidate<'_>> = Vec::new();
-        let mut places: HashMap<IpAddr, usize> = HashMap::new();
-        let mut targets = 0;
-        let instances = live.iter().map(|member| &*member.instance);
-        for instance in instances.filter(|instance| Some(instance.priority) == lowest) {
-            targets += usize::from(matches!(instance.location, Location::Target(_)));
-            let of_family = |address: &&IpAddr| address.is_ipv4() == (self.qtype == Type::A);
-            for address in instance.addresses().iter().filter(of_family) {
-                let weight = u64::from(instance.weight);
-                // An RRset is a set (RFC 2181 section 5): one record, with the weight of all.
-                match places.entry(*address) {
-                    Entry::Occupied(place) => candidates[*place.get()].weight += weight,
-                    Entry::Vacant(place) => {
-                        place.insert(candidates.len());
-                        candidates.push(Candidate {
-                            content: Content::Address(*address),
-                            instance,
-                            weight,
-                            priority: 0,
-                        });
-                    }
-                }
-            }
-        }
+        let lowest_live = || live.iter().copied().filter(|member| Some(member.instance.priority) == lowest);
+        let named = |member: &&Member| matches!(member.instance.location, Location::Target(_));
+        let targets = lowest_live().filter(named).count();
+        let candidates = self.each_address(lowest_live());
         let none = candidates.is_empty();
-        let mut selection = self.choose(service, candidates);
-        if targets > 0 {
+        let mut selection = self.choose(service.name.as_str(), service.ttl, candidates);
+        if lowest.is_none() && service.why_none.is_empty() {
+            selection.ede = self.ede(|| format!("{}: instances are live, none with this tag", service.name));
+        } else if targets > 0 {
             let text = || format!("{}: left out {targets} that are host names; ask SRV", service.name);
             selection.ede = selection.ede.or_else(|| self.ede(text));
         } else if none && lowest.is_some() {
@@ -375,27 +389,56 @@ impl Live<'_> {
         self.records_or_none(selection, Some(service))
     }
 
+    /// The addresses of the family that is asked for. An RRset is a set (RFC 2181 section 5): each is
+    /// there once, with the weight of all.
+    fn each_address<'m>(&self, members: impl Iterator<Item = &'m Member>) -> Vec<Candidate<'m>> {
+        let mut candidates: Vec<Candidate<'m>> = Vec::new();
+        let mut places: HashMap<IpAddr, usize> = HashMap::new();
+        for member in members {
+            let of_family = |address: &&IpAddr| address.is_ipv4() == (self.qtype == Type::A);
+            for address in member.instance.addresses().iter().filter(of_family) {
+                let candidate = Candidate::new(Content::Address(*address), member);
+                match places.entry(*address) {
+                    Entry::Occupied(place) => candidates[*place.get()].weight += candidate.weight,
+                    Entry::Vacant(place) => {
+                        place.insert(candidates.len());
+                        candidates.push(candidate);
+                    }
+                }
+            }
+        }
+        candidates
+    }
+
     fn srv<'m>(
         &self,
         service: &ServiceView,
         live: impl Iterator<Item = &'m Member>,
         port: impl Fn(&'m Instance) -> Option<&'m Port>,
     ) -> Found {
-        // The name of an instance is its own, so only those that name a target can be alike.
         let mut seen = HashSet::new();
         let mut candidates: Vec<Candidate<'_>> = Vec::new();
-        for instance in live.map(|member| &*member.instance) {
+        for member in live {
+            let instance = &*member.instance;
             let Some(port) = port(instance) else { continue };
-            if let Location::Target(target) = &instance.location
-                && !seen.insert((target, port.number, instance.priority, instance.weight))
+            let candidate =
+                Candidate { priority: instance.priority, ..Candidate::new(Content::Port(port), member) };
+            // An RRset is a set. In our own zone the name of an instance is its own, so only those that name a
+            // target can be alike.
+            let shared = match (self.consul, &instance.location) {
+                (Some(zone), _) => Some(consul::target(zone, member).0),
+                (None, Location::Target(target)) => Some(target.clone()),
+                (None, Location::Addresses(_)) => None,
+            };
+            if let Some(target) = shared
+                && !seen.insert((target, port.number, instance.priority, candidate.weight))
             {
                 continue;
             }
-            let (weight, priority) = (instance.weight.into(), instance.priority);
-            candidates.push(Candidate { content: Content::Port(port), instance, weight, priority });
+            candidates.push(candidate);
         }
         let none_fits = candidates.is_empty() && service.why_none.is_empty();
-        let mut selection = self.choose(service, candidates);
+        let mut selection = self.choose(service.name.as_str(), service.ttl, candidates);
         if none_fits && selection.ede.is_none() {
             selection.ede =
                 self.ede(|| format!("{}: instances are live, none with this tag or port", service.name));
@@ -403,38 +446,40 @@ impl Live<'_> {
         self.records_or_none(selection, Some(service))
     }
 
-    fn srv_data(&self, instance: &Instance, port: &Port) -> Data {
-        Data::Srv {
-            priority: instance.priority,
-            weight: instance.weight,
-            port: port.number,
-            target: target_of(instance, self.apex),
-        }
+    fn srv_data(&self, member: &Member, port: &Port) -> Data {
+        let instance = &*member.instance;
+        let target = match self.consul {
+            Some(zone) => consul::target(zone, member).0,
+            None => target_of(instance, self.apex),
+        };
+        Data::Srv { priority: instance.priority, weight: member.weight(), port: port.number, target }
     }
 
     fn data(&self, candidate: &Candidate<'_>) -> Data {
+        let instance = &*candidate.member.instance;
         match candidate.content {
             Content::Address(address) => address_data(address),
-            Content::Port(port) => self.srv_data(candidate.instance, port),
-            Content::Text => instance_txt(candidate.instance),
+            Content::Port(port) => self.srv_data(candidate.member, port),
+            Content::Text => instance_txt(instance),
             Content::TypeInstance(transport) => {
-                let service = format!("_{}", candidate.instance.key.service);
-                Data::Ptr(self.apex.owner(&[candidate.instance.label.as_str(), &service, transport.label()]))
+                let service = format!("_{}", instance.key.service);
+                Data::Ptr(self.apex.owner(&[instance.label.as_str(), &service, transport.label()]))
             }
         }
     }
 
     /// Octets of the record: its owner is the question's name, and so a pointer.
     fn octets(&self, candidate: &Candidate<'_>) -> usize {
-        let instance = candidate.instance;
+        let instance = &*candidate.member.instance;
         let own = instance.label.as_str().len() + instance.key.service.as_str().len() + 2;
         let apex = self.apex.name().as_wire().len();
         let data = match candidate.content {
             Content::Address(IpAddr::V4(_)) => 4,
             Content::Address(IpAddr::V6(_)) => 16,
-            Content::Port(_) => match &instance.location {
-                Location::Target(target) => 6 + target.as_wire().len(),
-                Location::Addresses(_) => 6 + own + apex,
+            Content::Port(_) => match (self.consul, &instance.location) {
+                (Some(zone), _) => 6 + consul::target(zone, candidate.member).0.as_wire().len(),
+                (None, Location::Target(target)) => 6 + target.as_wire().len(),
+                (None, Location::Addresses(_)) => 6 + own + apex,
             },
             Content::Text => instance_txt(instance).octets_max(),
             // `<id>` in front of the record's own owner, which is a pointer.
@@ -444,8 +489,8 @@ impl Live<'_> {
     }
 
     /// Of the candidates as many as fit, the same for the same client; their order is drawn by weight
-    /// within each priority.
-    fn choose(&self, service: &ServiceView, mut candidates: Vec<Candidate<'_>>) -> Selection {
+    /// within each priority. `whose` they are is for the reason that some are left out.
+    fn choose(&self, whose: &str, ttl: u32, mut candidates: Vec<Candidate<'_>>) -> Selection {
         let all = candidates.len();
         let mut selection = Selection::default();
         if candidates.iter().map(|candidate| self.octets(candidate)).sum::<usize>() > self.asked.room {
@@ -463,7 +508,7 @@ impl Live<'_> {
             candidates.truncate(fitting);
             selection.cut = true;
             if self.asked.over == Over::Stream {
-                selection.ede = self.ede(|| format!("{}: {fitting} of {all} records fit", service.name));
+                selection.ede = self.ede(|| format!("{whose}: {fitting} of {all} records fit"));
             }
         }
         shuffle(&mut candidates, |candidate| candidate.weight, &mut Draws::new(self.asked.draw));
@@ -471,13 +516,11 @@ impl Live<'_> {
         // Two may name the same target: its addresses go along once.
         let mut named = HashSet::with_capacity(candidates.len());
         for candidate in &candidates {
-            let record = self.record(service.ttl, self.data(candidate));
+            let record = self.record(ttl, self.data(candidate));
             let beside = match candidate.content {
                 Content::Address(_) | Content::Text => Vec::new(),
-                Content::Port(_) => self.beside_srv(&record, candidate.instance),
-                Content::TypeInstance(transport) => {
-                    self.beside_ptr(service, &record, candidate.instance, transport)
-                }
+                Content::Port(_) => self.beside_srv(&record, candidate.member),
+                Content::TypeInstance(transport) => self.beside_ptr(&record, candidate.member, transport),
             };
             let first = selection.additional.len();
             selection.additional.extend(beside.into_iter().filter(|record| !named.contains(&record.owner)));
@@ -489,27 +532,27 @@ impl Live<'_> {
 
     /// The addresses of the instance, from the same view as its record, or of its target where that is
     /// a name of ours.
-    fn beside_srv(&self, record: &Record, instance: &Instance) -> Vec<Record> {
-        match (&instance.location, record.data.target()) {
-            (Location::Addresses(_), Some(target)) => instance_addresses(self.view, instance, target),
+    fn beside_srv(&self, record: &Record, member: &Member) -> Vec<Record> {
+        match (self.consul, &member.instance.location, record.data.target()) {
+            (Some(zone), Location::Addresses(_), Some(target)) => {
+                consul::address_records(self.view, target, consul::target(zone, member).1)
+            }
+            (None, Location::Addresses(_), Some(target)) => {
+                instance_addresses(self.view, &member.instance, target)
+            }
             _ => additional(self.view, std::slice::from_ref(record)),
         }
     }
 
     /// SRV, TXT and addresses of the instance (RFC 6763 section 12.1).
-    fn beside_ptr(
-        &self,
-        service: &ServiceView,
-        ptr: &Record,
-        instance: &Instance,
-        transport: Transport,
-    ) -> Vec<Record> {
+    fn beside_ptr(&self, ptr: &Record, member: &Member, transport: Transport) -> Vec<Record> {
+        let instance = &*member.instance;
         let (Data::Ptr(owner), Some(port)) = (&ptr.data, first_port(instance, transport)) else {
             return Vec::new();
         };
-        let record = |data| Record { owner: owner.clone(), ttl: service.ttl, data };
-        let srv = record(self.srv_data(instance, port));
-        let addresses = self.beside_srv(&srv, instance);
+        let record = |data| Record { owner: owner.clone(), ttl: ptr.ttl, data };
+        let srv = record(self.srv_data(member, port));
+        let addresses = self.beside_srv(&srv, member);
         [srv, record(instance_txt(instance))].into_iter().chain(addresses).collect()
     }
 
@@ -517,36 +560,22 @@ impl Live<'_> {
     /// its name is there for secondaries too.
     fn service_txt(&self, service: &ServiceView) -> Found {
         let mut seen = HashSet::new();
-        let instances = service.live().map(|member| &*member.instance);
-        let different = instances.filter(|instance| seen.insert(instance_txt(instance)));
-        let candidates: Vec<Candidate<'_>> = different
-            .map(|instance| Candidate {
-                content: Content::Text,
-                instance,
-                weight: instance.weight.into(),
-                priority: 0,
-            })
-            .collect();
+        let different = service.live().filter(|member| seen.insert(instance_txt(&member.instance)));
+        let candidates: Vec<Candidate<'_>> =
+            different.map(|member| Candidate::new(Content::Text, member)).collect();
         if candidates.is_empty() {
             let ede = Some(Ede::new(Ede::OTHER, &*service.why_none));
             let records = vec![self.record(service.ttl, Data::txt([]))];
             return Found::Records(Selection { records, ede, ..Selection::default() });
         }
-        Found::Records(self.choose(service, candidates))
+        Found::Records(self.choose(service.name.as_str(), service.ttl, candidates))
     }
 
     /// PTR to each live instance.
     fn browse(&self, service: &ServiceView, transport: Transport) -> Found {
-        let instances = service.live().map(|member| &*member.instance);
-        let with_port = instances.filter(|instance| first_port(instance, transport).is_some());
-        let content = Content::TypeInstance(transport);
-        let candidates = with_port.map(|instance| Candidate {
-            content,
-            instance,
-            weight: instance.weight.into(),
-            priority: 0,
-        });
-        let selection = self.choose(service, candidates.collect());
+        let with_port = service.live().filter(|member| first_port(&member.instance, transport).is_some());
+        let candidates = with_port.map(|member| Candidate::new(Content::TypeInstance(transport), member));
+        let selection = self.choose(service.name.as_str(), service.ttl, candidates.collect());
         self.records_or_none(selection, Some(service))
     }
 

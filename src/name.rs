@@ -277,6 +277,8 @@ pub enum Unfit {
     TooLong { max: usize, octets: usize },
     #[error("must be letters, digits and hyphens, with no hyphen at either end{}", suggest(.suggestion))]
     NotLdh { suggestion: Option<String> },
+    #[error("must be letters, digits, `-` and `_`, with no `_` in front")]
+    NotDatacenter,
     #[error("must not be all digits: resolvers read such a name as an address{}", suggest(.suggestion))]
     Numeric { suggestion: Option<String> },
     #[error("`{0}` is reserved; try `my-{0}`")]
@@ -580,6 +582,41 @@ impl Apex {
     }
 }
 
+/// The data centre that Consul's clients know us as: one label of letters, digits, `-` and `_`, lower case.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Datacenter(Arc<str>);
+
+impl Datacenter {
+    /// Labels that mean something else where a data centre may stand in a name.
+    const KEPT: [&str; 14] = [
+        "addr", "ap", "connect", "dc", "ingress", "node", "ns", "peer", "port", "query", "service", "sg",
+        "tag", "virtual",
+    ];
+
+    pub fn parse(text: &str) -> Result<Self, Unfit> {
+        if text.is_empty() {
+            return Err(Unfit::Empty);
+        }
+        if text.len() > LABEL_OCTETS_MAX {
+            return Err(Unfit::TooLong { max: LABEL_OCTETS_MAX, octets: text.len() });
+        }
+        let within = |octet: u8| octet.is_ascii_alphanumeric() || octet == b'-' || octet == b'_';
+        // `_` in front is how a name says that it is a service's (RFC 2782).
+        if !text.bytes().all(within) || text.starts_with('_') {
+            return Err(Unfit::NotDatacenter);
+        }
+        let name = text.to_ascii_lowercase();
+        if Self::KEPT.contains(&name.as_str()) {
+            return Err(Unfit::Reserved(name));
+        }
+        Ok(Self(name.into()))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
 macro_rules! text_name {
     ($($type:ident)*) => {$(
         impl fmt::Display for $type {
@@ -602,7 +639,7 @@ macro_rules! text_name {
     )*};
 }
 
-text_name!(ServiceName InstanceId Label HostName);
+text_name!(ServiceName InstanceId Label HostName Datacenter);
 
 impl fmt::Display for Apex {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -708,6 +745,20 @@ mod tests {
         assert!(is_ldh_label(here.as_str().as_bytes()));
         assert_ne!(here, long.label_on(&HostName::parse("two").unwrap(), 0));
         assert_eq!(InstanceId::parse("a\u{7}"), Err(Unfit::Control));
+    }
+
+    #[test]
+    fn data_centres() {
+        for text in ["dc1", "eu-west-1", "a_b", "1", "-"] {
+            assert_eq!(Datacenter::parse(text).unwrap().as_str(), text);
+        }
+        assert_eq!(Datacenter::parse("DC1").unwrap().as_str(), "dc1");
+        let refused = |text: &str| Datacenter::parse(text).unwrap_err().to_string();
+        assert!(refused("a.b").contains("letters, digits, `-` and `_`"));
+        assert!(refused("_a").contains("no `_` in front"));
+        assert!(refused("Service").contains("`service` is reserved"));
+        assert!(refused(&"a".repeat(64)).contains("at most 63 octets"));
+        assert_eq!(Datacenter::parse(""), Err(Unfit::Empty));
     }
 
     #[test]

@@ -31,7 +31,7 @@ use crate::registry::Registry;
 use crate::socket::{self, Listener};
 use crate::store::{Limits, Store, embedded};
 use crate::time::Now;
-use crate::view::{Settings, View, Zones};
+use crate::view::{ConsulZone, Settings, View, Zones};
 use crate::writer::{Handle, Writer};
 use crate::zone::{Kind, Zone};
 use crate::zone_file;
@@ -131,7 +131,7 @@ pub async fn run(config: Config) -> Result<()> {
     }
     let office = Arc::new(http::Office {
         desk: desk.clone(),
-        datacenter: config.datacenter.clone(),
+        datacenter: config.datacenter.to_string(),
         hosts: config.http_hosts.clone(),
         underscore_is_hyphen: config.underscore_is_hyphen,
         connections: Connections::new(http::CONNECTIONS_MAX),
@@ -309,7 +309,9 @@ fn settings(config: &Config, bound: &Bound) -> Settings {
         (Some(address), _) | (None, Some(address)) => vec![address],
         (None, None) => bind::default_route_addresses(),
     };
-    Settings { apexes: config.domain.clone(), ttl: config.ttl, ns_addresses }
+    let consul = config.consul_domain.clone();
+    let consul = consul.map(|apex| ConsulZone { apex, datacenter: config.datacenter.clone() });
+    Settings { apexes: config.domain.clone(), ttl: config.ttl, ns_addresses, consul }
 }
 
 /// Reads every `*.zone` file of the directory; its name is the zone's. `<apex>.zone` of a live zone is its
@@ -327,6 +329,9 @@ fn read_zones(directory: &Path, config: &Config) -> Result<(Zones, HashMap<Servi
         let stem = path.file_stem().unwrap_or_default().to_string_lossy();
         let apex = Name::parse(&stem)
             .with_context(|| format!("{file}: the file's name is the zone's, and `{stem}` is no name"))?;
+        if config.consul_domain.as_ref().is_some_and(|domain| *domain.name() == apex) {
+            bail!("{file}: {apex} is the `consul-domain`, whose names are the registry's alone");
+        }
         let tree = config.domain.iter().any(|domain| *domain.name() == apex);
         let kind = if tree { Kind::Tree } else { Kind::Primary };
         let octets = std::fs::metadata(&path).with_context(|| format!("reading {file}"))?.len();
@@ -357,7 +362,13 @@ fn server_form(view: &View, store: &str, lines: &[String]) -> ServerForm {
         ready: false,
         store: store.to_owned(),
         store_trouble: None,
-        domains: view.settings.apexes.iter().map(|apex| apex.to_string()).collect(),
+        domains: view
+            .settings
+            .apexes
+            .iter()
+            .chain(view.settings.consul.as_ref().map(|zone| &zone.apex))
+            .map(|apex| apex.to_string())
+            .collect(),
         listeners: lines.to_vec(),
         zones: view
             .zones()

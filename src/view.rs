@@ -18,7 +18,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 
 use crate::check::{Check, worst};
 use crate::instance::{Health, Host, Instance, Key, Lease, Location, ServiceSettings};
-use crate::name::{Apex, HostName, InstanceId, Label, Name, ServiceName, Tag};
+use crate::name::{Apex, Datacenter, HostName, InstanceId, Label, Name, ServiceName, Tag};
 use crate::protocol::Filter;
 use crate::record::Soa;
 use crate::registry::{Change, Gone, Refusal, Registry, What};
@@ -45,6 +45,15 @@ pub struct Settings {
     pub ttl: u32,
     /// Addresses of `ns.<apex>`.
     pub ns_addresses: Vec<IpAddr>,
+    /// Where the same registry is served under names as Consul spells them.
+    pub consul: Option<ConsulZone>,
+}
+
+/// The alias zone: its names are read by `grammar::consul`.
+#[derive(Clone, Debug)]
+pub struct ConsulZone {
+    pub apex: Apex,
+    pub datacenter: Datacenter,
 }
 
 /// See the module's own words.
@@ -59,6 +68,8 @@ pub struct View {
     hosts: papaya::HashMap<HostName, Arc<Host>>,
     /// When services that are no longer known left; `Spans::gone` for those that are not here any more.
     extinct: papaya::HashMap<ServiceName, u64>,
+    /// How many hosts have further labels in front of a name: `db1.example.com` in front of `example.com` and `com`.
+    above_hosts: papaya::HashMap<Box<str>, usize>,
     /// What is set for services, known or not.
     configured: papaya::HashMap<ServiceName, ServiceSettings>,
     /// How many services know a tag: whether `_tag.<apex>` is a name.
@@ -227,6 +238,14 @@ impl Member {
         self.standing == Standing::Live
     }
 
+    /// Its weight; a registration through Consul's API may name another one for while a check warns.
+    pub fn weight(&self) -> u16 {
+        match &self.instance.consul {
+            Some(facts) if self.health == Health::Warning => facts.weight_warning,
+            _ => self.instance.weight,
+        }
+    }
+
     /// The rule in words; ids and rule names only, never a check's own output.
     pub fn rule(&self) -> String {
         let since = |wall: Wall| wall.time_of_day();
@@ -342,6 +361,7 @@ impl View {
             on_host: papaya::HashMap::new(),
             hosts: papaya::HashMap::new(),
             extinct: papaya::HashMap::new(),
+            above_hosts: papaya::HashMap::new(),
             configured: papaya::HashMap::new(),
             tags: papaya::HashMap::new(),
             directory: ArcSwap::default(),
@@ -430,7 +450,7 @@ impl View {
             self.configured.pin().insert(service.clone(), settings.clone());
         }
         for host in registry.hosts() {
-            self.hosts.pin().insert(host.name.clone(), host.clone());
+            self.index_host(None, Some(host));
         }
         for (_, service) in registry.services() {
             for instance in service.instances.values() {
@@ -502,6 +522,18 @@ impl View {
             (Some(before), None) => drop(self.hosts.pin().remove(&before.name)),
             (None, None) => {}
         }
+        match (before, after) {
+            (None, Some(after)) => self.count_above_host(&after.name, true),
+            (Some(before), None) => self.count_above_host(&before.name, false),
+            _ => {}
+        }
+    }
+
+    /// Counts the names above a host's, when it is spoken of first, or last, or has its first or last instance.
+    fn count_above_host(&self, host: &HostName, more: bool) {
+        for (dot, _) in host.as_str().match_indices('.') {
+            count(&self.above_hosts, Box::from(&host.as_str()[dot + 1..]), more);
+        }
     }
 
     fn index_instance(&self, before: Option<&Arc<Instance>>, after: Option<&Arc<Instance>>, revision: u64) {
@@ -520,12 +552,14 @@ impl View {
             (None, Some(_)) => {
                 add_key(&self.ids, key.id.clone(), key);
                 if add_key(&self.on_host, key.host.clone(), key) {
+                    self.count_above_host(&key.host, true);
                     self.spans.hosts.fetch_max(revision, Ordering::AcqRel);
                 }
             }
             (Some(_), None) => {
                 remove_key(&self.ids, &key.id, key);
                 if remove_key(&self.on_host, &key.host, key) {
+                    self.count_above_host(&key.host, false);
                     self.spans.hosts.fetch_max(revision, Ordering::AcqRel);
                 }
             }
@@ -535,15 +569,11 @@ impl View {
 
     /// Counts the services that know each tag, when one service's tags change.
     fn count_tags(&self, old: &BTreeSet<Label>, new: &BTreeSet<Label>) {
-        let tags = self.tags.pin();
         for label in new.difference(old) {
-            tags.update_or_insert(label.clone(), |count| count + 1, 1);
+            count(&self.tags, label.clone(), true);
         }
         for label in old.difference(new) {
-            match tags.get(label).copied() {
-                Some(count) if count > 1 => tags.insert(label.clone(), count - 1),
-                _ => tags.remove(label),
-            };
+            count(&self.tags, label.clone(), false);
         }
     }
 
@@ -627,6 +657,12 @@ impl View {
         within.max_by_key(|apex| apex.name().as_wire().len())
     }
 
+    /// True where the registry is asked for `name`, in our words or in Consul's.
+    pub fn is_served(&self, name: &Name) -> bool {
+        let alias = self.settings.consul.as_ref().is_some_and(|zone| name.is_within(zone.apex.name()));
+        alias || self.apex_of(name).is_some()
+    }
+
     /// A registered instance by its key.
     pub fn member(&self, key: &Key) -> Option<Member> {
         let service = self.service(key.service.as_str())?;
@@ -659,6 +695,11 @@ impl View {
     pub fn host(&self, name: &HostName) -> Option<Arc<Host>> {
         let said = self.hosts.pin().get(name).cloned();
         said.or_else(|| self.on_host.pin().contains_key(name).then(|| Arc::new(Host::new(name.clone()))))
+    }
+
+    /// True where some host's name has further labels in front of this one.
+    pub fn has_host_below(&self, name: &str) -> bool {
+        self.above_hosts.pin().contains_key(name)
     }
 
     /// Every host that was spoken of or has instances, in order.
@@ -752,6 +793,16 @@ impl Keys {
             }
         }
     }
+}
+
+/// One more of `of`, or one less; what none is left of is gone.
+fn count<K: Hash + Eq + Clone>(counts: &papaya::HashMap<K, usize>, of: K, more: bool) {
+    let counts = counts.pin();
+    let now = counts.get(&of).copied().unwrap_or(0);
+    match if more { now + 1 } else { now.saturating_sub(1) } {
+        0 => counts.remove(&of),
+        count => counts.insert(of, count),
+    };
 }
 
 /// True where it is the first.

@@ -1,7 +1,7 @@
-//! Real programs resolve what is registered: dig, kdig, drill, glibc, musl, Go, Node, Java, Python.
+//! Real programs resolve what is registered: dig, kdig, drill, glibc, musl, Go, Node, Java, Python, HAProxy.
 //!
 //! Needs: bind9-dnsutils knot-dnsutils ldnsutils gcc musl-tools golang-go nodejs openjdk-17-jdk-headless
-//! python3-dnspython netcat-openbsd iproute2 util-linux
+//! python3-dnspython haproxy netcat-openbsd iproute2 util-linux
 //!
 //! Each program runs as its users run it: on /etc/resolv.conf and port 53. So server and program share a
 //! network namespace with nothing in it but loopback, and a mount namespace with a resolv.conf of its own; the
@@ -10,6 +10,8 @@
 //!
 //! A program that is missing is a failure that names its package; `./check` installs them all.
 
+#[path = "clients/alias.rs"]
+mod alias;
 mod harness;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -58,7 +60,7 @@ impl Net {
         }
         let path = files.path().display().to_string();
         before.extend(["sh", "-c", script, &path]);
-        let server = Server::start_under(&before, &["--dns", "127.0.0.1:53"]);
+        let server = Server::start_under(&before, &["--dns", "127.0.0.1:53", "--consul-domain", "consul"]);
         let net = Self { server, _files: files };
         net.register();
         net
@@ -75,16 +77,21 @@ impl Net {
         client.done("draining", &json!({"drain": {"service": DRAINED, "id": id(DRAINED, 1)}}));
     }
 
-    /// What `program` prints in there; it has to succeed.
-    fn run(&self, program: &Path, words: &[&str]) -> String {
+    /// `program`, to be started in there.
+    fn inside(&self, program: &Path) -> Command {
         let mut command = Command::new("nsenter");
         // Its root and directory too: within a chroot, the namespace alone leads out of it.
         command.args(["--target", &self.server.pid().to_string(), "--net", "--mount", "--root", "--wd"]);
         if !nix::unistd::geteuid().is_root() {
             command.args(["--user", "--preserve-credentials"]);
         }
-        let output = command.arg("--").arg(program).args(words).stdin(Stdio::null()).output();
-        let output = output.expect("running nsenter");
+        command.arg("--").arg(program).stdin(Stdio::null());
+        command
+    }
+
+    /// What `program` prints in there; it has to succeed.
+    fn run(&self, program: &Path, words: &[&str]) -> String {
+        let output = self.inside(program).args(words).output().expect("running nsenter");
         let (text, complaint) =
             (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         assert!(output.status.success(), "{program:?} {words:?}: {}\n{text}\n{complaint}", output.status);

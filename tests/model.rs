@@ -127,6 +127,7 @@ impl System {
             apexes: vec![Apex::parse("service.local").unwrap()],
             ttl: 5,
             ns_addresses: vec![Ipv4Addr::LOCALHOST.into()],
+            consul: None,
         };
         let view = View::new(settings, Zones::default());
         view.set_ready();

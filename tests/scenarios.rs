@@ -5,11 +5,13 @@
 //!
 //! ```text
 //! apex NAME…  zone NAME … end           before the first command: what is served
+//! consul NAME DATACENTER                the alias zone, where there is one
 //! > register SERVICE ID ADDR:PORT|PORT  [lease L] [tag T]… [meta K=V]… [protocol P] [weight N] [priority N]
 //!                                       [host H] [target NAME] [also ADDR]… [port-name N=PORT[/udp]]… [check ID[=STATUS]]…
 //! > {"register":{…}}                    any request of the protocol that changes something
 //! > heartbeat|deregister|drain SERVICE ID [host H] [lease-id X]
 //! > report SERVICE ID STATUS [check ID] [output TEXT]     > report-host HOST STATUS [check ID]
+//! > host HOST [ADDR]… [meta K=V]…       what is said of a host
 //! > probe SERVICE ID CHECK OUTCOMES     outcomes of probes in a row: `+` went well, `~` warned, `-` failed
 //! > close N                             connection N ends (`lease connection` binds to connection 1, `… 2` to 2)
 //! > wait DURATION                       prints what time did
@@ -28,13 +30,13 @@ use callsign::answer::Over;
 use callsign::check::{Streak, worst};
 use callsign::dns::wire::{Arrival, Sizes, accept};
 use callsign::instance::{Health, Key, Lease};
-use callsign::name::{Apex, HostName, InstanceId, Name, ServiceName};
+use callsign::name::{Apex, Datacenter, HostName, InstanceId, Name, ServiceName};
 use callsign::protocol::{self, FilterForm, Peer, Problem, Request};
 use callsign::registry::{
-    Author, Change, Command, FORGET_AFTER, Holder, Reason, Registry, Report, Subject, What,
+    Author, Change, Command, FORGET_AFTER, Holder, HostRegistration, Reason, Registry, Report, Subject, What,
 };
 use callsign::time::{Now, parse_duration};
-use callsign::view::{Settings, View, Zones};
+use callsign::view::{ConsulZone, Settings, View, Zones};
 use callsign::zone::{Kind, Zone};
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query};
 use hickory_proto::rr::{RData, Record, RecordType};
@@ -135,7 +137,12 @@ impl Stage {
             let (zone, _) = Zone::new(name, kind, records).unwrap();
             if tree { &mut zones.trees } else { &mut zones.primary }.push(Arc::new(zone));
         }
-        let settings = Settings { apexes, ttl: 5, ns_addresses: vec![IpAddr::from([127, 0, 0, 1])] };
+        let consul = header.iter().find_map(|line| line.strip_prefix("consul ")?.split_once(' '));
+        let consul = consul.map(|(apex, datacenter)| ConsulZone {
+            apex: Apex::parse(apex).unwrap(),
+            datacenter: Datacenter::parse(datacenter).unwrap(),
+        });
+        let settings = Settings { apexes, ttl: 5, ns_addresses: vec![IpAddr::from([127, 0, 0, 1])], consul };
         let view = View::new(settings, zones);
         view.set_ready();
         let mut registry = Registry::new(100, FORGET_AFTER);
@@ -166,6 +173,16 @@ impl Stage {
                 let mut form = serde_json::json!({"service": service, "id": id, "status": status});
                 report_options(&mut form, rest);
                 self.request(&serde_json::json!({ "report": form }).to_string(), 1)
+            }
+            ["host", name, rest @ ..] => {
+                let meta = rest.iter().skip_while(|word| **word != "meta").filter(|word| **word != "meta");
+                let pairs = meta.map(|pair| pair.split_once('=').unwrap());
+                self.command(Command::RegisterHost(Box::new(HostRegistration {
+                    name: HostName::parse(name).unwrap(),
+                    addresses: rest.iter().map_while(|word| word.parse().ok()).collect(),
+                    meta: pairs.map(|(key, value)| (key.into(), value.into())).collect(),
+                    id: None,
+                })))
             }
             ["probe", service, id, check, outcomes] => self.probe(service, id, check, outcomes),
             ["report-host", host, status, rest @ ..] => {

@@ -28,6 +28,9 @@ pub struct Serve {
     /// A domain to serve the registry under [default: service.local]
     #[arg(long, value_name = "NAME")]
     domain: Vec<String>,
+    /// A domain to serve the same registry under as Consul spells names, such as consul [default: none]
+    #[arg(long, value_name = "NAME")]
+    consul_domain: Option<String>,
     /// Where to answer DNS, over UDP and TCP [default: 127.0.0.1:5300 and [::1]:5300]
     #[arg(long, value_name = "ADDR:PORT")]
     dns: Vec<String>,
@@ -43,7 +46,7 @@ pub struct Serve {
     /// A name that clients may call the HTTP port by, such as consul
     #[arg(long, value_name = "NAME")]
     http_hosts: Vec<String>,
-    /// What Consul's clients are told where they are [default: dc1]
+    /// What Consul's clients are told where they are, in names too [default: dc1]
     #[arg(long, value_name = "NAME")]
     datacenter: Option<String>,
     /// What becomes of `_` in a service's name over Consul's API, refuse or hyphen [default: refuse]
@@ -123,6 +126,7 @@ impl Serve {
             ("http-hosts", self.http_hosts),
         ];
         let single = [
+            ("consul-domain", self.consul_domain),
             ("socket", self.socket),
             ("zones", self.zones),
             ("store", self.store),

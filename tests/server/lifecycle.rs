@@ -311,6 +311,17 @@ fn what_cannot_be_served_is_refused_at_start() {
     .expect("writing a zone");
     let ended = refuses(&[], &["--zones", &zones]);
     assert!(ended.stderr.contains("example.test.zone:4"), "{ended:?}");
+    // A zone file whose name is the alias zone's: it would be hidden, and nobody would know why.
+    let zones = path(&directory, "more-zones");
+    fs::create_dir(&zones).expect("making a folder");
+    fs::write(
+        format!("{zones}/consul.zone"),
+        "$TTL 60\n@ SOA ns hostmaster 1 60 60 60 60\n@ NS ns\nns A 10.0.0.1\n",
+    )
+    .expect("writing a zone");
+    let ended = refuses(&[], &["--zones", &zones, "--consul-domain", "consul"]);
+    assert!(ended.stderr.contains("consul.zone") && ended.stderr.contains("consul-domain"), "{ended:?}");
+    drop(Server::start(&["--zones", &zones]));
     // A variable that is ours and unknown.
     let ended = refuses(&["env", "CALLSIGN_TTTL=3"], &[]);
     assert_eq!(ended.code, Some(2), "{ended:?}");

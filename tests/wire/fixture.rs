@@ -8,14 +8,14 @@ use std::time::Duration;
 use callsign::dns::handler::Handler;
 use callsign::dns::wire::Sizes;
 use callsign::dns::{tcp, udp};
-use callsign::instance::{Health, Key, Lease, Location, Port, Transport};
-use callsign::name::{Apex, HostName, InstanceId, Name, ServiceName, Tag, parse_target};
+use callsign::instance::{ConsulFacts, Health, Key, Lease, Location, Port, Transport};
+use callsign::name::{Apex, Datacenter, HostName, InstanceId, Name, ServiceName, Tag, parse_target};
 use callsign::registry::{
-    Author, Change, Command, FORGET_AFTER, Holder, INSTANCES_MAX, Reason, Registration, Registry, Report,
-    Subject, What,
+    Author, Change, Command, FORGET_AFTER, Holder, HostRegistration, INSTANCES_MAX, Reason, Registration,
+    Registry, Report, Subject, What,
 };
 use callsign::time::Now;
-use callsign::view::{Settings, View, Zones};
+use callsign::view::{ConsulZone, Settings, View, Zones};
 use callsign::zone::{Kind, Zone};
 use callsign::zone_file;
 use tokio::net::{TcpListener, UdpSocket};
@@ -52,6 +52,7 @@ pub struct Wanted {
     pub weight: u16,
     pub priority: u16,
     pub lease: Lease,
+    pub consul: Option<Arc<ConsulFacts>>,
 }
 
 impl Wanted {
@@ -67,6 +68,7 @@ impl Wanted {
             weight: 1,
             priority: 0,
             lease: Lease::Timed(Duration::from_secs(15)),
+            consul: None,
         }
     }
 
@@ -102,7 +104,7 @@ impl Wanted {
             checks: Vec::new(),
             keeps_checks: true,
             source: None,
-            consul: None,
+            consul: self.consul.clone(),
             anonymous: false,
             displaces: None,
         }))
@@ -120,6 +122,10 @@ impl Live {
             apexes: vec![Apex::parse("service.local").unwrap()],
             ttl: 5,
             ns_addresses: vec![IpAddr::V4(Ipv4Addr::LOCALHOST)],
+            consul: Some(ConsulZone {
+                apex: Apex::parse("consul").unwrap(),
+                datacenter: Datacenter::parse("dc1").unwrap(),
+            }),
         };
         let view = Arc::new(View::new(settings, zones));
         Self { registry: Registry::new(INSTANCES_MAX, FORGET_AFTER), view, now: Now::default() }
@@ -283,6 +289,24 @@ pub fn services() -> Live {
         meta: vec![("long", "x".repeat(300)), ("note", "y".repeat(200)), ("other", "z".repeat(200))],
         ..Wanted::new("wordy", "one", &["10.6.0.4"], 80)
     });
+
+    // What the alias zone has besides: a host that somebody spoke of, a tag of several labels, another weight for a
+    // check that warns.
+    live.command(&Command::RegisterHost(Box::new(HostRegistration {
+        name: HostName::parse("machine").unwrap(),
+        addresses: vec![[10, 0, 0, 1].into()],
+        meta: BTreeMap::from([("rack".into(), "r1".into()), ("rfc1035-00".into(), "w".repeat(300).into())]),
+        id: None,
+    })));
+    let facts = ConsulFacts { weight_warning: 3, ..ConsulFacts::default() };
+    let warned = Wanted {
+        tags: vec!["v1.0.1", "traefik.enable=true"],
+        weight: 10,
+        consul: Some(Arc::new(facts)),
+        ..Wanted::new("warns-a-good-deal", "one", &["10.6.0.5"], 80)
+    };
+    live.register(&warned);
+    live.report(&warned, Health::Warning);
 
     let left = Wanted { tags: vec!["old"], ..Wanted::new("left", "one", &["10.7.0.1"], 80) };
     live.register(&left);

@@ -57,11 +57,16 @@ fn services(counts: &[usize]) -> Arc<View> {
 fn every_size_is_right() {
     let counts: Vec<usize> = (1..=200).chain([1000, 4000]).collect();
     let view = services(&counts);
-    for count in counts {
-        let name = format!("s{count:04}.service.local");
+    let zones = ["service.local", "service.consul"];
+    for (count, zone) in counts.into_iter().flat_map(|count| zones.map(|zone| (count, zone))) {
+        let name = format!("s{count:04}.{zone}");
+        let target = match zone {
+            "service.local" => format!("i0000.{name}"),
+            _ => "0a000000.addr.dc1.consul".to_owned(),
+        };
         for qtype in [A, SRV] {
             // An address; or numbers and the target, which is never compressed (RFC 2782).
-            let each = 12 + if qtype == A { 4 } else { 6 + wire_name(0, &format!("i0000.{name}")).len() };
+            let each = 12 + if qtype == A { 4 } else { 6 + wire_name(0, &target).len() };
             for (over, edns, limit) in [
                 (Over::Datagram, None, 512),
                 (Over::Datagram, Some(512), 512),
