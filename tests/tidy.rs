@@ -114,7 +114,7 @@ const ONLY_IN: &[(&str, &[&str], &str)] = &[
 /// `serve.rs` starts the services, accept loops their connections, the command line the user's command, the
 /// store its one thread, for a commit blocks, and a backup its reading of the disk, which it waits for.
 const SPAWNERS: &[&str] =
-    &["serve.rs", "dns/tcp.rs", "socket.rs", "socket/stream.rs", "cli/", "store/embedded.rs"];
+    &["serve.rs", "dns/tcp.rs", "http.rs", "socket.rs", "socket/stream.rs", "cli/", "store/embedded.rs"];
 
 /// The server reads its clocks in one file; a client's deadlines are its own.
 const CLOCKS: &[&str] = &["clock.rs", "cli/", "client.rs"];
@@ -172,11 +172,13 @@ const HOSTS: &[&str] = &[
     "example.net",
     "example.org",
     "github.com",
+    "html.spec.whatwg.org",
     "iana.org",
     "ietf.org",
     "invalid",
     "keepachangelog.com",
     "local",
+    "prometheus.io",
     "rfc-editor.org",
     "semver.org",
     "test",
