@@ -47,7 +47,7 @@ const UDP_OCTETS_MAX: u16 = 65_507;
 const SOCKET_PATH_OCTETS_MAX: usize = 107;
 
 /// Every key, as it is written in the file; `CALLSIGN_KNOWN_FOR` in the environment, `--known-for` as a flag.
-const KEYS: [&str; 23] = [
+const KEYS: [&str; 24] = [
     "advertise",
     "allow-loopback",
     "allow-unauthenticated",
@@ -65,6 +65,7 @@ const KEYS: [&str; 23] = [
     "known-for",
     "listen",
     "log",
+    "services",
     "socket",
     "store",
     "ttl",
@@ -105,6 +106,8 @@ pub struct Config {
     pub allow_unauthenticated: bool,
     /// The directory of static zones, where there is one.
     pub zones: Option<PathBuf>,
+    /// The directory of service files.
+    pub services: Option<PathBuf>,
     pub store: StoreChoice,
     /// The directory of the embedded store; `None` where nothing is kept.
     pub data: Option<PathBuf>,
@@ -353,6 +356,7 @@ impl Given {
                 Some(path) => Some(path),
                 None => Some(around.directory.join("zones")).filter(|path| path.is_dir()),
             },
+            services: self.one("services", directory)?,
             store,
             data: self.data(store, around)?,
             history_changes: self.one("history-changes", |text| number(text, 0, u64::MAX))?.unwrap_or(Limits::default().history_changes),
@@ -701,6 +705,7 @@ mod tests {
             ("known-for", "1s"),
             ("listen", "10.0.0.1:5301"),
             ("log", "debug"),
+            ("services", directory),
             ("socket", "/run/x.sock"),
             ("store", "embedded"),
             ("ttl", "7"),

@@ -22,6 +22,7 @@ use crate::bind;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::connections::Connections;
+use crate::definitions::Definitions;
 use crate::desk::Desk;
 use crate::dns::{tcp, udp, wire::Sizes};
 use crate::http;
@@ -141,6 +142,11 @@ pub async fn run(config: Config) -> Result<()> {
     for listener in bound.http {
         let source = http::Source::Tcp(tokio::net::TcpListener::from_std(listener)?);
         tasks.spawn("http", http::run(source, office.clone(), stop_registrations.clone()));
+    }
+    if let Some(directory) = config.services.clone() {
+        let mut definitions = Definitions::new(directory, office.clone());
+        definitions.look().await; // what files say is registered before anybody is told that we are ready
+        tasks.spawn("service files", definitions.run(stop_registrations.clone()));
     }
     drop(office);
     let mut watchdog = JoinSet::new();

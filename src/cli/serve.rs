@@ -58,6 +58,9 @@ pub struct Serve {
     /// A directory of zone files to serve beside the registry [default: ./zones when it is there]
     #[arg(long, value_name = "DIR")]
     zones: Option<String>,
+    /// A directory of files that say what is registered, in TOML or as Consul's JSON
+    #[arg(long, value_name = "DIR")]
+    services: Option<String>,
     /// Where the registry is kept, embedded or memory [default: embedded]
     #[arg(long, value_name = "STORE")]
     store: Option<String>,
@@ -129,6 +132,7 @@ impl Serve {
             ("consul-domain", self.consul_domain),
             ("socket", self.socket),
             ("zones", self.zones),
+            ("services", self.services),
             ("store", self.store),
             ("data", self.data),
             ("datacenter", self.datacenter),

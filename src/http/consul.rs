@@ -22,7 +22,8 @@ use super::reply::Failure;
 use super::{Client, Office};
 use crate::instance::Key;
 use crate::name::InstanceId;
-use crate::registry::Refusal;
+use crate::protocol::Peer;
+use crate::registry::{Refusal, Registration};
 use crate::view::Member;
 
 type State = axum::extract::State<Arc<Office>>;
@@ -158,6 +159,18 @@ impl Office {
 
     fn known_on_agent(&self, id: &str, client: &Client) -> Result<Member, Failure> {
         self.on_agent(id, client).ok_or_else(|| unknown_service(id))
+    }
+}
+
+impl Office {
+    /// What a service definition of Consul's registers on the host of `peer`.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it, in words.
+    pub fn service_definition(&self, value: &serde_json::Value, peer: &Peer) -> Result<Registration, String> {
+        let definition = agent::Definition { office: self, host: peer.host.clone(), through_catalog: false };
+        definition.registration(value, peer).map_err(Failure::text)
     }
 }
 

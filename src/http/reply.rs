@@ -38,6 +38,10 @@ impl Failure {
         Self::new(StatusCode::NOT_FOUND, text)
     }
 
+    pub fn text(self) -> String {
+        self.text
+    }
+
     pub fn stopping() -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "the server is stopping; try again when it is back")
     }

@@ -19,7 +19,7 @@ use crate::http::reply::{self, Failure, done};
 use crate::instance::{ConsulFacts, Health};
 use crate::journal::Topic;
 use crate::name::{HostName, fnv};
-use crate::protocol::{CheckForm, Pairs, RegisterForm, Several};
+use crate::protocol::{CheckForm, Pairs, Peer, RegisterForm, Several};
 use crate::registry::{Command, ListedCheck, Registration, Report, Subject};
 use crate::view::Member;
 
@@ -286,7 +286,7 @@ pub async fn register(
     let replace = Query::of(query.as_deref()).flag("replace-existing-checks")?;
     let value = decode::object(&body)?;
     let definition = Definition { office: &office, host: client.peer.host.clone(), through_catalog: false };
-    let mut registration = definition.registration(&value, &client)?;
+    let mut registration = definition.registration(&value, &client.peer)?;
     registration.keeps_checks = !replace;
     let displaced = office.on_agent(registration.key.id.as_str(), &client).map(|member| member.instance);
     registration.displaces = displaced
@@ -304,7 +304,7 @@ pub struct Definition<'a> {
 }
 
 impl Definition<'_> {
-    pub fn registration(&self, value: &Value, client: &Client) -> Result<Registration, Failure> {
+    pub fn registration(&self, value: &Value, peer: &Peer) -> Result<Registration, Failure> {
         let fields = Fields::of(value, SERVICE_FIELDS)?;
         for field in ["Kind", "SocketPath"] {
             if fields.text(field)?.is_some() {
@@ -364,7 +364,7 @@ impl Definition<'_> {
         } else {
             form.target = Some(address.to_owned());
         }
-        let mut registration = form.registration(&client.peer, random()?)?;
+        let mut registration = form.registration(peer, random()?)?;
         registration.consul = Some(std::sync::Arc::new(facts));
         registration.anonymous = true;
         Ok(registration)

@@ -296,7 +296,7 @@ pub async fn register(
     let mut on_service = None;
     if let Some(service) = fields.get("Service") {
         let definition = Definition { office: &office, host: host.clone(), through_catalog: true };
-        let mut registration = definition.registration(service, &client)?;
+        let mut registration = definition.registration(service, &client.peer)?;
         registration.keeps_checks = true;
         on_service = Some(registration.key.clone());
         office.carry_out(Command::Register(Box::new(registration)), &client).await?;
