@@ -11,7 +11,13 @@ mod harness;
 
 #[path = "consul_peers/agent.rs"]
 mod agent;
+#[path = "consul_peers/command.rs"]
+mod command;
 #[path = "consul_peers/diff.rs"]
 mod diff;
+#[path = "consul_peers/prometheus.rs"]
+mod prometheus;
 #[path = "consul_peers/table.rs"]
 mod table;
+#[path = "consul_peers/traefik.rs"]
+mod traefik;

@@ -1,14 +1,12 @@
 //! A Consul server of our own: one agent in a directory of its own, ended by its pid.
 
-use std::fs::File;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
-use tempfile::TempDir;
 
 use crate::harness::ask::{get, try_request};
+use crate::harness::program::{Program, free_ports};
 use crate::harness::{DEADLINE, eventually};
 
 /// A program that `./check --peers` has built.
@@ -20,63 +18,10 @@ pub fn peer(name: &str) -> PathBuf {
     path
 }
 
-/// A program that is started here and ended with its value.
-pub struct Running {
-    child: Child,
-    pub directory: TempDir,
-}
-
-impl Running {
-    /// In a directory of its own, which is made before its words are known.
-    pub fn start(program: &str, directory: TempDir, words: &[String]) -> Self {
-        let file = |name: &str| File::create(directory.path().join(name)).expect("a file for what it says");
-        let child = Command::new(peer(program))
-            .args(words)
-            .current_dir(directory.path())
-            .stdin(Stdio::null())
-            .stdout(file("stdout"))
-            .stderr(file("stderr"))
-            .spawn()
-            .unwrap_or_else(|error| panic!("starting {program}: {error}"));
-        Self { child, directory }
-    }
-
-    pub fn said(&self) -> String {
-        let text = |name: &str| std::fs::read_to_string(self.directory.path().join(name)).unwrap_or_default();
-        text("stdout") + &text("stderr")
-    }
-
-    /// Panics where it has ended by itself.
-    pub fn must_run(&mut self) {
-        if let Some(status) = self.child.try_wait().expect("waiting for our own child") {
-            panic!("it ended with {status}:\n{}", self.said());
-        }
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        drop(self.child.kill());
-        drop(self.child.wait());
-        if std::thread::panicking() {
-            let said = self.said();
-            let tail: Vec<&str> = said.lines().rev().take(20).collect();
-            tail.iter().rev().for_each(|line| eprintln!("    {line}"));
-        }
-    }
-}
-
-/// Ports that are free now: programs that cannot be told to take any have to be told one.
-pub fn free_ports<const N: usize>() -> [u16; N] {
-    let listeners: [TcpListener; N] =
-        std::array::from_fn(|_| TcpListener::bind("127.0.0.1:0").expect("a free port"));
-    listeners.map(|listener| listener.local_addr().expect("its address").port())
-}
-
 /// A Consul server with a leader.
 pub struct Agent {
     pub http: SocketAddr,
-    _running: Running,
+    _running: Program,
 }
 
 impl Agent {
@@ -109,7 +54,7 @@ impl Agent {
             "-hcl=check_update_interval = \"0s\"",
         ]
         .map(str::to_owned);
-        let mut running = Running::start("consul", directory, &words);
+        let mut running = Program::start(&peer("consul"), directory, &words);
         let http = SocketAddr::from(([127, 0, 0, 1], http));
         eventually("a Consul server with a leader", DEADLINE, || {
             running.must_run();

@@ -14,6 +14,7 @@ pub mod ask;
 pub mod dns;
 pub mod http;
 pub mod process;
+pub mod program;
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Write};

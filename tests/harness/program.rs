@@ -1,0 +1,74 @@
+//! Programs that a test starts beside the server.
+
+use std::fs::File;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use tempfile::TempDir;
+
+/// A program that is started here, and ended by its pid when this is dropped.
+pub struct Program {
+    child: Child,
+    pub directory: TempDir,
+}
+
+impl Program {
+    /// In a directory of its own, which is made before its words are known.
+    pub fn start(program: &Path, directory: TempDir, words: &[String]) -> Self {
+        let file = |name: &str| File::create(directory.path().join(name)).expect("a file for what it says");
+        let child = Command::new(program)
+            .args(words)
+            .current_dir(directory.path())
+            .stdin(Stdio::null())
+            .stdout(file("stdout"))
+            .stderr(file("stderr"))
+            .spawn()
+            .unwrap_or_else(|error| panic!("starting {}: {error}", program.display()));
+        Self { child, directory }
+    }
+
+    pub fn stdout(&self) -> String {
+        std::fs::read_to_string(self.directory.path().join("stdout")).unwrap_or_default()
+    }
+
+    pub fn said(&self) -> String {
+        let text = |name: &str| std::fs::read_to_string(self.directory.path().join(name)).unwrap_or_default();
+        text("stdout") + &text("stderr")
+    }
+
+    /// Panics where it has ended by itself.
+    pub fn must_run(&mut self) {
+        if let Some(status) = self.child.try_wait().expect("waiting for our own child") {
+            panic!("it ended with {status}:\n{}", self.said());
+        }
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+        if std::thread::panicking() {
+            let said = self.said();
+            let tail: Vec<&str> = said.lines().rev().take(20).collect();
+            tail.iter().rev().for_each(|line| eprintln!("    {line}"));
+        }
+    }
+}
+
+/// Ports that are free now: programs that cannot be told to take any have to be told one.
+pub fn free_ports<const N: usize>() -> [u16; N] {
+    let listeners: [TcpListener; N] =
+        std::array::from_fn(|_| TcpListener::bind("127.0.0.1:0").expect("a free port"));
+    listeners.map(|listener| listener.local_addr().expect("its address").port())
+}
+
+/// A command that is on `PATH`; a missing one is a failure that names its package.
+pub fn needs(program: &str, package: &str) -> PathBuf {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).map(|folder| folder.join(program)).find(|path| path.is_file());
+    found.unwrap_or_else(|| {
+        panic!("`{program}` is not here: install Debian's package {package}; ./check installs all that the tests need")
+    })
+}
