@@ -268,7 +268,8 @@ fn replies_are_those_of_consul_or_are_listed() {
             Step::Watch(one, changes) => {
                 let a = watched(&theirs, one, changes);
                 agent.settle(&one.to_string());
-                (format!("WATCH {one}"), a, watched(&ours, one, changes))
+                let meanwhile: String = changes.iter().map(|change| format!(" <- {change}")).collect();
+                (format!("WATCH {one}{meanwhile}"), a, watched(&ours, one, changes))
             }
         };
         asked += 1;
