@@ -3,6 +3,7 @@
 //!     cargo bench --bench server                 everything
 //!     cargo bench --bench server -- rates        registrations and heartbeats a second
 //!     cargo bench --bench server -- peers        durable writes a second of etcd, Consul and Redis, in the same run as ours
+//!     cargo bench --bench server -- probes       20,000 checks at an interval of 10 s: processor time, and how late
 //!     cargo bench --bench server -- million      memory, disk and time to the first answer with 1,000,000 instances
 //!
 //! `CALLSIGN_PEERS=DIR` names a directory with the peers' programs; what is not there is looked for in the PATH,
@@ -33,6 +34,11 @@ fn main() {
     if wants("peers") {
         peers();
     }
+    if wants("probes") {
+        for (what, share) in [("TCP", 0), ("HTTP", 100), ("half TCP, half HTTP", 50)] {
+            probes(what, share);
+        }
+    }
     if wants("million") {
         million();
     }
@@ -53,6 +59,10 @@ fn now() -> Instant {
 
 impl Server {
     fn start(directory: tempfile::TempDir) -> Self {
+        Self::start_logging(directory, "warn", Stdio::inherit())
+    }
+
+    fn start_logging(directory: tempfile::TempDir, filter: &str, log: Stdio) -> Self {
         let started = now();
         let mut child = Command::new(env!("CARGO_BIN_EXE_callsign"))
             .args([
@@ -62,7 +72,7 @@ impl Server {
                 "--http",
                 "none",
                 "--log",
-                "warn",
+                filter,
                 "--instances-max",
                 "2000000",
             ])
@@ -72,6 +82,7 @@ impl Server {
             .arg(directory.path().join("data"))
             .env_remove("CALLSIGN_PEERS") // it refuses variables that it does not know
             .stdout(Stdio::piped())
+            .stderr(log)
             .spawn()
             .expect("the server starts");
         let mut lines = BufReader::new(child.stdout.take().expect("its stdout")).lines();
@@ -414,6 +425,85 @@ fn read_http(reader: &mut BufReader<TcpStream>) {
 fn peer_row(what: &str, connections: usize, in_flight: usize, rate: f64, latencies: &[u64]) {
     let at = |share: f64| latencies[((latencies.len() - 1) as f64 * share) as usize];
     println!("| {what} | {connections} | {in_flight} | {rate:.0} | {} | {} |", at(0.5), at(0.99));
+}
+
+/// Probes of 20,000 checks, so many of a hundred over HTTP. Targets are threads of this process, on loopback addresses
+/// of their own: one address has 28,000 ports for connections, and each rests a minute.
+fn probes(what: &str, http_share: usize) {
+    const CHECKS: usize = 20_000;
+    const TARGETS: usize = 16;
+    /// Three intervals, after one in which the first probes are spread.
+    const SETTLE: Duration = Duration::from_secs(12);
+    const MEASURE: Duration = Duration::from_secs(30);
+    let probed = std::sync::Arc::new(AtomicU64::new(0));
+    let targets: Vec<std::net::SocketAddr> = (1..=TARGETS)
+        .map(|target| {
+            let listener =
+                std::net::TcpListener::bind(format!("127.0.1.{target}:0")).expect("a loopback address");
+            let address = listener.local_addr().expect("its address");
+            let probed = probed.clone();
+            thread::spawn(move || {
+                let mut request = [0; 4096];
+                for mut stream in listener.incoming().flatten() {
+                    probed.fetch_add(1, Ordering::Relaxed);
+                    // A TCP probe says nothing, and an HTTP probe everything at once.
+                    if matches!(stream.read(&mut request), Ok(1..)) {
+                        let reply = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok";
+                        drop(stream.write_all(reply));
+                    }
+                }
+            });
+            address
+        })
+        .collect();
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
+    let log_path = directory.path().join("log");
+    let log = std::fs::File::create(&log_path).expect("a file for the log");
+    let server = Server::start_logging(directory, "warn,callsign::health=debug", log.into());
+    let mut writer = server.connect();
+    let mut replies = BufReader::new(writer.try_clone().expect("a second handle")).lines();
+    for first in (0..CHECKS).step_by(200) {
+        let batch: String = (first..first + 200)
+            .map(|number| {
+                let target = targets[number % TARGETS];
+                let kind = match number / TARGETS % 100 < http_share {
+                    true => format!("\"http\":\"http://{target}/health\""),
+                    false => format!("\"tcp\":\"{target}\""),
+                };
+                format!(
+                    "{{\"register\":{{\"service\":\"s{}\",\"id\":\"i{number}\",\"address\":\"127.0.0.1\",\"port\":80,\"lease\":\"none\",\"checks\":[{{\"id\":\"c\",{kind},\"interval\":\"10s\"}}]}}}}\n",
+                    number % 1000
+                )
+            })
+            .collect();
+        writer.write_all(batch.as_bytes()).expect("it reads");
+        for _ in 0..200 {
+            let reply = replies.next().expect("a reply").expect("it replies");
+            assert!(!reply.contains("\"error\""), "{reply}");
+        }
+    }
+    let until = |end: Instant| {
+        while now() < end {
+            thread::park_timeout(end.saturating_duration_since(now()));
+        }
+    };
+    until(now() + SETTLE);
+    let (cpu, made, begun) = (server.cpu(), probed.load(Ordering::Relaxed), now());
+    until(now() + MEASURE);
+    let wall = begun.elapsed().as_secs_f64();
+    let (cpu, made) = (server.cpu() - cpu, probed.load(Ordering::Relaxed) - made);
+    let resident = server.resident_mib();
+    let directory = server.stop();
+    println!(
+        "{what}: {CHECKS} checks at 10 s: {:.0} probes a second, {:.3} processor seconds a second ({:.0} us a probe), {resident} MiB",
+        made as f64 / wall,
+        cpu / wall,
+        cpu * 1e6 / made as f64
+    );
+    let log = std::fs::read_to_string(&log_path).expect("its log");
+    let sums = log.lines().find(|line| line.contains("probes stopped")).expect("the sums of its probes");
+    println!("    since its start:{}", sums.split("probes stopped").nth(1).unwrap_or_default());
+    drop(directory);
 }
 
 /// Registers a million, restarts, and asks.

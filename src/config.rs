@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
+use ipnet::IpNet;
 use toml::de::{DeTable, DeValue};
 
 use crate::name::{Apex, Datacenter};
@@ -47,7 +48,7 @@ const UDP_OCTETS_MAX: u16 = 65_507;
 const SOCKET_PATH_OCTETS_MAX: usize = 107;
 
 /// Every key, as it is written in the file; `CALLSIGN_KNOWN_FOR` in the environment, `--known-for` as a flag.
-const KEYS: [&str; 24] = [
+const KEYS: [&str; 26] = [
     "advertise",
     "allow-loopback",
     "allow-unauthenticated",
@@ -65,6 +66,8 @@ const KEYS: [&str; 24] = [
     "known-for",
     "listen",
     "log",
+    "probe-allow",
+    "probe-commands",
     "services",
     "socket",
     "store",
@@ -129,6 +132,10 @@ pub struct Config {
     pub log: String,
     /// How long DNS is answered after SIGTERM while new registrations are not.
     pub grace: Duration,
+    /// Networks that probes of checks may go to, besides the instance's own addresses and loopback.
+    pub probe_allow: Vec<IpNet>,
+    /// Checks may run programs.
+    pub probe_commands: bool,
 }
 
 /// Where the registry is kept.
@@ -293,7 +300,9 @@ impl Given {
             }
             let value = |text: &str| Value { text: text.trim().to_owned(), origin: variable.to_owned() };
             let values = match known {
-                "domain" | "dns" | "listen" | "http" | "http-hosts" => text.split(',').map(value).collect(),
+                "domain" | "dns" | "listen" | "http" | "http-hosts" | "probe-allow" => {
+                    text.split(',').map(value).collect()
+                }
                 _ => vec![value(text)],
             };
             self.0.insert(known, values);
@@ -371,6 +380,8 @@ impl Given {
                 .unwrap_or(UDP_OCTETS_DEFAULT),
             log: self.one("log", log)?.unwrap_or_else(|| "info".to_owned()),
             grace: self.one("grace", |text| duration(text, GRACE_MAX))?.unwrap_or_default(),
+            probe_allow: self.list("probe-allow", network)?.unwrap_or_default(),
+            probe_commands: self.one("probe-commands", flag)?.unwrap_or(false),
         };
         self.authenticated(&config)?;
         self.one_grammar_a_name(&config)?;
@@ -415,7 +426,7 @@ impl Given {
             return Ok(None);
         };
         // `listen = []` and `http = []` say that there is none; the others need one.
-        if values.is_empty() && !["listen", "http", "http-hosts"].contains(&key) {
+        if values.is_empty() && !["listen", "http", "http-hosts", "probe-allow"].contains(&key) {
             bail!("{key} must not be an empty list; leave the key out to take the default");
         }
         let mut list = Vec::with_capacity(values.len());
@@ -556,6 +567,21 @@ fn advertise(text: &str) -> Result<IpAddr, String> {
         Err(_) => {
             Err(format!("must be an IPv4 or IPv6 address without a port, not `{}`", text.escape_debug()))
         }
+    }
+}
+
+fn network(text: &str) -> Result<IpNet, String> {
+    let network = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+    // 10.0.0.7/8 is a slip of somebody who means one of two very different things.
+    match network {
+        Ok(network) if network.network() != network.addr() => {
+            Err(format!("must be a network, such as {}, or one address; {text} is neither", network.trunc()))
+        }
+        Ok(network) => Ok(network),
+        Err(_) => Err(format!(
+            "must be a network such as 10.0.0.0/8 or fd00::/8, or one address, not `{}`",
+            text.escape_debug()
+        )),
     }
 }
 
@@ -705,6 +731,8 @@ mod tests {
             ("known-for", "1s"),
             ("listen", "10.0.0.1:5301"),
             ("log", "debug"),
+            ("probe-allow", "10.0.0.0/8"),
+            ("probe-commands", "true"),
             ("services", directory),
             ("socket", "/run/x.sock"),
             ("store", "embedded"),
@@ -824,6 +852,9 @@ mod tests {
             ("udp-octets-loopback", "511", "from 512 to 65507"),
             ("allow-loopback", "yes", "true or false"),
             ("log", "callsign=loud", "must be a filter"),
+            ("probe-allow", "10.0.0.0/33", "such as 10.0.0.0/8"),
+            ("probe-allow", "10.0.0.7/8", "such as 10.0.0.0/8"),
+            ("probe-commands", "yes", "true or false"),
         ] {
             let error = flag_error(key, text);
             assert!(error.starts_with(&format!("--{key} ")) && error.contains(rule), "{error}");

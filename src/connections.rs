@@ -56,6 +56,11 @@ impl Connections {
         Arc::new(Self { most, ticks: AtomicU64::new(0), open: Mutex::default() })
     }
 
+    /// How many there are.
+    pub fn open(&self) -> usize {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
     /// A place for a new connection; the quietest is told to close where there are too many.
     pub fn enter(self: &Arc<Self>, stop: &CancellationToken) -> Place {
         let number = self.ticks.fetch_add(1, Ordering::Relaxed);

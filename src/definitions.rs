@@ -170,19 +170,19 @@ impl Definitions {
     /// What a file said before this server started.
     fn said_before(&self, path: &Path) -> BTreeSet<Key> {
         let path = path.to_string_lossy();
-        self.from_files().remove(&*path).unwrap_or_default()
+        self.by_file().remove(&*path).unwrap_or_default()
     }
 
     /// What files said that are not here any more.
     fn left_over(&self) -> Vec<Key> {
         let here: BTreeSet<String> =
             self.files.keys().map(|path| path.to_string_lossy().into_owned()).collect();
-        let gone = self.from_files().into_iter().filter(|(source, _)| !here.contains(source));
+        let gone = self.by_file().into_iter().filter(|(source, _)| !here.contains(source));
         gone.flat_map(|(_, keys)| keys).collect()
     }
 
     /// Everything that is registered from a file of this directory, by its path.
-    fn from_files(&self) -> HashMap<String, BTreeSet<Key>> {
+    fn by_file(&self) -> HashMap<String, BTreeSet<Key>> {
         let mut found: HashMap<String, BTreeSet<Key>> = HashMap::new();
         let (members, _) = self.office.desk.view.list(&Filter::default(), None, usize::MAX);
         for member in members {

@@ -12,6 +12,7 @@
 mod consul;
 mod discovery;
 mod events;
+mod metrics;
 mod query;
 mod reply;
 mod settings;
@@ -41,6 +42,7 @@ use tokio_util::task::TaskTracker;
 
 use self::reply::Failure;
 use crate::connections::{Connections, Handed, Octets, Place};
+use crate::counters::Probes;
 use crate::desk::Desk;
 use crate::name::Name;
 use crate::protocol::Peer;
@@ -81,6 +83,8 @@ pub struct Office {
     pub underscore_is_hyphen: bool,
     /// Connections of this port.
     pub connections: Arc<Connections>,
+    /// What probes did.
+    pub probes: Arc<Probes>,
 }
 
 /// Who asks.
@@ -206,6 +210,7 @@ fn router(office: Arc<Office>) -> Router {
         .merge(consul::router())
         .merge(discovery::router())
         .merge(events::router())
+        .merge(metrics::router())
         .merge(settings::router())
         .fallback(consul::unknown)
         .method_not_allowed_fallback(method_not_allowed)

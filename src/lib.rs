@@ -12,11 +12,11 @@
 //!
 //! **The state**: [`writer`] is the one task that changes the registry; [`store`] keeps the changes.
 //!
-//! **The edges** carry octets: [`dns`] and [`socket`]. They never import each other.
+//! **The edges** carry octets: [`dns`] and [`socket`]; [`health`] probes. They never import each other.
 //!
 //! **The wiring**: [`serve`] starts and stops it all, from a [`config`] and sockets that [`bind`] bound;
 //! [`client`] is the other side of the socket, and `cli` the command line. Beneath everything but the core
-//! lie [`clock`] and [`connections`].
+//! lie [`clock`], [`connections`] and [`counters`].
 
 pub mod answer;
 pub mod balance;
@@ -26,11 +26,13 @@ pub mod client;
 pub mod clock;
 pub mod config;
 pub mod connections;
+pub mod counters;
 mod definitions;
 pub mod desk;
 pub mod dns;
 pub mod explain;
 pub mod grammar;
+pub mod health;
 pub mod http;
 pub mod instance;
 pub mod journal;

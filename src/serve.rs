@@ -22,9 +22,11 @@ use crate::bind;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::connections::Connections;
+use crate::counters::Probes;
 use crate::definitions::Definitions;
 use crate::desk::Desk;
 use crate::dns::{tcp, udp, wire::Sizes};
+use crate::health;
 use crate::http;
 use crate::name::{HostName, Name, ServiceName};
 use crate::protocol::ServerForm;
@@ -98,6 +100,18 @@ pub async fn run(config: Config) -> Result<()> {
     view.set_ready();
     begin.cancel();
 
+    let probes = Arc::new(Probes::default());
+    let probing = health::Probing {
+        view: view.clone(),
+        writer: handle.clone(),
+        clock,
+        allow: config.probe_allow.clone(),
+        commands: config.probe_commands,
+        seed: seeds.next_u64(),
+        counters: probes.clone(),
+    };
+    tasks.spawn("health", health::run(probing, stop_registrations.clone()));
+
     lines.push(format!("socket {socket}"));
     let (hand_over, handed) = mpsc::channel(http::HANDED_MAX);
     let spoken = |what: &str, listeners: &[std::net::TcpListener]| -> Vec<String> {
@@ -136,6 +150,7 @@ pub async fn run(config: Config) -> Result<()> {
         hosts: config.http_hosts.clone(),
         underscore_is_hyphen: config.underscore_is_hyphen,
         connections: Connections::new(http::CONNECTIONS_MAX),
+        probes,
     });
     let handed = http::run(http::Source::Handed(handed), office.clone(), stop_registrations.clone());
     tasks.spawn("http over the registration socket", handed);

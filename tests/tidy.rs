@@ -55,12 +55,14 @@ const ROOMS: &[(&str, Room)] = &[
     ("zone_file.rs", Core),
     ("clock.rs", Ground),
     ("connections.rs", Ground),
+    ("counters.rs", Ground),
     ("desk.rs", State),
     ("journal.rs", State),
     ("store/", State),
     ("writer.rs", State),
     ("dns/", Edge),
     ("health.rs", Edge),
+    ("health/", Edge),
     ("http.rs", Edge),
     ("http/", Edge),
     ("metrics.rs", Edge),
@@ -114,9 +116,21 @@ const ONLY_IN: &[(&str, &[&str], &str)] = &[
 ];
 
 /// `serve.rs` starts the services, accept loops their connections, the command line the user's command, the
-/// store its one thread, for a commit blocks, and a backup its reading of the disk, which it waits for.
-const SPAWNERS: &[&str] =
-    &["serve.rs", "dns/tcp.rs", "http.rs", "socket.rs", "socket/stream.rs", "cli/", "store/embedded.rs"];
+/// store its one thread, for a commit blocks, and a backup its reading of the disk, which it waits for; `health.rs` its
+/// probes, `health/` what a probe waits for: the system's resolver, certificates on the disk, a program.
+const SPAWNERS: &[&str] = &[
+    "serve.rs",
+    "dns/tcp.rs",
+    "http.rs",
+    "socket.rs",
+    "socket/stream.rs",
+    "cli/",
+    "store/embedded.rs",
+    "health.rs",
+    "health/command.rs",
+    "health/reach.rs",
+    "health/tls.rs",
+];
 
 /// The server reads its clocks in one file; a client's deadlines are its own.
 const CLOCKS: &[&str] = &["clock.rs", "cli/", "client.rs"];

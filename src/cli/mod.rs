@@ -63,7 +63,7 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    Serve(serve::Serve),
+    Serve(Box<serve::Serve>),
     Register(register::Register),
     Heartbeat(heartbeat::Heartbeat),
     Deregister(deregister::Deregister),

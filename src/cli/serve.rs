@@ -97,6 +97,12 @@ pub struct Serve {
     /// How long DNS is still answered after SIGTERM, at most 60s [default: 0s]
     #[arg(long, value_name = "TIME")]
     grace: Option<String>,
+    /// Let checks be probed there too, beside their instance's own addresses and loopback
+    #[arg(long, value_name = "NETWORK")]
+    probe_allow: Vec<String>,
+    /// Let checks run programs of this machine
+    #[arg(long)]
+    probe_commands: bool,
 }
 
 impl Serve {
@@ -127,6 +133,7 @@ impl Serve {
             ("listen", self.listen),
             ("http", self.http),
             ("http-hosts", self.http_hosts),
+            ("probe-allow", self.probe_allow),
         ];
         let single = [
             ("consul-domain", self.consul_domain),
@@ -147,8 +154,11 @@ impl Serve {
             ("log", self.log),
             ("grace", self.grace),
         ];
-        let switches =
-            [("allow-unauthenticated", self.allow_unauthenticated), ("allow-loopback", self.allow_loopback)];
+        let switches = [
+            ("allow-unauthenticated", self.allow_unauthenticated),
+            ("allow-loopback", self.allow_loopback),
+            ("probe-commands", self.probe_commands),
+        ];
         let lists = lists.into_iter().filter(|(_, texts)| !texts.is_empty());
         let single = single.into_iter().filter_map(|(key, text)| Some((key, vec![text?])));
         let switches =

@@ -1,0 +1,413 @@
+//! The probes of checks: what is done at every interval, and what its outcome makes of a check.
+//!
+//! One task knows every check that is probed, from the view at its start and from the journal since; it has a list of
+//! who is due when, and starts each probe as a task of its own, in one of a bounded number of places. A probe ends
+//! within its timeout, whatever its target does. A check has one probe at a time, and one whose last probe took long takes
+//! its place among the slow: targets that hang delay each other, and nobody else.
+//!
+//! What an outcome means is the core's to say (`check::Streak`). Only where it makes the check another status
+//! than the view shows does the writer hear of it, as a fact: what happened is published at once, whether the store
+//! can take it or not. The same outcome again costs nobody anything.
+//!
+//! Where a probe may go is decided in `reach`. Why one task and not one for each check: twenty thousand timers and their
+//! stacks to do what one ordered list does, and no one to ask how many run.
+
+mod alias;
+mod book;
+mod command;
+mod grpc;
+mod http;
+mod probe;
+mod reach;
+mod tls;
+
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::{JoinError, JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use self::book::{Book, Found, LANES, Lane};
+use self::probe::{Doubt, Ended, Outcome, Prober};
+use self::reach::{Reach, Whose};
+use self::tls::Trust;
+use crate::check::Check;
+use crate::clock::Clock;
+use crate::counters::Probes;
+use crate::instance::Health;
+use crate::journal::{Batch, Ended as NoMore, Follower, Topic};
+use crate::lease::Leased;
+use crate::registry::{Author, Command, Holder, Report, Subject, What};
+use crate::time::nanoseconds;
+use crate::view::View;
+use crate::writer::Handle;
+
+/// Probes at once of targets that are not slow. 20,000 checks at 10 s whose targets all fall silent at once
+/// take four seconds to fill them, and are slow from their first timeout on. A probe takes a descriptor and some KiB.
+const QUICK_MAX: usize = 8192;
+/// Probes at once of slow targets: half as many, so that however many hang, most places are the others'.
+const SLOW_MAX: usize = 4096;
+/// Programs at once: each is a process and its memory, and they compete with what they look at.
+const COMMANDS_MAX: usize = 16;
+/// The part of all descriptors that probes may take: the rest is for connections and files.
+const DESCRIPTORS_PART: usize = 4;
+/// Probes started before the loop looks at what else there is: 256 connects are some milliseconds.
+const STARTS_MAX: usize = 256;
+/// Subjects read of the view before others may run.
+const READ_MAX: usize = 1024;
+/// Verdicts waiting for the writer. One that finds no room is said again by the next probe.
+const REPORTS_MAX: usize = 1024;
+/// How long an alias's verdict waits that found no room.
+const ALIASES_AGAIN: Duration = Duration::from_millis(100);
+/// That we lack what probes need is said at most so often.
+const LACK_AGAIN: Duration = Duration::from_secs(60);
+
+/// What the probes of a server stand on.
+pub struct Probing {
+    pub view: Arc<View>,
+    pub writer: Handle,
+    pub clock: Clock,
+    /// Where probes may go besides their own addresses and loopback.
+    pub allow: Vec<IpNet>,
+    /// Programs may be run.
+    pub commands: bool,
+    /// For the jitter of the starts.
+    pub seed: u64,
+    pub counters: Arc<Probes>,
+}
+
+/// Probes until `stop`; what is under way then is dropped.
+///
+/// # Errors
+///
+/// None: it is a named task like those that have some.
+pub async fn run(probing: Probing, stop: CancellationToken) -> io::Result<()> {
+    let (reports, waiting) = mpsc::channel(REPORTS_MAX);
+    let telling = tell(probing.writer.clone(), waiting);
+    let scheduler = Scheduler::new(probing, reports);
+    // The scheduler ends first: its end of the queue goes with it, and the other has nothing more to tell.
+    tokio::join!(scheduler.run(stop), telling);
+    Ok(())
+}
+
+/// Hands verdicts to the writer, one after the other: a writer that waits for its disk keeps no probe from starting.
+async fn tell(writer: Handle, mut waiting: mpsc::Receiver<Command>) {
+    while let Some(report) = waiting.recv().await {
+        if writer.tell(report, Author::Server).await.is_err() {
+            return; // the server is on its way down
+        }
+    }
+}
+
+struct Scheduler {
+    view: Arc<View>,
+    writer: Handle,
+    clock: Clock,
+    book: Book,
+    prober: Arc<Prober>,
+    /// By lane.
+    places: [Arc<Semaphore>; LANES.len()],
+    tasks: JoinSet<Ended>,
+    reports: mpsc::Sender<Command>,
+    /// Aliases that have to be looked at.
+    dirty: BTreeSet<u64>,
+    /// When the log may say again that we lack what probes need.
+    lack_again_ns: u64,
+    counters: Arc<Probes>,
+}
+
+impl Scheduler {
+    fn new(probing: Probing, reports: mpsc::Sender<Command>) -> Self {
+        let Probing { view, writer, clock, allow, commands, seed, counters } = probing;
+        let prober = Prober { clock, reach: Reach::new(allow), trust: Trust::default(), commands };
+        let descriptors = descriptors() / DESCRIPTORS_PART;
+        let places = LANES.map(|lane| match lane {
+            Lane::Quick => QUICK_MAX.min(descriptors * 2 / 3),
+            Lane::Slow => SLOW_MAX.min(descriptors / 3),
+            Lane::Command => COMMANDS_MAX,
+        });
+        Self {
+            view,
+            writer,
+            clock,
+            book: Book::new(seed),
+            prober: Arc::new(prober),
+            places: places.map(|most| Arc::new(Semaphore::new(most.max(1)))),
+            tasks: JoinSet::new(),
+            reports,
+            dirty: BTreeSet::new(),
+            lack_again_ns: 0,
+            counters,
+        }
+    }
+
+    async fn run(mut self, stop: CancellationToken) {
+        let mut found = Found::AtStart;
+        loop {
+            // Followed before it is read: what changes in between is heard twice, and is the same.
+            let changes = self.writer.journal.follow(Topic::Everything);
+            self.read_all(found).await;
+            match self.work(changes, &stop).await {
+                NoMore::Lagged(batches) => tracing::warn!(batches, "probes: reading every check anew"),
+                NoMore::Closed => break,
+            }
+            found = Found::Later;
+        }
+        self.tasks.shutdown().await;
+        let made: u64 = self.counters.made().map(|(.., count)| count).sum();
+        tracing::debug!(
+            checks = self.book.len(),
+            made,
+            transitions = self.counters.transitions.read(),
+            late = self.counters.late.read(),
+            waited = self.counters.waited.read(),
+            lateness_p50 = ?self.counters.lateness.within(0.5),
+            lateness_p99 = ?self.counters.lateness.within(0.99),
+            duration_p99 = ?self.counters.duration.within(0.99),
+            "probes stopped"
+        );
+    }
+
+    /// Until there are no more changes, or some were missed.
+    async fn work(&mut self, mut changes: Follower, stop: &CancellationToken) -> NoMore {
+        loop {
+            self.look_at_aliases();
+            self.start_due();
+            let wake = self.wake_ns().map(|wake_ns| self.clock.instant(wake_ns).into());
+            let sleep = async {
+                match wake {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            // Every arm is cancel-safe: a batch or an end that is not taken stays where it is, and the sleep is
+            // computed anew.
+            tokio::select! {
+                () = stop.cancelled() => return NoMore::Closed,
+                batch = changes.next() => match batch {
+                    Ok(batch) => self.learn(&batch),
+                    Err(no_more) => return no_more,
+                },
+                Some(ended) = self.tasks.join_next() => {
+                    self.finish(ended);
+                    while let Some(ended) = self.tasks.try_join_next() {
+                        self.finish(ended);
+                    }
+                }
+                () = sleep => {}
+            }
+        }
+    }
+
+    fn wake_ns(&self) -> Option<u64> {
+        let again = self.clock.now().after(ALIASES_AGAIN).mono_ns;
+        let again = (!self.dirty.is_empty()).then_some(again);
+        self.book.next_ns().into_iter().chain(again).min()
+    }
+
+    /// The checks of everybody, as the view has them.
+    async fn read_all(&mut self, found: Found) {
+        let mut gone = self.book.subjects();
+        let mut read = 0;
+        for name in self.view.directory().names() {
+            let Some(service) = self.view.service(name.as_str()) else { continue };
+            for member in &service.members {
+                let of = Leased::Instance(member.instance.key.clone());
+                gone.remove(&of);
+                self.book.set(&of, &member.instance.checks, found, self.clock.now().mono_ns);
+            }
+            read += service.members.len();
+            if read >= READ_MAX {
+                read = 0;
+                tokio::task::yield_now().await;
+            }
+        }
+        for name in self.view.hosts() {
+            let Some(host) = self.view.host(&name) else { continue };
+            let of = Leased::Host(name);
+            gone.remove(&of);
+            self.book.set(&of, &host.checks, found, self.clock.now().mono_ns);
+        }
+        for of in gone {
+            self.book.set(&of, &[], found, 0);
+        }
+        self.dirty = self.book.aliases();
+    }
+
+    /// What a batch of changes means for checks, and for those that are aliases of what it changed.
+    fn learn(&mut self, batch: &Batch) {
+        let now_ns = self.clock.now().mono_ns;
+        for event in batch.iter() {
+            match &event.change.what {
+                What::Instance { before, after } => {
+                    let Some(instance) = after.as_ref().or(before.as_ref()) else { continue };
+                    let checks = after.as_ref().map(|after| after.checks.as_slice()).unwrap_or_default();
+                    let of = Leased::Instance(instance.key.clone());
+                    self.learn_of(&of, checks, now_ns);
+                    self.dirty.extend(self.book.aliases_of_instance(&instance.key));
+                }
+                What::Host { before, after } => {
+                    let Some(host) = after.as_ref().or(before.as_ref()) else { continue };
+                    let checks = after.as_ref().map(|after| after.checks.as_slice()).unwrap_or_default();
+                    self.learn_of(&Leased::Host(host.name.clone()), checks, now_ns);
+                    if self.book.has_aliases() {
+                        self.dirty.extend(self.book.aliases_of_host(&host.name));
+                        // A host's checks count for every instance on it.
+                        for member in self.view.on_host(&host.name) {
+                            self.dirty.extend(self.book.aliases_of_instance(&member.instance.key));
+                        }
+                    }
+                }
+                What::Forgotten { .. } | What::Settings { .. } => {}
+            }
+        }
+    }
+
+    fn learn_of(&mut self, of: &Leased, checks: &[Check], now_ns: u64) {
+        self.book.set(of, checks, Found::Later, now_ns);
+        // New ones, and those of which somebody has said otherwise.
+        self.dirty.extend(self.book.aliases_on(of));
+    }
+
+    /// Starts what waits for a place and what is due, as far as there are places.
+    fn start_due(&mut self) {
+        for lane in LANES {
+            while self.places[lane as usize].available_permits() > 0
+                && let Some((number, since_ns)) = self.book.pop_waiting(lane)
+            {
+                self.start(number, since_ns);
+            }
+        }
+        let now_ns = self.clock.now().mono_ns;
+        for _ in 0..STARTS_MAX {
+            let Some((number, due_ns)) = self.book.pop_due(now_ns) else { break };
+            self.start(number, due_ns);
+        }
+    }
+
+    fn start(&mut self, number: u64, due_ns: u64) {
+        let Some(entry) = self.book.entry(number) else { return };
+        let Some(whose) = whose(&self.view, &entry.of) else {
+            // It has left, and the journal is about to say so.
+            return self.book.again_soon(number, self.clock.now().mono_ns);
+        };
+        let Ok(place) = self.places[entry.lane() as usize].clone().try_acquire_owned() else {
+            self.counters.waited.add();
+            return self.book.wait(number, due_ns);
+        };
+        let (prober, definition) = (self.prober.clone(), entry.definition.clone());
+        let probe = self.tasks.spawn(async move {
+            let ended = prober.probe(number, due_ns, definition, whose).await;
+            drop(place);
+            ended
+        });
+        self.book.runs(number, probe);
+    }
+
+    /// What a probe's end makes of its check.
+    fn finish(&mut self, ended: Result<Ended, JoinError>) {
+        let ended = match ended {
+            Ok(ended) => ended,
+            // A fault of ours ends the server like that of any other task.
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            // Its check went away.
+            Err(_) => return,
+        };
+        self.counters.began(Duration::from_nanos(ended.began_ns.saturating_sub(ended.due_ns)));
+        self.counters.duration.add(ended.took);
+        let now_ns = self.clock.now().mono_ns;
+        let Some(entry) = self.book.entry(ended.number) else { return };
+        entry.took(ended.took);
+        // A timeout that we missed is doubted once: a machine that is always short of time must still notice who is gone.
+        let doubt = ended.doubt.filter(|doubt| *doubt != Doubt::Late || !entry.late);
+        entry.late = doubt == Some(Doubt::Late);
+        self.counters.outcome(&entry.definition.kind, doubt.is_none().then_some(ended.outcome.health));
+        match doubt {
+            None => {}
+            Some(Doubt::Late) => return self.book.again_soon(ended.number, now_ns),
+            Some(Doubt::Ours) => {
+                if now_ns >= self.lack_again_ns {
+                    self.lack_again_ns = now_ns + nanoseconds(LACK_AGAIN);
+                    tracing::warn!(
+                        why = ended.outcome.output,
+                        "this server cannot probe; statuses stay as they are"
+                    );
+                }
+                return self.book.again(ended.number, ended.began_ns, now_ns);
+            }
+        }
+        if let Some(before) = status_of(&self.view, &entry.of, &entry.id)
+            && before != Health::Maintenance
+        {
+            let after = entry.streak.outcome(ended.outcome.health, before, &entry.definition);
+            let (of, id) = (entry.of.clone(), entry.id.clone());
+            if after != before {
+                // One that finds no room is said again by the next probe.
+                self.report(of, id, Outcome { health: after, ..ended.outcome });
+            }
+        }
+        self.book.again(ended.number, ended.began_ns, now_ns);
+    }
+
+    fn look_at_aliases(&mut self) {
+        for number in std::mem::take(&mut self.dirty) {
+            let Some(entry) = self.book.entry(number) else { continue };
+            let (of, id, definition) = (entry.of.clone(), entry.id.clone(), entry.definition.clone());
+            let Some(before) = status_of(&self.view, &of, &id) else { continue };
+            let (health, output) = alias::look(&self.view, &of, &id, &definition.kind);
+            self.counters.outcome(&definition.kind, Some(health));
+            let wanted = before != health && before != Health::Maintenance;
+            if wanted && !self.report(of, id, Outcome { health, output }) {
+                self.dirty.insert(number);
+            }
+        }
+    }
+
+    /// True where the verdict is on its way to the writer.
+    fn report(&mut self, of: Leased, check: Arc<str>, verdict: Outcome) -> bool {
+        let on = match of {
+            Leased::Instance(key) => Subject::Instance(Holder { key, lease_id: None }),
+            Leased::Host(name) => Subject::Host(name),
+        };
+        let Outcome { health: status, output } = verdict;
+        let report = Report { on, check, status, output: output.into(), known_only: true };
+        let told = self.reports.try_send(Command::Report(report)).is_ok();
+        if told {
+            self.counters.transitions.add();
+        }
+        told
+    }
+}
+
+/// Whose check it is, as the view has it; `None` where it has left.
+fn whose(view: &View, of: &Leased) -> Option<Whose> {
+    match of {
+        Leased::Instance(key) => {
+            let member = view.member(key)?;
+            Some(Whose { instance: Some(member.instance), host: member.host })
+        }
+        Leased::Host(name) => Some(Whose { instance: None, host: Some(view.host(name)?) }),
+    }
+}
+
+/// The status of a check, as the view has it.
+fn status_of(view: &View, of: &Leased, id: &Arc<str>) -> Option<Health> {
+    let status = |checks: &[Check]| checks.iter().find(|check| check.id == *id).map(|check| check.status);
+    let whose = whose(view, of)?;
+    match (&whose.instance, &whose.host) {
+        (Some(instance), _) => status(&instance.checks),
+        (None, Some(host)) => status(&host.checks),
+        (None, None) => None,
+    }
+}
+
+/// Descriptors that this process may have.
+fn descriptors() -> usize {
+    use nix::sys::resource::{Resource, getrlimit};
+    let (soft, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((1024, 1024));
+    usize::try_from(soft).unwrap_or(usize::MAX)
+}
