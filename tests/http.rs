@@ -12,6 +12,8 @@ mod harness;
 
 #[path = "http/blocking.rs"]
 mod blocking;
+#[path = "http/metrics.rs"]
+mod metrics;
 #[path = "http/reading.rs"]
 mod reading;
 #[path = "http/refusals.rs"]

@@ -1,0 +1,55 @@
+//! `/metrics`: well-formed, and its numbers are those of the server.
+
+use serde_json::json;
+
+use crate::harness::{Http, Server};
+
+/// Every sample by its name and labels.
+fn samples(server: &Server) -> std::collections::BTreeMap<String, f64> {
+    let reply = Http::tcp(server.http[0]).get("/metrics");
+    assert_eq!(reply.status, 200);
+    assert!(reply.header("content-type").unwrap().starts_with("application/openmetrics-text; version=1.0.0"));
+    let text = reply.text();
+    assert!(text.ends_with("# EOF\n"), "{text}");
+    let mut typed = std::collections::BTreeSet::new();
+    let mut found = std::collections::BTreeMap::new();
+    for line in text.lines() {
+        if let Some(rest) = line.strip_prefix("# TYPE ") {
+            let name = rest.split(' ').next().unwrap();
+            assert!(typed.insert(name.to_owned()), "{name} has two types");
+        } else if !line.starts_with('#') {
+            let (name, value) = line.rsplit_once(' ').unwrap_or_else(|| panic!("{line}"));
+            let family = name.split('{').next().unwrap();
+            let of = |suffix: &str| family.strip_suffix(suffix).is_some_and(|family| typed.contains(family));
+            let known = typed.contains(family)
+                || ["_total", "_bucket", "_count", "_sum", "_info"].iter().any(|suffix| of(suffix));
+            assert!(known, "{line} has no type");
+            assert!(found.insert(name.to_owned(), value.parse().unwrap()).is_none(), "{name} twice");
+        }
+    }
+    found
+}
+
+#[test]
+fn numbers_are_those_of_the_server() {
+    let server = Server::start(&[]);
+    let mut client = server.client();
+    for (id, lease) in [("a", "none"), ("b", "none"), ("c", "none")] {
+        let form = json!({"service": "web", "id": id, "address": "10.0.0.7", "port": 80, "lease": lease});
+        client.done("registered", &json!({ "register": form }));
+    }
+    client.done("draining", &json!({"drain": {"service": "web", "id": "b"}}));
+    let report = json!({"service": "web", "id": "c", "status": "critical"});
+    client.done("reported", &json!({ "report": report }));
+    let found = samples(&server);
+    assert_eq!(found["callsign_ready"], 1.0);
+    assert_eq!(found["callsign_services"], 1.0);
+    assert_eq!(found["callsign_instances{standing=\"live\"}"], 1.0);
+    assert_eq!(found["callsign_instances{standing=\"draining\"}"], 1.0);
+    assert_eq!(found["callsign_instances{standing=\"critical\"}"], 1.0);
+    assert_eq!(found["callsign_revision"], 5.0);
+    assert!(found["callsign_connections{port=\"registration\"}"] >= 1.0);
+    assert_eq!(found["callsign_probes_total{kind=\"tcp\",outcome=\"passing\"}"], 0.0);
+    // What clients name is in no label.
+    assert!(!found.keys().any(|name| name.contains("web")), "{found:?}");
+}
