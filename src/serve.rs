@@ -51,9 +51,7 @@ pub async fn run(config: Config) -> Result<()> {
     let mut signals = Signals::new()?;
     raise_descriptor_limit();
     let clock = Clock::start();
-    let bound = Bound::new(&config)?;
-    let socket =
-        bound.unix_file.as_ref().map_or_else(|| bound.socket(), |file| file.path().display().to_string());
+    let mut bound = Bound::new(&config)?;
     let (zones, taken) = match &config.zones {
         Some(directory) => read_zones(directory, &config)?,
         None => Default::default(),
@@ -61,28 +59,23 @@ pub async fn run(config: Config) -> Result<()> {
     let view = Arc::new(View::new(settings(&config, &bound), zones));
     // Never taken apart: with a million instances that holds up the end, and so the next start, by a second.
     std::mem::forget(view.clone());
-
-    let mut seeds = Draws::new(random()?);
-    let stop_dns = CancellationToken::new();
-    let stop_registrations = CancellationToken::new();
-    let mut tasks = Tasks::default();
-    let sizes = Sizes { udp_octets_loopback: config.udp_octets_loopback.into() };
-    let mut lines = Vec::new();
-    let loopback_only = bound.dns.iter().all(|dns| dns.address.ip().is_loopback());
+    let mut server = Server {
+        view,
+        clock,
+        seeds: Draws::new(random()?),
+        tasks: Tasks::default(),
+        lines: Vec::new(),
+        stop_dns: CancellationToken::new(),
+        stop_registrations: CancellationToken::new(),
+    };
     let begin = CancellationToken::new();
-    for dns in bound.dns {
-        lines.push(format!("dns udp+tcp {}", dns.address));
-        let socket = tokio::net::UdpSocket::from_std(dns.udp)?;
-        let answering = udp::run(socket, view.clone(), sizes, seeds.next_u64(), stop_dns.clone());
-        tasks.spawn("dns udp", behind(begin.clone(), answering));
-        let listener = tokio::net::TcpListener::from_std(dns.tcp)?;
-        let answering = tcp::run(listener, view.clone(), sizes, seeds.next_u64(), stop_dns.clone());
-        tasks.spawn("dns tcp", behind(begin.clone(), answering));
-    }
+    let loopback_only = bound.dns.iter().all(|dns| dns.address.ip().is_loopback());
+    server.answer_dns(&config, std::mem::take(&mut bound.dns), &begin)?;
 
     // DNS answers SERVFAIL until the registry is loaded: at once, or where the sockets were handed over after
     // a moment, for what waits in them was asked of the server before us and shall not hear of the change.
     let patience = if bound.dns_handed { HANDED_WAIT_MAX } else { Duration::ZERO };
+    let view = server.view.clone();
     let mut loading = std::pin::pin!(load(&config, taken, clock, &view));
     let loaded = match tokio::time::timeout(patience, &mut loading).await {
         Ok(loaded) => loaded,
@@ -92,36 +85,16 @@ pub async fn run(config: Config) -> Result<()> {
         }
     };
     let (store, registry) = loaded?;
-    let history = store.history();
-    let store_name = store.name();
-    let (writer, handle) = Writer::new(registry, store, view.clone(), clock);
+    let (history, store_name) = (store.history(), store.name());
+    let (writer, handle) = Writer::new(registry, store, server.view.clone(), clock);
     let mut writing = JoinSet::new(); // its end is waited for apart: it comes before that of DNS
     writing.spawn(writer.run());
-    view.set_ready();
+    server.view.set_ready();
     begin.cancel();
 
-    let probes = Arc::new(Probes::default());
-    let probing = health::Probing {
-        view: view.clone(),
-        writer: handle.clone(),
-        clock,
-        allow: config.probe_allow.clone(),
-        commands: config.probe_commands,
-        seed: seeds.next_u64(),
-        counters: probes.clone(),
-    };
-    tasks.spawn("health", health::run(probing, stop_registrations.clone()));
-
-    lines.push(format!("socket {socket}"));
-    let (hand_over, handed) = mpsc::channel(http::HANDED_MAX);
-    let spoken = |what: &str, listeners: &[std::net::TcpListener]| -> Vec<String> {
-        let addresses = listeners.iter().filter_map(|listener| listener.local_addr().ok());
-        addresses.map(|address| format!("{what} {address}")).collect()
-    };
-    lines.extend(spoken("listen", &bound.listen));
-    lines.extend(spoken("http", &bound.http));
+    server.lines.extend(bound.spoken());
     let desk = Arc::new(Desk {
-        view: view.clone(),
+        view: server.view.clone(),
         writer: handle,
         clock,
         host: own_host(),
@@ -129,64 +102,29 @@ pub async fn run(config: Config) -> Result<()> {
         loopback_allowed: loopback_only || config.allow_loopback,
         history,
         connections: Connections::new(socket::CONNECTIONS_MAX),
-        server: server_form(&view, store_name, &lines),
+        server: server_form(&server.view, store_name, &server.lines),
     });
-    let unix_file = bound.unix_file;
-    let unix = tokio::net::UnixListener::from_std(bound.unix)?;
-    tasks.spawn(
-        "registration socket",
-        socket::run(Listener::Unix(unix), desk.clone(), Some(hand_over), stop_registrations.clone()),
-    );
-    for listener in bound.listen {
-        let listener = tokio::net::TcpListener::from_std(listener)?;
-        tasks.spawn(
-            "registration over tcp",
-            socket::run(Listener::Tcp(listener), desk.clone(), None, stop_registrations.clone()),
-        );
-    }
-    let office = Arc::new(http::Office {
-        desk: desk.clone(),
-        datacenter: config.datacenter.to_string(),
-        hosts: config.http_hosts.clone(),
-        underscore_is_hyphen: config.underscore_is_hyphen,
-        connections: Connections::new(http::CONNECTIONS_MAX),
-        probes,
-    });
-    let handed = http::run(http::Source::Handed(handed), office.clone(), stop_registrations.clone());
-    tasks.spawn("http over the registration socket", handed);
-    for listener in bound.http {
-        let source = http::Source::Tcp(tokio::net::TcpListener::from_std(listener)?);
-        tasks.spawn("http", http::run(source, office.clone(), stop_registrations.clone()));
-    }
-    if let Some(directory) = config.services.clone() {
-        let mut definitions = Definitions::new(directory, office.clone());
-        definitions.look().await; // what files say is registered before anybody is told that we are ready
-        tasks.spawn("service files", definitions.run(stop_registrations.clone()));
-    }
-    drop(office);
-    let mut watchdog = JoinSet::new();
-    if let Some(every) = sd_notify::watchdog_enabled() {
-        watchdog.spawn(watch_over(desk.writer.clone(), every / 2, stop_registrations.clone()));
-    }
-    drop(desk); // the writer ends when the last connection has
-    announce(&lines)?;
+    let unix_file = bound.unix_file.take();
+    let watchdog = server.take_registrations(&config, bound, desk).await?;
+    announce(&server.lines)?;
     tell_supervisor(sd_notify::NotifyState::Ready);
 
     tokio::select! {
         signal = signals.next() => tracing::info!(signal, "stopping"),
-        ended = tasks.first_end() => bail!("{ended}"),
+        ended = server.tasks.first_end() => bail!("{ended}"),
         ended = writing.join_next() => bail!("the writer ended early: {ended:?}"),
     }
     tell_supervisor(sd_notify::NotifyState::Stopping);
     let down = async {
-        stop_registrations.cancel();
+        server.stop_registrations.cancel();
         drop(unix_file); // who comes now hears that nobody listens, and does not wait for a reply
         while let Some(ended) = writing.join_next().await {
             ended.context("the writer ended with a panic")?;
         }
+        drop(watchdog);
         tokio::time::sleep(config.grace).await;
-        stop_dns.cancel();
-        tasks.all_ends().await;
+        server.stop_dns.cancel();
+        server.tasks.all_ends().await;
         Ok(())
     };
     tokio::select! {
@@ -195,6 +133,93 @@ pub async fn run(config: Config) -> Result<()> {
             tracing::warn!(signal, "stopping at once");
             Ok(())
         }
+    }
+}
+
+/// What the parts of the start share.
+struct Server {
+    view: Arc<View>,
+    clock: Clock,
+    seeds: Draws,
+    tasks: Tasks,
+    /// What is bound, one line each.
+    lines: Vec<String>,
+    stop_dns: CancellationToken,
+    stop_registrations: CancellationToken,
+}
+
+impl Server {
+    /// DNS on every address, from `begin` on.
+    fn answer_dns(
+        &mut self,
+        config: &Config,
+        bound: Vec<bind::Dns>,
+        begin: &CancellationToken,
+    ) -> Result<()> {
+        let sizes = Sizes { udp_octets_loopback: config.udp_octets_loopback.into() };
+        for dns in bound {
+            self.lines.push(format!("dns udp+tcp {}", dns.address));
+            let socket = tokio::net::UdpSocket::from_std(dns.udp)?;
+            let (view, seed, stop) = (self.view.clone(), self.seeds.next_u64(), self.stop_dns.clone());
+            self.tasks.spawn("dns udp", behind(begin.clone(), udp::run(socket, view, sizes, seed, stop)));
+            let listener = tokio::net::TcpListener::from_std(dns.tcp)?;
+            let (view, seed, stop) = (self.view.clone(), self.seeds.next_u64(), self.stop_dns.clone());
+            self.tasks.spawn("dns tcp", behind(begin.clone(), tcp::run(listener, view, sizes, seed, stop)));
+        }
+        Ok(())
+    }
+
+    /// Every way in, and the probes. The writer ends when the last of these has, so nothing else keeps the desk.
+    async fn take_registrations(
+        &mut self,
+        config: &Config,
+        bound: Bound,
+        desk: Arc<Desk>,
+    ) -> Result<JoinSet<()>> {
+        let stop = &self.stop_registrations;
+        let probes = Arc::new(Probes::default());
+        let probing = health::Probing {
+            view: self.view.clone(),
+            writer: desk.writer.clone(),
+            clock: self.clock,
+            allow: config.probe_allow.clone(),
+            commands: config.probe_commands,
+            seed: self.seeds.next_u64(),
+            counters: probes.clone(),
+        };
+        self.tasks.spawn("health", health::run(probing, stop.clone()));
+        let (hand_over, handed) = mpsc::channel(http::HANDED_MAX);
+        let unix = Listener::Unix(tokio::net::UnixListener::from_std(bound.unix)?);
+        let taking = socket::run(unix, desk.clone(), Some(hand_over), stop.clone());
+        self.tasks.spawn("registration socket", taking);
+        for listener in bound.listen {
+            let tcp = Listener::Tcp(tokio::net::TcpListener::from_std(listener)?);
+            self.tasks.spawn("registration over tcp", socket::run(tcp, desk.clone(), None, stop.clone()));
+        }
+        let office = Arc::new(http::Office {
+            desk: desk.clone(),
+            datacenter: config.datacenter.to_string(),
+            hosts: config.http_hosts.clone(),
+            underscore_is_hyphen: config.underscore_is_hyphen,
+            connections: Connections::new(http::CONNECTIONS_MAX),
+            probes,
+        });
+        let handed = http::run(http::Source::Handed(handed), office.clone(), stop.clone());
+        self.tasks.spawn("http over the registration socket", handed);
+        for listener in bound.http {
+            let source = http::Source::Tcp(tokio::net::TcpListener::from_std(listener)?);
+            self.tasks.spawn("http", http::run(source, office.clone(), stop.clone()));
+        }
+        if let Some(directory) = config.services.clone() {
+            let mut definitions = Definitions::new(directory, office);
+            definitions.look().await; // what files say is registered before anybody is told that we are ready
+            self.tasks.spawn("service files", definitions.run(stop.clone()));
+        }
+        let mut watchdog = JoinSet::new();
+        if let Some(every) = sd_notify::watchdog_enabled() {
+            watchdog.spawn(watch_over(desk.writer.clone(), every / 2, stop.clone()));
+        }
+        Ok(watchdog)
     }
 }
 
@@ -308,8 +333,21 @@ impl Bound {
         Ok(dns)
     }
 
+    /// A line for each way in but DNS.
+    fn spoken(&self) -> Vec<String> {
+        let mut lines = vec![format!("socket {}", self.socket())];
+        for (what, listeners) in [("listen", &self.listen), ("http", &self.http)] {
+            let addresses = listeners.iter().filter_map(|listener| listener.local_addr().ok());
+            lines.extend(addresses.map(|address| format!("{what} {address}")));
+        }
+        lines
+    }
+
     /// The path of the Unix socket, wherever it comes from.
     fn socket(&self) -> String {
+        if let Some(file) = &self.unix_file {
+            return file.path().display().to_string();
+        }
         let address = self.unix.local_addr().ok();
         match address.as_ref().and_then(|address| address.as_pathname()) {
             Some(path) => path.display().to_string(),
