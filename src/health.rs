@@ -152,7 +152,7 @@ impl Scheduler {
             let changes = self.writer.journal.follow(Topic::Everything);
             self.read_all(found).await;
             match self.work(changes, &stop).await {
-                NoMore::Lagged(batches) => tracing::warn!(batches, "probes: reading every check anew"),
+                NoMore::Lagged(batches) => tracing::debug!(batches, "probes: reading every check anew"),
                 NoMore::Closed => break,
             }
             found = Found::Later;

@@ -63,7 +63,7 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    Serve(Box<serve::Serve>),
+    Serve(Box<serve::Serve>), // by far the largest: an option for every key
     Register(register::Register),
     Heartbeat(heartbeat::Heartbeat),
     Deregister(deregister::Deregister),
