@@ -47,7 +47,6 @@ fn every_bad_request_is_refused_with_a_reason() {
         ("PUT", REGISTER, check(json!({"HTTP": "http://127.0.0.1/", "Interval": 0})), 400, "Interval"),
         ("PUT", REGISTER, check(json!({"HTTP": "http://127.0.0.1/", "Interval": "soon"})), 400, "soon"),
         ("PUT", REGISTER, check(json!({"HTTP": "http://127.0.0.1/"})), 400, "Interval"),
-        ("PUT", REGISTER, check(json!({"TTL": "0s"})), 400, "TTL"),
         ("PUT", REGISTER, check(json!({"TTL": "10s", "Intervall": "1s"})), 400, "Intervall"),
         ("PUT", REGISTER, check(json!({"TTL": "10s", "Status": "fine"})), 400, "passing"),
         ("PUT", "/v1/agent/check/update/service:a", "{\"Status\":\"fine\"}".into(), 400, "fine"),
