@@ -8,14 +8,20 @@
 //! or a persistent map whose every look-up is slower. What needs the whole zone at one revision is
 //! asked of the writer.
 
+mod directory;
+mod keys;
+mod spans;
+
 use std::collections::{BTreeSet, HashMap};
-use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 
+pub use self::directory::Directory;
+use self::keys::{Keys, add_key, count, remove_key};
+pub use self::spans::Spans;
 use crate::check::{Check, worst};
 use crate::instance::{Health, Host, Instance, Key, Lease, Location, ServiceSettings};
 use crate::name::{Apex, Datacenter, HostName, InstanceId, Label, Name, ServiceName, Tag};
@@ -33,9 +39,6 @@ pub const APEX_TTL: u32 = 60;
 pub const EDE_OCTETS_MAX: usize = 60;
 /// Services that left and whose last revision is known: what a client that still asks for them is told.
 const EXTINCT_MAX: usize = 10_000;
-/// Names in one chunk of the directory: what the appearance of a service copies.
-const CHUNK_MAX: usize = 256;
-
 /// What does not change while the server runs.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -89,73 +92,6 @@ pub struct View {
     store_trouble: ArcSwapOption<String>,
 }
 
-/// Revisions of what spans services, each the last at which a reader could see a difference.
-#[derive(Debug, Default)]
-pub struct Spans {
-    /// The names of services and their tags.
-    names: AtomicU64,
-    /// Hosts, and what is said of them.
-    hosts: AtomicU64,
-    /// Any check of any instance or host.
-    checks: AtomicU64,
-    /// A service was forgotten so long ago that nobody knows when it left.
-    gone: AtomicU64,
-    /// Any instance or host.
-    any: AtomicU64,
-}
-
-impl Spans {
-    pub fn names(&self) -> u64 {
-        self.names.load(Ordering::Acquire)
-    }
-
-    pub fn hosts(&self) -> u64 {
-        self.hosts.load(Ordering::Acquire)
-    }
-
-    pub fn checks(&self) -> u64 {
-        self.checks.load(Ordering::Acquire)
-    }
-
-    pub fn gone(&self) -> u64 {
-        self.gone.load(Ordering::Acquire)
-    }
-
-    pub fn any(&self) -> u64 {
-        self.any.load(Ordering::Acquire)
-    }
-
-    fn restart(&self, revision: u64) {
-        for span in [&self.names, &self.hosts, &self.checks, &self.gone, &self.any] {
-            span.store(revision, Ordering::Release);
-        }
-    }
-
-    /// Takes down what a change means for hosts and checks.
-    fn note(&self, change: &Change) {
-        let none = &[][..];
-        let (hosts, checks) = match &change.what {
-            What::Instance { before, after } => {
-                let checks = |instance: &Option<Arc<Instance>>| {
-                    instance.as_ref().map_or(none, |it| &it.checks).to_vec()
-                };
-                (false, checks(before) != checks(after))
-            }
-            What::Host { before: Some(before), after: Some(after) } => {
-                let said = |host: &Host| Host { checks: Vec::new(), ..host.clone() };
-                (!said(before).says_same(&said(after)), before.checks != after.checks)
-            }
-            What::Host { .. } => (true, true),
-            What::Forgotten { .. } | What::Settings { .. } => (false, false),
-        };
-        for (span, changed) in [(&self.hosts, hosts), (&self.checks, checks), (&self.any, change.is_seen())] {
-            if changed {
-                span.store(change.revision, Ordering::Release);
-            }
-        }
-    }
-}
-
 /// The zones that files hold.
 #[derive(Debug, Default)]
 pub struct Zones {
@@ -163,12 +99,6 @@ pub struct Zones {
     pub primary: Vec<Arc<Zone>>,
     /// Plain records beside the live services, by apex.
     pub trees: Vec<Arc<Zone>>,
-}
-
-/// The names of all known services in order, in chunks that changes share.
-#[derive(Debug, Default)]
-pub struct Directory {
-    chunks: Vec<Arc<Vec<ServiceName>>>,
 }
 
 /// One service as queries see it.
@@ -773,143 +703,6 @@ impl View {
     }
 }
 
-/// The instances under one id or at one address: nearly always one, and sometimes thousands, where a
-/// change must not copy them all.
-#[derive(Clone)]
-enum Keys {
-    One(Key),
-    Many(Arc<papaya::HashMap<Key, ()>>),
-}
-
-impl Keys {
-    /// In order, so that an answer does not depend on a hash.
-    fn sorted(&self) -> Vec<Key> {
-        match self {
-            Self::One(key) => vec![key.clone()],
-            Self::Many(keys) => {
-                let mut keys: Vec<Key> = keys.pin().keys().cloned().collect();
-                keys.sort_unstable();
-                keys
-            }
-        }
-    }
-}
-
-/// One more of `of`, or one less; what none is left of is gone.
-fn count<K: Hash + Eq + Clone>(counts: &papaya::HashMap<K, usize>, of: K, more: bool) {
-    let counts = counts.pin();
-    let now = counts.get(&of).copied().unwrap_or(0);
-    match if more { now + 1 } else { now.saturating_sub(1) } {
-        0 => counts.remove(&of),
-        count => counts.insert(of, count),
-    };
-}
-
-/// True where it is the first.
-fn add_key<K: Hash + Eq>(index: &papaya::HashMap<K, Keys>, at: K, key: &Key) -> bool {
-    let index = index.pin();
-    match index.get(&at) {
-        None => {
-            index.insert(at, Keys::One(key.clone()));
-            return true;
-        }
-        Some(Keys::Many(keys)) => {
-            keys.pin().insert(key.clone(), ());
-        }
-        Some(Keys::One(first)) => {
-            let keys = papaya::HashMap::new();
-            keys.pin().insert(first.clone(), ());
-            keys.pin().insert(key.clone(), ());
-            index.insert(at, Keys::Many(Arc::new(keys)));
-        }
-    }
-    false
-}
-
-/// True where it was the last.
-fn remove_key<K: Hash + Eq>(index: &papaya::HashMap<K, Keys>, at: &K, key: &Key) -> bool {
-    let index = index.pin();
-    let empty = match index.get(at) {
-        None => false,
-        Some(Keys::One(only)) => only == key,
-        Some(Keys::Many(keys)) => {
-            keys.pin().remove(key);
-            keys.is_empty()
-        }
-    };
-    if empty {
-        index.remove(at);
-    }
-    empty
-}
-
-impl Directory {
-    /// A directory of these names, which are in order.
-    fn of(names: &[ServiceName]) -> Self {
-        Self { chunks: names.chunks(CHUNK_MAX / 2).map(|chunk| Arc::new(chunk.to_vec())).collect() }
-    }
-
-    pub fn names(&self) -> impl Iterator<Item = &ServiceName> {
-        self.chunks.iter().flat_map(|chunk| chunk.iter())
-    }
-
-    /// The names that are not before `from`.
-    pub fn names_from<'a>(&'a self, from: &'a str) -> impl Iterator<Item = &'a ServiceName> {
-        let start =
-            self.chunks.partition_point(|chunk| chunk.last().is_some_and(|last| last.as_str() < from));
-        self.chunks[start..]
-            .iter()
-            .flat_map(|chunk| chunk.iter())
-            .skip_while(move |name| name.as_str() < from)
-    }
-
-    pub fn len(&self) -> usize {
-        self.chunks.iter().map(|chunk| chunk.len()).sum()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.chunks.is_empty()
-    }
-
-    /// The chunk that `name` is in or belongs into.
-    fn chunk_of(&self, name: &ServiceName) -> usize {
-        let at = self.chunks.partition_point(|chunk| chunk.last().is_some_and(|last| last < name));
-        at.min(self.chunks.len().saturating_sub(1))
-    }
-
-    fn with(&self, name: &ServiceName) -> Self {
-        let mut chunks = self.chunks.clone();
-        if chunks.is_empty() {
-            return Self { chunks: vec![Arc::new(vec![name.clone()])] };
-        }
-        let at = self.chunk_of(name);
-        let mut chunk = chunks[at].to_vec();
-        if let Err(position) = chunk.binary_search(name) {
-            chunk.insert(position, name.clone());
-        }
-        if chunk.len() > CHUNK_MAX {
-            let upper = chunk.split_off(CHUNK_MAX / 2);
-            chunks.insert(at + 1, Arc::new(upper));
-        }
-        chunks[at] = Arc::new(chunk);
-        Self { chunks }
-    }
-
-    fn without(&self, name: &ServiceName) -> Self {
-        let mut chunks = self.chunks.clone();
-        let at = self.chunk_of(name);
-        if let Some(chunk) = chunks.get_mut(at) {
-            let rest: Vec<ServiceName> = chunk.iter().filter(|known| *known != name).cloned().collect();
-            if rest.is_empty() {
-                chunks.remove(at);
-            } else {
-                *chunk = Arc::new(rest);
-            }
-        }
-        Self { chunks }
-    }
-}
-
 /// Where an instance's records point: its own name, or the target that it named.
 pub fn target_of(instance: &Instance, apex: &Apex) -> Name {
     match &instance.location {
@@ -921,29 +714,6 @@ pub fn target_of(instance: &Instance, apex: &Apex) -> Name {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn name(text: &str) -> ServiceName {
-        ServiceName::parse(text).unwrap()
-    }
-
-    #[test]
-    fn the_directory_keeps_its_order_through_splits_and_removals() {
-        let mut directory = Directory::default();
-        let names: Vec<ServiceName> = (0..2000).map(|n| name(&format!("s{}", n * 7919 % 2000))).collect();
-        for name in &names {
-            directory = directory.with(name).with(name);
-        }
-        let mut sorted = names.clone();
-        sorted.sort_unstable();
-        assert!(directory.names().eq(sorted.iter()));
-        assert!(directory.names_from("s5").eq(sorted.iter().filter(|name| name.as_str() >= "s5")));
-        assert!(directory.chunks.iter().all(|chunk| chunk.len() <= CHUNK_MAX));
-        for name in &names[..1999] {
-            directory = directory.without(name);
-        }
-        assert_eq!(directory.names().collect::<Vec<_>>(), [&names[1999]]);
-        assert!(directory.without(&names[1999]).is_empty());
-    }
 
     #[test]
     fn a_ttl_is_within_a_third_of_the_lease() {

@@ -51,6 +51,7 @@ const ROOMS: &[(&str, Room)] = &[
     ("registry/", Core),
     ("time.rs", Core),
     ("view.rs", Core),
+    ("view/", Core),
     ("zone.rs", Core),
     ("zone_file.rs", Core),
     ("clock.rs", Ground),

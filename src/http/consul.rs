@@ -5,7 +5,9 @@
 
 mod agent;
 mod catalog;
+mod check;
 mod decode;
+mod definition;
 mod filter;
 pub mod go;
 mod health;
@@ -44,12 +46,12 @@ pub fn router() -> Router<Arc<Office>> {
         .route("/v1/agent/service/deregister/{*id}", write(put(agent::deregister)))
         .route("/v1/agent/service/maintenance/{*id}", write(put(agent::service_maintenance)))
         .route("/v1/agent/maintenance", write(put(agent::node_maintenance)))
-        .route("/v1/agent/check/register", write(put(agent::register_check)))
-        .route("/v1/agent/check/deregister/{*id}", write(put(agent::deregister_check)))
-        .route("/v1/agent/check/pass/{*id}", write(put(agent::pass)))
-        .route("/v1/agent/check/warn/{*id}", write(put(agent::warn)))
-        .route("/v1/agent/check/fail/{*id}", write(put(agent::fail)))
-        .route("/v1/agent/check/update/{*id}", write(put(agent::update)))
+        .route("/v1/agent/check/register", write(put(check::register)))
+        .route("/v1/agent/check/deregister/{*id}", write(put(check::deregister)))
+        .route("/v1/agent/check/pass/{*id}", write(put(check::pass)))
+        .route("/v1/agent/check/warn/{*id}", write(put(check::warn)))
+        .route("/v1/agent/check/fail/{*id}", write(put(check::fail)))
+        .route("/v1/agent/check/update/{*id}", write(put(check::update)))
         .route("/v1/catalog/register", write(put(catalog::register)))
         .route("/v1/catalog/deregister", write(put(catalog::deregister)))
         .route("/v1/catalog/datacenters", read(get(catalog::datacenters)))
@@ -169,7 +171,8 @@ impl Office {
     ///
     /// What is wrong with it, in words.
     pub fn service_definition(&self, value: &serde_json::Value, peer: &Peer) -> Result<Registration, String> {
-        let definition = agent::Definition { office: self, host: peer.host.clone(), through_catalog: false };
+        let definition =
+            definition::Definition { office: self, host: peer.host.clone(), through_catalog: false };
         definition.registration(value, peer).map_err(Failure::text)
     }
 }

@@ -11,8 +11,8 @@ use axum::response::Response;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::agent::Definition;
 use super::decode::{self, Fields};
+use super::definition::Definition;
 use super::filter::Filter;
 use super::shapes::{Node, Service, check_id};
 use super::{Client, Office, State, by_key};
@@ -317,7 +317,7 @@ pub async fn register(
 
 /// The id of the service that a registration brings.
 fn catalog_service(office: &Office, value: &Value) -> Result<String, Failure> {
-    let fields = Fields::of(value, super::agent::SERVICE_FIELDS)?;
+    let fields = Fields::of(value, super::definition::SERVICE_FIELDS)?;
     let name = match fields.text("Service")? {
         Some(name) => Some(name),
         None => fields.text("Name")?,
