@@ -159,7 +159,7 @@ fn refused_lines_are_answered_and_the_rest_goes_on() {
     let long = format!("{{\"register\":{{\"service\":\"{}\"}}}}", "x".repeat(1 << 20));
     // A line that hides a command behind more octets than are read of one.
     let hiding =
-        format!("{}{}", " ".repeat(512 << 10), json!({"deregister": {"service": "web", "id": "first"}}));
+        format!("{}{}", " ".repeat(8 * 96 * 1024), json!({"deregister": {"service": "web", "id": "first"}}));
     let refused: [(&[u8], &str); 12] = [
         (b"nonsense", "malformed"),
         (b"{\"register\":{\"service\":\"web\"", "malformed"),

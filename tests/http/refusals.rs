@@ -71,7 +71,6 @@ fn every_bad_request_is_refused_with_a_reason() {
         ("POST", REGISTER, String::new(), 405, "POST"),
         ("DELETE", "/v1/catalog/services", String::new(), 405, "DELETE"),
         ("BREW", "/v1/catalog/services", String::new(), 405, "BREW"),
-        ("OPTIONS", REGISTER, String::new(), 405, "OPTIONS"),
         ("GET", "/v1/health/service/%ff", String::new(), 400, ""),
         ("GET", "/v1/nothing", String::new(), 404, "Invalid URL path"),
         ("GET", "/v1/kv/a", String::new(), 404, "keys"),
