@@ -76,10 +76,17 @@ fn a_status_outlives_the_server_until_the_first_probe() {
     web.until("good", "passing");
     target.set(Manner::Silence);
     let before = web.now("good").expect("it is there");
+    // A verdict is stored with the next commit: what is acknowledged after it has taken it along.
+    let other = json!({"service": "other", "address": "10.0.0.7", "port": 80, "lease": "none"});
+    server.client().done("registered", &json!({ "register": other }));
     server.crash();
     let asked = target.requests().len();
     let server = Server::start(&["--data", &data]);
-    let found = || server.client().list().first().and_then(|instance| crate::watched::of(instance, "good"));
+    let found = || {
+        let instances = server.client().list();
+        let web = instances.iter().find(|instance| instance["service"] == "web");
+        web.and_then(|web| crate::watched::of(web, "good"))
+    };
     assert_eq!(found(), Some(before.clone()));
     eventually("the first probe", DEADLINE, || (target.requests().len() > asked).then_some(()));
     assert_eq!(found(), Some(before), "a probe that is under way says nothing");
