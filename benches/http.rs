@@ -140,7 +140,7 @@ fn consul() -> Option<Server> {
         )
         .args(["-grpc-port=-1", "-grpc-tls-port=-1", "-https-port=-1"])
         .args(["-hcl=performance { raft_multiplier = 1 }", "-hcl=disable_update_check = true"])
-        .args(["-hcl=leave_on_terminate = false", "-hcl=limits { http_max_conns_per_client = 20000 }"])
+        .args(["-hcl=leave_on_terminate = false", "-hcl=limits { http_max_conns_per_client = 12000 }"])
         .stdout(Stdio::null())
         .stderr(Stdio::null());
     let child = command.spawn().unwrap_or_else(|error| panic!("starting {}: {error}", program.display()));
