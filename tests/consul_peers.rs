@@ -4,8 +4,9 @@
 //! - `command`: the `consul` command, pointed at us.
 //! - `traefik`: routes follow what is registered.
 //! - `prometheus`: so do targets.
+//! - `coredns`: forwards Consul's names.
 //!
-//! Needs: consul, traefik, prometheus
+//! Needs: consul, traefik, prometheus, coredns
 
 mod harness;
 
@@ -13,6 +14,8 @@ mod harness;
 mod agent;
 #[path = "consul_peers/command.rs"]
 mod command;
+#[path = "consul_peers/coredns.rs"]
+mod coredns;
 #[path = "consul_peers/diff.rs"]
 mod diff;
 #[path = "consul_peers/prometheus.rs"]
