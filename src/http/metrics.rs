@@ -1,4 +1,4 @@
-//! `/metrics`: what the server counts, in OpenMetrics text (https://prometheus.io/docs/specs/om/open_metrics_spec/).
+//! `/metrics`: what the server counts, in OpenMetrics text (<https://prometheus.io/docs/specs/om/open_metrics_spec/>).
 //!
 //! Labels are words of ours, never of a client's: the number of series does not depend on what is registered. It works
 //! with the store dead, because nothing here asks it.
