@@ -51,18 +51,29 @@ impl Watch {
     }
 }
 
-/// A change in one line.
+/// A change in one line: when, what, by whom, and what the checks said that decided it.
 pub fn told(change: &ChangeForm) -> String {
     let ChangeForm { at, reason, author, host, .. } = change;
-    match (&change.instance, &change.service, &change.id) {
-        (Some(instance), ..) => format!("{at} {} by {author}", sentence(reason, instance)),
-        (None, Some(service), Some(id)) => format!("{at} {service} {id} {reason} on {host} by {author}"),
-        (None, ..) => {
-            let checks = change.checks.iter().flatten().map(|check| format!("{} {}", check.id, check.status));
-            let checks: Vec<String> = checks.collect();
-            format!("{at} host {host} {reason}, {} by {author}", checks.join(", "))
+    let what = match (&change.instance, &change.service, &change.id) {
+        (Some(instance), ..) => sentence(reason, instance),
+        (None, Some(service), Some(id)) => format!("{service} {id} {reason} on {host}"),
+        (None, Some(service), None) => {
+            let ttl = change.settings.as_ref().and_then(|settings| settings.ttl);
+            format!(
+                "{service} {reason}, {}",
+                ttl.map_or("no TTL of its own".into(), |ttl| format!("TTL {ttl} s"))
+            )
         }
-    }
+        (None, None, _) => {
+            let checks = change.checks.iter().flatten().map(|check| format!("{} {}", check.id, check.status));
+            format!("host {host} {reason}, {}", checks.collect::<Vec<String>>().join(", "))
+        }
+    };
+    let checks = change.instance.as_ref().map(|instance| &instance.checks).or(change.checks.as_ref());
+    // One that is as it is since this change has made it.
+    let made = checks.into_iter().flatten().filter(|check| check.since == *at && !check.output.is_empty());
+    let why: String = made.map(|check| format!("; {}: {}", check.id, check.output)).collect();
+    format!("{at} {what} by {author}{why}")
 }
 
 fn sentence(what: &str, instance: &InstanceForm) -> String {
