@@ -35,13 +35,13 @@ use self::book::{Book, Found, LANES, Lane};
 use self::probe::{Doubt, Ended, Outcome, Prober};
 use self::reach::{Reach, Whose};
 use self::tls::Trust;
-use crate::check::Check;
+use crate::check::{Check, Definition};
 use crate::clock::Clock;
 use crate::counters::Probes;
 use crate::instance::Health;
 use crate::journal::{Batch, Ended as NoMore, Follower, Topic};
 use crate::lease::Leased;
-use crate::registry::{Author, Command, Holder, Report, Subject, What};
+use crate::registry::{Author, Command, Holder, Report, ReportOf, Subject, What};
 use crate::time::nanoseconds;
 use crate::view::View;
 use crate::writer::Handle;
@@ -344,10 +344,10 @@ impl Scheduler {
             && before != Health::Maintenance
         {
             let after = entry.streak.outcome(ended.outcome.health, before, &entry.definition);
-            let (of, id) = (entry.of.clone(), entry.id.clone());
+            let (of, id, probed) = (entry.of.clone(), entry.id.clone(), entry.definition.clone());
             if after != before {
                 // One that finds no room is said again by the next probe.
-                self.report(of, id, Outcome { health: after, ..ended.outcome });
+                self.report(of, id, probed, Outcome { health: after, ..ended.outcome });
             }
         }
         self.book.again(ended.number, ended.began_ns, now_ns);
@@ -361,20 +361,20 @@ impl Scheduler {
             let (health, output) = alias::look(&self.view, &of, &id, &definition.kind);
             self.counters.outcome(&definition.kind, Some(health));
             let wanted = before != health && before != Health::Maintenance;
-            if wanted && !self.report(of, id, Outcome { health, output }) {
+            if wanted && !self.report(of, id, definition, Outcome { health, output }) {
                 self.dirty.insert(number);
             }
         }
     }
 
     /// True where the verdict is on its way to the writer.
-    fn report(&mut self, of: Leased, check: Arc<str>, verdict: Outcome) -> bool {
+    fn report(&mut self, of: Leased, check: Arc<str>, probed: Arc<Definition>, verdict: Outcome) -> bool {
         let on = match of {
             Leased::Instance(key) => Subject::Instance(Holder { key, lease_id: None }),
             Leased::Host(name) => Subject::Host(name),
         };
         let Outcome { health: status, output } = verdict;
-        let report = Report { on, check, status, output: output.into(), known_only: true };
+        let report = Report { on, check, status, output: output.into(), of: ReportOf::Probed(probed) };
         let told = self.reports.try_send(Command::Report(report)).is_ok();
         if told {
             self.counters.transitions.add();

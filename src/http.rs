@@ -26,7 +26,8 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, HttpBody};
-use axum::extract::{DefaultBodyLimit, Request};
+use axum::extract::{DefaultBodyLimit, FromRequestParts, Request};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
@@ -46,7 +47,7 @@ use crate::counters::Probes;
 use crate::desk::Desk;
 use crate::name::Name;
 use crate::protocol::Peer;
-use crate::registry::{Author, Command};
+use crate::registry::{Author, Command, Refusal};
 use crate::writer::Done;
 
 /// Connections at once: a blocking query or a watcher keeps one for itself.
@@ -94,6 +95,16 @@ pub struct Client {
     pub peer: Peer,
     /// Told to close when there are too many connections, or with us.
     pub closing: CancellationToken,
+}
+
+impl<S: Sync> FromRequestParts<S> for Client {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Failure> {
+        // `connection` gives one to each request.
+        let client = parts.extensions.get().cloned();
+        client.ok_or_else(|| Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "nobody asks"))
+    }
 }
 
 /// Where connections come from.
@@ -328,9 +339,14 @@ fn texts(headers: &HeaderMap, name: header::HeaderName) -> impl Iterator<Item = 
 impl Office {
     /// Sends a command and waits until it is durable and visible.
     async fn carry_out(&self, command: Command, client: &Client) -> Result<Done, Failure> {
+        Ok(self.verdict(command, client).await??)
+    }
+
+    /// The same, for who has words of its own for a refusal.
+    async fn verdict(&self, command: Command, client: &Client) -> Result<Result<Done, Refusal>, Failure> {
         let verdict = self.desk.writer.command(command, client.author.clone()).await;
         let verdict = verdict.map_err(|_| Failure::stopping())?;
-        Ok(verdict.await.map_err(|_| Failure::stopping())??)
+        verdict.await.map_err(|_| Failure::stopping())
     }
 
     fn knows(&self, host: &str) -> bool {

@@ -18,7 +18,8 @@ use std::time::Duration;
 pub use self::change::{Author, Change, Reason, What};
 use self::checks::{merge_checks, with_checks, with_report};
 pub use self::command::{
-    Command, Configuration, Holder, HostRegistration, ListedCheck, Refusal, Registration, Report, Subject,
+    Command, Configuration, Holder, HostRegistration, ListedCheck, Refusal, Registration, Report, ReportOf,
+    Subject,
 };
 use crate::check::{CHECKS_MAX, Check, TTL_EXPIRED, worst};
 use crate::instance::{Health, Host, Instance, Key, Lease, ServiceSettings};

@@ -13,7 +13,8 @@ use callsign::name::{Apex, HostName, InstanceId, ServiceName};
 use callsign::protocol::Filter;
 use callsign::record::{Data, Type};
 use callsign::registry::{
-    Author, Command, FORGET_AFTER, Holder, ListedCheck, Reason, Registration, Registry, Report, Subject, What,
+    Author, Command, FORGET_AFTER, Holder, ListedCheck, Reason, Registration, Registry, Report, ReportOf,
+    Subject, What,
 };
 use callsign::time::Now;
 use callsign::view::{Settings, View, Zones};
@@ -267,7 +268,7 @@ fn run(step: &Step, model: &mut Model, system: &mut System) {
         Step::Report { place, status } => {
             let status = Health::ALL[status];
             let on = Subject::Instance(Holder { key: key(place), lease_id: None });
-            let report = Report { on, check: "report".into(), status, output: "".into(), known_only: false };
+            let report = Report { on, check: "report".into(), status, output: "".into(), of: ReportOf::Any };
             let done = system.command(Command::Report(report));
             let known = model.instances.get_mut(&place);
             let changed =
@@ -276,7 +277,7 @@ fn run(step: &Step, model: &mut Model, system: &mut System) {
         }
         Step::ReportHost { host, status } => {
             let (on, status) = (Subject::Host(HostName::parse(HOSTS[host]).unwrap()), Health::ALL[status]);
-            let report = Report { on, check: "disk".into(), status, output: "".into(), known_only: false };
+            let report = Report { on, check: "disk".into(), status, output: "".into(), of: ReportOf::Any };
             let changed = model.hosts.insert(host, status) != Some(status);
             assert_eq!(system.command(Command::Report(report)), Some(usize::from(changed)));
         }

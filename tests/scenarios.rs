@@ -33,7 +33,8 @@ use callsign::instance::{Health, Key, Lease};
 use callsign::name::{Apex, Datacenter, HostName, InstanceId, Name, ServiceName};
 use callsign::protocol::{self, FilterForm, Peer, Problem, Request};
 use callsign::registry::{
-    Author, Change, Command, FORGET_AFTER, Holder, HostRegistration, Reason, Registry, Report, Subject, What,
+    Author, Change, Command, FORGET_AFTER, Holder, HostRegistration, Reason, Registry, Report, ReportOf,
+    Subject, What,
 };
 use callsign::time::{Now, parse_duration};
 use callsign::view::{ConsulZone, Settings, View, Zones};
@@ -251,7 +252,7 @@ impl Stage {
             let streak = self.streaks.entry((key.clone(), check.to_owned())).or_default();
             let status = streak.outcome(outcome, known.status, &known.definition);
             let on = Subject::Instance(Holder { key: key.clone(), lease_id: None });
-            let report = Report { on, check: known.id, status, output: "".into(), known_only: true };
+            let report = Report { on, check: known.id, status, output: "".into(), of: ReportOf::Known };
             out.push_str(&self.command(Command::Report(report))?);
         }
         Ok(out)

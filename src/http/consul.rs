@@ -11,6 +11,7 @@ mod definition;
 mod filter;
 pub mod go;
 mod health;
+mod read;
 mod shapes;
 
 use std::sync::Arc;
@@ -23,7 +24,7 @@ use axum::routing::{MethodRouter, any, get, put};
 use super::reply::Failure;
 use super::{Client, Office};
 use crate::instance::Key;
-use crate::name::InstanceId;
+use crate::name::{HostName, InstanceId};
 use crate::protocol::Peer;
 use crate::registry::{Refusal, Registration};
 use crate::view::Member;
@@ -149,6 +150,15 @@ async fn peers() -> Response {
 const LEADER: &str = "127.0.0.1:8300";
 
 impl Office {
+    /// Every host that somebody is on or spoke of, and this server's own, in order.
+    fn hosts(&self) -> Vec<HostName> {
+        let mut names = self.desk.view.hosts();
+        if let Err(at) = names.binary_search(&self.desk.host) {
+            names.insert(at, self.desk.host.clone());
+        }
+        names
+    }
+
     /// The instance with this id on the client's host: one that came through Consul's API before another.
     fn on_agent(&self, id: &str, client: &Client) -> Option<Member> {
         let id = InstanceId::parse(id).ok()?;
@@ -171,9 +181,13 @@ impl Office {
     ///
     /// What is wrong with it, in words.
     pub fn service_definition(&self, value: &serde_json::Value, peer: &Peer) -> Result<Registration, String> {
-        let definition =
-            definition::Definition { office: self, host: peer.host.clone(), through_catalog: false };
-        definition.registration(value, peer).map_err(Failure::text)
+        self.agent_definition(peer, value).map_err(Failure::text)
+    }
+
+    fn agent_definition(&self, peer: &Peer, value: &serde_json::Value) -> Result<Registration, Failure> {
+        let host = peer.host.clone();
+        let node = self.node_addresses(&host, self.desk.view.host(&host).as_deref(), None);
+        definition::Definition { office: self, host, node, through_catalog: false }.registration(value, peer)
     }
 }
 

@@ -10,12 +10,12 @@ use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::Arc;
 
+use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{Path, RawQuery, State};
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::Response;
 use axum::routing::get;
-use axum::{Extension, Router};
 use futures_util::stream;
 
 use super::query::Query;
@@ -37,7 +37,7 @@ pub fn router() -> Router<Arc<Office>> {
 
 async fn everything(
     office: State<Arc<Office>>,
-    client: Extension<Client>,
+    client: Client,
     query: RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
@@ -46,7 +46,7 @@ async fn everything(
 
 async fn one_service(
     office: State<Arc<Office>>,
-    client: Extension<Client>,
+    client: Client,
     Path(service): Path<String>,
     query: RawQuery,
     headers: HeaderMap,
@@ -56,7 +56,7 @@ async fn one_service(
 
 async fn watch(
     State(office): State<Arc<Office>>,
-    Extension(client): Extension<Client>,
+    client: Client,
     service: Option<String>,
     RawQuery(query): RawQuery,
     headers: HeaderMap,

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
+use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use axum::routing::get;
-use axum::{Extension, Router};
 
 use super::reply::{self, Failure};
 use super::{Client, Office};
@@ -28,7 +28,7 @@ async fn show(State(office): State<Arc<Office>>, Path(service): Path<String>) ->
 async fn set(
     State(office): State<Arc<Office>>,
     Path(service): Path<String>,
-    Extension(client): Extension<Client>,
+    client: Client,
     body: Bytes,
 ) -> Result<Response, Failure> {
     let mut value: serde_json::Value = serde_json::from_slice(&body)

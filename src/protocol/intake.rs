@@ -14,7 +14,7 @@ use crate::instance::{
     META_MAX, META_VALUE_OCTETS_MAX, PORTS_MAX, Port, TAGS_MAX, Transport, WORD_OCTETS_MAX,
 };
 use crate::name::{HostName, InstanceId, ServiceName, Tag, is_ldh_label, parse_target};
-use crate::registry::{Change, Configuration, Holder, Registration, Report, Subject, What};
+use crate::registry::{Change, Configuration, Holder, Registration, Report, ReportOf, Subject, What};
 use crate::time::{format_duration, parse_duration};
 
 /// Longest TTL of a service's records, in seconds: who caches for longer misses a death.
@@ -272,7 +272,7 @@ impl ReportForm {
             check: word("check", self.check.as_deref().unwrap_or(CHECK_DEFAULT))?,
             status: health("status", &self.status)?,
             output: self.output.as_deref().unwrap_or_default().into(),
-            known_only: false,
+            of: ReportOf::Any,
         })
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{ListedCheck, Refusal, Report, What, become_};
+use super::{ListedCheck, Refusal, Report, ReportOf, What, become_};
 use crate::check::{CHECKS_MAX, Check, Definition, kept_output, worst};
 use crate::instance::{Health, Instance};
 use crate::lease::Leased;
@@ -46,8 +46,8 @@ pub(super) fn merge_checks(
     merged
 }
 
-/// `checks` with the report in it; `None` where its status is already so: the same verdict again is
-/// no change, whatever its output.
+/// `checks` with the report in it; `None` where it changes nothing: the same verdict again is no change, whatever its
+/// output, and neither is one on a check as it was before.
 pub(super) fn with_report(
     checks: &[Check],
     report: &Report,
@@ -66,12 +66,15 @@ pub(super) fn with_report(
     };
     let mut checks = checks.to_vec();
     match checks.iter().position(|check| check.id == report.check) {
+        Some(at) if matches!(&report.of, ReportOf::Probed(probed) if *probed != checks[at].definition) => {
+            return Ok(None);
+        }
         Some(at) if checks[at].status == report.status => {
             checks[at].repeat(now);
             return Ok(None);
         }
         Some(at) => checks[at] = verdict(checks[at].definition.clone()),
-        None if report.known_only => {
+        None if !matches!(report.of, ReportOf::Any) => {
             let of = match of {
                 Leased::Instance(key) => key.to_string(),
                 Leased::Host(name) => format!("the host {name}"),

@@ -114,8 +114,18 @@ pub struct Report {
     pub check: Arc<str>,
     pub status: Health,
     pub output: Arc<str>,
-    /// A check that is not there is refused, not made.
-    pub known_only: bool,
+    pub of: ReportOf,
+}
+
+/// Which check a report may be of.
+#[derive(Clone, Debug)]
+pub enum ReportOf {
+    /// Any; one that is not there is made.
+    Any,
+    /// One that is there.
+    Known,
+    /// One that is still what was probed: a verdict on what it was before is none on what it is now.
+    Probed(Arc<Definition>),
 }
 
 #[derive(Clone, Debug)]

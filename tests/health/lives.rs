@@ -11,7 +11,7 @@ use callsign::instance::Health;
 use callsign::journal::Batch;
 use callsign::name::{Apex, HostName};
 use callsign::registry::{
-    Author, Command, FORGET_AFTER, HostRegistration, ListedCheck, Registry, Report, Subject,
+    Author, Command, FORGET_AFTER, HostRegistration, ListedCheck, Registry, Report, ReportOf, Subject,
 };
 use callsign::store::Store;
 use callsign::view::{Settings, View, Zones};
@@ -162,7 +162,7 @@ fn tcp(id: &str, target: &Target) -> ListedCheck {
 
 fn report(host: &HostName, check: &str, status: Health) -> Command {
     let (on, output) = (Subject::Host(host.clone()), "".into());
-    Command::Report(Report { on, check: check.into(), status, output, known_only: true })
+    Command::Report(Report { on, check: check.into(), status, output, of: ReportOf::Known })
 }
 
 #[test]
@@ -188,6 +188,29 @@ fn the_checks_of_a_host_are_probed() {
     within.carry_out(Command::RemoveCheck { on, check: "port".into() });
     let before = target.connections();
     assert!(stays(TWO_INTERVALS, || target.connections() <= before + 1), "probed on");
+}
+
+#[test]
+fn a_verdict_on_a_check_as_it_was_is_none_on_what_it_is_now() {
+    let within = Within::new();
+    let host = HostName::parse("m1").expect("a name");
+    let target = Target::new(Manner::Silence);
+    let on = Subject::Host(host.clone());
+    let mut listed = tcp("port", &target);
+    // Long enough that nobody but this test says anything after the first probe.
+    let interval = Duration::from_secs(3600);
+    listed.definition = Arc::new(Definition { interval, ..(*listed.definition).clone() });
+    let now = listed.definition.clone();
+    let before = Arc::new(Definition { interval: interval * 2, ..(*now).clone() });
+    within.carry_out(Command::AddCheck { on: on.clone(), listed });
+    within.until(&host, "port", Health::Passing);
+    let verdict = |probed| {
+        let (on, status, of) = (on.clone(), Health::Critical, ReportOf::Probed(probed));
+        within.carry_out(Command::Report(Report { on, check: "port".into(), status, output: "".into(), of }));
+        within.status(&host, "port")
+    };
+    assert_eq!(verdict(before), Some(Health::Passing));
+    assert_eq!(verdict(now), Some(Health::Critical));
 }
 
 #[test]

@@ -7,6 +7,8 @@ use super::{REGISTER, definition, sockets};
 use crate::harness::process::{descriptors, resident_kib};
 use crate::harness::{DEADLINE, Http, Server, eventually};
 
+const CATALOG: &str = "/v1/catalog/register";
+
 /// How much a server may grow by what it refuses.
 const GROWTH_KIB_MAX: u64 = 64 * 1024;
 
@@ -29,6 +31,9 @@ fn every_bad_request_is_refused_with_a_reason() {
         service["Check"] = check;
         service.to_string()
     };
+    let catalog = |service: Value, check: Value| {
+        json!({"Node": "far", "Address": "10.9.0.1", "Service": service, "Check": check}).to_string()
+    };
     let deep = format!("{}1{}", "{\"Meta\":".repeat(500), "}".repeat(500));
     let rows: Vec<(&str, &str, String, u16, &str)> = vec![
         ("PUT", REGISTER, String::new(), 400, "EOF"),
@@ -49,6 +54,10 @@ fn every_bad_request_is_refused_with_a_reason() {
         ("PUT", REGISTER, check(json!({"HTTP": "http://127.0.0.1/"})), 400, "Interval"),
         ("PUT", REGISTER, check(json!({"TTL": "10s", "Intervall": "1s"})), 400, "Intervall"),
         ("PUT", REGISTER, check(json!({"TTL": "10s", "Status": "fine"})), 400, "passing"),
+        ("PUT", CATALOG, catalog(json!({"Service": "web", "Port": -1}), Value::Null), 400, "65535"),
+        ("PUT", CATALOG, catalog(json!({"Port": 80}), Value::Null), 500, "service name"),
+        ("PUT", CATALOG, catalog(Value::Null, json!({"CheckID": "c", "ServiceID": "none"})), 500, "none"),
+        ("PUT", CATALOG, catalog(definition("web", "c", 80), json!({"Status": "fine"})), 500, "a name"),
         ("PUT", "/v1/agent/check/update/service:a", "{\"Status\":\"fine\"}".into(), 400, "fine"),
         ("PUT", "/v1/agent/service/maintenance/a", String::new(), 400, "enable"),
         ("PUT", "/v1/agent/service/deregister/none", String::new(), 404, "none"),

@@ -15,7 +15,7 @@ use callsign::instance::{
 use callsign::name::{HostName, InstanceId, Name, ServiceName, Tag};
 use callsign::registry::{
     Author, Change, Command, Configuration, Holder, HostRegistration, Kept, ListedCheck, Reason,
-    Registration, Registry, Report, Subject, What,
+    Registration, Registry, Report, ReportOf, Subject, What,
 };
 use callsign::store::Limits;
 use callsign::store::embedded::{Engine, EngineError};
@@ -297,7 +297,7 @@ impl World {
         let status = Health::ALL[draws.below(4)];
         let report = |on, draws: &mut Draws| {
             let output = "x".repeat(draws.below(300)).into();
-            Command::Report(Report { on, check: Arc::from("ping"), status, output, known_only: false })
+            Command::Report(Report { on, check: Arc::from("ping"), status, output, of: ReportOf::Any })
         };
         match draws.below(20) {
             16 => Command::AddCheck { on: Subject::Instance(holder(key)), listed: listed("added", draws) },

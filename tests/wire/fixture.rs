@@ -12,7 +12,7 @@ use callsign::instance::{ConsulFacts, Health, Key, Lease, Location, Port, Transp
 use callsign::name::{Apex, Datacenter, HostName, InstanceId, Name, ServiceName, Tag, parse_target};
 use callsign::registry::{
     Author, Change, Command, FORGET_AFTER, Holder, HostRegistration, INSTANCES_MAX, Reason, Registration,
-    Registry, Report, Subject, What,
+    Registry, Report, ReportOf, Subject, What,
 };
 use callsign::time::Now;
 use callsign::view::{ConsulZone, Settings, View, Zones};
@@ -187,7 +187,7 @@ impl Live {
             check: "http".into(),
             status,
             output: "".into(),
-            known_only: false,
+            of: ReportOf::Any,
         }));
     }
 }

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use axum::Extension;
 use axum::body::Bytes;
 use axum::extract::{Path, RawQuery};
 use axum::http::{HeaderName, HeaderValue, StatusCode};
@@ -11,26 +10,21 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::decode;
-use super::definition::Definition;
 use super::filter::Filter;
-use super::shapes::{AgentService, HealthCheck, NODE_MAINTENANCE, SERVICE_MAINTENANCE};
+use super::shapes::{AGENT_ALIVE, AgentService, HealthCheck, NODE_MAINTENANCE, SERVICE_MAINTENANCE};
 use super::{Client, Office, State, by_key, unknown_service};
 use crate::http::query::{Query, Reading};
 use crate::http::reply::{self, Failure, done};
-use crate::instance::Health;
+use crate::instance::{Health, Host};
 use crate::journal::Topic;
 use crate::name::{HostName, fnv};
-use crate::registry::{Command, Report, Subject};
+use crate::registry::{Command, Report, ReportOf, Subject};
 use crate::view::Member;
 
 const REASON: HeaderName = HeaderName::from_static("x-consul-reason");
 const CONTENT_HASH: HeaderName = HeaderName::from_static("x-consul-contenthash");
 
-pub async fn itself(
-    office: State,
-    Extension(client): Extension<Client>,
-    RawQuery(query): RawQuery,
-) -> Response {
+pub async fn itself(office: State, client: Client, RawQuery(query): RawQuery) -> Response {
     let node = office.own_node(&client.peer.host);
     let value = json!({
         "Config": {
@@ -76,11 +70,7 @@ pub async fn host(office: State) -> Response {
     reply::json(StatusCode::OK, &value, false)
 }
 
-pub async fn services(
-    office: State,
-    Extension(client): Extension<Client>,
-    RawQuery(query): RawQuery,
-) -> Result<Response, Failure> {
+pub async fn services(office: State, client: Client, RawQuery(query): RawQuery) -> Result<Response, Failure> {
     let query = Query::of(query.as_deref());
     let filter = Filter::of(&query)?;
     let members = office.desk.view.on_host(&client.peer.host);
@@ -96,7 +86,7 @@ pub async fn services(
 
 pub async fn service(
     office: State,
-    Extension(client): Extension<Client>,
+    client: Client,
     Path(id): Path<String>,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Failure> {
@@ -129,22 +119,14 @@ pub async fn service(
     Ok(response)
 }
 
-pub async fn checks(
-    office: State,
-    Extension(client): Extension<Client>,
-    RawQuery(query): RawQuery,
-) -> Result<Response, Failure> {
+pub async fn checks(office: State, client: Client, RawQuery(query): RawQuery) -> Result<Response, Failure> {
     let query = Query::of(query.as_deref());
     let filter = Filter::of(&query)?;
     let host = &client.peer.host;
-    let mut checks: Vec<HealthCheck> = office.host_checks(host, office.desk.view.host(host).as_deref());
-    checks.retain(|check| check.check_id != "serfHealth"); // the agent's list has its own checks alone
-    for member in office.desk.view.on_host(host) {
-        checks.extend(office.own_checks(&member));
-    }
+    let said = office.desk.view.host(host);
+    let checks = office.agent_checks(host, said.as_deref(), &office.desk.view.on_host(host));
     let mut shown = BTreeMap::new();
     for check in checks {
-        let check = HealthCheck { create_index: 0, modify_index: 0, ..check };
         if filter.matches(&check)? {
             shown.insert(check.check_id.clone(), check);
         }
@@ -165,13 +147,21 @@ impl Office {
         self.node(host, self.desk.view.host(host).as_deref(), None)
     }
 
-    fn aggregate(&self, member: &Member) -> Aggregate {
-        let mut checks = self.host_checks(&member.instance.key.host, member.host.as_deref());
-        checks.retain(|check| check.check_id != "serfHealth");
-        checks.extend(self.own_checks(member));
+    /// A host's checks and those of some of its instances, as its agent lists them: without the check of itself,
+    /// and without indexes.
+    fn agent_checks(&self, host: &HostName, said: Option<&Host>, members: &[Member]) -> Vec<HealthCheck> {
+        let mut checks = self.host_checks(host, said);
+        checks.retain(|check| check.check_id != AGENT_ALIVE);
+        checks.extend(members.iter().flat_map(|member| self.own_checks(member)));
         for check in &mut checks {
-            (check.create_index, check.modify_index) = (0, 0); // an agent has no indexes
+            (check.create_index, check.modify_index) = (0, 0);
         }
+        checks
+    }
+
+    fn aggregate(&self, member: &Member) -> Aggregate {
+        let host = &member.instance.key.host;
+        let checks = self.agent_checks(host, member.host.as_deref(), std::slice::from_ref(member));
         let draining = member.instance.draining;
         let health = if draining { Health::Maintenance } else { member.health };
         Aggregate {
@@ -213,7 +203,7 @@ fn no_such(reason: String, body: Value, query: &Query) -> Response {
 
 pub async fn health_by_id(
     office: State,
-    Extension(client): Extension<Client>,
+    client: Client,
     Path(id): Path<String>,
     RawQuery(query): RawQuery,
 ) -> Response {
@@ -232,7 +222,7 @@ pub async fn health_by_id(
 
 pub async fn health_by_name(
     office: State,
-    Extension(client): Extension<Client>,
+    client: Client,
     Path(name): Path<String>,
     RawQuery(query): RawQuery,
 ) -> Response {
@@ -253,14 +243,13 @@ pub async fn health_by_name(
 
 pub async fn register(
     office: State,
-    Extension(client): Extension<Client>,
+    client: Client,
     RawQuery(query): RawQuery,
     body: Bytes,
 ) -> Result<Response, Failure> {
     let replace = Query::of(query.as_deref()).flag("replace-existing-checks")?;
     let value = decode::object(&body)?;
-    let definition = Definition { office: &office, host: client.peer.host.clone(), through_catalog: false };
-    let mut registration = definition.registration(&value, &client.peer)?;
+    let mut registration = office.agent_definition(&client.peer, &value)?;
     registration.keeps_checks = !replace;
     let displaced = office.on_agent(registration.key.id.as_str(), &client).map(|member| member.instance);
     registration.displaces = displaced
@@ -270,11 +259,7 @@ pub async fn register(
     Ok(done())
 }
 
-pub async fn deregister(
-    office: State,
-    Extension(client): Extension<Client>,
-    Path(id): Path<String>,
-) -> Result<Response, Failure> {
+pub async fn deregister(office: State, client: Client, Path(id): Path<String>) -> Result<Response, Failure> {
     let key = office.known_on_agent(&id, &client)?.instance.key.clone();
     let done_ = office.carry_out(Command::Deregister(by_key(key)), &client).await?;
     if done_.changes.is_empty() { Err(unknown_service(&id)) } else { Ok(done()) }
@@ -307,7 +292,7 @@ fn maintenance(on: Subject, check: String, enable: bool, reason: String) -> Comm
                 .into(),
                 reason => reason.into(),
             };
-            Command::Report(Report { on, check, status: Health::Maintenance, output, known_only: false })
+            Command::Report(Report { on, check, status: Health::Maintenance, output, of: ReportOf::Any })
         }
         false => Command::RemoveCheck { on, check },
     }
@@ -315,7 +300,7 @@ fn maintenance(on: Subject, check: String, enable: bool, reason: String) -> Comm
 
 pub async fn service_maintenance(
     office: State,
-    Extension(client): Extension<Client>,
+    client: Client,
     Path(id): Path<String>,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Failure> {
@@ -329,7 +314,7 @@ pub async fn service_maintenance(
 
 pub async fn node_maintenance(
     office: State,
-    Extension(client): Extension<Client>,
+    client: Client,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Failure> {
     let (enable, reason) = wanted(query.as_deref())?;

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use axum::Extension;
 use axum::body::Bytes;
 use axum::extract::{Path, RawQuery};
 use axum::response::Response;
@@ -13,14 +12,10 @@ use super::{Client, Office, State, by_key, gone, unknown_check};
 use crate::http::query::Query;
 use crate::http::reply::{Failure, done};
 use crate::instance::Health;
-use crate::registry::{Command, ListedCheck, Report, Subject};
+use crate::registry::{Command, ListedCheck, Report, ReportOf, Subject};
 use crate::view::Member;
 
-pub async fn register(
-    office: State,
-    Extension(client): Extension<Client>,
-    body: Bytes,
-) -> Result<Response, Failure> {
+pub async fn register(office: State, client: Client, body: Bytes) -> Result<Response, Failure> {
     let value = decode::object(&body)?;
     let fields = Fields::of(&value, decode::CHECK_FIELDS)?;
     let name = fields.text("Name")?.ok_or_else(|| Failure::bad("Missing check name"))?;
@@ -29,17 +24,17 @@ pub async fn register(
     }
     let form = decode::check(&value, name, name)?
         .ok_or_else(|| Failure::bad("Invalid check: TTL must be > 0 for TTL checks"))?;
-    let (on, of) = match fields.text("ServiceID")? {
-        None => (Subject::Host(client.peer.host.clone()), "node".to_owned()),
+    let on = match fields.text("ServiceID")? {
+        None => Subject::Host(client.peer.host.clone()),
         Some(id) => {
             let unknown =
                 || Failure::not_found(format!("ServiceID \"{}\" does not exist", id.escape_debug()));
             let member = office.on_agent(id, &client).ok_or_else(unknown)?;
-            (Subject::Instance(by_key(member.instance.key.clone())), id.to_owned())
+            Subject::Instance(by_key(member.instance.key.clone()))
         }
     };
     let listed: ListedCheck = form.listed("check")?;
-    if of == "node" && listed.definition.deregister_after.is_some() {
+    if matches!(on, Subject::Host(_)) && listed.definition.deregister_after.is_some() {
         return Err(Failure::bad(
             "DeregisterCriticalServiceAfter is for checks of a service; give ServiceID",
         ));
@@ -69,11 +64,7 @@ fn find_check(office: &Office, id: &str, client: &Client) -> Option<(Subject, Ar
         .or_else(|| office.desk.view.on_host(&client.peer.host).iter().find_map(of_member))
 }
 
-pub async fn deregister(
-    office: State,
-    Extension(client): Extension<Client>,
-    Path(id): Path<String>,
-) -> Result<Response, Failure> {
+pub async fn deregister(office: State, client: Client, Path(id): Path<String>) -> Result<Response, Failure> {
     let (on, check) = find_check(&office, &id, &client).ok_or_else(|| unknown_check(&id))?;
     office.carry_out(Command::RemoveCheck { on, check }, &client).await?;
     Ok(done())
@@ -87,10 +78,8 @@ async fn report(
     output: &str,
 ) -> Result<Response, Failure> {
     let (on, check) = find_check(office, id, client).ok_or_else(|| unknown_check(id))?;
-    let report = Report { on, check, status, output: output.into(), known_only: true };
-    let verdict = office.desk.writer.command(Command::Report(report), client.author.clone()).await;
-    let verdict = verdict.map_err(|_| Failure::stopping())?.await.map_err(|_| Failure::stopping())?;
-    match verdict {
+    let report = Report { on, check, status, output: output.into(), of: ReportOf::Known };
+    match office.verdict(Command::Report(report), client).await? {
         Ok(_) => Ok(done()),
         Err(refusal) => Err(gone(refusal, id)),
     }
@@ -102,7 +91,7 @@ fn note(query: Option<&str>) -> String {
 
 pub async fn pass(
     office: State,
-    Extension(client): Extension<Client>,
+    client: Client,
     Path(id): Path<String>,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Failure> {
@@ -111,7 +100,7 @@ pub async fn pass(
 
 pub async fn warn(
     office: State,
-    Extension(client): Extension<Client>,
+    client: Client,
     Path(id): Path<String>,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Failure> {
@@ -120,7 +109,7 @@ pub async fn warn(
 
 pub async fn fail(
     office: State,
-    Extension(client): Extension<Client>,
+    client: Client,
     Path(id): Path<String>,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Failure> {
@@ -129,7 +118,7 @@ pub async fn fail(
 
 pub async fn update(
     office: State,
-    Extension(client): Extension<Client>,
+    client: Client,
     Path(id): Path<String>,
     body: Bytes,
 ) -> Result<Response, Failure> {

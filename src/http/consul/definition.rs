@@ -1,6 +1,7 @@
 //! A service definition of Consul's, from its API or a file: what it says, as a registration of ours.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::http::StatusCode;
@@ -44,6 +45,8 @@ pub const SERVICE_FIELDS: &[&str] = &[
 pub struct Definition<'a> {
     pub office: &'a Office,
     pub host: HostName,
+    /// Where the host is: what says no address is there.
+    pub node: Vec<IpAddr>,
     pub through_catalog: bool,
 }
 
@@ -64,11 +67,7 @@ impl Definition<'_> {
                 "Connect is Consul's service mesh, and callsign has none; leave it out",
             ));
         }
-        let name = match fields.text("Name")? {
-            Some(name) => Some(name),
-            None => fields.text("Service")?,
-        };
-        let name = self.office.service_name(name.ok_or_else(|| Failure::bad("Missing service name"))?);
+        let name = self.office.service_name(self.name(&fields)?);
         let id = fields.text("ID")?.unwrap_or(&name).to_owned();
         let address = fields.text("Address")?.unwrap_or_default();
         let port = match fields.number("Port")? {
@@ -97,11 +96,9 @@ impl Definition<'_> {
             ..RegisterForm::default()
         };
         if address.is_empty() {
-            let said = self.office.desk.view.host(&self.host);
-            let node = self.office.node_addresses(&self.host, said.as_deref(), None);
-            form.address = Some(Several(node.iter().map(|address| address.to_string()).collect()));
-        } else if address == "localhost" || address.parse::<std::net::IpAddr>().is_ok() {
-            if address.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_unspecified()) {
+            form.address = Some(Several(self.node.iter().map(IpAddr::to_string).collect()));
+        } else if address == "localhost" || address.parse::<IpAddr>().is_ok() {
+            if address.parse::<IpAddr>().is_ok_and(|address| address.is_unspecified()) {
                 return Err(Failure::bad("Invalid service address"));
             }
             form.address = Some(Several(vec![address.to_owned()]));
@@ -112,6 +109,21 @@ impl Definition<'_> {
         registration.consul = Some(Arc::new(facts));
         registration.anonymous = true;
         Ok(registration)
+    }
+
+    /// The agent calls it `Name`, the catalog `Service`, and each has its own words where it is missing.
+    fn name<'f>(&self, fields: &'f Fields<'_>) -> Result<&'f str, Failure> {
+        let (own, other) = if self.through_catalog { ("Service", "Name") } else { ("Name", "Service") };
+        let missing = || match self.through_catalog {
+            true => super::catalog::must(
+                "Must provide service name (Service.Service) when service ID is provided",
+            ),
+            false => Failure::bad("Missing service name"),
+        };
+        match fields.text(own)? {
+            Some(name) => Ok(name),
+            None => fields.text(other)?.ok_or_else(missing),
+        }
     }
 }
 

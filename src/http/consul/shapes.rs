@@ -18,6 +18,8 @@ use crate::view::{Member, Standing};
 /// The check that puts an instance, or a host, into maintenance.
 pub const SERVICE_MAINTENANCE: &str = "_service_maintenance:";
 pub const NODE_MAINTENANCE: &str = "_node_maintenance";
+/// The check of an agent's own host that says that the agent lives.
+pub const AGENT_ALIVE: &str = "serfHealth";
 
 #[derive(Clone, Serialize)]
 #[serde(rename_all = "PascalCase")]
@@ -312,7 +314,7 @@ impl Office {
     fn alive(&self, name: &HostName) -> HealthCheck {
         HealthCheck {
             node: name.to_string(),
-            check_id: "serfHealth".to_owned(),
+            check_id: AGENT_ALIVE.to_owned(),
             name: "Serf Health Status".to_owned(),
             status: Health::Passing.as_str(),
             notes: String::new(),
