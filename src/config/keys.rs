@@ -1,0 +1,130 @@
+//! Every key of the configuration: in the file as it is written here, `CALLSIGN_KNOWN_FOR` in the environment,
+//! `--known-for` as a flag. A new key is a line here, one in `Given::config`, and one in `docs/configuration.md`.
+
+/// A key, and how its flag is explained.
+#[derive(Debug)]
+pub struct Key {
+    pub name: &'static str,
+    pub takes: Takes,
+    /// What stands for a value in `--help`; empty for a switch.
+    pub value: &'static str,
+    /// The line of `--help`, with the default.
+    pub help: &'static str,
+}
+
+/// How many values a key takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Takes {
+    One,
+    Several,
+    /// A list that may be empty: there is none then.
+    Any,
+    /// True or false; the flag alone is true.
+    Switch,
+}
+
+use Takes::{Any, One, Several, Switch};
+
+const fn key(name: &'static str, takes: Takes, value: &'static str, help: &'static str) -> Key {
+    Key { name, takes, value, help }
+}
+
+/// In the order in which `--help` tells them.
+pub const KEYS: &[Key] = &[
+    key("domain", Several, "NAME", "A domain to serve the registry under [default: service.local]"),
+    key(
+        "consul-domain",
+        One,
+        "NAME",
+        "A domain to serve the same registry under as Consul spells names, such as consul [default: none]",
+    ),
+    key(
+        "dns",
+        Several,
+        "ADDR:PORT",
+        "Where to answer DNS, over UDP and TCP [default: 127.0.0.1:5300 and [::1]:5300]",
+    ),
+    key(
+        "socket",
+        One,
+        "PATH",
+        "The registration socket [default: $XDG_RUNTIME_DIR/callsign.sock; /run/callsign/callsign.sock for root]",
+    ),
+    key("listen", Any, "ADDR:PORT", "Take registrations over TCP as well"),
+    key(
+        "http",
+        Any,
+        "ADDR:PORT",
+        "Serve Consul's HTTP API, watching and discovery here; `none` for nowhere [default: 127.0.0.1:5380]",
+    ),
+    key("http-hosts", Any, "NAME", "A name that clients may call the HTTP port by, such as consul"),
+    key(
+        "datacenter",
+        One,
+        "NAME",
+        "What Consul's clients are told where they are, in names too [default: dc1]",
+    ),
+    key(
+        "underscore",
+        One,
+        "WORD",
+        "What becomes of `_` in a service's name over Consul's API, refuse or hyphen [default: refuse]",
+    ),
+    key(
+        "allow-unauthenticated",
+        Switch,
+        "",
+        "Let --listen and --http be an address that other machines reach, where anybody may then register",
+    ),
+    key(
+        "zones",
+        One,
+        "DIR",
+        "A directory of zone files to serve beside the registry [default: ./zones when it is there]",
+    ),
+    key(
+        "services",
+        One,
+        "DIR",
+        "A directory of files that say what is registered, in TOML or as Consul's JSON",
+    ),
+    key("store", One, "STORE", "Where the registry is kept, embedded or memory [default: embedded]"),
+    key(
+        "data",
+        One,
+        "DIR",
+        "The directory of the embedded store [default: $XDG_STATE_HOME/callsign; /var/lib/callsign for root]",
+    ),
+    key("history-changes", One, "N", "How many changes the log keeps [default: 100000]"),
+    key("history-age", One, "TIME", "How long the log keeps them [default: 7d]"),
+    key(
+        "advertise",
+        One,
+        "ADDR",
+        "The address of this server in the zone's own records [default: the first one bound]",
+    ),
+    key("ttl", One, "SECONDS", "Seconds that a resolver may keep an answer, 0 to 300 [default: 5]"),
+    key(
+        "known-for",
+        One,
+        "TIME",
+        "How long a service stays known after its last instance left [default: 60s]",
+    ),
+    key("instances-max", One, "N", "How many instances may be registered at once [default: 1000000]"),
+    key("allow-loopback", Switch, "", "Register loopback addresses though DNS is answered to other machines"),
+    key(
+        "udp-octets-loopback",
+        One,
+        "OCTETS",
+        "Cap of a UDP answer to a client on this machine, 512 to 65507 [default: 1232]",
+    ),
+    key("log", One, "FILTER", "What to log on stderr, such as info or callsign=debug [default: info]"),
+    key("grace", One, "TIME", "How long DNS is still answered after SIGTERM, at most 60s [default: 0s]"),
+    key(
+        "probe-allow",
+        Any,
+        "NETWORK",
+        "Let checks be probed there too, beside their instance's own addresses and loopback",
+    ),
+    key("probe-commands", Switch, "", "Let checks run programs of this machine"),
+];

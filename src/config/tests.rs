@@ -1,0 +1,255 @@
+use anyhow::anyhow;
+
+use super::keys::KEYS;
+use super::sources::variable_of;
+use super::values::SOCKET_PATH_OCTETS_MAX;
+use super::*;
+
+/// An ordinary user in an empty directory with these variables.
+fn around(variables: &[(&str, &str)]) -> Surroundings {
+    let own = [("XDG_RUNTIME_DIR", "/run/user/1000"), ("XDG_STATE_HOME", "/var/me/state")];
+    let environment = own.iter().chain(variables).map(|(name, text)| (name.into(), text.into())).collect();
+    Surroundings { environment, root: false, directory: PathBuf::from("/nowhere") }
+}
+
+fn from_file(text: &str, variables: &[(&str, &str)], flags: Vec<Setting>) -> anyhow::Result<Config> {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("callsign.toml");
+    std::fs::write(&path, text).unwrap();
+    Config::load(Some(&path), flags, &around(variables)).map_err(|error| {
+        let error = format!("{error:#}");
+        anyhow!(error.replace(&format!("{}/", directory.path().display()), ""))
+    })
+}
+
+fn file_error(text: &str) -> String {
+    from_file(text, &[], Vec::new()).unwrap_err().to_string()
+}
+
+fn flag_error(key: &'static str, text: &str) -> String {
+    let flags = vec![Setting::flag(key, vec![text.to_owned()])];
+    Config::load(None, flags, &around(&[])).unwrap_err().to_string()
+}
+
+fn variable_error(name: &str, text: &str) -> String {
+    Config::load(None, Vec::new(), &around(&[(name, text)])).unwrap_err().to_string()
+}
+
+#[test]
+fn nothing_said_is_enough() {
+    let config = Config::defaults(&around(&[])).unwrap();
+    assert_eq!(config.domain, [Apex::parse("service.local").unwrap()]);
+    assert_eq!(config.dns, ["127.0.0.1:5300".parse().unwrap(), "[::1]:5300".parse().unwrap()]);
+    assert!(config.dns_is_default && config.listen.is_empty() && config.zones.is_none());
+    assert_eq!(config.socket, PathBuf::from("/run/user/1000/callsign.sock"));
+    assert_eq!((config.ttl, config.known_for, config.grace), (5, Duration::from_secs(60), Duration::ZERO));
+    assert_eq!((config.instances_max, config.udp_octets_loopback), (1_000_000, 1232));
+}
+
+#[test]
+fn the_socket_has_a_directory_of_our_own_or_none() {
+    let root = Surroundings { root: true, ..around(&[]) };
+    assert_eq!(root.socket(), Some("/run/callsign/callsign.sock".into()));
+    let homeless = Surroundings { environment: Vec::new(), ..around(&[]) };
+    assert_eq!(homeless.socket(), None);
+    let error = Config::defaults(&homeless).unwrap_err().to_string();
+    assert!(error.contains("XDG_RUNTIME_DIR") && error.contains("--socket"), "{error}");
+    let relative =
+        Surroundings { environment: vec![("XDG_RUNTIME_DIR".into(), "run".into())], ..around(&[]) };
+    assert_eq!(relative.socket(), None);
+}
+
+#[test]
+fn zones_are_taken_where_they_are() {
+    let directory = tempfile::tempdir().unwrap();
+    let here = Surroundings { directory: directory.path().to_owned(), ..around(&[]) };
+    assert_eq!(Config::defaults(&here).unwrap().zones, None);
+    std::fs::create_dir(directory.path().join("zones")).unwrap();
+    assert_eq!(Config::defaults(&here).unwrap().zones, Some(directory.path().join("zones")));
+}
+
+#[test]
+fn every_source_gives_way_to_the_next() {
+    let file = "ttl = 1\nknown-for = \"1m\"\ngrace = 1\ndomain = [\"a.test\", \"b.test\"]\n";
+    let variables = [("CALLSIGN_KNOWN_FOR", "2m"), ("CALLSIGN_GRACE", "2s"), ("CALLSIGN_TTL", "")];
+    let flags = vec![Setting::flag("grace", vec!["3s".to_owned()])];
+    let config = from_file(file, &variables, flags).unwrap();
+    assert_eq!(config.ttl, 1, "an empty variable is as good as none");
+    assert_eq!(config.known_for, Duration::from_secs(120));
+    assert_eq!(config.grace, Duration::from_secs(3));
+    // A list is replaced, not joined.
+    let flags = vec![Setting::flag("domain", vec!["c.test".to_owned()])];
+    assert_eq!(from_file(file, &[], flags).unwrap().domain, [Apex::parse("c.test").unwrap()]);
+}
+
+#[test]
+fn every_key_can_be_said_everywhere() {
+    let directory = tempfile::tempdir().unwrap();
+    let directory = directory.path().to_str().unwrap();
+    let said = [
+        ("advertise", "10.0.0.1"),
+        ("allow-loopback", "true"),
+        ("allow-unauthenticated", "true"),
+        ("consul-domain", "consul"),
+        ("data", "/var/tmp/callsign"),
+        ("datacenter", "dc2"),
+        ("dns", "10.0.0.1:53"),
+        ("domain", "example.com"),
+        ("grace", "1s"),
+        ("history-age", "1d"),
+        ("history-changes", "7"),
+        ("http", "10.0.0.1:5380"),
+        ("http-hosts", "consul"),
+        ("instances-max", "7"),
+        ("known-for", "1s"),
+        ("listen", "10.0.0.1:5301"),
+        ("log", "debug"),
+        ("probe-allow", "10.0.0.0/8"),
+        ("probe-commands", "true"),
+        ("services", directory),
+        ("socket", "/run/x.sock"),
+        ("store", "embedded"),
+        ("ttl", "7"),
+        ("udp-octets-loopback", "4096"),
+        ("underscore", "hyphen"),
+        ("zones", directory),
+    ];
+    let mut keys: Vec<&str> = KEYS.iter().map(|key| key.name).collect();
+    keys.sort();
+    assert_eq!(said.map(|(key, _)| key), keys[..]);
+    let flags = said.map(|(key, text)| Setting::flag(key, vec![text.to_owned()])).to_vec();
+    let by_flags = Config::load(None, flags, &around(&[])).unwrap();
+    let variables: Vec<(String, &str)> = said.iter().map(|(key, text)| (variable_of(key), *text)).collect();
+    let variables: Vec<(&str, &str)> = variables.iter().map(|(name, text)| (name.as_str(), *text)).collect();
+    let by_variables = Config::load(None, Vec::new(), &around(&variables)).unwrap();
+    let file: String = said.iter().map(|(key, text)| format!("{key} = \"{text}\"\n")).collect();
+    let by_file = from_file(&file, &[], Vec::new()).unwrap();
+    assert_eq!(by_flags, by_variables);
+    assert_eq!(by_flags, by_file);
+    assert_ne!(by_flags, Config::defaults(&around(&[])).unwrap());
+    assert!(!by_flags.dns_is_default);
+}
+
+#[test]
+fn lists_of_variables_are_split_at_commas() {
+    let config = Config::load(
+        None,
+        Vec::new(),
+        &around(&[("CALLSIGN_DNS", "127.0.0.1:0, [::1]:0"), ("CALLSIGN_SERVER", "x")]),
+    )
+    .unwrap();
+    assert_eq!(config.dns, ["127.0.0.1:0".parse().unwrap(), "[::1]:0".parse().unwrap()]);
+}
+
+#[test]
+fn complaints_name_the_place_and_the_key() {
+    assert_eq!(file_error("ttl = 5\n\n  ttl = 6"), "callsign.toml:3:3: duplicate key in `ttl = 6`");
+    assert_eq!(file_error("ttl = 301"), "callsign.toml:1:7: ttl must be a number from 0 to 300, not `301`");
+    assert_eq!(
+        file_error("# größer\nlisten = [\"127.0.0.1:1\",\n  \"::1\"]"),
+        "callsign.toml:3:3: listen must be an address with a port, such as [::1]:5300, not `::1`"
+    );
+    assert_eq!(file_error("ttl = [1, 2]"), "callsign.toml:1:11: ttl takes one value, not a list");
+    assert_eq!(
+        file_error("ttl = 1.5").split(", not").next(),
+        Some("callsign.toml:1:7: ttl must be a text, a number, true or false, or a list of texts")
+    );
+    assert_eq!(
+        file_error("dns = []"),
+        "dns must not be an empty list; leave the key out to take the default"
+    );
+    assert!(file_error("ttl = ").starts_with("callsign.toml:1:"), "{}", file_error("ttl = "));
+    assert!(
+        file_error("[dns]\naddress = 1").contains("callsign.toml:1:"),
+        "{}",
+        file_error("[dns]\naddress = 1")
+    );
+    assert_eq!(variable_error("CALLSIGN_TTL", "x"), "CALLSIGN_TTL must be a number from 0 to 300, not `x`");
+    assert_eq!(flag_error("ttl", "-1"), "--ttl must be a number from 0 to 300, not `-1`");
+    let missing = Config::load(Some(Path::new("/nowhere/x.toml")), Vec::new(), &around(&[])).unwrap_err();
+    assert!(format!("{missing:#}").starts_with("reading /nowhere/x.toml: "), "{missing:#}");
+}
+
+#[test]
+fn an_unknown_key_names_the_nearest_known_one() {
+    let error = file_error("ttl = 1\nknown_for = \"1s\"");
+    assert!(
+        error
+            .starts_with("callsign.toml:2:1: unknown key `known_for` (did you mean `known-for`?); keys are "),
+        "{error}"
+    );
+    assert!(!file_error("colour = 1").contains("did you mean"));
+    assert_eq!(
+        variable_error("CALLSIGN_DOMIAN", "x"),
+        "CALLSIGN_DOMIAN: unknown variable (did you mean `CALLSIGN_DOMAIN`?)"
+    );
+    assert_eq!(
+        variable_error("CALLSIGN_ttl", "1"),
+        "CALLSIGN_ttl: unknown variable (did you mean `CALLSIGN_TTL`?)"
+    );
+    assert!(!variable_error("CALLSIGN_\x1b[2J", "1").contains('\x1b'));
+}
+
+#[test]
+fn rules_say_what_to_write() {
+    for (key, text, rule) in [
+        ("domain", "a..b", "empty"),
+        ("domain", ".", "must not be empty"),
+        ("consul-domain", "a..b", "empty"),
+        ("consul-domain", "service.local", "must be neither the domain service.local."),
+        ("consul-domain", "local", "nor above or below it"),
+        ("consul-domain", "x.service.local", "nor above or below it"),
+        ("datacenter", "a.b", "letters, digits"),
+        ("dns", "localhost", "such as 127.0.0.1:5300"),
+        ("dns", "10.0.0.1", "such as 10.0.0.1:5300"),
+        ("socket", "", "not empty"),
+        ("zones", "/nowhere", "must be a directory"),
+        ("data", "", "must be a path"),
+        ("history-age", "9999d", "at most 3650d"),
+        ("history-changes", "-1", "from 0"),
+        ("store", "etcd://127.0.0.1:2379", "not there yet"),
+        ("store", "redis", "must be `embedded` or `memory`"),
+        ("advertise", "0.0.0.0", "that other machines ask"),
+        ("advertise", "ns.example.com", "without a port"),
+        ("known-for", "1w", "such as 500ms"),
+        ("known-for", "25h", "at most 24h"),
+        ("grace", "61s", "at most 60s"),
+        ("instances-max", "0", "from 1 on"),
+        ("udp-octets-loopback", "511", "from 512 to 65507"),
+        ("allow-loopback", "yes", "true or false"),
+        ("log", "callsign=loud", "must be a filter"),
+        ("probe-allow", "10.0.0.0/33", "such as 10.0.0.0/8"),
+        ("probe-allow", "10.0.0.7/8", "such as 10.0.0.0/8"),
+        ("probe-commands", "yes", "true or false"),
+    ] {
+        let error = flag_error(key, text);
+        assert!(error.starts_with(&format!("--{key} ")) && error.contains(rule), "{error}");
+    }
+    let long = flag_error("socket", &format!("/{}", "x".repeat(SOCKET_PATH_OCTETS_MAX)));
+    assert!(long.contains("at most 107 octets, not 108"), "{long}");
+}
+
+#[test]
+fn a_list_holds_nothing_twice_but_free_ports() {
+    let flags = |texts: [&str; 2]| vec![Setting::flag("dns", texts.map(str::to_owned).to_vec())];
+    let error = Config::load(None, flags(["127.0.0.1:53", "127.0.0.1:53"]), &around(&[])).unwrap_err();
+    assert_eq!(error.to_string(), "--dns names `127.0.0.1:53` twice");
+    assert_eq!(Config::load(None, flags(["127.0.0.1:0", "127.0.0.1:0"]), &around(&[])).unwrap().dns.len(), 2);
+}
+
+#[test]
+fn an_open_listener_has_to_be_asked_for_by_name() {
+    for open in ["0.0.0.0:5301", "[::]:5301", "10.0.0.1:5301", "[::ffff:10.0.0.1]:5301"] {
+        let error = flag_error("listen", open);
+        assert!(error.contains("no authentication") && error.contains("allow-unauthenticated"), "{error}");
+        let flags = vec![
+            Setting::flag("listen", vec![open.to_owned()]),
+            Setting::flag("allow-unauthenticated", vec!["true".to_owned()]),
+        ];
+        assert!(Config::load(None, flags, &around(&[])).is_ok());
+    }
+    for closed in ["127.0.0.1:5301", "127.9.9.9:5301", "[::1]:5301", "[::ffff:127.0.0.1]:5301"] {
+        let flags = vec![Setting::flag("listen", vec![closed.to_owned()])];
+        assert!(Config::load(None, flags, &around(&[])).is_ok(), "{closed}");
+    }
+}

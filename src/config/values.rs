@@ -1,0 +1,155 @@
+//! What one text of a key means, and what is wrong with it.
+//!
+//! A complaint is the rest of a sentence that begins with the key and its place.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use super::{DNS_PORT, StoreChoice};
+use crate::name::{Apex, Datacenter};
+use crate::time::{format_duration, parse_duration};
+
+/// Longest path of a Unix socket: `sun_path` of Linux holds 108 octets with the final zero.
+pub const SOCKET_PATH_OCTETS_MAX: usize = 107;
+
+pub fn http_host(text: &str) -> Result<String, String> {
+    let fits = !text.is_empty()
+        && text.bytes().all(|octet| octet.is_ascii_alphanumeric() || b"-._".contains(&octet));
+    fits.then(|| text.to_owned()).ok_or_else(|| {
+        format!("must be a host's name without a port, such as consul, not `{}`", text.escape_debug())
+    })
+}
+
+pub fn underscore(text: &str) -> Result<bool, String> {
+    match text {
+        "refuse" => Ok(false),
+        "hyphen" => Ok(true),
+        _ => Err(format!("must be `refuse` or `hyphen`, not `{}`", text.escape_debug())),
+    }
+}
+
+pub fn domain(text: &str) -> Result<Apex, String> {
+    Apex::parse(text).map_err(|unfit| unfit.to_string())
+}
+
+pub fn datacenter(text: &str) -> Result<Datacenter, String> {
+    Datacenter::parse(text).map_err(|unfit| unfit.to_string())
+}
+
+pub fn address(text: &str) -> Result<SocketAddr, String> {
+    let not = text.escape_debug();
+    text.parse().map_err(|_| match text.parse::<IpAddr>() {
+        Ok(IpAddr::V4(address)) => {
+            format!("must be an address with a port, such as {address}:{DNS_PORT}, not `{not}`")
+        }
+        Ok(IpAddr::V6(address)) => {
+            format!("must be an address with a port, such as [{address}]:{DNS_PORT}, not `{not}`")
+        }
+        Err(_) => format!(
+            "must be an address with a port, such as 127.0.0.1:{DNS_PORT} or [::1]:{DNS_PORT}, not `{not}`"
+        ),
+    })
+}
+
+pub fn socket(text: &str) -> Result<PathBuf, String> {
+    match text.len() {
+        0 => Err("must be a path, not empty".to_owned()),
+        1..=SOCKET_PATH_OCTETS_MAX => Ok(PathBuf::from(text)),
+        octets => Err(format!(
+            "must be a path of at most {SOCKET_PATH_OCTETS_MAX} octets, not {octets}: the kernel takes no longer one"
+        )),
+    }
+}
+
+pub fn directory(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    if path.is_dir() {
+        Ok(path)
+    } else {
+        Err(format!("must be a directory, and there is none at `{}`", text.escape_debug()))
+    }
+}
+
+pub fn path(text: &str) -> Result<PathBuf, String> {
+    if text.is_empty() { Err("must be a path, and it is empty".to_owned()) } else { Ok(PathBuf::from(text)) }
+}
+
+pub fn store(text: &str) -> Result<StoreChoice, String> {
+    match text {
+        "embedded" => Ok(StoreChoice::Embedded),
+        "memory" => Ok(StoreChoice::Memory),
+        text if text.starts_with("etcd://") => {
+            Err("`etcd` is not there yet; this version has `embedded` and `memory`".to_owned())
+        }
+        text => Err(format!("must be `embedded` or `memory`, not `{}`", text.escape_debug())),
+    }
+}
+
+pub fn advertise(text: &str) -> Result<IpAddr, String> {
+    match text.parse::<IpAddr>() {
+        Ok(address) if address.is_unspecified() || address.is_multicast() => {
+            Err(format!("must be the address that other machines ask, not {address}"))
+        }
+        Ok(address) => Ok(address.to_canonical()),
+        Err(_) => {
+            Err(format!("must be an IPv4 or IPv6 address without a port, not `{}`", text.escape_debug()))
+        }
+    }
+}
+
+pub fn network(text: &str) -> Result<IpNet, String> {
+    let network = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+    // 10.0.0.7/8 is a slip of somebody who means one of two very different things.
+    match network {
+        Ok(network) if network.network() != network.addr() => {
+            Err(format!("must be a network, such as {}, or one address; {text} is neither", network.trunc()))
+        }
+        Ok(network) => Ok(network),
+        Err(_) => Err(format!(
+            "must be a network such as 10.0.0.0/8 or fd00::/8, or one address, not `{}`",
+            text.escape_debug()
+        )),
+    }
+}
+
+pub fn flag(text: &str) -> Result<bool, String> {
+    match text {
+        "true" | "1" => Ok(true),
+        "false" | "0" => Ok(false),
+        text => Err(format!("must be true or false, not `{}`", text.escape_debug())),
+    }
+}
+
+pub fn number<N: TryFrom<u64>>(text: &str, min: u64, max: u64) -> Result<N, String> {
+    let rule = || {
+        let to = if max == u64::MAX { "on".to_owned() } else { format!("to {max}") };
+        format!("must be a number from {min} {to}, not `{}`", text.escape_debug())
+    };
+    // TOML lets people write 1_000_000.
+    let number = text.replace('_', "").parse().ok().filter(|number| (min..=max).contains(number));
+    number.and_then(|number| N::try_from(number).ok()).ok_or_else(rule)
+}
+
+pub fn duration(text: &str, max: Duration) -> Result<Duration, String> {
+    let rule = || {
+        format!(
+            "must be a time such as 500ms, 15s or 2m, at most {}, not `{}`",
+            format_duration(max),
+            text.escape_debug()
+        )
+    };
+    parse_duration(text).filter(|duration| *duration <= max).ok_or_else(rule)
+}
+
+pub fn log(text: &str) -> Result<String, String> {
+    match tracing_subscriber::EnvFilter::builder().parse(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(error) => Err(format!(
+            "must be a filter such as info or callsign=debug, not `{}`: {error}",
+            text.escape_debug()
+        )),
+    }
+}
