@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use callsign::answer::Over;
-use callsign::dns::wire::{Arrival, Sizes, accept};
+use callsign::dns::wire::{Arrival, Policy, accept};
 use callsign::instance::{Key, Lease, Location, Port, Transport};
 use callsign::lease::{LeaseCell, Leases};
 use callsign::name::{Apex, HostName, InstanceId, ServiceName};
@@ -104,7 +104,7 @@ impl System {
     fn ask(&self, query: &[u8], over: Over) -> usize {
         let client = SocketAddr::from(([10, 0, 0, 9], 40_000));
         let arrival = Arrival { client, over, draw: 7 };
-        accept(&self.view, &Sizes::default(), &arrival, query).unwrap().len()
+        accept(&self.view, &Policy::default(), &arrival, query).unwrap().len()
     }
 }
 
@@ -127,14 +127,14 @@ fn answer_of_1000_services_of_3(bencher: Bencher<'_, '_>, what: &str) {
         "NXDOMAIN" => query("nope.service.local.", RecordType::A),
         _ => query("s500.service.local.", RecordType::AAAA),
     };
-    bencher.bench_local(|| system.ask(black_box(&query), Over::Datagram));
+    bencher.bench_local(|| system.ask(black_box(&query), Over::Udp));
 }
 
 #[divan::bench(args = [1, 100, 10_000])]
 fn answer_srv_by_instances(bencher: Bencher<'_, '_>, instances: usize) {
     let system = System::new(1, instances);
     let query = query("s0.service.local.", RecordType::SRV);
-    bencher.bench_local(|| system.ask(black_box(&query), Over::Datagram));
+    bencher.bench_local(|| system.ask(black_box(&query), Over::Udp));
 }
 
 /// One instance of the service registers again: check, apply, publish.

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use callsign::clock::Clock;
 use callsign::dns::handler::Handler;
-use callsign::dns::wire::Sizes;
+use callsign::dns::wire::{Policy, Responder};
 use callsign::instance::{Key, Lease, Location, Port, Transport};
 use callsign::name::{Apex, HostName, InstanceId, ServiceName};
 use callsign::registry::{Author, Command, FORGET_AFTER, INSTANCES_MAX, Registration, Registry};
@@ -48,7 +48,10 @@ async fn main() -> anyhow::Result<()> {
     // A hickory server as anybody would write one; the handler is ours.
     let mut seed = [0; 8];
     getrandom::fill(&mut seed)?;
-    let mut server = Server::new(Handler::new(view, Sizes::default(), u64::from_ne_bytes(seed)));
+    let mut server = Server::new(Handler::new(
+        Arc::new(Responder { view, policy: Policy::default() }),
+        u64::from_ne_bytes(seed),
+    ));
     server.register_socket(UdpSocket::bind(address).await?);
     server.register_listener(TcpListener::bind(address).await?, IDLE, REPLIES);
 

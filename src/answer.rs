@@ -50,8 +50,15 @@ pub struct Asked<'a> {
 /// What carries the reply: what does not fit a datagram is asked for again over a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Over {
-    Datagram,
-    Stream,
+    Udp,
+    Tcp,
+}
+
+impl Over {
+    /// What does not fit is cut, and the client told; everything else carries 64 KiB.
+    pub fn is_datagram(self) -> bool {
+        self == Self::Udp
+    }
 }
 
 /// What goes into a reply besides header, question and OPT.
@@ -164,7 +171,7 @@ pub fn answer(view: &View, asked: &Asked<'_>) -> Answer {
         let found = served.find(view, &Asked { room, ..*asked }, &qname);
         match found {
             Found::Records(selection) => {
-                answer.truncated = selection.cut && asked.over == Over::Datagram;
+                answer.truncated = selection.cut && asked.over.is_datagram();
                 answer.answer.extend(selection.records);
                 answer.additional = selection.additional;
                 answer.ede = selection.ede;

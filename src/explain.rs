@@ -71,7 +71,7 @@ fn verdict(view: &View, domain: &Name) -> (bool, String) {
         let client = std::net::Ipv4Addr::LOCALHOST.into();
         answer(
             view,
-            &Asked { question: &question, client, over: Over::Stream, room: 65_000, edns: true, draw: 0 },
+            &Asked { question: &question, client, over: Over::Tcp, room: 65_000, edns: true, draw: 0 },
         )
     };
     let types =

@@ -9,7 +9,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::answer::{Asked, Ede, FIXED_OCTETS, Found, Over, Selection, additional, static_addresses};
+use crate::answer::{Asked, Ede, FIXED_OCTETS, Found, Selection, additional, static_addresses};
 use crate::balance::{Draws, prefer, shuffle};
 use crate::grammar::{self, Owner};
 use crate::instance::{Instance, Location, Port, Transport};
@@ -497,7 +497,7 @@ impl Live<'_> {
             let (rank, weight) = (|of: &Candidate<'_>| of.priority, |of: &Candidate<'_>| of.weight);
             prefer(&mut candidates, self.asked.client, Candidate::identity, rank, weight);
             // On a stream there is no second try, so the reason has a place reserved.
-            let reserved = if self.asked.over == Over::Stream { EDE_ROOM } else { 0 };
+            let reserved = if !self.asked.over.is_datagram() { EDE_ROOM } else { 0 };
             let mut room = self.asked.room.saturating_sub(reserved);
             let fitting = candidates.iter().take_while(|candidate| {
                 let fits = self.octets(candidate) <= room;
@@ -507,7 +507,7 @@ impl Live<'_> {
             let fitting = fitting.count();
             candidates.truncate(fitting);
             selection.cut = true;
-            if self.asked.over == Over::Stream {
+            if !self.asked.over.is_datagram() {
                 selection.ede = self.ede(|| format!("{whose}: {fitting} of {all} records fit"));
             }
         }

@@ -25,7 +25,8 @@ use crate::connections::Connections;
 use crate::counters::Probes;
 use crate::definitions::Definitions;
 use crate::desk::Desk;
-use crate::dns::{tcp, udp, wire::Sizes};
+use crate::dns::wire::{Policy, Responder};
+use crate::dns::{tcp, udp};
 use crate::health;
 use crate::http;
 use crate::name::{HostName, Name, ServiceName};
@@ -156,15 +157,18 @@ impl Server {
         bound: Vec<bind::Dns>,
         begin: &CancellationToken,
     ) -> Result<()> {
-        let sizes = Sizes { udp_octets_loopback: config.udp_octets_loopback.into() };
+        let policy = Policy { udp_octets_loopback: config.udp_octets_loopback.into() };
+        let responder = Arc::new(Responder { view: self.view.clone(), policy });
         for dns in bound {
             self.lines.push(format!("dns udp+tcp {}", dns.address));
             let socket = tokio::net::UdpSocket::from_std(dns.udp)?;
-            let (view, seed, stop) = (self.view.clone(), self.seeds.next_u64(), self.stop_dns.clone());
-            self.tasks.spawn("dns udp", behind(begin.clone(), udp::run(socket, view, sizes, seed, stop)));
+            let (seed, stop) = (self.seeds.next_u64(), self.stop_dns.clone());
+            let answering = udp::run(socket, responder.clone(), seed, stop);
+            self.tasks.spawn("dns udp", behind(begin.clone(), answering));
             let listener = tokio::net::TcpListener::from_std(dns.tcp)?;
-            let (view, seed, stop) = (self.view.clone(), self.seeds.next_u64(), self.stop_dns.clone());
-            self.tasks.spawn("dns tcp", behind(begin.clone(), tcp::run(listener, view, sizes, seed, stop)));
+            let (seed, stop) = (self.seeds.next_u64(), self.stop_dns.clone());
+            let answering = tcp::run(listener, responder.clone(), seed, stop);
+            self.tasks.spawn("dns tcp", behind(begin.clone(), answering));
         }
         Ok(())
     }

@@ -171,7 +171,7 @@ impl System {
         let client = IpAddr::from([10, 9, 9, 9]);
         answer(
             &self.view,
-            &Asked { question: &question, client, over: Over::Stream, room: 65_000, edns: true, draw: 1 },
+            &Asked { question: &question, client, over: Over::Tcp, room: 65_000, edns: true, draw: 1 },
         )
     }
 }

@@ -28,7 +28,7 @@ use std::time::Duration;
 
 use callsign::answer::Over;
 use callsign::check::{Streak, worst};
-use callsign::dns::wire::{Arrival, Sizes, accept};
+use callsign::dns::wire::{Arrival, Policy, accept};
 use callsign::instance::{Health, Key, Lease};
 use callsign::name::{Apex, Datacenter, HostName, InstanceId, Name, ServiceName};
 use callsign::protocol::{self, FilterForm, Peer, Problem, Request};
@@ -367,11 +367,11 @@ impl Stage {
             query.edns = Some(edns);
         }
         let from = options.iter().skip_while(|option| **option != "from").nth(1).unwrap_or(&"127.0.0.1");
-        let over = if options.contains(&"+tcp") { Over::Stream } else { Over::Datagram };
+        let over = if options.contains(&"+tcp") { Over::Tcp } else { Over::Udp };
         self.draws += 1;
         let arrival =
             Arrival { client: SocketAddr::new(from.parse().unwrap(), 40_000), over, draw: self.draws };
-        let reply = accept(&self.view, &Sizes::default(), &arrival, &query.to_vec().unwrap()).unwrap();
+        let reply = accept(&self.view, &Policy::default(), &arrival, &query.to_vec().unwrap()).unwrap();
         shown(&Message::from_vec(&reply).unwrap(), options.contains(&"+order"))
     }
 }

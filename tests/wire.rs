@@ -14,7 +14,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use callsign::answer::Over;
-use callsign::dns::wire::{Arrival, Sizes, accept};
+use callsign::dns::wire::{Arrival, Policy, accept};
 use callsign::view::View;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpStream, UdpSocket};
@@ -44,7 +44,7 @@ mod stream;
 const ROWS: &str = include_str!("wire/rows.txt");
 const STOCK: &str = include_str!("stock.txt");
 
-/// The most octets of a datagram, under `Sizes::default()`.
+/// The most octets of a datagram, under `Policy::default()`.
 const UDP_OCTETS_MAX: usize = 1232;
 
 /// Every rule of the checklist that part 1 serves.
@@ -205,8 +205,8 @@ fn describe(reply: &[u8]) -> String {
 
 fn transport(over: Over) -> &'static str {
     match over {
-        Over::Datagram => "udp",
-        Over::Stream => "tcp",
+        Over::Udp => "udp",
+        Over::Tcp => "tcp",
     }
 }
 
@@ -217,7 +217,7 @@ const CLIENT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(10
 
 fn ask_in_process(view: &View, query: &[u8], over: Over) -> Outcome {
     let arrival = Arrival { client: CLIENT, over, draw: 1 };
-    match accept(view, &Sizes::default(), &arrival, query) {
+    match accept(view, &Policy::default(), &arrival, query) {
         Some(reply) => Outcome::Reply(reply),
         None => Outcome::Silence,
     }
@@ -276,8 +276,8 @@ fn id_of(message: &[u8]) -> Option<u16> {
 async fn ask(servers: &Servers, query: &[u8], over: Over) -> Outcome {
     let asked = async {
         match over {
-            Over::Datagram => ask_udp(servers.udp, query).await,
-            Over::Stream => ask_tcp(servers.tcp, query).await,
+            Over::Udp => ask_udp(servers.udp, query).await,
+            Over::Tcp => ask_tcp(servers.tcp, query).await,
         }
     };
     timeout(DEADLINE, asked).await.expect("an outcome within the deadline")
@@ -318,7 +318,7 @@ async fn ask_tcp(server: SocketAddr, query: &[u8]) -> Outcome {
 #[tokio::test]
 async fn our_loops_pass_every_row() {
     let (rows, _) = query::read(ROWS);
-    let found = over_sockets(&rows, async |view| Servers::ours(view, Sizes::default()).await).await;
+    let found = over_sockets(&rows, async |view| Servers::ours(view, Policy::default()).await).await;
     let wrong: String = found.iter().map(|(row, over, fault)| report(row, *over, fault)).collect();
     assert!(wrong.is_empty(), "\n{wrong}");
 }
@@ -343,7 +343,7 @@ async fn over_sockets(rows: &[Row], start: impl AsyncFn(&Arc<View>) -> Servers) 
 #[tokio::test]
 async fn stock_hickory_differs_as_listed() {
     let (rows, _) = query::read(ROWS);
-    let found = over_sockets(&rows, async |view| Servers::stock(view, Sizes::default()).await).await;
+    let found = over_sockets(&rows, async |view| Servers::stock(view, Policy::default()).await).await;
     let mut differs: BTreeMap<String, Vec<&str>> = BTreeMap::new();
     for (row, over, fault) in &found {
         let about = differs.entry(format!("{} | {}", row.id, transport(*over))).or_default();

@@ -238,7 +238,7 @@ impl<'a> Writer<'a> {
         if answer.authoritative && answer.rcode != Rcode::Refused {
             flags |= AA;
         }
-        if cut && frame.over == Over::Datagram {
+        if cut && frame.over.is_datagram() {
             flags |= TC;
         }
         let questions = u16::from(!frame.question.is_empty());

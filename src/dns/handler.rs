@@ -15,27 +15,25 @@ use hickory_server::zone_handler::MessageResponseBuilder;
 
 use crate::answer::Over;
 use crate::balance::Draws;
-use crate::dns::wire::{Arrival, Sizes, accept};
-use crate::view::View;
+use crate::dns::wire::{Arrival, Responder};
 
 /// Answers from a view, as a hickory `RequestHandler`.
 pub struct Handler {
-    view: Arc<View>,
-    sizes: Sizes,
+    responder: Arc<Responder>,
     draws: Mutex<Draws>,
 }
 
 impl Handler {
     /// `seed` is any random number: the order of records follows from it.
-    pub fn new(view: Arc<View>, sizes: Sizes, seed: u64) -> Self {
-        Self { view, sizes, draws: Mutex::new(Draws::new(seed)) }
+    pub fn new(responder: Arc<Responder>, seed: u64) -> Self {
+        Self { responder, draws: Mutex::new(Draws::new(seed)) }
     }
 
     fn accept(&self, request: &Request) -> Option<Message> {
         let draw = self.draws.lock().unwrap_or_else(PoisonError::into_inner).next_u64();
-        let over = if request.protocol() == Protocol::Udp { Over::Datagram } else { Over::Stream };
+        let over = if request.protocol() == Protocol::Udp { Over::Udp } else { Over::Tcp };
         let arrival = Arrival { client: request.src(), over, draw };
-        let reply = accept(&self.view, &self.sizes, &arrival, request.as_slice())?;
+        let reply = self.responder.accept(&arrival, request.as_slice())?;
         Message::from_vec(&reply).ok()
     }
 }

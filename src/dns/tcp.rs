@@ -14,8 +14,7 @@ use crate::answer::Over;
 use crate::balance::Draws;
 use crate::connections::{Connections, Place};
 use crate::dns::encode::HEADER_OCTETS;
-use crate::dns::wire::{Arrival, Sizes, accept};
-use crate::view::View;
+use crate::dns::wire::{Arrival, Responder};
 
 /// Connections at once; the quietest goes when one more comes.
 pub const CONNECTIONS_MAX: usize = 4096;
@@ -35,8 +34,7 @@ const READ_BUFFER_OCTETS: usize = 2048;
 /// Accepts until `stop`, then lets every connection finish the message it is at.
 pub async fn run(
     listener: TcpListener,
-    view: Arc<View>,
-    sizes: Sizes,
+    responder: Arc<Responder>,
     seed: u64,
     stop: CancellationToken,
 ) -> io::Result<()> {
@@ -52,7 +50,7 @@ pub async fn run(
         match accepted {
             Ok((stream, _)) => {
                 let place = connections.enter(&stop);
-                tasks.spawn(connection(stream, view.clone(), sizes, seeds.next_u64(), place));
+                tasks.spawn(connection(stream, responder.clone(), seeds.next_u64(), place));
             }
             Err(error) => connections.after_error(error).await?,
         }
@@ -62,13 +60,13 @@ pub async fn run(
     Ok(())
 }
 
-async fn connection(stream: TcpStream, view: Arc<View>, sizes: Sizes, seed: u64, place: Place) {
-    if let Err(error) = serve(stream, &view, sizes, seed, &place).await {
+async fn connection(stream: TcpStream, responder: Arc<Responder>, seed: u64, place: Place) {
+    if let Err(error) = serve(stream, &responder, seed, &place).await {
         tracing::debug!(%error, "DNS over TCP");
     }
 }
 
-async fn serve(stream: TcpStream, view: &View, sizes: Sizes, seed: u64, place: &Place) -> io::Result<()> {
+async fn serve(stream: TcpStream, responder: &Responder, seed: u64, place: &Place) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let client = stream.peer_addr()?;
     let mut draws = Draws::new(seed);
@@ -88,8 +86,8 @@ async fn serve(stream: TcpStream, view: &View, sizes: Sizes, seed: u64, place: &
             break;
         }
         place.touch();
-        let arrival = Arrival { client, over: Over::Stream, draw: draws.next_u64() };
-        let Some(reply) = accept(view, &sizes, &arrival, &message) else { continue };
+        let arrival = Arrival { client, over: Over::Tcp, draw: draws.next_u64() };
+        let Some(reply) = responder.accept(&arrival, &message) else { continue };
         // Length and message in one write (RFC 7766 section 8).
         let mut framed = Vec::with_capacity(2 + reply.len());
         framed.extend_from_slice(&(reply.len() as u16).to_be_bytes());

@@ -19,8 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::answer::Over;
 use crate::balance::Draws;
-use crate::dns::wire::{Arrival, Sizes, accept};
-use crate::view::View;
+use crate::dns::wire::{Arrival, Responder};
 
 /// The largest datagram that UDP has.
 const DATAGRAM_OCTETS_MAX: usize = 65_535;
@@ -39,8 +38,7 @@ pub fn ask_for_destination(socket: &UdpSocket) -> io::Result<()> {
 /// Answers until `stop`; the socket is the caller's, and so is what stopping means.
 pub async fn run(
     socket: UdpSocket,
-    view: Arc<View>,
-    sizes: Sizes,
+    responder: Arc<Responder>,
     seed: u64,
     stop: CancellationToken,
 ) -> io::Result<()> {
@@ -68,8 +66,8 @@ pub async fn run(
             if loops(&datagram, local) {
                 continue;
             }
-            let arrival = Arrival { client: datagram.from, over: Over::Datagram, draw: draws.next_u64() };
-            let Some(reply) = accept(&view, &sizes, &arrival, &buffer[..datagram.octets]) else { continue };
+            let arrival = Arrival { client: datagram.from, over: Over::Udp, draw: draws.next_u64() };
+            let Some(reply) = responder.accept(&arrival, &buffer[..datagram.octets]) else { continue };
             if let Err(error) = socket.try_io(Interest::WRITABLE, || send(&socket, &reply, &datagram)) {
                 tracing::debug!(%error, client = %datagram.from, "sending on UDP");
             }

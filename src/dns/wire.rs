@@ -5,6 +5,7 @@
 //! There is no second way in: a rule that holds here holds on every transport.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use hickory_server::net::xfer::Protocol;
 use hickory_server::server::Request;
@@ -29,16 +30,29 @@ const OPCODE: u16 = 0x7800;
 const RD: u16 = 0x0100;
 const CD: u16 = 0x0010;
 
-/// Sizes that the operator may set.
-#[derive(Clone, Copy, Debug)]
-pub struct Sizes {
+/// What the operator may set of replies.
+#[derive(Clone, Debug)]
+pub struct Policy {
     /// Octets of a UDP reply to a client on loopback, at most.
     pub udp_octets_loopback: usize,
 }
 
-impl Default for Sizes {
+impl Default for Policy {
     fn default() -> Self {
         Self { udp_octets_loopback: UDP_OCTETS_MAX }
+    }
+}
+
+/// What every loop answers with.
+pub struct Responder {
+    pub view: Arc<View>,
+    pub policy: Policy,
+}
+
+impl Responder {
+    /// See [`accept`].
+    pub fn accept(&self, arrival: &Arrival, message: &[u8]) -> Option<Vec<u8>> {
+        accept(&self.view, &self.policy, arrival, message)
     }
 }
 
@@ -52,7 +66,7 @@ pub struct Arrival {
 }
 
 /// The reply to `message`; `None` where it deserves none: too short for a header, or itself a reply.
-pub fn accept(view: &View, sizes: &Sizes, arrival: &Arrival, message: &[u8]) -> Option<Vec<u8>> {
+pub fn accept(view: &View, policy: &Policy, arrival: &Arrival, message: &[u8]) -> Option<Vec<u8>> {
     let header: &[u8; HEADER_OCTETS] = message.first_chunk()?;
     let [id, flags, questions, answers, authorities, additionals] = numbers(header);
     if flags & 0x8000 != 0 {
@@ -65,7 +79,7 @@ pub fn accept(view: &View, sizes: &Sizes, arrival: &Arrival, message: &[u8]) -> 
         question: glimpse.question,
         edns: glimpse.edns.is_some(),
         dnssec_ok: glimpse.edns.is_some_and(|edns| edns.dnssec_ok),
-        limit: limit(sizes, arrival, glimpse.edns),
+        limit: limit(policy, arrival, glimpse.edns),
         over: arrival.over,
     };
     let reply = |answer: &Answer| Some(frame.encode(answer));
@@ -79,7 +93,7 @@ pub fn accept(view: &View, sizes: &Sizes, arrival: &Arrival, message: &[u8]) -> 
         // Several questions, or none: RFC 9619 section 4. One authority record is IXFR's SOA.
         return reply(&malformed);
     }
-    let protocol = if arrival.over == Over::Datagram { Protocol::Udp } else { Protocol::Tcp };
+    let protocol = if arrival.over.is_datagram() { Protocol::Udp } else { Protocol::Tcp };
     let Ok(request) = Request::from_bytes(message.to_vec(), arrival.client, protocol) else {
         return reply(&malformed);
     };
@@ -148,15 +162,15 @@ fn numbers(header: &[u8; HEADER_OCTETS]) -> [u16; 6] {
     std::array::from_fn(|at| u16::from_be_bytes([header[2 * at], header[2 * at + 1]]))
 }
 
-fn limit(sizes: &Sizes, arrival: &Arrival, edns: Option<Edns>) -> usize {
-    if arrival.over == Over::Stream {
+fn limit(policy: &Policy, arrival: &Arrival, edns: Option<Edns>) -> usize {
+    if !arrival.over.is_datagram() {
         return STREAM_OCTETS_MAX;
     }
     let loopback = match arrival.client.ip().to_canonical() {
         IpAddr::V4(v4) => v4.is_loopback(),
         IpAddr::V6(v6) => v6.is_loopback(),
     };
-    let max = if loopback { sizes.udp_octets_loopback } else { UDP_OCTETS_MAX };
+    let max = if loopback { policy.udp_octets_loopback } else { UDP_OCTETS_MAX };
     // RFC 6891 section 6.2.3: a size below 512 is 512.
     edns.map_or(UDP_OCTETS_PLAIN, |edns| {
         usize::from(edns.udp_octets).clamp(UDP_OCTETS_PLAIN, max.max(UDP_OCTETS_PLAIN))

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use callsign::answer::Over;
-use callsign::dns::wire::{Arrival, Sizes, accept};
+use callsign::dns::wire::{Arrival, Policy, accept};
 use callsign::instance::{Health, Lease};
 use callsign::name::Name;
 use callsign::registry::FORGET_AFTER;
@@ -23,9 +23,9 @@ fn ask(view: &View, name: &str, qtype: u16) -> Read {
     query.extend(wire_name(0, name));
     query.extend(qtype.to_be_bytes());
     query.extend([0, 1]);
-    let arrival = Arrival { client: CLIENT, over: Over::Datagram, draw: 1 };
-    let reply = accept(view, &Sizes::default(), &arrival, &query).unwrap();
-    let (read, faults) = judge(&query, Over::Datagram, UDP_OCTETS_MAX, &reply);
+    let arrival = Arrival { client: CLIENT, over: Over::Udp, draw: 1 };
+    let reply = accept(view, &Policy::default(), &arrival, &query).unwrap();
+    let (read, faults) = judge(&query, Over::Udp, UDP_OCTETS_MAX, &reply);
     assert_eq!(faults, [], "{name}");
     read.unwrap()
 }

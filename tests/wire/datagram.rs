@@ -7,7 +7,7 @@ use std::sync::Arc;
 use callsign::answer::Over;
 use callsign::balance::Draws;
 use callsign::dns::udp;
-use callsign::dns::wire::{Arrival, Sizes, accept};
+use callsign::dns::wire::{Arrival, Policy, Responder, accept};
 use callsign::view::View;
 use socket2::{Domain, Socket, Type};
 use tokio::net::UdpSocket;
@@ -28,7 +28,8 @@ fn web_srv() -> Vec<u8> {
 /// The loop on `socket`, until the set is dropped.
 fn serve(socket: UdpSocket, view: &Arc<View>) -> JoinSet<io::Result<()>> {
     let mut tasks = JoinSet::new();
-    tasks.spawn(udp::run(socket, view.clone(), Sizes::default(), SEED, CancellationToken::new()));
+    let responder = Arc::new(Responder { view: view.clone(), policy: Policy::default() });
+    tasks.spawn(udp::run(socket, responder, SEED, CancellationToken::new()));
     tasks
 }
 
@@ -93,7 +94,7 @@ async fn a_datagram_from_ourselves_is_dropped() {
     let nth = |n: usize, client: SocketAddr| {
         let mut draws = Draws::new(SEED);
         let draw = (0..=n).map(|_| draws.next_u64()).last().unwrap();
-        accept(&view, &Sizes::default(), &Arrival { client, over: Over::Datagram, draw }, &web_srv()).unwrap()
+        accept(&view, &Policy::default(), &Arrival { client, over: Over::Udp, draw }, &web_srv()).unwrap()
     };
     for wildcard in [false, true] {
         let address = if wildcard { "0.0.0.0:0" } else { "127.0.0.1:0" };

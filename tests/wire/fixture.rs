@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use callsign::dns::handler::Handler;
-use callsign::dns::wire::Sizes;
+use callsign::dns::wire::{Policy, Responder};
 use callsign::dns::{tcp, udp};
 use callsign::instance::{ConsulFacts, Health, Key, Lease, Location, Port, Transport};
 use callsign::name::{Apex, Datacenter, HostName, InstanceId, Name, ServiceName, Tag, parse_target};
@@ -349,23 +349,25 @@ impl Servers {
     }
 
     /// Our own loops.
-    pub async fn ours(view: &Arc<View>, sizes: Sizes) -> Self {
+    pub async fn ours(view: &Arc<View>, policy: Policy) -> Self {
         let (udp_socket, listener) = sockets().await;
         let (udp, tcp) = (udp_socket.local_addr().unwrap(), listener.local_addr().unwrap());
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
-        let running = udp::run(udp_socket, view.clone(), sizes, 1, stop.clone());
+        let responder = Arc::new(Responder { view: view.clone(), policy });
+        let running = udp::run(udp_socket, responder.clone(), 1, stop.clone());
         tasks.spawn(async { running.await.unwrap() });
-        let running = tcp::run(listener, view.clone(), sizes, 2, stop.clone());
+        let running = tcp::run(listener, responder, 2, stop.clone());
         tasks.spawn(async { running.await.unwrap() });
         Self { udp, tcp, stop, _tasks: tasks }
     }
 
     /// A stock hickory server with our handler in it.
-    pub async fn stock(view: &Arc<View>, sizes: Sizes) -> Self {
+    pub async fn stock(view: &Arc<View>, policy: Policy) -> Self {
         let (udp_socket, listener) = sockets().await;
         let (udp, tcp) = (udp_socket.local_addr().unwrap(), listener.local_addr().unwrap());
-        let mut server = hickory_server::Server::new(Handler::new(view.clone(), sizes, 3));
+        let mut server =
+            hickory_server::Server::new(Handler::new(Arc::new(Responder { view: view.clone(), policy }), 3));
         server.register_socket(udp_socket);
         server.register_listener(listener, STOCK_IDLE, 32);
         let stop = server.shutdown_token().clone();

@@ -334,7 +334,7 @@ fn glimpse(query: &[u8]) -> Glimpse {
 /// The most octets that a reply to `query` may have.
 pub fn limit(query: &[u8], over: Over, udp_max: usize) -> usize {
     match (over, glimpse(query)) {
-        (Over::Stream, _) => 65_535,
+        (Over::Tcp, _) => 65_535,
         (_, Glimpse { opt: Some(opt), .. }) => usize::from(opt.size).clamp(512, udp_max),
         // Not in order, so the size is anybody's reading.
         (_, Glimpse { opt_perhaps: true, .. }) => udp_max,
@@ -399,7 +399,7 @@ fn header(query: &[u8], over: Over, read: &Read, faults: &mut Vec<Fault>) {
     check("flags", matches!(rcode, 0 | 3) || !read.authoritative(), "AA on an error");
     let records = read.sections.iter().map(Vec::len).sum::<usize>();
     check("answer", matches!(rcode, 0 | 3) || records == 0, "records in an error");
-    check("flags", over == Over::Datagram || !read.truncated(), "TC on a stream");
+    check("flags", over == Over::Udp || !read.truncated(), "TC on a stream");
     // One text may be larger than a datagram; anything else leaves something to show.
     let qtype = read
         .question

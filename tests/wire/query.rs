@@ -79,9 +79,9 @@ pub fn read(table: &str) -> (Vec<Row>, Vec<(String, String)>) {
 
 fn row(line: usize, head: &str, rest: &[(usize, &str)]) -> Row {
     let over: &[Over] = match head {
-        head if head.contains("[udp]") => &[Over::Datagram],
-        head if head.contains("[tcp]") => &[Over::Stream],
-        _ => &[Over::Datagram, Over::Stream],
+        head if head.contains("[udp]") => &[Over::Udp],
+        head if head.contains("[tcp]") => &[Over::Tcp],
+        _ => &[Over::Udp, Over::Tcp],
     };
     let mut words = head.split(' ');
     let rule = words.next().unwrap_or_default();

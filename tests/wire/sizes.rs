@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use callsign::answer::Over;
-use callsign::dns::wire::{Arrival, Sizes, accept};
+use callsign::dns::wire::{Arrival, Policy, accept};
 use callsign::view::{View, Zones};
 
 use super::fixture::{Live, Wanted, fixture};
@@ -30,7 +30,7 @@ fn query(name: &str, qtype: u16, edns: Option<u16>) -> Vec<u8> {
 const A: u16 = 1;
 const SRV: u16 = 33;
 /// What the loopback of the sizes allows.
-const LOOPBACK: Sizes = Sizes { udp_octets_loopback: 4096 };
+const LOOPBACK: Policy = Policy { udp_octets_loopback: 4096 };
 
 fn ask(view: &View, query: &[u8], client: IpAddr, over: Over, draw: u64) -> Read {
     let arrival = Arrival { client: SocketAddr::new(client, 40_000), over, draw };
@@ -68,12 +68,12 @@ fn every_size_is_right() {
             // An address; or numbers and the target, which is never compressed (RFC 2782).
             let each = 12 + if qtype == A { 4 } else { 6 + wire_name(0, &target).len() };
             for (over, edns, limit) in [
-                (Over::Datagram, None, 512),
-                (Over::Datagram, Some(512), 512),
-                (Over::Datagram, Some(1232), 1232),
-                (Over::Datagram, Some(4096), 4096),
-                (Over::Stream, None, 65_535),
-                (Over::Stream, Some(1232), 65_535),
+                (Over::Udp, None, 512),
+                (Over::Udp, Some(512), 512),
+                (Over::Udp, Some(1232), 1232),
+                (Over::Udp, Some(4096), 4096),
+                (Over::Tcp, None, 65_535),
+                (Over::Tcp, Some(1232), 65_535),
             ] {
                 let query = query(&name, qtype, edns);
                 let client = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -82,14 +82,14 @@ fn every_size_is_right() {
                 let before = 12 + wire_name(0, &name).len() + 4 + if edns.is_some() { 11 } else { 0 };
                 let whole = before + count * each <= limit;
                 // On a stream the words that say how many are missing have a place of their own.
-                let words = if over == Over::Stream && !whole { 66 } else { 0 };
+                let words = if over == Over::Tcp && !whole { 66 } else { 0 };
                 let fitting = ((limit - before - words) / each).min(count);
                 let answers = read.sections[0].len();
                 assert!(read.octets <= limit, "{case}: {} octets", read.octets);
                 assert_eq!(answers, fitting, "{case}");
-                assert_eq!(read.truncated(), !whole && over == Over::Datagram, "{case}");
+                assert_eq!(read.truncated(), !whole && over == Over::Udp, "{case}");
                 assert_eq!(read.opt.is_some(), edns.is_some(), "{case}");
-                let said = (over == Over::Stream && !whole && edns.is_some())
+                let said = (over == Over::Tcp && !whole && edns.is_some())
                     .then(|| (0, format!("s{count:04}: {answers} of {count} records fit")));
                 assert_eq!(read.ede(), said, "{case}");
             }
@@ -105,7 +105,7 @@ fn additional_sets_are_whole() {
     for edns in 512..=1232 {
         let query = query("wide.service.local", SRV, Some(edns));
         let client = IpAddr::V4(Ipv4Addr::new(10, 9, 9, 9));
-        let read = ask(&view, &query, client, Over::Datagram, u64::from(edns));
+        let read = ask(&view, &query, client, Over::Udp, u64::from(edns));
         assert_eq!((read.sections[0].len(), read.truncated()), (10, false), "{edns}");
         let mut sets: HashMap<(&str, u16), usize> = HashMap::new();
         for record in &read.sections[2] {
@@ -131,7 +131,7 @@ fn the_order_varies_and_the_choice_is_stable() {
     {
         let query = query(name, qtype, None);
         let first: BTreeSet<String> = (0..50)
-            .map(|draw| ask(&view, &query, client, Over::Datagram, draw).sections[0][0].data.clone())
+            .map(|draw| ask(&view, &query, client, Over::Udp, draw).sections[0][0].data.clone())
             .collect();
         assert_eq!(first.len(), 3, "{name} {qtype}: {first:?}");
     }
@@ -139,7 +139,7 @@ fn the_order_varies_and_the_choice_is_stable() {
     for qtype in [A, SRV] {
         let query = query("big.service.local", qtype, None);
         let kept = |draw| {
-            let read = ask(&view, &query, client, Over::Datagram, draw);
+            let read = ask(&view, &query, client, Over::Udp, draw);
             assert!(read.truncated());
             read.sections[0].iter().map(|record| record.data.clone()).collect::<Vec<String>>()
         };
@@ -162,7 +162,7 @@ fn clients_share_the_instances() {
     let mut kept: HashMap<String, u32> = HashMap::new();
     for client in 0..2000u32 {
         let client = IpAddr::V4(Ipv4Addr::from(0x0a40_0000 + client));
-        for record in &ask(&view, &query, client, Over::Datagram, 1).sections[0] {
+        for record in &ask(&view, &query, client, Over::Udp, 1).sections[0] {
             *kept.entry(record.data.clone()).or_default() += 1;
         }
     }

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use callsign::connections::Connections;
-use callsign::dns::wire::Sizes;
+use callsign::dns::wire::Policy;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -57,7 +57,7 @@ fn web(id: u16) -> Vec<u8> {
 }
 
 async fn served() -> Servers {
-    Servers::ours(&fixture(), Sizes::default()).await
+    Servers::ours(&fixture(), Policy::default()).await
 }
 
 async fn connect(server: SocketAddr) -> TcpStream {
