@@ -73,6 +73,7 @@ const ROOMS: &[(&str, Room)] = &[
     ("cli/", Wiring),
     ("client.rs", Wiring),
     ("config.rs", Wiring),
+    ("config/", Wiring),
     ("definitions.rs", Wiring),
     ("lib.rs", Wiring),
     ("main.rs", Wiring),
@@ -102,7 +103,7 @@ const ONLY_IN: &[(&str, &[&str], &str)] = &[
     ("axum", &["http.rs", "http/"], "the HTTP server is an edge"),
     (
         "anyhow",
-        &["bind.rs", "cli/", "client.rs", "config.rs", "main.rs", "serve.rs"],
+        &["bind.rs", "cli/", "client.rs", "config.rs", "config/", "main.rs", "serve.rs"],
         "below the wiring an error says what the caller may still do",
     ),
     ("tokio::spawn", SPAWNERS, "a task that nobody owns dies unseen"),
