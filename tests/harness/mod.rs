@@ -15,6 +15,8 @@ pub mod dns;
 pub mod http;
 pub mod process;
 pub mod program;
+pub mod space;
+pub mod strace;
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Write};

@@ -15,6 +15,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::harness::dns::ports;
+use crate::harness::strace::Attached;
 use crate::harness::{Client, DEADLINE, Resolver, Server, eventually, now, srv};
 
 /// Calls that fail in turn.
@@ -190,36 +191,6 @@ fn a_write_that_failed_is_refused_and_the_next_one_works() {
 fn a_disk_that_is_read_only_for_a_while_takes_writes_afterwards() {
     let some = |number: usize| format!("{}..{}", 8 + number * 5, 14 + number * 5);
     in_turn("pwrite64", "EROFS", false, (0..faults().div_ceil(2)).map(some));
-}
-
-/// strace beside a running server, until it is dropped.
-struct Attached(Child);
-
-impl Attached {
-    /// From here on each of these calls fails, in every thread.
-    fn new(server: &Server, calls: &str, error: &str) -> Self {
-        let (trace, inject) = (format!("trace={calls}"), format!("inject={calls}:error={error}"));
-        let pid = server.pid().to_string();
-        let mut command = Command::new("strace");
-        command.args(["-f", "-qq", "-o", "/dev/null", "-e", &trace, "-e", &inject, "-p", &pid]);
-        let attached = Self(command.spawn().expect("starting strace"));
-        eventually("strace at every thread", DEADLINE, || {
-            let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("the threads of our own child");
-            let mut traced = tasks.flatten().map(|task| {
-                let status = fs::read_to_string(task.path().join("status")).unwrap_or_default();
-                !status.contains("TracerPid:\t0\n")
-            });
-            traced.all(|traced| traced).then_some(())
-        });
-        attached
-    }
-}
-
-impl Drop for Attached {
-    fn drop(&mut self) {
-        drop(self.0.kill());
-        drop(self.0.wait());
-    }
 }
 
 #[test]

@@ -1,0 +1,36 @@
+//! System calls of a running server that fail, by strace.
+
+use std::fs;
+use std::process::{Child, Command};
+
+use super::{DEADLINE, Server, eventually};
+
+/// strace beside a running server, until it is dropped.
+pub struct Attached(Child);
+
+impl Attached {
+    /// From here on each of these calls fails, in every thread.
+    pub fn new(server: &Server, calls: &str, error: &str) -> Self {
+        let (trace, inject) = (format!("trace={calls}"), format!("inject={calls}:error={error}"));
+        let pid = server.pid().to_string();
+        let mut command = Command::new("strace");
+        command.args(["-f", "-qq", "-o", "/dev/null", "-e", &trace, "-e", &inject, "-p", &pid]);
+        let attached = Self(command.spawn().expect("starting strace"));
+        eventually("strace at every thread", DEADLINE, || {
+            let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("the threads of our own child");
+            let mut traced = tasks.flatten().map(|task| {
+                let status = fs::read_to_string(task.path().join("status")).unwrap_or_default();
+                !status.contains("TracerPid:\t0\n")
+            });
+            traced.all(|traced| traced).then_some(())
+        });
+        attached
+    }
+}
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}

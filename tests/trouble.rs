@@ -1,0 +1,326 @@
+//! Our own trouble, as those see it who take their servers from us: whatever happens to callsign, nobody drops a server
+//! that is registered.
+//!
+//! Needs: haproxy prometheus unbound curl bind9-dnsutils iproute2 util-linux strace
+//!
+//! HAProxy (SRV), Envoy (A), Prometheus (`dns_sd_configs`) and unbound, with a dig behind it, follow one service each in
+//! its own way. They are watched through restarts, kills, a start that takes its time, a stopped process and a
+//! store that fails; in the end an instance leaves, which shows that they still follow.
+
+#[path = "harness/mod.rs"]
+mod harness;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+use harness::program::needs;
+use harness::space::Space;
+use harness::strace::Attached;
+use harness::{DEADLINE, Http, Server, eventually};
+
+/// Instances of the service that everybody follows.
+const INSTANCES: usize = 3;
+/// How long each trouble lasts: everybody asks again once a second or more often.
+const TROUBLE: Duration = Duration::from_secs(4);
+/// Between two looks at each: often enough to see what lasts as long as a question.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// A trouble's time for strace, which takes microseconds.
+const DELAY: &str = "inject=flock:delay_enter=4000000";
+
+fn server_on(space: &Space, data: &Path, before: &[&str]) -> Server {
+    let inside = space.before();
+    let words: Vec<&str> = inside.iter().map(String::as_str).chain(before.iter().copied()).collect();
+    let data = data.display().to_string();
+    let socket = space.directory().join("callsign.sock").display().to_string();
+    // A cache may keep an answer for a second: longer, and it would never ask while there is trouble.
+    let flags =
+        ["--dns", "127.0.0.1:53", "--data", &data, "--socket", &socket, "--http", "none", "--ttl", "1"];
+    Server::begin(&words, &flags)
+}
+
+fn registration(number: usize) -> Value {
+    json!({"register": {"service": "web", "id": format!("web-{number}"), "address": format!("10.3.0.{number}"),
+           "port": 8000 + number, "lease": "none"}})
+}
+
+fn addresses(numbers: impl IntoIterator<Item = usize>) -> BTreeSet<String> {
+    numbers.into_iter().map(|number| format!("10.3.0.{number}")).collect()
+}
+
+/// A program in the space that follows the service; it ends with this.
+struct Follower {
+    name: &'static str,
+    child: Child,
+    /// The addresses that it has now; `None` where it says that it does not know.
+    look: Box<dyn Fn() -> Option<BTreeSet<String>> + Send + Sync>,
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+fn spawn(space: &Space, name: &str, program: &Path, words: &[&str]) -> Child {
+    let log = fs::File::create(space.directory().join(format!("{name}.log"))).expect("a file for a log");
+    let other = log.try_clone().expect("another descriptor");
+    let mut command: Command = space.inside(program);
+    command.args(words).current_dir(space.directory()).stdout(Stdio::from(log)).stderr(other);
+    command.spawn().expect("running nsenter")
+}
+
+fn path(space: &Space, name: &str) -> String {
+    space.directory().join(name).display().to_string()
+}
+
+fn haproxy(space: &Space) -> Follower {
+    let socket = path(space, "haproxy.sock");
+    // As the documentation says: what is silent or not sure is no reason to drop a server.
+    let text = format!(
+        "global\n    nbthread 1\n    stats socket {socket} mode 600\n\
+         defaults\n    timeout connect 1s\n    timeout client 10s\n    timeout server 10s\n\
+         resolvers callsign\n    nameserver callsign 127.0.0.1:53\n    accepted_payload_size 8192\n    \
+         timeout resolve 200ms\n    timeout retry 200ms\n    hold valid 200ms\n    hold obsolete 0s\n    \
+         hold timeout 24h\n    hold refused 24h\n    hold other 24h\n    hold nx 0s\n\
+         backend web\n    server-template web 5 _web._tcp.service.local resolvers callsign resolve-prefer ipv4 init-addr none\n"
+    );
+    fs::write(path(space, "haproxy.cfg"), text).expect("a file of ours");
+    let child =
+        spawn(space, "haproxy", &needs("haproxy", "haproxy"), &["-db", "-f", &path(space, "haproxy.cfg")]);
+    let look = move || {
+        use std::io::{Read, Write};
+        let mut stream = std::os::unix::net::UnixStream::connect(&socket).ok()?;
+        stream.set_read_timeout(Some(DEADLINE)).ok()?;
+        stream.write_all(b"show servers state web\n").ok()?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).ok()?;
+        // be_id be_name srv_id srv_name srv_addr srv_op_state …; 2 is up.
+        let up = |line: &str| {
+            let fields: Vec<&str> = line.split(' ').collect();
+            (fields.len() > 5 && fields[1] == "web" && fields[5] == "2").then(|| fields[4].to_owned())
+        };
+        Some(text.lines().filter_map(up).collect())
+    };
+    Follower { name: "HAProxy", child, look: Box::new(look) }
+}
+
+fn envoy(space: &Space) -> Follower {
+    let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/python/envoy/bin/envoy");
+    assert!(program.exists(), "{} is not there: tests/clients/python/install", program.display());
+    let admin = path(space, "envoy.sock");
+    let configuration = json!({
+        "node": {"id": "here", "cluster": "here"},
+        "admin": {"address": {"pipe": {"path": admin}}},
+        "static_resources": {"clusters": [{
+            "name": "web", "connect_timeout": "1s",
+            "cluster_type": {"name": "envoy.cluster.dns", "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.clusters.dns.v3.DnsCluster",
+                "dns_lookup_family": "V4_ONLY", "dns_refresh_rate": "0.5s", "dns_failure_refresh_rate": {"base_interval": "0.5s", "max_interval": "0.5s"},
+                "all_addresses_in_single_endpoint": false,
+                "typed_dns_resolver_config": {"name": "envoy.network.dns_resolver.cares", "typed_config": {
+                    "@type": "type.googleapis.com/envoy.extensions.network.dns_resolver.cares.v3.CaresDnsResolverConfig",
+                    "resolvers": [{"socket_address": {"address": "127.0.0.1", "port_value": 53}}],
+                    "dns_resolver_options": {"no_default_search_domain": true}}}}},
+            "load_assignment": {"cluster_name": "web", "endpoints": [{"lb_endpoints": [
+                {"endpoint": {"address": {"socket_address": {"address": "web.service.local", "port_value": 8080}}}}]}]}
+        }]}
+    });
+    fs::write(path(space, "envoy.json"), configuration.to_string()).expect("a file of ours");
+    let words = [
+        "-c",
+        &path(space, "envoy.json"),
+        "--log-level",
+        "warning",
+        "--concurrency",
+        "1",
+        "--disable-hot-restart",
+    ];
+    let child = spawn(space, "envoy", &program, &words);
+    let look = move || {
+        let socket = PathBuf::from(&admin);
+        std::os::unix::net::UnixStream::connect(&socket).ok()?;
+        let response = Http::unix(&socket).get("/clusters");
+        // web::10.3.0.1:8080::health_flags::healthy
+        let member = |line: &str| {
+            let (address, flags) = line.strip_prefix("web::")?.split_once(":8080::health_flags::")?;
+            (flags == "healthy").then(|| address.to_owned())
+        };
+        Some(response.text().lines().filter_map(member).collect())
+    };
+    Follower { name: "Envoy", child, look: Box::new(look) }
+}
+
+fn prometheus(space: &Space) -> Follower {
+    let text = "global: { scrape_interval: 1h }\n\
+                scrape_configs:\n  - job_name: web\n    dns_sd_configs:\n      \
+                - { names: [_web._tcp.service.local], type: SRV, refresh_interval: 500ms }\n";
+    fs::write(path(space, "prometheus.yml"), text).expect("a file of ours");
+    let configuration = format!("--config.file={}", path(space, "prometheus.yml"));
+    let storage = format!("--storage.tsdb.path={}", path(space, "prometheus"));
+    let words = [configuration.as_str(), &storage, "--web.listen-address=127.0.0.1:9090", "--log.level=warn"];
+    let child = spawn(space, "prometheus", &needs("prometheus", "prometheus"), &words);
+    let mut curl = space.before();
+    curl.extend([needs("curl", "curl").display().to_string(), "-fsS".to_owned()]);
+    curl.push("http://127.0.0.1:9090/api/v1/targets?state=active".to_owned());
+    let look = move || {
+        let output = Command::new(&curl[0]).args(&curl[1..]).output().expect("running nsenter");
+        let reply: Value = serde_json::from_slice(&output.stdout).ok()?;
+        let target = |target: &Value| {
+            let address = target["discoveredLabels"]["__address__"].as_str().expect("an address").to_owned();
+            // web-1.web.service.local.:8001 is the instance with that address.
+            let number = address.strip_prefix("web-").and_then(|rest| rest.split('.').next());
+            format!("10.3.0.{}", number.expect("a target of the service"))
+        };
+        Some(reply["data"]["activeTargets"].as_array()?.iter().map(target).collect())
+    };
+    Follower { name: "Prometheus", child, look: Box::new(look) }
+}
+
+fn unbound(space: &Space) -> Follower {
+    let directory = space.directory().display();
+    let text = format!(
+        "server:\n    interface: 127.0.0.1@5353\n    port: 5353\n    do-daemonize: no\n    username: \"\"\n    \
+         chroot: \"\"\n    directory: \"{directory}\"\n    pidfile: \"\"\n    use-syslog: no\n    \
+         access-control: 127.0.0.0/8 allow\n    do-not-query-localhost: no\n    \
+         domain-insecure: \"service.local.\"\n    module-config: \"iterator\"\n\
+         stub-zone:\n    name: \"service.local.\"\n    stub-addr: 127.0.0.1@53\n\
+         remote-control:\n    control-enable: no\n"
+    );
+    fs::write(path(space, "unbound.conf"), text).expect("a file of ours");
+    let words = ["-d", "-c", &path(space, "unbound.conf")];
+    let child = spawn(space, "unbound", &needs("unbound", "unbound"), &words);
+    let mut dig = space.before();
+    dig.push(needs("dig", "bind9-dnsutils").display().to_string());
+    dig.extend(
+        ["@127.0.0.1", "-p", "5353", "+tries=1", "+time=2", "web.service.local", "A"].map(str::to_owned),
+    );
+    let look = move || {
+        let output = Command::new(&dig[0]).args(&dig[1..]).output().expect("running nsenter");
+        let text = String::from_utf8_lossy(&output.stdout);
+        // SERVFAIL is an honest answer, and silence is one of the network's: whoever asked keeps what he had.
+        if !output.status.success() || text.contains("status: SERVFAIL") {
+            return None;
+        }
+        let records = text.lines().filter(|line| line.starts_with("web.service.local."));
+        Some(records.filter_map(|line| line.split_whitespace().nth(4)).map(str::to_owned).collect())
+    };
+    Follower { name: "unbound", child, look: Box::new(look) }
+}
+
+/// Says that it is over when it is dropped.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+/// Looks at everybody while `trouble` goes on, and until each has been seen again afterwards.
+fn nobody_drops_a_server(what: &str, followers: &[Follower], trouble: impl FnOnce()) {
+    let (over, expected) = (AtomicBool::new(false), addresses(1..=INSTANCES));
+    std::thread::scope(|scope| {
+        for follower in followers {
+            let (over, expected) = (&over, &expected);
+            scope.spawn(move || {
+                let (mut looks, mut answers) = (0, 0);
+                let mut look = || {
+                    let found = (follower.look)()?;
+                    answers += 1;
+                    assert_eq!(found, *expected, "{} during {what}", follower.name);
+                    Some(())
+                };
+                while !over.load(Ordering::SeqCst) {
+                    look();
+                    looks += 1;
+                    wait(LOOK_AGAIN);
+                }
+                // What the trouble left behind.
+                eventually(follower.name, DEADLINE, &mut look);
+                println!("{what}: {} was looked at {looks} times, and knew {answers} times", follower.name);
+            });
+        }
+        let _over = Over(&over); // also where the trouble is more than was meant
+        trouble();
+    });
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "how long a trouble lasts, and between two looks at others, who send no event"
+)]
+fn wait(time: Duration) {
+    // tidy: may sleep: the trouble is that nothing happens, and others are looked at meanwhile
+    std::thread::sleep(time);
+}
+
+fn follow(followers: &[Follower], expected: &BTreeSet<String>) {
+    for follower in followers {
+        eventually(follower.name, DEADLINE, || ((follower.look)().as_ref() == Some(expected)).then_some(()));
+    }
+}
+
+#[test]
+fn nobody_drops_a_server_because_of_our_trouble() {
+    let (space, data) = (Space::new(), tempfile::tempdir().expect("a directory"));
+    let start = |before: &[&str]| {
+        let mut server = server_on(&space, data.path(), before);
+        assert!(server.until_ready(), "{:?}", server.end());
+        server
+    };
+    let mut server = start(&[]);
+    let mut client = server.client();
+    for number in 1..=INSTANCES {
+        client.done("registered", &registration(number));
+    }
+    let followers = [haproxy(&space), envoy(&space), prometheus(&space), unbound(&space)];
+    follow(&followers, &addresses(1..=INSTANCES));
+
+    nobody_drops_a_server("restarts", &followers, || {
+        for _ in 0..3 {
+            server.signal(Signal::SIGTERM);
+            server.wait();
+            server = start(&[]);
+        }
+    });
+    nobody_drops_a_server("a kill, and nobody there for a while", &followers, || {
+        server.crash();
+        wait(TROUBLE);
+        server = start(&[]);
+    });
+    nobody_drops_a_server("a start that takes its time", &followers, || {
+        server.crash();
+        // strace is beside the server, not before it; it holds up the lock of the data directory.
+        server = start(&["strace", "-D", "-f", "-qq", "-o", "/dev/null", "-e", "trace=flock", "-e", DELAY]);
+    });
+    nobody_drops_a_server("a stopped process", &followers, || {
+        server.signal(Signal::SIGSTOP);
+        wait(TROUBLE);
+        server.signal(Signal::SIGCONT);
+    });
+    nobody_drops_a_server("a store that fails", &followers, || {
+        // Whoever traces it already has to go first.
+        server.crash();
+        server = start(&[]);
+        let mut client = server.client();
+        let _strace = Attached::new(&server, "fdatasync", "EIO");
+        let other =
+            json!({"register": {"service": "other", "address": "10.3.1.1", "port": 1, "lease": "none"}});
+        let mut refused = || client.ask(&other)["error"]["code"] == "unavailable";
+        eventually("a commit that fails", DEADLINE, || refused().then_some(()));
+        wait(TROUBLE);
+    });
+    server.crash();
+    let server = start(&[]);
+    let gone = json!({"deregister": {"service": "web", "id": format!("web-{INSTANCES}")}});
+    server.client().done("deregistered", &gone);
+    follow(&followers, &addresses(1..INSTANCES));
+}
