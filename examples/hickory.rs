@@ -10,10 +10,10 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
 
 use callsign::clock::Clock;
 use callsign::dns::handler::Handler;
+use callsign::dns::tcp::IDLE_MAX;
 use callsign::dns::wire::{Policy, Responder};
 use callsign::instance::{Key, Lease, Location, Port, Transport};
 use callsign::name::{Apex, HostName, InstanceId, ServiceName};
@@ -24,8 +24,7 @@ use callsign::writer::Writer;
 use hickory_server::Server;
 use tokio::net::{TcpListener, UdpSocket};
 
-/// How long a TCP connection may be idle, and how many replies may wait on one.
-const IDLE: Duration = Duration::from_secs(10);
+/// How many replies may wait on a TCP connection.
 const REPLIES: usize = 32;
 
 #[tokio::main]
@@ -49,11 +48,12 @@ async fn main() -> anyhow::Result<()> {
     let mut seed = [0; 8];
     getrandom::fill(&mut seed)?;
     let mut server = Server::new(Handler::new(
-        Arc::new(Responder { view, policy: Policy::default() }),
+        Arc::new(Responder { view, policy: Policy::default(), clock: Clock::start() }),
         u64::from_ne_bytes(seed),
     ));
     server.register_socket(UdpSocket::bind(address).await?);
-    server.register_listener(TcpListener::bind(address).await?, IDLE, REPLIES);
+    // As long as replies say that a connection may be idle.
+    server.register_listener(TcpListener::bind(address).await?, IDLE_MAX, REPLIES);
 
     let register = async {
         let verdict = handle.command(Command::Register(Box::new(web()?)), Author::Server).await?;

@@ -59,6 +59,18 @@ impl Over {
     pub fn is_datagram(self) -> bool {
         self == Self::Udp
     }
+
+    /// Nobody on the way can read what is carried, so its size is worth hiding (RFC 7830 section 6).
+    pub fn is_encrypted(self) -> bool {
+        match self {
+            Self::Udp | Self::Tcp => false,
+        }
+    }
+
+    /// Its connections end after some time without a message, and the client may be told (RFC 7828).
+    pub fn tells_idle_time(self) -> bool {
+        matches!(self, Self::Tcp)
+    }
 }
 
 /// What goes into a reply besides header, question and OPT.
@@ -86,6 +98,7 @@ pub enum Rcode {
     NotImp = 4,
     Refused = 5,
     BadVers = 16,
+    BadCookie = 23,
 }
 
 /// An Extended DNS Error (RFC 8914): its code and a text of at most `EDE_OCTETS_MAX` octets.

@@ -23,9 +23,10 @@ use ipnet::IpNet;
 use self::sources::Given;
 pub use self::sources::{Setting, Value};
 use self::values::{
-    address, advertise, datacenter, directory, domain, duration, flag, http_host, log, network, number, path,
-    socket, store, underscore,
+    address, advertise, cookie_secret, datacenter, directory, domain, duration, flag, http_host, log,
+    network, nsid, number, path, socket, store, underscore,
 };
+use crate::dns::cookie::{self, Secret};
 use crate::name::{Apex, Datacenter};
 use crate::registry::{FORGET_AFTER, INSTANCES_MAX};
 use crate::store::Limits;
@@ -97,6 +98,10 @@ pub struct Config {
     pub allow_loopback: bool,
     /// Cap of a UDP answer to a client on this machine.
     pub udp_octets_loopback: u16,
+    /// The name of this server, for who asks for it.
+    pub nsid: Option<String>,
+    /// What DNS cookies are made with, and the one that is believed as well; none: one is drawn at start.
+    pub cookie_secret: Vec<Secret>,
     /// A filter of the `tracing` form: `info`, `callsign=debug`.
     pub log: String,
     /// How long DNS is answered after SIGTERM while new registrations are not.
@@ -205,6 +210,15 @@ impl Given {
         }
     }
 
+    /// A secret is in no complaint, not even one that is given twice.
+    fn cookie_secrets(&self) -> anyhow::Result<Vec<Secret>> {
+        let values = self.0.get("cookie-secret").map(Vec::as_slice).unwrap_or_default();
+        if let Some(value) = values.get(cookie::SECRETS_MAX) {
+            return Err(value.complaint("is one too many: the first makes cookies, and one more is believed"));
+        }
+        values.iter().map(|value| cookie_secret(&value.text).map_err(|rule| value.complaint(rule))).collect()
+    }
+
     /// The one place of defaults and rules.
     fn config(&self, around: &Surroundings) -> anyhow::Result<Config> {
         let loopback = [IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)];
@@ -252,6 +266,8 @@ impl Given {
             udp_octets_loopback: self
                 .one("udp-octets-loopback", |text| number(text, UDP_OCTETS_MIN.into(), UDP_OCTETS_MAX.into()))?
                 .unwrap_or(UDP_OCTETS_DEFAULT),
+            nsid: self.one("nsid", nsid)?,
+            cookie_secret: self.cookie_secrets()?,
             log: self.one("log", log)?.unwrap_or_else(|| "info".to_owned()),
             grace: self.one("grace", |text| duration(text, GRACE_MAX))?.unwrap_or_default(),
             probe_allow: self.list("probe-allow", network)?.unwrap_or_default(),

@@ -25,6 +25,7 @@ use crate::connections::Connections;
 use crate::counters::Probes;
 use crate::definitions::Definitions;
 use crate::desk::Desk;
+use crate::dns::cookie::{Cookies, Secret};
 use crate::dns::wire::{Policy, Responder};
 use crate::dns::{tcp, udp};
 use crate::health;
@@ -157,8 +158,12 @@ impl Server {
         bound: Vec<bind::Dns>,
         begin: &CancellationToken,
     ) -> Result<()> {
-        let policy = Policy { udp_octets_loopback: config.udp_octets_loopback.into() };
-        let responder = Arc::new(Responder { view: self.view.clone(), policy });
+        let policy = Policy {
+            udp_octets_loopback: config.udp_octets_loopback.into(),
+            nsid: config.nsid.as_deref().map(Into::into),
+            cookies: Some(cookies(config)?),
+        };
+        let responder = Arc::new(Responder { view: self.view.clone(), policy, clock: self.clock });
         for dns in bound {
             self.lines.push(format!("dns udp+tcp {}", dns.address));
             let socket = tokio::net::UdpSocket::from_std(dns.udp)?;
@@ -492,10 +497,22 @@ fn own_host() -> HostName {
 }
 
 fn random() -> Result<u64> {
-    let mut octets = [0; 8];
+    Ok(u64::from_be_bytes(random_octets()?))
+}
+
+fn random_octets<const N: usize>() -> Result<[u8; N]> {
+    let mut octets = [0; N];
     getrandom::fill(&mut octets)
         .map_err(|error| anyhow::anyhow!("no random number from the kernel: {error}"))?;
-    Ok(u64::from_be_bytes(octets))
+    Ok(octets)
+}
+
+/// Cookies of the configured secrets, or of one of this start.
+fn cookies(config: &Config) -> Result<Cookies> {
+    Ok(match config.cookie_secret[..] {
+        [] => Cookies::new(Secret(random_octets()?), None),
+        [makes, ref others @ ..] => Cookies::new(makes, others.first().copied()),
+    })
 }
 
 /// Takes every descriptor that we may have: a connection each, and the soft limit is often 1024.

@@ -118,6 +118,18 @@ pub const KEYS: &[Key] = &[
         "OCTETS",
         "Cap of a UDP answer to a client on this machine, 512 to 65507 [default: 1232]",
     ),
+    key(
+        "nsid",
+        One,
+        "NAME",
+        "The name of this server, for who asks for it: NSID, and id.server of class CHAOS [default: none]",
+    ),
+    key(
+        "cookie-secret",
+        Several,
+        "HEX",
+        "32 hexadecimal digits that DNS cookies are made with, and before a change those of the other one too [default: drawn at start]",
+    ),
     key("log", One, "FILTER", "What to log on stderr, such as info or callsign=debug [default: info]"),
     key("grace", One, "TIME", "How long DNS is still answered after SIGTERM, at most 60s [default: 0s]"),
     key(

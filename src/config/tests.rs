@@ -91,6 +91,7 @@ fn every_key_can_be_said_everywhere() {
         ("allow-loopback", "true"),
         ("allow-unauthenticated", "true"),
         ("consul-domain", "consul"),
+        ("cookie-secret", "e5e973e5a6b2a43f48e7dc849e37bfcf"),
         ("data", "/var/tmp/callsign"),
         ("datacenter", "dc2"),
         ("dns", "10.0.0.1:53"),
@@ -104,6 +105,7 @@ fn every_key_can_be_said_everywhere() {
         ("known-for", "1s"),
         ("listen", "10.0.0.1:5301"),
         ("log", "debug"),
+        ("nsid", "ns1.example.com"),
         ("probe-allow", "10.0.0.0/8"),
         ("probe-commands", "true"),
         ("services", directory),
@@ -218,6 +220,10 @@ fn rules_say_what_to_write() {
         ("udp-octets-loopback", "511", "from 512 to 65507"),
         ("allow-loopback", "yes", "true or false"),
         ("log", "callsign=loud", "must be a filter"),
+        ("nsid", "", "1 to 128 octets"),
+        ("nsid", "a\u{1b}[2J", "without control characters"),
+        ("cookie-secret", "e5e973e5a6b2a43f48e7dc849e37bfc", "must be 32 hexadecimal digits"),
+        ("cookie-secret", "+5e973e5a6b2a43f48e7dc849e37bfcf", "must be 32 hexadecimal digits"),
         ("probe-allow", "10.0.0.0/33", "such as 10.0.0.0/8"),
         ("probe-allow", "10.0.0.7/8", "such as 10.0.0.0/8"),
         ("probe-commands", "yes", "true or false"),
@@ -227,6 +233,23 @@ fn rules_say_what_to_write() {
     }
     let long = flag_error("socket", &format!("/{}", "x".repeat(SOCKET_PATH_OCTETS_MAX)));
     assert!(long.contains("at most 107 octets, not 108"), "{long}");
+}
+
+#[test]
+fn a_secret_is_in_no_complaint() {
+    let secrets = ["e5e973e5a6b2a43f48e7dc849e37bfcf"; 3].map(str::to_owned);
+    let load = |count: usize| {
+        let flag = Setting::flag("cookie-secret", secrets[..count].to_vec());
+        Config::load(None, vec![flag], &around(&[]))
+    };
+    let config = load(2).unwrap();
+    assert_eq!(config.cookie_secret.len(), 2);
+    assert!(!format!("{config:?}").contains("e5"), "{config:?}");
+    let too_many = load(3).unwrap_err().to_string();
+    assert!(too_many.starts_with("--cookie-secret is one too many"), "{too_many}");
+    for complaint in [too_many, flag_error("cookie-secret", &secrets[0][1..])] {
+        assert!(!complaint.contains("973e"), "{complaint}");
+    }
 }
 
 #[test]

@@ -9,6 +9,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::{DNS_PORT, StoreChoice};
+use crate::dns::cookie::{SECRET_OCTETS, Secret};
+use crate::dns::edns::NSID_OCTETS_MAX;
 use crate::name::{Apex, Datacenter};
 use crate::time::{format_duration, parse_duration};
 
@@ -29,6 +31,29 @@ pub fn underscore(text: &str) -> Result<bool, String> {
         "hyphen" => Ok(true),
         _ => Err(format!("must be `refuse` or `hyphen`, not `{}`", text.escape_debug())),
     }
+}
+
+pub fn nsid(text: &str) -> Result<String, String> {
+    let fits = (1..=NSID_OCTETS_MAX).contains(&text.len()) && !text.contains(char::is_control);
+    fits.then(|| text.to_owned()).ok_or_else(|| {
+        format!(
+            "must be a name of 1 to {NSID_OCTETS_MAX} octets without control characters, not `{}`",
+            text.escape_debug()
+        )
+    })
+}
+
+pub fn cookie_secret(text: &str) -> Result<Secret, String> {
+    let digits: Option<Vec<u8>> = text.chars().map(|digit| Some(digit.to_digit(16)? as u8)).collect();
+    let octets =
+        digits.unwrap_or_default().chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]).collect::<Vec<u8>>();
+    let secret = octets.try_into().ok().filter(|_| text.len() == 2 * SECRET_OCTETS);
+    secret.map(Secret).ok_or_else(|| {
+        format!(
+            "must be {} hexadecimal digits, such as `openssl rand -hex {SECRET_OCTETS}` prints",
+            2 * SECRET_OCTETS
+        )
+    })
 }
 
 pub fn domain(text: &str) -> Result<Apex, String> {

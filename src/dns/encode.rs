@@ -1,13 +1,15 @@
 //! An answer to octets (RFC 1035 section 4): compression, what is cut, and what says so.
 //!
-//! The place of the OPT record is set aside before anything else. Records of the answer that do not
-//! fit are left out whole, and TC says so; additional records go first and silently, RRset by RRset
-//! (RFC 2181 section 9); TC stands alone only where the first record is larger than a datagram.
+//! The place of the OPT record and its options is set aside before anything else. Records of the answer that
+//! do not fit are left out whole, and TC says so; additional records go first and silently, RRset by RRset
+//! (RFC 2181 section 9); TC stands alone only where the first record is larger than a datagram. Padding is
+//! what is left.
 
 use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
 
-use crate::answer::{Answer, Ede, Over, Rcode};
+use super::edns::{self, OPTION_OCTETS};
+use crate::answer::{Answer, CLASS_IN, Ede, Over, Rcode};
 use crate::name::Name;
 use crate::record::{Data, Record, Type};
 
@@ -25,8 +27,8 @@ const AA: u16 = 0x0400;
 const TC: u16 = 0x0200;
 /// OPT's flag "DNSSEC OK" (RFC 3225 section 3).
 const DO: u32 = 0x8000;
-/// The EDNS option of an Extended DNS Error (RFC 8914 section 2).
-const OPTION_EDE: u16 = 15;
+/// Octets of an Extended DNS Error besides its text: the option's own, and the code (RFC 8914 section 2).
+const EDE_OCTETS: usize = OPTION_OCTETS + 2;
 
 /// What of the query goes into the reply.
 #[derive(Clone, Copy, Debug)]
@@ -39,6 +41,10 @@ pub struct Frame<'a> {
     /// The reply carries an OPT record.
     pub edns: bool,
     pub dnssec_ok: bool,
+    /// The options of the OPT record, in wire form, without Extended DNS Error and padding.
+    pub options: &'a [u8],
+    /// The reply is filled up to a size that tells nothing (RFC 8467).
+    pub padded: bool,
     /// Octets of the whole reply at most.
     pub limit: usize,
     pub over: Over,
@@ -47,15 +53,23 @@ pub struct Frame<'a> {
 impl Frame<'_> {
     /// Octets left for records.
     pub fn room(&self) -> usize {
-        let opt = if self.edns { OPT_OCTETS } else { 0 };
-        self.limit.saturating_sub(HEADER_OCTETS + self.question.len() + opt)
+        self.limit.saturating_sub(HEADER_OCTETS + self.question.len() + self.opt_octets())
+    }
+
+    fn opt_octets(&self) -> usize {
+        if self.edns { OPT_OCTETS + self.options.len() } else { 0 }
+    }
+
+    /// The class of the question, and so of every record.
+    fn class(&self) -> u16 {
+        self.question.last_chunk().map_or(CLASS_IN, |class| u16::from_be_bytes(*class))
     }
 
     /// The reply as it goes out.
     pub fn encode(&self, answer: &Answer) -> Vec<u8> {
         let mut writer = Writer::new(self);
         let ede = answer.ede.as_ref().filter(|_| self.edns);
-        let ede_octets = ede.map_or(0, |ede| 6 + ede.text.len());
+        let ede_octets = ede.map_or(0, |ede| EDE_OCTETS + ede.text.len());
 
         let fitted = answer.answer.iter().take_while(|record| writer.push(record)).count();
         let mut cut = answer.truncated || fitted < answer.answer.len();
@@ -90,6 +104,7 @@ struct Writer<'a> {
     out: Vec<u8>,
     /// Octets that records may reach up to; the OPT record comes behind.
     limit: usize,
+    class: u16,
     /// Where each name, and each name above it, stands.
     names: HashMap<Folded<'a>, u16>,
 }
@@ -118,8 +133,8 @@ impl<'a> Writer<'a> {
     fn new(frame: &Frame<'a>) -> Self {
         let mut out = Vec::with_capacity(frame.limit.min(1500));
         out.resize(HEADER_OCTETS, 0);
-        let mut writer =
-            Self { out, limit: frame.limit - if frame.edns { OPT_OCTETS } else { 0 }, names: HashMap::new() };
+        let limit = frame.limit.saturating_sub(frame.opt_octets());
+        let mut writer = Self { out, limit, class: frame.class(), names: HashMap::new() };
         // The question is copied as it is, and its name is what later names point at.
         let mut at = 0;
         while let Some(&length) = frame.question.get(at)
@@ -157,7 +172,7 @@ impl<'a> Writer<'a> {
     fn record(&mut self, record: &'a Record, added: &mut Vec<Folded<'a>>) {
         self.name(&record.owner, true, added);
         self.u16(record.data.rtype().0);
-        self.u16(crate::answer::CLASS_IN);
+        self.u16(self.class);
         self.out.extend_from_slice(&record.ttl.to_be_bytes());
         let length_at = self.out.len();
         self.u16(0);
@@ -184,6 +199,11 @@ impl<'a> Writer<'a> {
             }
             Data::Other { octets, .. } => self.out.extend_from_slice(octets),
         }
+        self.measure(length_at);
+    }
+
+    /// Writes the length of the data that end here into the two octets in front of them.
+    fn measure(&mut self, length_at: usize) {
         let length = (self.out.len() - length_at - 2) as u16;
         self.out[length_at..length_at + 2].copy_from_slice(&length.to_be_bytes());
     }
@@ -226,13 +246,20 @@ impl<'a> Writer<'a> {
             let flags = if frame.dnssec_ok { DO } else { 0 };
             let ttl = u32::from(rcode >> 4) << 24 | flags; // version 0
             self.out.extend_from_slice(&ttl.to_be_bytes());
-            self.u16(ede.map_or(0, |ede| 6 + ede.text.len() as u16));
+            let length_at = self.out.len();
+            self.u16(0);
+            self.out.extend_from_slice(frame.options);
             if let Some(ede) = ede {
-                self.u16(OPTION_EDE);
-                self.u16(2 + ede.text.len() as u16);
-                self.u16(ede.code);
-                self.out.extend_from_slice(ede.text.as_bytes());
+                edns::push(
+                    &mut self.out,
+                    edns::EXTENDED_ERROR,
+                    &[&ede.code.to_be_bytes(), ede.text.as_bytes()].concat(),
+                );
             }
+            if frame.padded {
+                edns::pad(&mut self.out, frame.limit);
+            }
+            self.measure(length_at);
         }
         let mut flags = QR | frame.flags | (rcode & 0xf);
         if answer.authoritative && answer.rcode != Rcode::Refused {
@@ -258,4 +285,74 @@ fn name_at(question: &[u8], at: usize) -> &[u8] {
         end += 1 + usize::from(question[end]);
     }
     &question[at..=end]
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+    use crate::dns::edns::PADDING;
+
+    const QUESTION: &[u8] = b"\x03web\x07service\x05local\0\0\x01\0\x01";
+
+    fn frame(options: &[u8], limit: usize) -> Frame<'_> {
+        Frame {
+            id: 7,
+            flags: 0,
+            question: QUESTION,
+            edns: true,
+            dnssec_ok: false,
+            options,
+            padded: true,
+            limit,
+            over: Over::Tcp,
+        }
+    }
+
+    fn answer(records: u32) -> Answer {
+        let owner = Name::from_wire(QUESTION).unwrap();
+        let record = |n| Record { owner: owner.clone(), ttl: 5, data: Data::A(Ipv4Addr::from(n)) };
+        Answer { answer: (0..records).map(record).collect(), ..Answer::default() }
+    }
+
+    /// Octets of the padding's data, where it is the last option, as its own length says.
+    fn padding_at(reply: &[u8], at: usize) -> usize {
+        let number = |at: usize| u16::from_be_bytes([reply[at], reply[at + 1]]);
+        assert_eq!((number(at), usize::from(number(at + 2))), (PADDING, reply.len() - at - 4));
+        assert!(reply[at + 4..].iter().all(|octet| *octet == 0));
+        reply.len() - at - 4
+    }
+
+    #[test]
+    fn replies_are_padded_where_nobody_reads_them() {
+        for options in [&[][..], b"\0\x0b\0\x02\0\x64"] {
+            for records in 0..200 {
+                let bare = Frame { padded: false, ..frame(options, 65_535) }.encode(&answer(records));
+                let padded = frame(options, 65_535).encode(&answer(records));
+                assert_eq!(padded.len() % 468, 0, "{records} records");
+                assert!(padded.len() < bare.len() + OPTION_OCTETS + 468, "{records} records");
+                // Nothing else is different but the length of OPT's data.
+                let opt_length_at = bare.len() - options.len() - 2;
+                assert_eq!(padded[..opt_length_at], bare[..opt_length_at]);
+                let octets = padding_at(&padded, bare.len());
+                let length = u16::from_be_bytes([padded[opt_length_at], padded[opt_length_at + 1]]);
+                assert_eq!(usize::from(length), options.len() + OPTION_OCTETS + octets);
+            }
+        }
+    }
+
+    #[test]
+    fn padding_stays_within_the_limit_and_drops_nothing() {
+        for limit in 512..1100 {
+            for records in [1, 28, 29, 40] {
+                let bare = Frame { padded: false, ..frame(&[], limit) }.encode(&answer(records));
+                let padded = frame(&[], limit).encode(&answer(records));
+                assert!(padded.len() <= limit);
+                assert_eq!(padded[2..HEADER_OCTETS], bare[2..HEADER_OCTETS], "counts");
+                let full = padded.len() == limit || bare.len() + OPTION_OCTETS > limit;
+                assert!(padded.len().is_multiple_of(468) || full, "{} octets of {limit}", padded.len());
+            }
+        }
+    }
 }

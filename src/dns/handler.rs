@@ -2,6 +2,7 @@
 //!
 //! `Handler` answers from the same view and by the same rules as our own loops; what the server around
 //! it does differently on the wire (sizes, order, truncation) is listed in `tests/stock.txt`.
+//! Listeners are best given `tcp::IDLE_MAX`, which is what replies say of idle connections (RFC 7828).
 //! See `examples/hickory.rs`.
 
 use std::sync::{Arc, Mutex, PoisonError};

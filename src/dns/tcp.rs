@@ -19,7 +19,7 @@ use crate::dns::wire::{Arrival, Responder};
 /// Connections at once; the quietest goes when one more comes.
 pub const CONNECTIONS_MAX: usize = 4096;
 /// How long a connection may be idle between messages ("a few seconds", RFC 7766 section 6.2.3).
-const IDLE_MAX: Duration = Duration::from_secs(10);
+pub const IDLE_MAX: Duration = Duration::from_secs(10);
 /// How long one message may take from its first octet to its last: a slow client is not a dripping one.
 const MESSAGE_TIME_MAX: Duration = Duration::from_secs(5);
 /// How long a client may leave a reply unread before the connection is given up.

@@ -11,9 +11,13 @@ use hickory_server::net::xfer::Protocol;
 use hickory_server::server::Request;
 
 use crate::answer::{Answer, Asked, CLASS_IN, Ede, Over, Question, Rcode, answer};
+use crate::clock::Clock;
+use crate::dns::cookie::{Cookies, Judged, ServerPart};
+use crate::dns::edns::{Edns, Options};
 use crate::dns::encode::{Frame, HEADER_OCTETS};
 use crate::name::Name;
-use crate::record::Type;
+use crate::record::{Data, Record, Type};
+use crate::time::Now;
 use crate::view::View;
 
 /// Replies to clients without EDNS over UDP (RFC 1035 section 4.2.1).
@@ -35,11 +39,15 @@ const CD: u16 = 0x0010;
 pub struct Policy {
     /// Octets of a UDP reply to a client on loopback, at most.
     pub udp_octets_loopback: usize,
+    /// The name that this server tells of itself, at most `edns::NSID_OCTETS_MAX` octets; none: it tells none.
+    pub nsid: Option<Box<str>>,
+    /// What makes cookies; none: none are made, and a client's is ignored.
+    pub cookies: Option<Cookies>,
 }
 
 impl Default for Policy {
     fn default() -> Self {
-        Self { udp_octets_loopback: UDP_OCTETS_MAX }
+        Self { udp_octets_loopback: UDP_OCTETS_MAX, nsid: None, cookies: None }
     }
 }
 
@@ -47,12 +55,18 @@ impl Default for Policy {
 pub struct Responder {
     pub view: Arc<View>,
     pub policy: Policy,
+    pub clock: Clock,
 }
 
 impl Responder {
-    /// See [`accept`].
+    /// The reply to `message`; `None` where it deserves none: too short for a header, or itself a reply.
     pub fn accept(&self, arrival: &Arrival, message: &[u8]) -> Option<Vec<u8>> {
-        accept(&self.view, &self.policy, arrival, message)
+        self.accept_at(self.clock.now(), arrival, message)
+    }
+
+    /// As `accept`, at a time of the caller's.
+    pub fn accept_at(&self, now: Now, arrival: &Arrival, message: &[u8]) -> Option<Vec<u8>> {
+        respond(&Around { view: &self.view, policy: &self.policy, now }, arrival, message)
     }
 }
 
@@ -65,76 +79,119 @@ pub struct Arrival {
     pub draw: u64,
 }
 
-/// The reply to `message`; `None` where it deserves none: too short for a header, or itself a reply.
+/// The reply to `message` by itself, on the first day of all clocks: no cookie is old.
 pub fn accept(view: &View, policy: &Policy, arrival: &Arrival, message: &[u8]) -> Option<Vec<u8>> {
+    respond(&Around { view, policy, now: Now::default() }, arrival, message)
+}
+
+/// What a reply depends on besides its query.
+struct Around<'a> {
+    view: &'a View,
+    policy: &'a Policy,
+    now: Now,
+}
+
+impl Around<'_> {
+    /// What the client's cookie is worth; `None` where it has none, or we have none to give.
+    fn judge(&self, options: Options<'_>, client: IpAddr) -> Option<Judged> {
+        Some(self.policy.cookies.as_ref()?.judge(&options.cookie?, client, self.now.wall))
+    }
+}
+
+fn respond(around: &Around<'_>, arrival: &Arrival, message: &[u8]) -> Option<Vec<u8>> {
     let header: &[u8; HEADER_OCTETS] = message.first_chunk()?;
     let [id, flags, questions, answers, authorities, additionals] = numbers(header);
     if flags & 0x8000 != 0 {
         return None; // answering answers makes loops
     }
     let glimpse = Glimpse::of(message);
-    let frame = Frame {
+    let options = glimpse.edns.map_or(Ok(Options::default()), |edns| edns.options());
+    let wanted = options.unwrap_or_default();
+    let client = arrival.client.ip().to_canonical();
+    let cookie = around.judge(wanted, client);
+    let nsid = around.policy.nsid.as_deref();
+    let reply_options = wanted.reply(nsid, cookie.map(|judged| judged.cookie), arrival.over);
+    let mut frame = Frame {
         id,
         flags: flags & (OPCODE | RD | CD),
         question: glimpse.question,
         edns: glimpse.edns.is_some(),
         dnssec_ok: glimpse.edns.is_some_and(|edns| edns.dnssec_ok),
-        limit: limit(policy, arrival, glimpse.edns),
+        options: &reply_options,
+        padded: wanted.padding && arrival.over.is_encrypted(),
+        limit: limit(around.policy, arrival, glimpse.edns),
         over: arrival.over,
     };
-    let reply = |answer: &Answer| Some(frame.encode(answer));
+    let send = |frame: &Frame<'_>, answer: &Answer| Some(frame.encode(answer));
     if flags & OPCODE != 0 {
         // RD and CD mean nothing to an opcode that we do not know (RFC 8906 section 8.1.4).
-        let frame = Frame { flags: flags & OPCODE, ..frame };
-        return Some(frame.encode(&Answer::bare(Rcode::NotImp, None)));
+        frame.flags = flags & OPCODE;
+        return send(&frame, &Answer::bare(Rcode::NotImp, None));
     }
     let malformed = Answer::bare(Rcode::FormErr, None);
+    if let (Some(judged), [0, 0, 0]) = (cookie, [questions, answers, authorities]) {
+        // Only a cookie is asked for, or about (RFC 7873 section 5.4).
+        let bad = judged.server_part == ServerPart::Bad;
+        return send(&frame, &Answer::bare(if bad { Rcode::BadCookie } else { Rcode::NoError }, None));
+    }
     if questions != 1 || answers != 0 || authorities > 1 || additionals > ADDITIONAL_MAX {
         // Several questions, or none: RFC 9619 section 4. One authority record is IXFR's SOA.
-        return reply(&malformed);
+        return send(&frame, &malformed);
     }
-    let protocol = if arrival.over.is_datagram() { Protocol::Udp } else { Protocol::Tcp };
-    let Ok(request) = Request::from_bytes(message.to_vec(), arrival.client, protocol) else {
-        return reply(&malformed);
-    };
+    let Some(request) = decode(arrival, message, glimpse.edns) else { return send(&frame, &malformed) };
     if glimpse.edns.is_some_and(|edns| edns.version != 0) {
-        return reply(&Answer::bare(Rcode::BadVers, None)); // RFC 6891 section 6.1.3
+        return send(&frame, &Answer::bare(Rcode::BadVers, None)); // RFC 6891 section 6.1.3
     }
-    let Some(query) = request.queries.queries().first() else { return reply(&malformed) };
+    let (Some(query), Ok(_)) = (request.queries.queries().first(), options) else {
+        return send(&frame, &malformed);
+    };
     let (qtype, class) = (Type(query.query_type().into()), u16::from(query.query_class()));
 
     // A compressed name in the question is legal, and useless: it is written out in the reply.
     let written_out;
-    let mut frame = frame;
     if frame.question.is_empty() {
-        let mut octets = Vec::new();
-        for label in query.original().name().iter() {
-            octets.push(label.len() as u8);
-            octets.extend_from_slice(label);
-        }
+        let labels = query.original().name().iter();
+        let mut octets: Vec<u8> = labels.flat_map(|label| [&[label.len() as u8], label].concat()).collect();
         octets.push(0);
-        octets.extend_from_slice(&qtype.0.to_be_bytes());
-        octets.extend_from_slice(&class.to_be_bytes());
+        octets.extend([qtype.0.to_be_bytes(), class.to_be_bytes()].concat());
         written_out = octets;
         frame.question = &written_out;
     }
-    let Ok(name) = Name::from_wire(frame.question) else { return reply(&malformed) };
+    let Ok(name) = Name::from_wire(frame.question) else { return send(&frame, &malformed) };
     let question = Question { name, qtype, class };
-    let answer = refuse(&question, authorities).unwrap_or_else(|| {
-        let client = arrival.client.ip().to_canonical();
-        answer(
-            view,
-            &Asked {
-                question: &question,
-                client,
-                over: arrival.over,
-                room: frame.room(),
-                edns: frame.edns,
-                draw: arrival.draw,
-            },
-        )
+    let special = refuse(&question, authorities).or_else(|| identity(around.policy, &question));
+    let answer = special.unwrap_or_else(|| {
+        let (over, room, edns, draw) = (arrival.over, frame.room(), frame.edns, arrival.draw);
+        answer(around.view, &Asked { question: &question, client, over, room, edns, draw })
     });
-    Some(frame.encode(&answer))
+    send(&frame, &answer)
+}
+
+/// What hickory reads, and finds in order; the options are not its to judge.
+fn decode(arrival: &Arrival, message: &[u8], edns: Option<Edns<'_>>) -> Option<Request> {
+    let mut message = message.to_vec();
+    if let Some(edns) = edns {
+        edns.hide(&mut message);
+    }
+    let protocol = if arrival.over.is_datagram() { Protocol::Udp } else { Protocol::Tcp };
+    Request::from_bytes(message, arrival.client, protocol).ok()
+}
+
+/// The names that a server is asked for its own by, of class CHAOS (RFC 4892 section 3).
+const IDENTITY_NAMES: [&[u8]; 2] = [b"\x02id\x06server\0", b"\x08hostname\x04bind\0"];
+const CLASS_CHAOS: u16 = 3;
+
+/// Our own name, where the operator gave us one.
+fn identity(policy: &Policy, question: &Question) -> Option<Answer> {
+    let nsid = policy.nsid.as_deref()?;
+    let asked = IDENTITY_NAMES.iter().any(|name| name.eq_ignore_ascii_case(question.name.as_wire()));
+    if !asked || question.class != CLASS_CHAOS || question.qtype != Type::TXT {
+        return None;
+    }
+    let octets = [&[nsid.len() as u8], nsid.as_bytes()].concat().into();
+    let data = Data::Other { rtype: Type::TXT, octets };
+    let record = Record { owner: question.name.clone(), ttl: 0, data };
+    Some(Answer { authoritative: true, answer: vec![record], ..Answer::default() })
 }
 
 /// Types that ask for something else than records (RFC 6895 section 3.1).
@@ -162,15 +219,15 @@ fn numbers(header: &[u8; HEADER_OCTETS]) -> [u16; 6] {
     std::array::from_fn(|at| u16::from_be_bytes([header[2 * at], header[2 * at + 1]]))
 }
 
-fn limit(policy: &Policy, arrival: &Arrival, edns: Option<Edns>) -> usize {
+fn is_loopback(client: IpAddr) -> bool {
+    client.to_canonical().is_loopback()
+}
+
+fn limit(policy: &Policy, arrival: &Arrival, edns: Option<Edns<'_>>) -> usize {
     if !arrival.over.is_datagram() {
         return STREAM_OCTETS_MAX;
     }
-    let loopback = match arrival.client.ip().to_canonical() {
-        IpAddr::V4(v4) => v4.is_loopback(),
-        IpAddr::V6(v6) => v6.is_loopback(),
-    };
-    let max = if loopback { policy.udp_octets_loopback } else { UDP_OCTETS_MAX };
+    let max = if is_loopback(arrival.client.ip()) { policy.udp_octets_loopback } else { UDP_OCTETS_MAX };
     // RFC 6891 section 6.2.3: a size below 512 is 512.
     edns.map_or(UDP_OCTETS_PLAIN, |edns| {
         usize::from(edns.udp_octets).clamp(UDP_OCTETS_PLAIN, max.max(UDP_OCTETS_PLAIN))
@@ -183,14 +240,7 @@ fn limit(policy: &Policy, arrival: &Arrival, edns: Option<Edns>) -> usize {
 struct Glimpse<'a> {
     /// Name, type and class; empty where they are incomplete or compressed.
     question: &'a [u8],
-    edns: Option<Edns>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Edns {
-    udp_octets: u16,
-    version: u8,
-    dnssec_ok: bool,
+    edns: Option<Edns<'a>>,
 }
 
 impl<'a> Glimpse<'a> {
@@ -214,18 +264,14 @@ impl<'a> Glimpse<'a> {
     }
 
     /// The first OPT record among the records from `at` on; `counts` are the header's.
-    fn opt(message: &[u8], mut at: usize, counts: &[u16]) -> Option<Edns> {
+    fn opt(message: &'a [u8], mut at: usize, counts: &[u16]) -> Option<Edns<'a>> {
         let records = counts.iter().fold(0u16, |sum, count| sum.saturating_add(*count));
         // A record is 11 octets at least, so this ends with the message.
         for _ in 0..records {
             at = skip_name(message, at)?;
             let fixed = message.get(at..at + 10)?;
-            if u16::from_be_bytes([fixed[0], fixed[1]]) == Type::OPT.0 {
-                return Some(Edns {
-                    udp_octets: u16::from_be_bytes([fixed[2], fixed[3]]),
-                    version: fixed[5],
-                    dnssec_ok: fixed[6] & 0x80 != 0,
-                });
+            if let Some(edns) = Edns::read(message, at) {
+                return Some(edns);
             }
             at += 10 + usize::from(u16::from_be_bytes([fixed[8], fixed[9]]));
         }

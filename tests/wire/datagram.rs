@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use callsign::answer::Over;
 use callsign::balance::Draws;
+use callsign::clock::Clock;
 use callsign::dns::udp;
 use callsign::dns::wire::{Arrival, Policy, Responder, accept};
 use callsign::view::View;
@@ -28,7 +29,8 @@ fn web_srv() -> Vec<u8> {
 /// The loop on `socket`, until the set is dropped.
 fn serve(socket: UdpSocket, view: &Arc<View>) -> JoinSet<io::Result<()>> {
     let mut tasks = JoinSet::new();
-    let responder = Arc::new(Responder { view: view.clone(), policy: Policy::default() });
+    let responder =
+        Arc::new(Responder { view: view.clone(), policy: Policy::default(), clock: Clock::start() });
     tasks.spawn(udp::run(socket, responder, SEED, CancellationToken::new()));
     tasks
 }

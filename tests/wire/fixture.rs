@@ -5,6 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use callsign::clock::Clock;
+use callsign::dns::cookie::{Cookies, SECRET_OCTETS, Secret};
 use callsign::dns::handler::Handler;
 use callsign::dns::wire::{Policy, Responder};
 use callsign::dns::{tcp, udp};
@@ -21,6 +23,8 @@ use callsign::zone_file;
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+
+use super::judge;
 
 /// How long a test waits for what must come. Far more than any of it takes: it is reached when the
 /// test fails, and only then.
@@ -317,6 +321,12 @@ pub fn services() -> Live {
     live
 }
 
+/// As a server has it that was told nothing, but for the secret; or one with a name.
+pub fn policy(named: bool) -> Policy {
+    let cookies = Some(Cookies::new(Secret([7; SECRET_OCTETS]), None));
+    Policy { nsid: named.then(|| judge::NSID.into()), cookies, ..Policy::default() }
+}
+
 /// `services`, served.
 pub fn fixture() -> Arc<View> {
     let live = services();
@@ -354,7 +364,7 @@ impl Servers {
         let (udp, tcp) = (udp_socket.local_addr().unwrap(), listener.local_addr().unwrap());
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
-        let responder = Arc::new(Responder { view: view.clone(), policy });
+        let responder = Arc::new(Responder { view: view.clone(), policy, clock: Clock::start() });
         let running = udp::run(udp_socket, responder.clone(), 1, stop.clone());
         tasks.spawn(async { running.await.unwrap() });
         let running = tcp::run(listener, responder, 2, stop.clone());
@@ -366,8 +376,10 @@ impl Servers {
     pub async fn stock(view: &Arc<View>, policy: Policy) -> Self {
         let (udp_socket, listener) = sockets().await;
         let (udp, tcp) = (udp_socket.local_addr().unwrap(), listener.local_addr().unwrap());
-        let mut server =
-            hickory_server::Server::new(Handler::new(Arc::new(Responder { view: view.clone(), policy }), 3));
+        let mut server = hickory_server::Server::new(Handler::new(
+            Arc::new(Responder { view: view.clone(), policy, clock: Clock::start() }),
+            3,
+        ));
         server.register_socket(udp_socket);
         server.register_listener(listener, STOCK_IDLE, 32);
         let stop = server.shutdown_token().clone();

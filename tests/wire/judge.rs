@@ -15,9 +15,14 @@ use super::query::type_name;
 /// Octets of a header.
 const HEADER: usize = 12;
 const TXT: u16 = 16;
+const CHAOS: u16 = 3;
 const OPT: u16 = 41;
 /// The size that our OPT advertises.
 const ADVERTISED: u16 = 1232;
+/// How long our connections may be idle, as keepalive says it: in tenths of a second.
+const IDLE: u16 = 100;
+/// What the server is called that has a name.
+pub const NSID: &str = "ns1.test";
 
 /// Something wrong with a reply: what it is about, in one word, and what exactly.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,6 +53,7 @@ pub struct Read {
 pub struct Record {
     /// In zone-file text, its case kept.
     pub owner: String,
+    pub class: u16,
     pub rtype: u16,
     pub ttl: u32,
     /// In zone-file text.
@@ -70,7 +76,8 @@ pub struct Opt {
 impl Record {
     /// As a line of a zone file.
     pub fn line(&self) -> String {
-        format!("{} {} IN {} {}", self.owner, self.ttl, type_name(self.rtype), self.data)
+        let class = if self.class == CHAOS { "CH" } else { "IN" };
+        format!("{} {} {class} {} {}", self.owner, self.ttl, type_name(self.rtype), self.data)
     }
 }
 
@@ -86,6 +93,18 @@ impl Read {
 
     pub fn authoritative(&self) -> bool {
         self.flags & 0x0400 != 0
+    }
+
+    /// The names of the options, but for the Extended DNS Error.
+    pub fn options(&self) -> Vec<String> {
+        let options = self.opt.iter().flat_map(|opt| &opt.options).filter(|(code, _)| *code != 15);
+        let names = options.map(|(code, _)| match code {
+            3 => "nsid".to_owned(),
+            10 => "cookie".to_owned(),
+            11 => "keepalive".to_owned(),
+            code => code.to_string(),
+        });
+        names.collect()
     }
 
     /// Code and text of the one Extended DNS Error.
@@ -219,11 +238,13 @@ impl<'a> Cursor<'a> {
             }
             read.opt = Some(opt);
         } else {
-            if class != 1 {
+            // Nothing but a server's own name is of another class.
+            let chaos = class == CHAOS && rtype == TXT && read.question.ends_with(&CHAOS.to_be_bytes());
+            if class != 1 && !chaos {
                 return Err(fault("class", format!("{owner} {} of class {class}", type_name(rtype))));
             }
             let (data, target, minimum) = self.data(rtype, length)?;
-            read.sections[section].push(Record { owner, rtype, ttl, data, target, minimum });
+            read.sections[section].push(Record { owner, class, rtype, ttl, data, target, minimum });
         }
         if self.at != end {
             return Err(fault(
@@ -361,6 +382,7 @@ pub fn judge(query: &[u8], over: Over, udp_max: usize, reply: &[u8]) -> (Option<
     };
     header(query, over, &read, &mut faults);
     question_and_opt(query, &read, &mut faults);
+    options(&glimpse(query), over, &read, &mut faults);
     sections(&read, &mut faults);
     match Message::from_vec(reply) {
         Err(error) => faults.push(fault("hickory", format!("cannot read it: {error}"))),
@@ -395,7 +417,7 @@ fn header(query: &[u8], over: Over, read: &Read, faults: &mut Vec<Fault>) {
     let copied = if asked & 0x7800 == 0 { asked & 0x0110 } else { 0 };
     check("flags", read.flags & 0x0110 == copied, "RD or CD");
     let rcode = read.rcode();
-    check("rcode", matches!(rcode, 0..=5 | 16), &format!("rcode {rcode}"));
+    check("rcode", matches!(rcode, 0..=5 | 16 | 23), &format!("rcode {rcode}"));
     check("flags", matches!(rcode, 0 | 3) || !read.authoritative(), "AA on an error");
     let records = read.sections.iter().map(Vec::len).sum::<usize>();
     check("answer", matches!(rcode, 0 | 3) || records == 0, "records in an error");
@@ -432,13 +454,37 @@ fn question_and_opt(query: &[u8], read: &Read, faults: &mut Vec<Fault>) {
         if (opt.version, opt.size, opt.flags & 0x7fff) != (0, ADVERTISED, 0) {
             faults.push(fault("opt", format!("{opt:?}")));
         }
-        if opt.options.len() > 1 || opt.options.iter().any(|(code, _)| *code != 15) {
-            faults.push(fault("opt", format!("options {:?}", opt.options)));
-        }
         if let Some((_, text)) = read.ede()
             && (text.len() > 60 || text.contains(char::is_control) || text.contains('\u{fffd}'))
         {
             faults.push(fault("ede", format!("{text:?}")));
+        }
+    }
+}
+
+/// Each option once, as its RFC has it, and where it was asked for; the words come last.
+fn options(asked: &Glimpse, over: Over, read: &Read, faults: &mut Vec<Fault>) {
+    let Some(opt) = &read.opt else { return };
+    // A query that is not in order may have asked for anything.
+    let asked_for = |code: u16| match &asked.opt {
+        Some(asked) if asked.version != 0 => None,
+        Some(asked) => asked.options.iter().find(|option| option.0 == code).map(|(_, data)| &data[..]),
+        None => asked.opt_perhaps.then_some(&[][..]),
+    };
+    for (at, (code, data)) in opt.options.iter().enumerate() {
+        let known = asked_for(*code);
+        let holds = match code {
+            3 => known.is_some() && data == NSID.as_bytes(),
+            10 => {
+                let client = known.is_some_and(|cookie| data.starts_with(&cookie[..cookie.len().min(8)]));
+                client && data.len() == 24 && data[8] == 1
+            }
+            11 => known.is_some() && over == Over::Tcp && *data == IDLE.to_be_bytes(),
+            15 => at + 1 == opt.options.len(),
+            _ => false,
+        };
+        if !holds || opt.options[..at].iter().any(|(before, _)| before == code) {
+            faults.push(fault("option", format!("{code} {data:02x?} for {known:02x?}")));
         }
     }
 }
@@ -473,7 +519,8 @@ fn sections(read: &Read, faults: &mut Vec<Fault>) {
     if read.rcode() == 3 && (soas != 1 || authority.len() != 1) {
         faults.push(fault("authority", "no SOA alone with NXDOMAIN"));
     }
-    if read.rcode() == 0 && answer.is_empty() && !read.truncated() {
+    // Who asks nothing is denied nothing.
+    if read.rcode() == 0 && answer.is_empty() && !read.truncated() && read.questions == 1 {
         let negative = soas == 1 && authority.len() == 1 && read.authoritative();
         let referral = soas == 0 && !authority.is_empty() && !read.authoritative();
         if !negative && !referral {

@@ -14,6 +14,8 @@ pub struct Row {
     pub over: &'static [Over],
     /// Asked before the registry is loaded.
     pub unready: bool,
+    /// Asked of a server that has a name.
+    pub named: bool,
     /// The whole message; its first two octets, the ID, are the sender's to set.
     pub query: Vec<u8>,
     pub expected: Expected,
@@ -39,6 +41,8 @@ pub struct Reply {
     /// The size of the reply, where the row counts it.
     pub octets: Option<usize>,
     pub ede: Option<(u16, String)>,
+    /// Other options by their names: nsid, cookie, keepalive.
+    pub options: Vec<String>,
     /// Answer, authority, additional without OPT: one line a record, `*` at the end for any data.
     pub sections: [Vec<String>; 3],
 }
@@ -98,6 +102,7 @@ fn row(line: usize, head: &str, rest: &[(usize, &str)]) -> Row {
         line,
         over,
         unready: head.contains("[not ready]"),
+        named: head.contains("[named]"),
         query: query(*at, asked),
         expected: expectation(*expected_at, expected, records),
     }
@@ -386,6 +391,7 @@ fn expectation(line: usize, head: &str, records: &[(usize, &str)]) -> Expected {
                 "no-question" => reply.echo = Echo::Absent,
                 "written-out" => reply.echo = Echo::WrittenOut,
                 "aa" | "tc" | "rd" | "cd" => reply.flags.push(word.to_owned()),
+                "nsid" | "cookie" | "keepalive" => reply.options.push(word.to_owned()),
                 _ => panic!("line {line}: `{word}`"),
             },
         }

@@ -29,13 +29,14 @@ fn query(name: &str, qtype: u16, edns: Option<u16>) -> Vec<u8> {
 
 const A: u16 = 1;
 const SRV: u16 = 33;
-/// What the loopback of the sizes allows.
-const LOOPBACK: Policy = Policy { udp_octets_loopback: 4096 };
+/// Octets that the loopback of the sizes allows.
+const LOOPBACK_OCTETS: usize = 4096;
 
 fn ask(view: &View, query: &[u8], client: IpAddr, over: Over, draw: u64) -> Read {
     let arrival = Arrival { client: SocketAddr::new(client, 40_000), over, draw };
-    let reply = accept(view, &LOOPBACK, &arrival, query).unwrap();
-    let (read, faults) = judge(query, over, LOOPBACK.udp_octets_loopback, &reply);
+    let policy = Policy { udp_octets_loopback: LOOPBACK_OCTETS, ..Policy::default() };
+    let reply = accept(view, &policy, &arrival, query).unwrap();
+    let (read, faults) = judge(query, over, LOOPBACK_OCTETS, &reply);
     assert_eq!(faults, [], "{query:02x?}");
     read.unwrap()
 }
