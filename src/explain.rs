@@ -56,6 +56,8 @@ fn service_of(view: &View, domain: &Name) -> Option<String> {
         Owner::Service(service)
         | Owner::ByTransport(service, _)
         | Owner::Ports(service, _)
+        | Owner::Subtypes(service, _)
+        | Owner::Subtype { service, .. }
         | Owner::ByPort { service, .. }
         | Owner::ByTag { service, .. }
         | Owner::Below { service, .. }

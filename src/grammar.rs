@@ -18,7 +18,7 @@ pub enum Owner<'a> {
     Empty,
     /// `_services._dns-sd._udp`: every service type (RFC 6763 section 9).
     Types,
-    /// `b._dns-sd._udp`, `lb._dns-sd._udp`: the domain to browse (RFC 6763 section 11).
+    /// `b._dns-sd._udp`, `db.`, `lb.`: the domain to browse (RFC 6763 section 11).
     Browse,
     /// `web`
     Service(&'a str),
@@ -34,13 +34,17 @@ pub enum Owner<'a> {
     Tag(&'a str),
     /// `<id>.web`, or `v2.web` where no instance has that label.
     Below { service: &'a str, label: &'a str },
-    /// `<id>._web._tcp` (RFC 6763 section 4.1)
+    /// `<id>._web._tcp` (RFC 6763 section 4.1); any octets of UTF-8 without `_` in front.
     TypeInstance { service: &'a str, label: &'a str, transport: Transport },
+    /// `_v2._sub._web._tcp`: the instances with a tag, to browse (RFC 6763 section 7.1).
+    Subtype { service: &'a str, tag: &'a str, transport: Transport },
+    /// `_sub._web._tcp`: there where `Subtype` is.
+    Subtypes(&'a str, Transport),
 }
 
 /// Reads the labels below the apex, in lower case, leftmost first; `None` where they spell nothing.
 pub fn parse<'a>(labels: &[&'a [u8]]) -> Option<Owner<'a>> {
-    let mut texts = [""; 3];
+    let mut texts = [""; 4];
     if labels.len() > texts.len() {
         return None;
     }
@@ -52,7 +56,9 @@ pub fn parse<'a>(labels: &[&'a [u8]]) -> Option<Owner<'a>> {
         ["ns"] => Owner::NameServer,
         ["_tcp" | "_udp"] | ["_dns-sd", "_udp"] => Owner::Empty,
         ["_services", "_dns-sd", "_udp"] => Owner::Types,
-        ["b" | "lb", "_dns-sd", "_udp"] => Owner::Browse,
+        ["b" | "db" | "lb", "_dns-sd", "_udp"] => Owner::Browse,
+        // The domains to register in, of which we have none: DNS-SD itself is no service.
+        [_, "_dns-sd", "_udp"] => return None,
         [label] => match label.strip_prefix('_') {
             Some(tag) => Owner::Tag(tag),
             None => Owner::Service(label),
@@ -66,6 +72,14 @@ pub fn parse<'a>(labels: &[&'a [u8]]) -> Option<Owner<'a>> {
             },
             (None, _) if !second.starts_with('_') => Owner::Below { service: second, label: first },
             (None, _) => return None,
+        },
+        ["_sub", second, third] if transport(third).is_some() => {
+            Owner::Subtypes(second.strip_prefix('_')?, transport(third)?)
+        }
+        [first, "_sub", third, fourth] => Owner::Subtype {
+            service: third.strip_prefix('_')?,
+            tag: first.strip_prefix('_')?,
+            transport: transport(fourth)?,
         },
         [first, second, third] => match (first.strip_prefix('_'), second.strip_prefix('_'), transport(third))
         {
@@ -108,6 +122,15 @@ mod tests {
             ("_dns-sd._udp", Some(Owner::Empty)),
             ("_services._dns-sd._udp", Some(Owner::Types)),
             ("lb._dns-sd._udp", Some(Owner::Browse)),
+            ("db._dns-sd._udp", Some(Owner::Browse)),
+            ("r._dns-sd._udp", None),
+            ("_v2._sub._web._tcp", Some(Owner::Subtype { service: "web", tag: "v2", transport: Tcp })),
+            ("_sub._web._udp", Some(Owner::Subtypes("web", Udp))),
+            ("v2._sub._web._tcp", None),
+            ("_v2._sub.web._tcp", None),
+            ("_v2._sub._web._v3", None),
+            ("_v2._of._web._tcp", None),
+            ("_sub._tcp.web", Some(Owner::ByPort { service: "web", port: "sub", transport: Tcp })),
             ("_web._v2", Some(Owner::ByTag { service: "web", tag: "v2" })),
             ("_tcp.web", Some(Owner::Ports("web", Tcp))),
             ("web-1.web", Some(Owner::Below { service: "web", label: "web-1" })),

@@ -9,6 +9,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use self::browse::{has_transport, instance_txt};
 use crate::answer::{Asked, Ede, FIXED_OCTETS, Found, Selection, additional, static_addresses};
 use crate::balance::{Draws, prefer, shuffle};
 use crate::grammar::{self, Owner};
@@ -19,6 +20,7 @@ use crate::view::{
     APEX_TTL, ConsulZone, EDE_OCTETS_MAX, Member, NEGATIVE_TTL, ServiceView, View, target_of, ttl_within,
 };
 
+mod browse;
 pub(crate) mod consul;
 
 /// Octets of an owner that is a compression pointer.
@@ -107,7 +109,8 @@ struct Candidate<'a> {
 enum Content<'a> {
     Address(IpAddr),
     Port(&'a Port),
-    TypeInstance(Transport),
+    /// An instance's name in DNS-SD.
+    TypeInstance(&'a str, Transport),
     Text,
 }
 
@@ -125,7 +128,7 @@ impl<'a> Candidate<'a> {
             Content::Port(port) => {
                 fnv(&[self.member.instance.label.as_str().as_bytes(), &port.number.to_be_bytes()])
             }
-            Content::TypeInstance(_) | Content::Text => {
+            Content::TypeInstance(..) | Content::Text => {
                 fnv(&[self.member.instance.label.as_str().as_bytes()])
             }
         }
@@ -182,6 +185,12 @@ impl Live<'_> {
             Owner::TypeInstance { service, label, transport } => {
                 self.in_service(service, |service| self.type_instance(service, label, transport))
             }
+            Owner::Subtype { service, tag, transport } => {
+                self.in_service(service, |service| self.subtype(service, tag, transport))
+            }
+            Owner::Subtypes(name, transport) => {
+                self.in_service(name, |service| self.subtypes(service, transport))
+            }
         }
     }
 
@@ -215,37 +224,6 @@ impl Live<'_> {
         }
     }
 
-    /// `_services._dns-sd._udp`: every type, cut at a stable place where even a stream is too short.
-    fn types(&self) -> Found {
-        if self.qtype != Type::PTR {
-            return Found::NoData(None);
-        }
-        let directory = self.view.directory();
-        let mut selection = Selection::default();
-        let mut room = self.asked.room;
-        for name in directory.names().filter(|name| name.is_service_type()) {
-            let Some(service) = self.view.service(name.as_str()) else { continue };
-            for transport in
-                Transport::ALL.into_iter().filter(|transport| has_transport(&service, *transport))
-            {
-                let data = Data::Ptr(self.apex.owner(&[&format!("_{name}"), transport.label()]));
-                // The apex is compressed against the question: what counts is what is in front of it.
-                let octets = POINTER_OCTETS + FIXED_OCTETS + data.octets_max()
-                    - self.apex.name().as_wire().len()
-                    + POINTER_OCTETS;
-                if octets + EDE_ROOM > room {
-                    selection.cut = true;
-                    selection.ede =
-                        self.ede(|| "not every type fits; `callsign ls` lists them all".to_owned());
-                    return Found::Records(selection);
-                }
-                room -= octets;
-                selection.records.push(self.record(self.view.settings.ttl, data));
-            }
-        }
-        self.records_or_none(selection, None)
-    }
-
     /// `web`: A, AAAA, SRV and TXT of its live instances.
     fn of_service(&self, service: &ServiceView) -> Found {
         match self.qtype {
@@ -262,27 +240,19 @@ impl Live<'_> {
         }
         match self.qtype {
             Type::SRV => self.srv(service, service.live(), |instance| first_port(instance, transport)),
-            Type::PTR if service.name.is_service_type() => self.browse(service, transport),
+            Type::PTR if service.name.is_service_type() => self.browse(service, transport, None),
             _ => self.no_data(service),
         }
     }
 
     fn by_port(&self, service: &ServiceView, port: &str, transport: Transport) -> Found {
-        let named = |instance: &Instance| {
-            instance
-                .ports
-                .iter()
-                .position(|known| known.name.as_deref() == Some(port) && known.transport == transport)
-        };
-        if !service.known().any(|instance| named(instance).is_some()) {
+        if !service.known().any(|instance| named_port(instance, port, transport).is_some()) {
             return Found::NoName(
                 self.ede(|| format!("{}: no {} port named {port}", service.name, transport.as_str())),
             );
         }
         match self.qtype {
-            Type::SRV => {
-                self.srv(service, service.live(), |instance| named(instance).map(|at| &instance.ports[at]))
-            }
+            Type::SRV => self.srv(service, service.live(), |instance| named_port(instance, port, transport)),
             _ => self.no_data(service),
         }
     }
@@ -324,16 +294,6 @@ impl Live<'_> {
                 self.ede(|| format!("{label} {} {}", gone.reason.as_str(), gone.at.time_of_day())),
             ),
             None => Found::NoName(self.ede(|| format!("{}: no instance or tag {label}", service.name))),
-        }
-    }
-
-    fn type_instance(&self, service: &ServiceView, label: &str, transport: Transport) -> Found {
-        let member = service.by_label(label);
-        let port = member.and_then(|member| first_port(&member.instance, transport));
-        match (member, port, self.qtype) {
-            (Some(member), Some(port), Type::SRV | Type::TXT) => self.of_instance(member, Some(port)),
-            (Some(_), Some(_), _) => Found::NoData(None),
-            _ => Found::NoName(self.ede(|| format!("{}: no such instance", service.name))),
         }
     }
 
@@ -461,9 +421,9 @@ impl Live<'_> {
             Content::Address(address) => address_data(address),
             Content::Port(port) => self.srv_data(candidate.member, port),
             Content::Text => instance_txt(instance),
-            Content::TypeInstance(transport) => {
+            Content::TypeInstance(name, transport) => {
                 let service = format!("_{}", instance.key.service);
-                Data::Ptr(self.apex.owner(&[instance.label.as_str(), &service, transport.label()]))
+                Data::Ptr(self.apex.owner(&[name, &service, transport.label()]))
             }
         }
     }
@@ -481,9 +441,9 @@ impl Live<'_> {
                 (None, Location::Target(target)) => 6 + target.as_wire().len(),
                 (None, Location::Addresses(_)) => 6 + own + apex,
             },
-            Content::Text => instance_txt(instance).octets_max(),
-            // `<id>` in front of the record's own owner, which is a pointer.
-            Content::TypeInstance(_) => instance.label.as_str().len() + 1 + POINTER_OCTETS,
+            Content::Text => self.data(candidate).octets_max(),
+            // `<id>` in front of the type's own name, which is a pointer.
+            Content::TypeInstance(name, _) => name.len() + 1 + POINTER_OCTETS,
         };
         POINTER_OCTETS + FIXED_OCTETS + data
     }
@@ -520,7 +480,7 @@ impl Live<'_> {
             let beside = match candidate.content {
                 Content::Address(_) | Content::Text => Vec::new(),
                 Content::Port(_) => self.beside_srv(&record, candidate.member),
-                Content::TypeInstance(transport) => self.beside_ptr(&record, candidate.member, transport),
+                Content::TypeInstance(_, transport) => self.beside_ptr(&record, candidate.member, transport),
             };
             let first = selection.additional.len();
             selection.additional.extend(beside.into_iter().filter(|record| !named.contains(&record.owner)));
@@ -542,41 +502,6 @@ impl Live<'_> {
             }
             _ => additional(self.view, std::slice::from_ref(record)),
         }
-    }
-
-    /// SRV, TXT and addresses of the instance (RFC 6763 section 12.1).
-    fn beside_ptr(&self, ptr: &Record, member: &Member, transport: Transport) -> Vec<Record> {
-        let instance = &*member.instance;
-        let (Data::Ptr(owner), Some(port)) = (&ptr.data, first_port(instance, transport)) else {
-            return Vec::new();
-        };
-        let record = |data| Record { owner: owner.clone(), ttl: ptr.ttl, data };
-        let srv = record(self.srv_data(member, port));
-        let addresses = self.beside_srv(&srv, member);
-        [srv, record(instance_txt(instance))].into_iter().chain(addresses).collect()
-    }
-
-    /// Each different text of a live instance once; a known service keeps an empty one, so that
-    /// its name is there for secondaries too.
-    fn service_txt(&self, service: &ServiceView) -> Found {
-        let mut seen = HashSet::new();
-        let different = service.live().filter(|member| seen.insert(instance_txt(&member.instance)));
-        let candidates: Vec<Candidate<'_>> =
-            different.map(|member| Candidate::new(Content::Text, member)).collect();
-        if candidates.is_empty() {
-            let ede = Some(Ede::new(Ede::OTHER, &*service.why_none));
-            let records = vec![self.record(service.ttl, Data::txt([]))];
-            return Found::Records(Selection { records, ede, ..Selection::default() });
-        }
-        Found::Records(self.choose(service.name.as_str(), service.ttl, candidates))
-    }
-
-    /// PTR to each live instance.
-    fn browse(&self, service: &ServiceView, transport: Transport) -> Found {
-        let with_port = service.live().filter(|member| first_port(&member.instance, transport).is_some());
-        let candidates = with_port.map(|member| Candidate::new(Content::TypeInstance(transport), member));
-        let selection = self.choose(service.name.as_str(), service.ttl, candidates.collect());
-        self.records_or_none(selection, Some(service))
     }
 
     fn record(&self, ttl: u32, data: Data) -> Record {
@@ -611,24 +536,13 @@ fn first_port(instance: &Instance, transport: Transport) -> Option<&Port> {
     instance.ports.iter().find(|port| port.transport == transport)
 }
 
-fn has_transport(service: &ServiceView, transport: Transport) -> bool {
-    service.known().any(|instance| first_port(instance, transport).is_some())
+fn named_port<'i>(instance: &'i Instance, name: &str, transport: Transport) -> Option<&'i Port> {
+    instance.ports.iter().find(|port| port.name.as_deref() == Some(name) && port.transport == transport)
 }
 
 /// `label` is in lower case, as a tag's own label is.
 fn has_tag(instance: &Instance, label: &str) -> bool {
     instance.tags.iter().any(|tag| tag.label().is_some_and(|own| own.as_str() == label))
-}
-
-/// Metadata as RFC 6763 section 6.3 writes it, and the tags; a pair too long for a string is left out.
-fn instance_txt(instance: &Instance) -> Data {
-    let mut strings: Vec<String> =
-        instance.meta.iter().map(|(key, value)| format!("{key}={value}")).collect();
-    if !instance.tags.is_empty() && !instance.meta.contains_key("tags") {
-        let tags: Vec<&str> = instance.tags.iter().map(|tag| tag.as_str()).collect();
-        strings.push(format!("tags={}", tags.join(",")));
-    }
-    Data::txt(strings.iter().map(|string| string.as_bytes()))
 }
 
 /// True where the registry has a name one label below the apex, at or above `qname`.

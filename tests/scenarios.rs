@@ -352,7 +352,7 @@ impl Stage {
 
     fn dig(&mut self, name: &str, qtype: &str, options: &[&str]) -> String {
         let mut query = Message::new(1, MessageType::Query, OpCode::Query);
-        let qname = hickory_proto::rr::Name::from_ascii(name).unwrap();
+        let qname = hickory_proto::rr::Name::from_labels(Name::parse(name).unwrap().labels()).unwrap();
         let numbered =
             qtype.strip_prefix("TYPE").map(|number| RecordType::from(number.parse::<u16>().unwrap()));
         let qtype = numbered.unwrap_or_else(|| qtype.parse().unwrap());
@@ -494,7 +494,14 @@ fn record_line(record: &Record) -> String {
                 txt.txt_data.iter().map(|string| format!("{:?}", String::from_utf8_lossy(string))).collect();
             strings.join(" ")
         }
+        RData::PTR(name) => zone_text(&name.0),
         data => data.to_string(),
     };
-    format!("{} {} IN {} {data}\n", record.name, record.ttl, record.record_type())
+    format!("{} {} IN {} {data}\n", zone_text(&record.name), record.ttl, record.record_type())
+}
+
+/// A name as a zone file has it: hickory writes the numbers of octets in base eight, and reads them so.
+fn zone_text(name: &hickory_proto::rr::Name) -> String {
+    let labels: Vec<&[u8]> = name.iter().collect();
+    Name::root().prepend_all(&labels).unwrap().to_string()
 }

@@ -57,6 +57,7 @@ pub struct Wanted {
     pub priority: u16,
     pub lease: Lease,
     pub consul: Option<Arc<ConsulFacts>>,
+    pub protocol: Option<&'static str>,
 }
 
 impl Wanted {
@@ -73,6 +74,7 @@ impl Wanted {
             priority: 0,
             lease: Lease::Timed(Duration::from_secs(15)),
             consul: None,
+            protocol: None,
         }
     }
 
@@ -98,7 +100,7 @@ impl Wanted {
             key: self.key(),
             location: self.location.clone(),
             ports: self.ports.clone(),
-            protocol: None,
+            protocol: self.protocol.map(Arc::from),
             tags: self.tags.iter().map(|tag| Tag::parse(tag).unwrap()).collect(),
             meta,
             weight: self.weight,
@@ -293,6 +295,24 @@ pub fn services() -> Live {
         meta: vec![("long", "x".repeat(300)), ("note", "y".repeat(200)), ("other", "z".repeat(200))],
         ..Wanted::new("wordy", "one", &["10.6.0.4"], 80)
     });
+
+    // What DNS-SD shows by its id, and what speaks HTTP over TLS.
+    live.register(&Wanted { tags: vec!["color"], ..Wanted::new("print", "My Web.1", &["10.0.6.1"], 631) });
+    live.register(&Wanted {
+        meta: vec![("Path", "/".to_owned())],
+        ..Wanted::new("print", "two", &["10.0.6.2"], 631)
+    });
+    for (id, protocol, address, priority) in [
+        ("one", "https", "10.0.7.1", 0),
+        ("two", "h2", "10.0.7.2", 0),
+        ("three", "http", "10.0.7.3", 0),
+        ("four", "h3", "10.0.7.4", 7),
+    ] {
+        let ports = vec![port("web", 443, Transport::Tcp), port("quic", 444, Transport::Udp)];
+        let addresses = [address, "2001:db8:7::1"];
+        let of = Wanted { ports, protocol: Some(protocol), ..Wanted::new("safe", id, &addresses, 1) };
+        live.register(&Wanted { priority, ..of });
+    }
 
     // What the alias zone has besides: a host that somebody spoke of, a tag of several labels, another weight for a
     // check that warns.
