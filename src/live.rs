@@ -20,6 +20,7 @@ use crate::view::{
     APEX_TTL, ConsulZone, EDE_OCTETS_MAX, Member, NEGATIVE_TTL, ServiceView, View, target_of, ttl_within,
 };
 
+mod binding;
 mod browse;
 pub(crate) mod consul;
 
@@ -109,6 +110,11 @@ struct Candidate<'a> {
 enum Content<'a> {
     Address(IpAddr),
     Port(&'a Port),
+    /// SVCB or HTTPS, with addresses or without.
+    Binding {
+        port: &'a Port,
+        hints: bool,
+    },
     /// An instance's name in DNS-SD.
     TypeInstance(&'a str, Transport),
     Text,
@@ -125,7 +131,7 @@ impl<'a> Candidate<'a> {
         match self.content {
             Content::Address(IpAddr::V4(v4)) => fnv(&[&v4.octets()]),
             Content::Address(IpAddr::V6(v6)) => fnv(&[&v6.octets()]),
-            Content::Port(port) => {
+            Content::Port(port) | Content::Binding { port, .. } => {
                 fnv(&[self.member.instance.label.as_str().as_bytes(), &port.number.to_be_bytes()])
             }
             Content::TypeInstance(..) | Content::Text => {
@@ -224,12 +230,13 @@ impl Live<'_> {
         }
     }
 
-    /// `web`: A, AAAA, SRV and TXT of its live instances.
+    /// `web`: A, AAAA, SRV, TXT and HTTPS of its live instances.
     fn of_service(&self, service: &ServiceView) -> Found {
         match self.qtype {
             Type::A | Type::AAAA => self.addresses(service, service.live().collect()),
             Type::SRV => self.srv(service, service.live(), |instance| instance.ports.first()),
             Type::TXT => self.service_txt(service),
+            Type::HTTPS => self.https(service),
             _ => self.no_data(service),
         }
     }
@@ -253,6 +260,7 @@ impl Live<'_> {
         }
         match self.qtype {
             Type::SRV => self.srv(service, service.live(), |instance| named_port(instance, port, transport)),
+            Type::SVCB => self.bindings(service, |instance| named_port(instance, port, transport)),
             _ => self.no_data(service),
         }
     }
@@ -420,6 +428,7 @@ impl Live<'_> {
         match candidate.content {
             Content::Address(address) => address_data(address),
             Content::Port(port) => self.srv_data(candidate.member, port),
+            Content::Binding { port, hints } => self.binding(candidate.member, port, hints),
             Content::Text => instance_txt(instance),
             Content::TypeInstance(name, transport) => {
                 let service = format!("_{}", instance.key.service);
@@ -441,7 +450,7 @@ impl Live<'_> {
                 (None, Location::Target(target)) => 6 + target.as_wire().len(),
                 (None, Location::Addresses(_)) => 6 + own + apex,
             },
-            Content::Text => self.data(candidate).octets_max(),
+            Content::Binding { .. } | Content::Text => self.data(candidate).octets_max(),
             // `<id>` in front of the type's own name, which is a pointer.
             Content::TypeInstance(name, _) => name.len() + 1 + POINTER_OCTETS,
         };
@@ -479,7 +488,7 @@ impl Live<'_> {
             let record = self.record(ttl, self.data(candidate));
             let beside = match candidate.content {
                 Content::Address(_) | Content::Text => Vec::new(),
-                Content::Port(_) => self.beside_srv(&record, candidate.member),
+                Content::Port(_) | Content::Binding { .. } => self.beside_srv(&record, candidate.member),
                 Content::TypeInstance(_, transport) => self.beside_ptr(&record, candidate.member, transport),
             };
             let first = selection.additional.len();

@@ -26,6 +26,8 @@ impl Type {
     pub const DNAME: Self = Self(39);
     pub const OPT: Self = Self(41);
     pub const DS: Self = Self(43);
+    pub const SVCB: Self = Self(64);
+    pub const HTTPS: Self = Self(65);
     pub const ANY: Self = Self(255);
 }
 
@@ -66,6 +68,13 @@ pub enum Data {
         exchange: Name,
     },
     Soa(Arc<Soa>),
+    /// SVCB or HTTPS, whose target is never compressed (RFC 9460 section 2.2).
+    Svcb {
+        rtype: Type,
+        priority: u16,
+        target: Name,
+        params: Arc<[u8]>,
+    },
     /// Any other type: its uncompressed octets (RFC 3597), TXT among them.
     Other {
         rtype: Type,
@@ -96,7 +105,7 @@ impl Data {
             Self::Ptr(_) => Type::PTR,
             Self::Mx { .. } => Type::MX,
             Self::Soa(_) => Type::SOA,
-            Self::Other { rtype, .. } => *rtype,
+            Self::Svcb { rtype, .. } | Self::Other { rtype, .. } => *rtype,
         }
     }
 
@@ -127,6 +136,7 @@ impl Data {
             Self::Cname(name) | Self::Ns(name) | Self::Ptr(name) => name.as_wire().len(),
             Self::Mx { exchange, .. } => 2 + exchange.as_wire().len(),
             Self::Soa(soa) => soa.mname.as_wire().len() + soa.rname.as_wire().len() + 20,
+            Self::Svcb { target, params, .. } => 2 + target.as_wire().len() + params.len(),
             Self::Other { octets, .. } => octets.len(),
         }
     }
@@ -134,7 +144,7 @@ impl Data {
     /// The name whose addresses belong into the additional section, if this type has one.
     pub fn target(&self) -> Option<&Name> {
         match self {
-            Self::Srv { target, .. } => Some(target),
+            Self::Srv { target, .. } | Self::Svcb { target, .. } => Some(target),
             Self::Ns(name) => Some(name),
             Self::Mx { exchange, .. } => Some(exchange),
             _ => None,

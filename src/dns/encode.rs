@@ -197,6 +197,11 @@ impl<'a> Writer<'a> {
                     self.out.extend_from_slice(&number.to_be_bytes());
                 }
             }
+            Data::Svcb { priority, target, params, .. } => {
+                self.u16(*priority);
+                self.name(target, false, added); // RFC 9460 section 2.2: no compression
+                self.out.extend_from_slice(params);
+            }
             Data::Other { octets, .. } => self.out.extend_from_slice(octets),
         }
         self.measure(length_at);

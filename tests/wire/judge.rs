@@ -16,6 +16,8 @@ use super::query::type_name;
 const HEADER: usize = 12;
 const TXT: u16 = 16;
 const CHAOS: u16 = 3;
+const SVCB: u16 = 64;
+const HTTPS: u16 = 65;
 const OPT: u16 = 41;
 /// The size that our OPT advertises.
 const ADVERTISED: u16 = 1232;
@@ -287,6 +289,11 @@ impl<'a> Cursor<'a> {
                 }
                 (text, None, Some(last))
             }
+            SVCB | HTTPS => {
+                let end = self.at + length;
+                let (priority, target) = (self.u16()?, self.plain_name()?);
+                (format!("{priority} {target}{}", self.parameters(end)?), Some(target), None)
+            }
             TXT => {
                 let end = self.at + length;
                 let mut strings = Vec::new();
@@ -305,6 +312,43 @@ impl<'a> Cursor<'a> {
                 (format!("\\# {length} {hex}"), None, None)
             }
         })
+    }
+}
+
+impl Cursor<'_> {
+    /// The parameters of a service binding, each after a blank: in order, each once, each as long as its kind asks
+    /// (RFC 9460 sections 2.2 and 7).
+    fn parameters(&mut self, end: usize) -> Result<String, Fault> {
+        let (mut text, mut last) = (String::new(), None);
+        while self.at < end {
+            let (key, length) = (self.u16()?, usize::from(self.u16()?));
+            if last.is_some_and(|last| last >= key) {
+                return Err(fault("data", format!("parameter {key} behind {last:?}")));
+            }
+            last = Some(key);
+            let value = self.take(length)?;
+            let numbers = |octets: usize| value.chunks(octets).map(<[u8]>::to_vec).collect::<Vec<_>>();
+            let shown = match (key, length) {
+                (1, 2..) if value.len() == 1 + usize::from(value[0]) => {
+                    format!("alpn={}", value[1..].escape_ascii())
+                }
+                (2, 0) => "no-default-alpn".to_owned(),
+                (3, 2) => format!("port={}", u16::from_be_bytes([value[0], value[1]])),
+                (4, 4..) if length.is_multiple_of(4) => {
+                    let hints =
+                        numbers(4).into_iter().map(|it| Ipv4Addr::from(<[u8; 4]>::try_from(it).unwrap()));
+                    format!("ipv4hint={}", hints.map(|it| it.to_string()).collect::<Vec<_>>().join(","))
+                }
+                (6, 16..) if length.is_multiple_of(16) => {
+                    let hints =
+                        numbers(16).into_iter().map(|it| Ipv6Addr::from(<[u8; 16]>::try_from(it).unwrap()));
+                    format!("ipv6hint={}", hints.map(|it| it.to_string()).collect::<Vec<_>>().join(","))
+                }
+                _ => return Err(fault("data", format!("parameter {key} of {length} octets"))),
+            };
+            write!(text, " {shown}").unwrap();
+        }
+        Ok(text)
     }
 }
 
