@@ -38,6 +38,7 @@ async fn main() -> anyhow::Result<()> {
         ttl: 5,
         ns_addresses: vec![address.ip()],
         consul: None,
+        reverse: Vec::new(),
     };
     let view = Arc::new(View::new(settings, Zones::default()));
     let registry = Registry::new(INSTANCES_MAX, FORGET_AFTER);

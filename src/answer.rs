@@ -10,6 +10,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use crate::grammar::reverse::{self, Prefix};
 use crate::live;
 use crate::name::{Apex, Name, ServiceName};
 use crate::record::{Data, Record, RrSet, Type};
@@ -227,6 +228,8 @@ enum Served<'a> {
     Live(&'a Apex),
     /// The same registry, asked in Consul's words.
     Consul(&'a ConsulZone),
+    /// Names for addresses, by the zone's own prefix.
+    Reverse(Prefix),
     Static(Arc<Zone>),
 }
 
@@ -241,10 +244,14 @@ impl<'a> Served<'a> {
             .filter(|zone| qname.is_within(&zone.apex))
             .max_by_key(|zone| octets(&zone.apex));
         let alias = view.settings.consul.as_ref().filter(|zone| qname.is_within(zone.apex.name()));
+        let networks = view.settings.reverse.as_slice();
+        let spelt = if networks.is_empty() { None } else { reverse::read(qname) };
+        let reverse = spelt.and_then(|(prefix, _)| prefix.zone(networks));
         // Of two of one name the later: what is live hides a file.
         let served = [
             primary.map(|zone| (octets(&zone.apex), Self::Static(zone.clone()))),
             alias.map(|zone| (octets(zone.apex.name()), Self::Consul(zone))),
+            reverse.map(|prefix| (octets(&prefix.name()), Self::Reverse(prefix))),
             view.apex_of(qname).map(|apex| (octets(apex.name()), Self::Live(apex))),
         ];
         served.into_iter().flatten().max_by_key(|(octets, _)| *octets).map(|(_, served)| served)
@@ -255,6 +262,10 @@ impl<'a> Served<'a> {
         let apex = match self {
             Self::Live(apex) => apex,
             Self::Consul(zone) => &zone.apex,
+            Self::Reverse(prefix) => {
+                let data = Data::Soa(Arc::new(view.soa(&view.settings.apexes[0])));
+                return Some(Record { owner: prefix.name(), ttl: NEGATIVE_TTL, data });
+            }
             Self::Static(zone) => {
                 let (soa, ttl) = zone.soa()?;
                 return Some(Record {
@@ -272,6 +283,7 @@ impl<'a> Served<'a> {
         match self {
             Self::Static(zone) => find_static(view, zone, asked, qname, true),
             Self::Consul(zone) => live::consul::find(view, zone, asked, qname),
+            Self::Reverse(apex) => live::reverse::find(view, apex, asked, qname),
             Self::Live(apex) => {
                 let found = live::find(view, apex, asked, qname);
                 let zones = view.zones();
@@ -363,7 +375,7 @@ pub(crate) fn additional(view: &View, records: &[Record]) -> Vec<Record> {
             Some(Served::Static(zone)) => additional.extend(static_addresses(&zone, target)),
             Some(Served::Live(apex)) => additional.extend(live::addresses(view, apex, target)),
             Some(Served::Consul(zone)) => additional.extend(live::consul::addresses(view, zone, target)),
-            None => {}
+            Some(Served::Reverse(_)) | None => {}
         }
     }
     additional

@@ -50,6 +50,8 @@ const UDP_OCTETS_MIN: u16 = 512;
 const HISTORY_AGE_MAX: Duration = Duration::from_secs(3650 * 86_400);
 /// What one UDP datagram over IPv4 can hold.
 const UDP_OCTETS_MAX: u16 = 65_507;
+/// Networks with names for their addresses: each is looked at for a query below `arpa`.
+const REVERSE_MAX: usize = 64;
 /// Where HTTP is served unless somebody says otherwise.
 const HTTP_PORT: u16 = 5380;
 /// What a server is told. Public fields: whoever embeds a server starts from `Config::defaults`.
@@ -89,6 +91,8 @@ pub struct Config {
     pub history_age: Duration,
     /// The address of `ns.<apex>`; `None`: the first bound address that is no wildcard.
     pub advertise: Option<IpAddr>,
+    /// Networks whose addresses have names; at most `REVERSE_MAX`.
+    pub reverse: Vec<IpNet>,
     /// Seconds that a resolver may keep a positive answer; at most `TTL_MAX`.
     pub ttl: u32,
     /// How long a service stays known after its last instance left.
@@ -259,6 +263,7 @@ impl Given {
             history_changes: self.one("history-changes", |text| number(text, 0, u64::MAX))?.unwrap_or(Limits::default().history_changes),
             history_age: self.one("history-age", |text| duration(text, HISTORY_AGE_MAX))?.unwrap_or(Limits::default().history_age),
             advertise: self.one("advertise", advertise)?,
+            reverse: self.list("reverse", network)?.unwrap_or_default(),
             ttl: self.one("ttl", |text| number(text, 0, TTL_MAX.into()))?.unwrap_or(TTL_DEFAULT),
             known_for: self.one("known-for", |text| duration(text, KNOWN_FOR_MAX))?.unwrap_or(FORGET_AFTER),
             instances_max: self.one("instances-max", |text| number(text, 1, u64::MAX))?.unwrap_or(INSTANCES_MAX),
@@ -275,6 +280,12 @@ impl Given {
         };
         self.authenticated(&config)?;
         self.one_grammar_a_name(&config)?;
+        if let Some(beyond) = config.reverse.get(REVERSE_MAX) {
+            bail!(
+                "{} {beyond} is one network too many; there may be {REVERSE_MAX}",
+                self.0["reverse"][REVERSE_MAX].origin
+            );
+        }
         Ok(config)
     }
 

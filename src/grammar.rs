@@ -1,11 +1,12 @@
 //! Owner names of the live zone: what each asks of which service, and back.
 //!
 //! Purely a matter of spelling (DESIGN section 6); whether the service is known, and what it answers, is
-//! `answer`'s business. The names of the alias zone are read by `consul`.
+//! `answer`'s business. The names of the alias zone are read by `consul`, those of addresses by `reverse`.
 
 use crate::instance::Transport;
 
 pub mod consul;
+pub mod reverse;
 
 /// What the labels in front of the apex ask for. Every text is lower case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -23,6 +23,7 @@ use crate::view::{
 mod binding;
 mod browse;
 pub(crate) mod consul;
+pub(crate) mod reverse;
 
 /// Octets of an owner that is a compression pointer.
 const POINTER_OCTETS: usize = 2;

@@ -28,6 +28,7 @@ use crate::desk::Desk;
 use crate::dns::cookie::{Cookies, Secret};
 use crate::dns::wire::{Policy, Responder};
 use crate::dns::{tcp, udp};
+use crate::grammar::reverse;
 use crate::health;
 use crate::http;
 use crate::name::{HostName, Name, ServiceName};
@@ -379,7 +380,13 @@ fn settings(config: &Config, bound: &Bound) -> Settings {
     };
     let consul = config.consul_domain.clone();
     let consul = consul.map(|apex| ConsulZone { apex, datacenter: config.datacenter.clone() });
-    Settings { apexes: config.domain.clone(), ttl: config.ttl, ns_addresses, consul }
+    Settings {
+        apexes: config.domain.clone(),
+        ttl: config.ttl,
+        ns_addresses,
+        consul,
+        reverse: config.reverse.clone(),
+    }
 }
 
 /// Reads every `*.zone` file of the directory; its name is the zone's. `<apex>.zone` of a live zone is its
@@ -399,6 +406,11 @@ fn read_zones(directory: &Path, config: &Config) -> Result<(Zones, HashMap<Servi
             .with_context(|| format!("{file}: the file's name is the zone's, and `{stem}` is no name"))?;
         if config.consul_domain.as_ref().is_some_and(|domain| *domain.name() == apex) {
             bail!("{file}: {apex} is the `consul-domain`, whose names are the registry's alone");
+        }
+        if reverse::read(&apex)
+            .is_some_and(|(prefix, all)| all && prefix.zone(&config.reverse) == Some(prefix))
+        {
+            bail!("{file}: {apex} is a zone of `reverse`, whose names are the registry's alone");
         }
         let tree = config.domain.iter().any(|domain| *domain.name() == apex);
         let kind = if tree { Kind::Tree } else { Kind::Primary };

@@ -18,11 +18,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
+use ipnet::IpNet;
 
 pub use self::directory::Directory;
 use self::keys::{Keys, add_key, count, remove_key};
 pub use self::spans::Spans;
 use crate::check::{Check, worst};
+use crate::grammar::reverse::Prefix;
 use crate::instance::{Health, Host, Instance, Key, Lease, Location, ServiceSettings};
 use crate::name::{Apex, Datacenter, HostName, InstanceId, Label, Name, ServiceName, Tag};
 use crate::protocol::Filter;
@@ -50,6 +52,8 @@ pub struct Settings {
     pub ns_addresses: Vec<IpAddr>,
     /// Where the same registry is served under names as Consul spells them.
     pub consul: Option<ConsulZone>,
+    /// The networks whose addresses have names.
+    pub reverse: Vec<IpNet>,
 }
 
 /// The alias zone: its names are read by `grammar::consul`.
@@ -65,6 +69,8 @@ pub struct View {
     services: papaya::HashMap<ServiceName, Arc<ServiceView>>,
     ids: papaya::HashMap<InstanceId, Keys>,
     addresses: papaya::HashMap<IpAddr, Keys>,
+    /// How many addresses with a name are below a prefix: whether the prefix has a name.
+    above_addresses: papaya::HashMap<Prefix, usize>,
     /// The instances on each host.
     on_host: papaya::HashMap<HostName, Keys>,
     /// What was said of hosts themselves.
@@ -288,6 +294,7 @@ impl View {
             services: papaya::HashMap::new(),
             ids: papaya::HashMap::new(),
             addresses: papaya::HashMap::new(),
+            above_addresses: papaya::HashMap::new(),
             on_host: papaya::HashMap::new(),
             hosts: papaya::HashMap::new(),
             extinct: papaya::HashMap::new(),
@@ -466,6 +473,15 @@ impl View {
         }
     }
 
+    /// Counts the prefixes above an address that has a name, with its first instance and its last.
+    fn count_above_address(&self, address: IpAddr, more: bool) {
+        if self.settings.reverse.iter().any(|network| network.contains(&address)) {
+            for prefix in Prefix::above(address) {
+                count(&self.above_addresses, prefix, more);
+            }
+        }
+    }
+
     fn index_instance(&self, before: Option<&Arc<Instance>>, after: Option<&Arc<Instance>>, revision: u64) {
         let addresses = |instance: Option<&Arc<Instance>>| {
             instance.map(|instance| instance.addresses().to_vec()).unwrap_or_default()
@@ -473,10 +489,14 @@ impl View {
         let (old, new) = (addresses(before), addresses(after));
         let Some(key) = after.or(before).map(|instance| &instance.key) else { return };
         for address in new.iter().filter(|address| !old.contains(address)) {
-            add_key(&self.addresses, *address, key);
+            if add_key(&self.addresses, *address, key) {
+                self.count_above_address(*address, true);
+            }
         }
         for address in old.iter().filter(|address| !new.contains(address)) {
-            remove_key(&self.addresses, address, key);
+            if remove_key(&self.addresses, address, key) {
+                self.count_above_address(*address, false);
+            }
         }
         match (before, after) {
             (None, Some(_)) => {
@@ -642,6 +662,11 @@ impl View {
     /// The revisions of what spans services.
     pub fn spans(&self) -> &Spans {
         &self.spans
+    }
+
+    /// True where some instance has an address in the networks with names that begins so.
+    pub fn has_address_below(&self, prefix: &Prefix) -> bool {
+        self.above_addresses.pin().contains_key(prefix)
     }
 
     /// Every instance at this address.

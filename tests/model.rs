@@ -129,6 +129,7 @@ impl System {
             ttl: 5,
             ns_addresses: vec![Ipv4Addr::LOCALHOST.into()],
             consul: None,
+            reverse: Vec::new(),
         };
         let view = View::new(settings, Zones::default());
         view.set_ready();

@@ -5,6 +5,7 @@
 //!
 //! ```text
 //! apex NAME…  zone NAME … end           before the first command: what is served
+//! reverse NETWORK…                      the networks whose addresses have names
 //! consul NAME DATACENTER                the alias zone, where there is one
 //! > register SERVICE ID ADDR:PORT|PORT  [lease L] [tag T]… [meta K=V]… [protocol P] [weight N] [priority N]
 //!                                       [host H] [target NAME] [also ADDR]… [port-name N=PORT[/udp]]… [check ID[=STATUS]]…
@@ -143,7 +144,11 @@ impl Stage {
             apex: Apex::parse(apex).unwrap(),
             datacenter: Datacenter::parse(datacenter).unwrap(),
         });
-        let settings = Settings { apexes, ttl: 5, ns_addresses: vec![IpAddr::from([127, 0, 0, 1])], consul };
+        let reverse = header.iter().filter_map(|line| line.strip_prefix("reverse "));
+        let reverse =
+            reverse.flat_map(str::split_whitespace).map(|network| network.parse().unwrap()).collect();
+        let settings =
+            Settings { apexes, ttl: 5, ns_addresses: vec![IpAddr::from([127, 0, 0, 1])], consul, reverse };
         let view = View::new(settings, zones);
         view.set_ready();
         let mut registry = Registry::new(100, FORGET_AFTER);

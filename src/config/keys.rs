@@ -103,6 +103,12 @@ pub const KEYS: &[Key] = &[
         "ADDR",
         "The address of this server in the zone's own records [default: the first one bound]",
     ),
+    key(
+        "reverse",
+        Any,
+        "NETWORK",
+        "Answer PTR for addresses in this network, such as 10.0.0.0/8 [default: none]",
+    ),
     key("ttl", One, "SECONDS", "Seconds that a resolver may keep an answer, 0 to 300 [default: 5]"),
     key(
         "known-for",

@@ -108,6 +108,7 @@ fn every_key_can_be_said_everywhere() {
         ("nsid", "ns1.example.com"),
         ("probe-allow", "10.0.0.0/8"),
         ("probe-commands", "true"),
+        ("reverse", "10.0.0.0/8"),
         ("services", directory),
         ("socket", "/run/x.sock"),
         ("store", "embedded"),
@@ -227,6 +228,8 @@ fn rules_say_what_to_write() {
         ("probe-allow", "10.0.0.0/33", "such as 10.0.0.0/8"),
         ("probe-allow", "10.0.0.7/8", "such as 10.0.0.0/8"),
         ("probe-commands", "yes", "true or false"),
+        ("reverse", "10.0.0.7/8", "such as 10.0.0.0/8"),
+        ("reverse", "0.0.10.in-addr.arpa", "such as 10.0.0.0/8"),
     ] {
         let error = flag_error(key, text);
         assert!(error.starts_with(&format!("--{key} ")) && error.contains(rule), "{error}");

@@ -132,6 +132,10 @@ impl Live {
                 apex: Apex::parse("consul").unwrap(),
                 datacenter: Datacenter::parse("dc1").unwrap(),
             }),
+            // The whole of 10.0.0.0/8 would be one zone; the second ends between two labels' boundaries.
+            reverse: ["10.0.0.0/16", "10.6.0.0/22", "2001:db8::/32"]
+                .map(|network| network.parse().unwrap())
+                .to_vec(),
         };
         let view = Arc::new(View::new(settings, zones));
         Self { registry: Registry::new(INSTANCES_MAX, FORGET_AFTER), view, now: Now::default() }
