@@ -53,6 +53,12 @@ pub struct Asked<'a> {
 pub enum Over {
     Udp,
     Tcp,
+    /// RFC 7858.
+    Tls,
+    /// RFC 8484.
+    Https,
+    /// RFC 9250.
+    Quic,
 }
 
 impl Over {
@@ -65,12 +71,13 @@ impl Over {
     pub fn is_encrypted(self) -> bool {
         match self {
             Self::Udp | Self::Tcp => false,
+            Self::Tls | Self::Https | Self::Quic => true,
         }
     }
 
     /// Its connections end after some time without a message, and the client may be told (RFC 7828).
     pub fn tells_idle_time(self) -> bool {
-        matches!(self, Self::Tcp)
+        matches!(self, Self::Tcp | Self::Tls)
     }
 }
 

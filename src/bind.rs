@@ -32,14 +32,17 @@ pub struct Handed {
     pub unix: Option<UnixListener>,
     /// TCP listeners that belong to no UDP socket: registration.
     pub listen: Vec<TcpListener>,
-    /// Those that are called `http` (systemd's FileDescriptorName).
+    /// Those that are called `http` (systemd's FileDescriptorName), `dot`, `doh` and `doq`.
     pub http: Vec<TcpListener>,
+    pub dot: Vec<TcpListener>,
+    pub doh: Vec<TcpListener>,
+    pub doq: Vec<UdpSocket>,
 }
 
 /// Takes the sockets that were handed over; `None` where there are none.
 ///
-/// A UDP socket and a TCP listener on one address are DNS; a TCP listener that is called `http` is that; any other one and
-/// the Unix one take registrations.
+/// A UDP socket and a TCP listener on one address are DNS; a TCP listener that is called `http`, `dot` or `doh`, and a UDP
+/// socket that is called `doq`, is that; any other listener and the Unix one take registrations.
 ///
 /// # Errors
 ///
@@ -60,11 +63,17 @@ pub fn handed() -> Result<Option<Handed>> {
                 bail!("LISTEN_FDS hands over two Unix sockets; one takes registrations");
             }
         } else if let Ok(Some(udp)) = descriptors.take_udp_socket(at) {
-            datagrams.push(udp);
+            if names.get(at) == Some(&"doq") { &mut handed.doq } else { &mut datagrams }.push(udp);
         } else if let Ok(Some(tcp)) = descriptors.take_tcp_listener(at)
             && listens(&tcp)
         {
-            if names.get(at) == Some(&"http") { &mut handed.http } else { &mut streams }.push(tcp);
+            match names.get(at) {
+                Some(&"http") => &mut handed.http,
+                Some(&"dot") => &mut handed.dot,
+                Some(&"doh") => &mut handed.doh,
+                _ => &mut streams,
+            }
+            .push(tcp);
         } else {
             bail!(
                 "LISTEN_FDS hands over descriptor {}, which is no UDP socket and no TCP or Unix stream socket that listens",
@@ -82,8 +91,11 @@ pub fn handed() -> Result<Option<Handed>> {
         tcp.set_nonblocking(true)?;
         handed.dns.push(Dns { address, udp, tcp });
     }
-    for tcp in streams.iter().chain(&handed.http) {
+    for tcp in streams.iter().chain(&handed.http).chain(&handed.dot).chain(&handed.doh) {
         tcp.set_nonblocking(true)?;
+    }
+    for udp in &handed.doq {
+        udp.set_nonblocking(true)?;
     }
     if let Some(unix) = &handed.unix {
         unix.set_nonblocking(true)?;
@@ -146,10 +158,28 @@ pub fn http(address: SocketAddr) -> Result<TcpListener> {
     tcp(address).with_context(|| refused("HTTP", "tcp", address))
 }
 
+/// Binds a socket of DNS over TLS.
+pub fn dot(address: SocketAddr) -> Result<TcpListener> {
+    tcp(address).with_context(|| refused("DNS over TLS", "tcp", address))
+}
+
+/// Binds a socket of DNS over HTTPS.
+pub fn doh(address: SocketAddr) -> Result<TcpListener> {
+    tcp(address).with_context(|| refused("DNS over HTTPS", "tcp", address))
+}
+
+/// Binds a socket of DNS over QUIC.
+pub fn doq(address: SocketAddr) -> Result<UdpSocket> {
+    udp(address).with_context(|| refused("DNS over QUIC", "udp", address))
+}
+
 /// `binding the DNS socket on 127.0.0.1:53 (udp)`, with who holds it and what to do.
 fn refused(what: &str, protocol: &str, address: SocketAddr) -> String {
     let flag = match what {
         "DNS" => "--dns",
+        "DNS over TLS" => "--dot",
+        "DNS over HTTPS" => "--doh",
+        "DNS over QUIC" => "--doq",
         "HTTP" => "--http",
         _ => "--listen",
     };

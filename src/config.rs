@@ -65,6 +65,12 @@ pub struct Config {
     pub dns: Vec<SocketAddr>,
     /// Nobody chose `dns`: the IPv6 one may then be missing on a machine without IPv6.
     pub dns_is_default: bool,
+    /// Where DNS is answered over TLS, HTTPS and QUIC.
+    pub dot: Vec<SocketAddr>,
+    pub doh: Vec<SocketAddr>,
+    pub doq: Vec<SocketAddr>,
+    /// The certificate of these; there is one wherever one of these is not empty.
+    pub certificate: Option<CertificateChoice>,
     /// The registration socket.
     pub socket: PathBuf,
     /// Where else registrations are taken, over TCP.
@@ -123,6 +129,15 @@ pub enum StoreChoice {
     Embedded,
     /// Nowhere: a restart starts empty.
     Memory,
+}
+
+/// Whose certificate encrypted listeners show.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CertificateChoice {
+    /// Files in PEM form.
+    Files { certificate: PathBuf, key: PathBuf },
+    /// One that is made at the start, and that nobody has reason to trust.
+    SelfSigned,
 }
 
 /// What the defaults depend on.
@@ -239,6 +254,10 @@ impl Given {
                 .list("dns", address)?
                 .unwrap_or_else(|| loopback.map(|address| SocketAddr::new(address, DNS_PORT)).to_vec()),
             dns_is_default: !self.0.contains_key("dns"),
+            dot: self.list("dot", address)?.unwrap_or_default(),
+            doh: self.list("doh", address)?.unwrap_or_default(),
+            doq: self.list("doq", address)?.unwrap_or_default(),
+            certificate: self.certificate()?,
             socket: match self.one("socket", socket)? {
                 Some(path) => path,
                 None => around.socket().ok_or_else(|| {
@@ -279,6 +298,7 @@ impl Given {
             probe_commands: self.one("probe-commands", flag)?.unwrap_or(false),
         };
         self.authenticated(&config)?;
+        self.certified(&config)?;
         self.one_grammar_a_name(&config)?;
         if let Some(beyond) = config.reverse.get(REVERSE_MAX) {
             bail!(
@@ -287,6 +307,45 @@ impl Given {
             );
         }
         Ok(config)
+    }
+
+    /// Two files, or one made here, and not both: which of them is shown would be a guess.
+    fn certificate(&self) -> anyhow::Result<Option<CertificateChoice>> {
+        let made = self.one("tls-self-signed", flag)?.unwrap_or(false);
+        let (certificate, key) = (self.one("tls-certificate", path)?, self.one("tls-key", path)?);
+        let origin = |key: &str| &self.0[key][0].origin;
+        match (certificate, key, made) {
+            (None, None, false) => Ok(None),
+            (None, None, true) => Ok(Some(CertificateChoice::SelfSigned)),
+            (Some(certificate), Some(key), false) => Ok(Some(CertificateChoice::Files { certificate, key })),
+            (Some(_), None, _) => {
+                bail!("{} needs its key: name the file in PEM form with `tls-key`", origin("tls-certificate"))
+            }
+            (None, Some(_), _) => {
+                bail!(
+                    "{} needs its certificate: name the file in PEM form with `tls-certificate`",
+                    origin("tls-key")
+                )
+            }
+            (Some(_), Some(_), true) => {
+                bail!(
+                    "{} makes a certificate, and `tls-certificate` names one; leave one of them out",
+                    origin("tls-self-signed")
+                )
+            }
+        }
+    }
+
+    fn certified(&self, config: &Config) -> anyhow::Result<()> {
+        for (key, addresses) in [("dot", &config.dot), ("doh", &config.doh), ("doq", &config.doq)] {
+            if let (Some(first), None) = (addresses.first(), &config.certificate) {
+                bail!(
+                    "{} {first} needs a certificate: name its files with `tls-certificate` and `tls-key`, or set `tls-self-signed = true` (--tls-self-signed) for a first try",
+                    self.0[key][0].origin
+                );
+            }
+        }
+        Ok(())
     }
 
     /// `web.service.consul` means one thing: the two grammars have no name in common.

@@ -4,6 +4,11 @@
 //! connection that has been quiet for longest is closed. One that holds a lease has nothing to say and is
 //! alive by being open: it goes only where every connection holds one. Running out of descriptors is met the same
 //! way, and never with a loop that spins.
+//!
+//! [`Streams`] is what DNS connections of every kind share: their number, and the turns in which they are worked on.
+//! [`tls`] is what lies between some of them and their messages.
+
+pub mod tls;
 
 use std::collections::HashMap;
 use std::io;
@@ -12,7 +17,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::registry::Author;
 
@@ -108,6 +116,76 @@ fn close_quietest(open: &mut HashMap<u64, Arc<Life>>) {
     let quietest = open.iter().min_by_key(|(_, life)| worth(life)).map(|(number, _)| *number);
     if let Some(life) = quietest.and_then(|number| open.remove(&number)) {
         life.close.cancel();
+    }
+}
+
+/// What DNS connections share, whatever carries them.
+#[derive(Debug)]
+pub struct Streams {
+    pub connections: Arc<Connections>,
+    pub turns: Turns,
+}
+
+impl Streams {
+    /// `most` connections of all kinds together.
+    pub fn new(most: usize) -> Arc<Self> {
+        Arc::new(Self { connections: Connections::new(most), turns: Turns::default() })
+    }
+
+    /// Accepts until `stop`, a task for each connection, and then waits for all of them to end.
+    ///
+    /// # Errors
+    ///
+    /// The listener itself is broken.
+    pub async fn accept<F>(
+        &self,
+        listener: TcpListener,
+        stop: CancellationToken,
+        mut serve: impl FnMut(TcpStream, Place) -> F,
+    ) -> io::Result<()>
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let tasks = TaskTracker::new();
+        loop {
+            // Both arms are cancel-safe.
+            let accepted = tokio::select! {
+                () = stop.cancelled() => break,
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, _)) => {
+                    let place = self.connections.enter(&stop);
+                    tasks.spawn(serve(stream, place));
+                }
+                Err(error) => self.connections.after_error(error).await?,
+            }
+        }
+        tasks.close();
+        tasks.wait().await;
+        Ok(())
+    }
+}
+
+/// Who works at the moment, of the connections that have something to work on.
+///
+/// A message or a handshake is one turn, and turns are had in order: a thousand connections that ask without end are
+/// each one message ahead of a new one, and no more. There is a turn less at once than there are processors, so that one is
+/// always left for what is no connection: UDP.
+#[derive(Debug)]
+pub struct Turns(Semaphore);
+
+impl Default for Turns {
+    fn default() -> Self {
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        Self(Semaphore::new(processors.saturating_sub(1).max(1)))
+    }
+}
+
+impl Turns {
+    /// Waits for a turn, which lasts until what is returned is dropped: not across a wait for anybody.
+    pub async fn take(&self) -> Option<SemaphorePermit<'_>> {
+        self.0.acquire().await.ok() // it is never closed
     }
 }
 

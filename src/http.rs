@@ -11,6 +11,7 @@
 
 mod consul;
 mod discovery;
+pub mod doh;
 mod events;
 mod metrics;
 mod query;
@@ -42,6 +43,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::reply::Failure;
+use crate::connections::tls::{Handshakes, Identity};
 use crate::connections::{Connections, Handed, Octets, Place};
 use crate::counters::Probes;
 use crate::desk::Desk;
@@ -86,6 +88,12 @@ pub struct Office {
     pub connections: Arc<Connections>,
     /// What probes did.
     pub probes: Arc<Probes>,
+    /// Connections of DNS over TCP, TLS and HTTPS, and those over QUIC.
+    pub dns_streams: Arc<Connections>,
+    pub dns_quic: Arc<Connections>,
+    /// The certificate of DNS, where there is one, and what became of handshakes over TCP.
+    pub identity: Option<Arc<Identity>>,
+    pub handshakes: Arc<Handshakes>,
 }
 
 /// Who asks.

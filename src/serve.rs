@@ -5,8 +5,11 @@
 //! its queue; DNS answers on through the grace period; the sockets close. A task that ends early ends
 //! the server, loudly: a process that lives with a dead DNS loop is worse than one that is restarted.
 
+mod encrypted;
+
 use std::collections::HashMap;
 use std::io::Write;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +24,7 @@ use crate::balance::Draws;
 use crate::bind;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::connections::Connections;
+use crate::connections::{Connections, Streams};
 use crate::counters::Probes;
 use crate::definitions::Definitions;
 use crate::desk::Desk;
@@ -54,6 +57,7 @@ pub async fn run(config: Config) -> Result<()> {
     let mut signals = Signals::new()?;
     raise_descriptor_limit();
     let clock = Clock::start();
+    let identity = encrypted::identity(&config)?;
     let mut bound = Bound::new(&config)?;
     let (zones, taken) = match &config.zones {
         Some(directory) => read_zones(directory, &config)?,
@@ -68,12 +72,15 @@ pub async fn run(config: Config) -> Result<()> {
         seeds: Draws::new(random()?),
         tasks: Tasks::default(),
         lines: Vec::new(),
+        streams: Streams::new(tcp::CONNECTIONS_MAX),
+        encrypted: encrypted::Encrypted::new(identity),
         stop_dns: CancellationToken::new(),
         stop_registrations: CancellationToken::new(),
     };
     let begin = CancellationToken::new();
-    let loopback_only = bound.dns.iter().all(|dns| dns.address.ip().is_loopback());
-    server.answer_dns(&config, std::mem::take(&mut bound.dns), &begin)?;
+    let loopback_only = bound.dns_addresses().iter().all(|address| address.ip().is_loopback());
+    let responder = server.answer_dns(&config, std::mem::take(&mut bound.dns), &begin)?;
+    server.answer_encrypted(&mut bound, &responder, &begin)?;
 
     // DNS answers SERVFAIL until the registry is loaded: at once, or where the sockets were handed over after
     // a moment, for what waits in them was asked of the server before us and shall not hear of the change.
@@ -147,6 +154,9 @@ struct Server {
     tasks: Tasks,
     /// What is bound, one line each.
     lines: Vec<String>,
+    /// Connections of DNS.
+    streams: Arc<Streams>,
+    encrypted: encrypted::Encrypted,
     stop_dns: CancellationToken,
     stop_registrations: CancellationToken,
 }
@@ -158,7 +168,7 @@ impl Server {
         config: &Config,
         bound: Vec<bind::Dns>,
         begin: &CancellationToken,
-    ) -> Result<()> {
+    ) -> Result<Arc<Responder>> {
         let policy = Policy {
             udp_octets_loopback: config.udp_octets_loopback.into(),
             nsid: config.nsid.as_deref().map(Into::into),
@@ -173,10 +183,11 @@ impl Server {
             self.tasks.spawn("dns udp", behind(begin.clone(), answering));
             let listener = tokio::net::TcpListener::from_std(dns.tcp)?;
             let (seed, stop) = (self.seeds.next_u64(), self.stop_dns.clone());
-            let answering = tcp::run(listener, responder.clone(), seed, stop);
+            let (layer, streams) = (tcp::Layer::Plain, self.streams.clone());
+            let answering = tcp::run(listener, layer, responder.clone(), streams, seed, stop);
             self.tasks.spawn("dns tcp", behind(begin.clone(), answering));
         }
-        Ok(())
+        Ok(responder)
     }
 
     /// Every way in, and the probes. The writer ends when the last of these has, so nothing else keeps the desk.
@@ -213,6 +224,10 @@ impl Server {
             underscore_is_hyphen: config.underscore_is_hyphen,
             connections: Connections::new(http::CONNECTIONS_MAX),
             probes,
+            dns_streams: self.streams.connections.clone(),
+            dns_quic: self.encrypted.quic.clone(),
+            identity: self.encrypted.identity.clone(),
+            handshakes: self.encrypted.handshakes.clone(),
         });
         let handed = http::run(http::Source::Handed(handed), office.clone(), stop.clone());
         self.tasks.spawn("http over the registration socket", handed);
@@ -235,6 +250,7 @@ impl Server {
 
 /// Says what `run` would find wrong with the files that the configuration names, without serving.
 pub fn check(config: &Config) -> Result<()> {
+    encrypted::identity(config)?;
     match &config.zones {
         Some(directory) => read_zones(directory, config).map(|_| ()),
         None => Ok(()),
@@ -297,6 +313,9 @@ struct Bound {
     unix_file: Option<bind::UnixFile>,
     listen: Vec<std::net::TcpListener>,
     http: Vec<std::net::TcpListener>,
+    dot: Vec<std::net::TcpListener>,
+    doh: Vec<std::net::TcpListener>,
+    doq: Vec<std::net::UdpSocket>,
 }
 
 impl Bound {
@@ -311,16 +330,19 @@ impl Bound {
             Some(unix) => (unix, None),
             None => bind::unix(&config.socket).map(|(unix, file)| (unix, Some(file)))?,
         };
-        let mut listen = handed.listen;
-        if listen.is_empty() {
-            listen =
-                config.listen.iter().map(|address| bind::registration(*address)).collect::<Result<_>>()?;
-        }
-        let mut http = handed.http;
-        if http.is_empty() {
-            http = config.http.iter().map(|address| bind::http(*address)).collect::<Result<_>>()?;
-        }
-        Ok(Self { dns, dns_handed, unix, unix_file, listen, http })
+        let listen = handed_or(handed.listen, &config.listen, bind::registration)?;
+        let http = handed_or(handed.http, &config.http, bind::http)?;
+        let dot = handed_or(handed.dot, &config.dot, bind::dot)?;
+        let doh = handed_or(handed.doh, &config.doh, bind::doh)?;
+        let doq = handed_or(handed.doq, &config.doq, bind::doq)?;
+        Ok(Self { dns, dns_handed, unix, unix_file, listen, http, dot, doh, doq })
+    }
+
+    /// Where DNS is answered, over whatever.
+    fn dns_addresses(&self) -> Vec<SocketAddr> {
+        let plain = self.dns.iter().map(|dns| dns.address);
+        let streams = self.dot.iter().chain(&self.doh).filter_map(|listener| listener.local_addr().ok());
+        plain.chain(streams).chain(self.doq.iter().filter_map(|socket| socket.local_addr().ok())).collect()
     }
 
     fn dns(config: &Config) -> Result<Vec<bind::Dns>> {
@@ -363,6 +385,18 @@ impl Bound {
             Some(path) => path.display().to_string(),
             None => "(unnamed)".to_owned(),
         }
+    }
+}
+
+/// The sockets that were handed over, or those of the configuration where there are none.
+fn handed_or<S>(
+    handed: Vec<S>,
+    addresses: &[SocketAddr],
+    bind: impl Fn(SocketAddr) -> Result<S>,
+) -> Result<Vec<S>> {
+    match handed.is_empty() {
+        true => addresses.iter().map(|address| bind(*address)).collect(),
+        false => Ok(handed),
     }
 }
 

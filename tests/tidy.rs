@@ -56,6 +56,7 @@ const ROOMS: &[(&str, Room)] = &[
     ("zone_file.rs", Core),
     ("clock.rs", Ground),
     ("connections.rs", Ground),
+    ("connections/", Ground),
     ("counters.rs", Ground),
     ("desk.rs", State),
     ("journal.rs", State),
@@ -78,6 +79,7 @@ const ROOMS: &[(&str, Room)] = &[
     ("lib.rs", Wiring),
     ("main.rs", Wiring),
     ("serve.rs", Wiring),
+    ("serve/", Wiring),
 ];
 
 /// The one state module that edges may name: they hand it commands and await its answer.
@@ -99,11 +101,13 @@ const ONLY_IN: &[(&str, &[&str], &str)] = &[
     ),
     ("redb", &["store/embedded.rs"], "the disk has one form, and one file that knows it"),
     ("etcd_client", &["store/etcd.rs"], "a cluster is only another source of changes"),
+    ("quinn", &["dns/quic.rs", "serve/encrypted.rs"], "QUIC carries DNS and nothing else of ours"),
+    ("rcgen", &["connections/tls.rs"], "a certificate of our own making is for a first try"),
     ("clap", &["cli/"], "what was typed becomes what is needed before anything else sees it"),
     ("axum", &["http.rs", "http/"], "the HTTP server is an edge"),
     (
         "anyhow",
-        &["bind.rs", "cli/", "client.rs", "config.rs", "config/", "main.rs", "serve.rs"],
+        &["bind.rs", "cli/", "client.rs", "config.rs", "config/", "main.rs", "serve.rs", "serve/"],
         "below the wiring an error says what the caller may still do",
     ),
     ("tokio::spawn", SPAWNERS, "a task that nobody owns dies unseen"),
@@ -122,8 +126,11 @@ const ONLY_IN: &[(&str, &[&str], &str)] = &[
 /// probes, `health/` what a probe waits for: the system's resolver, certificates on the disk, a program.
 const SPAWNERS: &[&str] = &[
     "serve.rs",
-    "dns/tcp.rs",
+    "serve/",
+    "connections.rs",
+    "dns/quic.rs",
     "http.rs",
+    "http/doh.rs",
     "socket.rs",
     "socket/stream.rs",
     "cli/",
@@ -923,7 +930,7 @@ fn planted_names_in_the_wrong_place_are_found() {
     assert_eq!(found("src/socket.rs", "use axum::Router; use anyhow::Result;"), 2);
     assert_eq!(found("src/dns/udp.rs", "tokio::spawn(async {});"), 1);
     assert_eq!(found("src/writer.rs", "tasks.spawn(async {}); task::spawn_blocking(f);"), 2);
-    assert_eq!(found("src/dns/tcp.rs", "connections.spawn(async {});"), 0);
+    assert_eq!(found("src/dns/quic.rs", "connections.spawn(async {});"), 0);
     assert_eq!(found("src/serve.rs", "mpsc::unbounded_channel(); std::thread::sleep(d);"), 2);
     assert_eq!(found("src/writer.rs", "let now = Instant::now();"), 1);
     assert_eq!(found("src/dns/udp.rs", "let now = Instant::now();"), 1);

@@ -1,8 +1,8 @@
 //! The wire, rule by rule: what has to come back for every kind of query, and that it does.
 //!
 //! The rules are rows of a text, `wire/rows.txt`, which needs no Rust to be read. Each row is asked of the
-//! acceptance function in-process, of our own UDP and TCP loops on real sockets, and of a stock hickory
-//! server that our handler is mounted in. Every reply is read twice, by a strict reader of the tests' own
+//! acceptance function in-process, of our own UDP and TCP loops on real sockets, of TLS, HTTPS and QUIC
+//! (`wire/encrypted.rs`), and of a stock hickory server that our handler is mounted in. Every reply is read twice, by a strict reader of the tests' own
 //! (`wire/judge.rs`) and by hickory-proto.
 //!
 //! Where the stock server differs, `stock.txt` says in what and why; a row that it begins to pass fails
@@ -16,7 +16,7 @@ use std::sync::Arc;
 use callsign::answer::Over;
 use callsign::dns::wire::{Arrival, Policy, accept};
 use callsign::view::View;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::timeout;
 
@@ -30,6 +30,8 @@ mod changes;
 mod cookies;
 #[path = "wire/datagram.rs"]
 mod datagram;
+#[path = "wire/encrypted.rs"]
+mod encrypted;
 #[path = "wire/fixture.rs"]
 mod fixture;
 #[path = "wire/fuzz.rs"]
@@ -42,6 +44,9 @@ mod query;
 mod sizes;
 #[path = "wire/stream.rs"]
 mod stream;
+#[allow(dead_code, reason = "other tests use the rest")]
+#[path = "harness/tls.rs"]
+mod tls;
 
 const ROWS: &str = include_str!("wire/rows.txt");
 const STOCK: &str = include_str!("stock.txt");
@@ -56,7 +61,7 @@ const RULES: &str = "A-01 A-02 A-04 A-05 A-06 A-07 A-08 A-09 A-10 A-11 A-12 A-13
     C-01 C-02 C-03 C-04 C-05 C-06 C-07 C-08 C-09 W-01 W-02 W-03 W-04 W-05 W-06 W-07 N-01 N-02 N-03 N-04 N-05 Z-01 Z-02 \
     E-01 E-02 E-03 E-04 E-05 E-06 E-07 E-08 E-09 E-10 E-11 E-12 E-13 E-14 E-15 E-16 E-17 E-18 E-19 E-20 E-21 \
     L-01 L-02 L-04 L-05 L-06 L-08 R-10 R-11 R-12 R-13 R-14 \
-    T-01 T-02 T-03 T-04 T-05 T-07 T-08 T-09 T-10 T-11 T-12 T-13 T-16 U-01 \
+    T-01 T-02 T-03 T-04 T-05 T-07 T-08 T-09 T-10 T-11 T-12 T-13 T-16 T-20 T-21 T-22 U-01 \
     SD-01 SD-02 SD-03 SD-04 SD-05 SD-06 SD-07 SD-08 SD-09 B-01 B-02 B-03 B-04 P-01 P-02 P-03 P-04 P-05 \
     K-01 K-02 K-03 K-04 K-05 K-06 \
     G-01 G-02 G-03 G-04 G-05 G-06 G-07 G-08 G-09 G-10 G-11 G-12 G-13";
@@ -70,6 +75,7 @@ fn every_rule_has_a_row_or_a_test() {
         include_str!("wire/changes.rs"),
         include_str!("wire/cookies.rs"),
         include_str!("wire/datagram.rs"),
+        include_str!("wire/encrypted.rs"),
         include_str!("wire/fuzz.rs"),
         include_str!("wire/judge.rs"),
         include_str!("wire/sizes.rs"),
@@ -218,6 +224,9 @@ fn transport(over: Over) -> &'static str {
     match over {
         Over::Udp => "udp",
         Over::Tcp => "tcp",
+        Over::Tls => "tls",
+        Over::Https => "https",
+        Over::Quic => "quic",
     }
 }
 
@@ -290,6 +299,7 @@ async fn ask(servers: &Servers, query: &[u8], over: Over) -> Outcome {
         match over {
             Over::Udp => ask_udp(servers.udp, query).await,
             Over::Tcp => ask_tcp(servers.tcp, query).await,
+            Over::Tls | Over::Https | Over::Quic => panic!("`encrypted` asks those"),
         }
     };
     timeout(DEADLINE, asked).await.expect("an outcome within the deadline")
@@ -312,7 +322,10 @@ async fn ask_udp(server: SocketAddr, query: &[u8]) -> Outcome {
 }
 
 async fn ask_tcp(server: SocketAddr, query: &[u8]) -> Outcome {
-    let mut connection = TcpStream::connect(server).await.unwrap();
+    ask_stream(TcpStream::connect(server).await.unwrap(), query).await
+}
+
+async fn ask_stream(mut connection: impl AsyncRead + AsyncWrite + Unpin, query: &[u8]) -> Outcome {
     let mut octets = Vec::new();
     for message in [query, &sentinel()] {
         octets.extend((message.len() as u16).to_be_bytes());

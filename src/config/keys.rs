@@ -44,6 +44,12 @@ pub const KEYS: &[Key] = &[
         "ADDR:PORT",
         "Where to answer DNS, over UDP and TCP [default: 127.0.0.1:5300 and [::1]:5300]",
     ),
+    key("dot", Any, "ADDR:PORT", "Answer DNS over TLS here as well, usually on port 853"),
+    key("doh", Any, "ADDR:PORT", "Answer DNS over HTTPS here as well, usually on port 443, at /dns-query"),
+    key("doq", Any, "ADDR:PORT", "Answer DNS over QUIC here as well, usually on port 853"),
+    key("tls-certificate", One, "FILE", "The certificate of all three, with its chain, in PEM form"),
+    key("tls-key", One, "FILE", "Its private key, in PEM form"),
+    key("tls-self-signed", Switch, "", "Make a certificate at the start instead, for a first try"),
     key(
         "socket",
         One,

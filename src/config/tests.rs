@@ -95,7 +95,10 @@ fn every_key_can_be_said_everywhere() {
         ("data", "/var/tmp/callsign"),
         ("datacenter", "dc2"),
         ("dns", "10.0.0.1:53"),
+        ("doh", "10.0.0.1:443"),
         ("domain", "example.com"),
+        ("doq", "10.0.0.1:853"),
+        ("dot", "10.0.0.1:853"),
         ("grace", "1s"),
         ("history-age", "1d"),
         ("history-changes", "7"),
@@ -112,6 +115,9 @@ fn every_key_can_be_said_everywhere() {
         ("services", directory),
         ("socket", "/run/x.sock"),
         ("store", "embedded"),
+        ("tls-certificate", "/etc/callsign/tls.pem"),
+        ("tls-key", "/etc/callsign/tls.key"),
+        ("tls-self-signed", "false"),
         ("ttl", "7"),
         ("udp-octets-loopback", "4096"),
         ("underscore", "hyphen"),
@@ -252,6 +258,32 @@ fn a_secret_is_in_no_complaint() {
     assert!(too_many.starts_with("--cookie-secret is one too many"), "{too_many}");
     for complaint in [too_many, flag_error("cookie-secret", &secrets[0][1..])] {
         assert!(!complaint.contains("973e"), "{complaint}");
+    }
+}
+
+#[test]
+fn encrypted_listeners_have_a_certificate() {
+    let read = |texts: &[(&'static str, &str)]| {
+        let flags = texts.iter().map(|(key, text)| Setting::flag(key, vec![(*text).to_owned()]));
+        Config::load(None, flags.collect(), &around(&[]))
+    };
+    for key in ["dot", "doh", "doq"] {
+        let error = read(&[(key, "127.0.0.1:8853")]).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("--{key} 127.0.0.1:8853 needs a certificate")), "{error}");
+        assert!(error.contains("--tls-self-signed"), "{error}");
+        let made = read(&[(key, "127.0.0.1:8853"), ("tls-self-signed", "true")]).unwrap();
+        assert_eq!(made.certificate, Some(CertificateChoice::SelfSigned));
+    }
+    let files = [("dot", "127.0.0.1:8853"), ("tls-certificate", "/c"), ("tls-key", "/k")];
+    let named = CertificateChoice::Files { certificate: "/c".into(), key: "/k".into() };
+    assert_eq!(read(&files).unwrap().certificate, Some(named));
+    for (texts, rule) in [
+        (&files[..2], "--tls-certificate needs its key"),
+        (&[files[0], files[2]], "--tls-key needs its certificate"),
+        (&[&files[..], &[("tls-self-signed", "true")]].concat(), "leave one of them out"),
+    ] {
+        let error = read(texts).unwrap_err().to_string();
+        assert!(error.contains(rule), "{error}");
     }
 }
 

@@ -98,6 +98,11 @@ impl<'a> Edns<'a> {
         Ok(options)
     }
 
+    /// True where this option is among them.
+    pub fn has(&self, code: u16) -> bool {
+        split(self.data.unwrap_or_default()).flatten().any(|(known, _)| known == code)
+    }
+
     /// Gives every option in `message`, a copy of the one that was read, the code of one that nobody knows: the
     /// decoder behind us refuses a client subnet of family 0, which is `dig +subnet=0`.
     pub fn hide(&self, message: &mut [u8]) {

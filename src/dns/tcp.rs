@@ -1,23 +1,28 @@
-//! DNS over TCP (RFC 7766): pipelined queries, whole replies, nothing that one client can hold for ever.
+//! DNS over TCP (RFC 7766) and, by the same loop, over TLS (RFC 7858): pipelined queries, whole replies, nothing that one
+//! client can hold for ever.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::answer::Over;
 use crate::balance::Draws;
-use crate::connections::{Connections, Place};
+use crate::connections::tls::Acceptor;
+use crate::connections::{Place, Streams};
 use crate::dns::encode::HEADER_OCTETS;
 use crate::dns::wire::{Arrival, Responder};
 
-/// Connections at once; the quietest goes when one more comes.
-pub const CONNECTIONS_MAX: usize = 4096;
+/// Connections at once, of DNS over TCP, TLS and HTTPS together; the quietest goes when one more comes.
+///
+/// Ten thousand idle clients and those that an attack adds find a place, and there is one left for who asks.
+pub const CONNECTIONS_MAX: usize = 12_000;
 /// How long a connection may be idle between messages ("a few seconds", RFC 7766 section 6.2.3).
 pub const IDLE_MAX: Duration = Duration::from_secs(10);
 /// How long one message may take from its first octet to its last: a slow client is not a dripping one.
@@ -30,47 +35,81 @@ const LINGER: Duration = Duration::from_secs(1);
 const LAST_MESSAGES_MAX: usize = 64;
 /// Octets of a connection's read buffer: many queries at once, little for ten thousand idle clients.
 const READ_BUFFER_OCTETS: usize = 2048;
+/// Octets that the kernel keeps of a connection, in and out: some hundred queries, and the largest reply. It would let both
+/// grow to megabytes, which a client that asks and does not read would have of us.
+const KERNEL_OCTETS: usize = 64 * 1024;
+
+/// What lies between a connection and its messages.
+#[derive(Clone, Debug)]
+pub enum Layer {
+    Plain,
+    Tls(Arc<Acceptor>),
+}
 
 /// Accepts until `stop`, then lets every connection finish the message it is at.
+///
+/// # Errors
+///
+/// The listener itself is broken.
 pub async fn run(
     listener: TcpListener,
+    layer: Layer,
     responder: Arc<Responder>,
+    streams: Arc<Streams>,
     seed: u64,
     stop: CancellationToken,
 ) -> io::Result<()> {
-    let connections = Connections::new(CONNECTIONS_MAX);
-    let tasks = TaskTracker::new();
+    // What is accepted inherits them.
+    SockRef::from(&listener).set_recv_buffer_size(KERNEL_OCTETS)?;
+    SockRef::from(&listener).set_send_buffer_size(KERNEL_OCTETS)?;
     let mut seeds = Draws::new(seed);
-    loop {
-        // Both arms are cancel-safe.
-        let accepted = tokio::select! {
-            () = stop.cancelled() => break,
-            accepted = listener.accept() => accepted,
-        };
-        match accepted {
-            Ok((stream, _)) => {
-                let place = connections.enter(&stop);
-                tasks.spawn(connection(stream, responder.clone(), seeds.next_u64(), place));
-            }
-            Err(error) => connections.after_error(error).await?,
-        }
-    }
-    tasks.close();
-    tasks.wait().await;
-    Ok(())
+    let serve = |stream, place| {
+        let (layer, streams, responder) = (layer.clone(), streams.clone(), responder.clone());
+        connection(stream, layer, Service { responder, streams, place, draws: Draws::new(seeds.next_u64()) })
+    };
+    streams.accept(listener, stop, serve).await
 }
 
-async fn connection(stream: TcpStream, responder: Arc<Responder>, seed: u64, place: Place) {
-    if let Err(error) = serve(stream, &responder, seed, &place).await {
-        tracing::debug!(%error, "DNS over TCP");
+/// What one connection is served with.
+struct Service {
+    responder: Arc<Responder>,
+    streams: Arc<Streams>,
+    place: Place,
+    draws: Draws,
+}
+
+async fn connection(stream: TcpStream, layer: Layer, service: Service) {
+    let ended = match layer {
+        Layer::Plain => plain(stream, service).await,
+        Layer::Tls(acceptor) => over_tls(stream, &acceptor, service).await,
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "DNS over a stream");
     }
 }
 
-async fn serve(stream: TcpStream, responder: &Responder, seed: u64, place: &Place) -> io::Result<()> {
+async fn plain(stream: TcpStream, service: Service) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let client = stream.peer_addr()?;
-    let mut draws = Draws::new(seed);
-    let (reader, mut writer) = stream.into_split();
+    let (reader, writer) = stream.into_split();
+    serve(reader, writer, client, Over::Tcp, service).await
+}
+
+async fn over_tls(stream: TcpStream, acceptor: &Acceptor, service: Service) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let client = stream.peer_addr()?;
+    let (reader, writer) = tokio::io::split(acceptor.accept(stream, &service.place).await?);
+    serve(reader, writer, client, Over::Tls, service).await
+}
+
+async fn serve(
+    reader: impl AsyncRead + Unpin,
+    mut writer: impl AsyncWrite + Unpin,
+    client: SocketAddr,
+    over: Over,
+    service: Service,
+) -> io::Result<()> {
+    let Service { responder, streams, place, mut draws } = service;
     let mut reader = BufReader::with_capacity(READ_BUFFER_OCTETS, reader);
     let mut message = Vec::new();
     let mut last_messages = LAST_MESSAGES_MAX;
@@ -86,15 +125,23 @@ async fn serve(stream: TcpStream, responder: &Responder, seed: u64, place: &Plac
             break;
         }
         place.touch();
-        let arrival = Arrival { client, over: Over::Tcp, draw: draws.next_u64() };
-        let Some(reply) = responder.accept(&arrival, &message) else { continue };
+        let arrival = Arrival { client, over, draw: draws.next_u64() };
+        let reply = {
+            let _turn = streams.turns.take().await;
+            responder.accept(&arrival, &message)
+        };
+        let Some(reply) = reply else { continue };
         // Length and message in one write (RFC 7766 section 8).
         let mut framed = Vec::with_capacity(2 + reply.len());
         framed.extend_from_slice(&(reply.len() as u16).to_be_bytes());
         framed.extend_from_slice(&reply);
-        timeout(WRITE_TIME_MAX, writer.write_all(&framed)).await??;
+        let sent = async {
+            writer.write_all(&framed).await?;
+            writer.flush().await // what TLS has encrypted may still be on our side
+        };
+        timeout(WRITE_TIME_MAX, sent).await??;
     }
-    writer.shutdown().await?;
+    timeout(WRITE_TIME_MAX, writer.shutdown()).await??;
     let linger = async {
         let mut rest = [0; 512];
         while reader.read(&mut rest).await.is_ok_and(|octets| octets > 0) {}

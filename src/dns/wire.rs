@@ -194,6 +194,36 @@ fn identity(policy: &Policy, question: &Question) -> Option<Answer> {
     Some(Answer { authoritative: true, answer: vec![record], ..Answer::default() })
 }
 
+/// Seconds for which a cache of HTTP may keep `reply`: the smallest TTL of its answer, and of the SOA of a negative one,
+/// whose TTL is at most its minimum here (RFC 8484 section 5.1); none for what has neither.
+pub fn fresh_s(reply: &[u8]) -> u32 {
+    let ttls = || {
+        let [_, _, questions, answers, authorities, _] = numbers(reply.first_chunk()?);
+        let mut at = HEADER_OCTETS;
+        for _ in 0..questions {
+            at = skip_name(reply, at)? + 4;
+        }
+        let mut least: Option<u32> = None;
+        for number in 0..u32::from(answers) + u32::from(authorities) {
+            at = skip_name(reply, at)?;
+            let [kind, kind_low, _, _, ttl @ .., length, length_low] =
+                *reply.get(at..)?.first_chunk::<10>()?;
+            if number < u32::from(answers) || Type(u16::from_be_bytes([kind, kind_low])) == Type::SOA {
+                let ttl = u32::from_be_bytes(ttl);
+                least = Some(least.map_or(ttl, |least| least.min(ttl)));
+            }
+            at += 10 + usize::from(u16::from_be_bytes([length, length_low]));
+        }
+        least
+    };
+    ttls().unwrap_or(0)
+}
+
+/// True where the OPT record of `message` has the option `code`.
+pub fn has_option(message: &[u8], code: u16) -> bool {
+    Glimpse::of(message).edns.is_some_and(|edns| edns.has(code))
+}
+
 /// Types that ask for something else than records (RFC 6895 section 3.1).
 fn refuse(question: &Question, authorities: u16) -> Option<Answer> {
     const MAILA: u16 = 254;

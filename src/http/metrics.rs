@@ -5,6 +5,7 @@
 
 use std::fmt::Write as _;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use axum::Router;
 use axum::extract::State;
@@ -73,6 +74,10 @@ fn text(office: &Office) -> String {
     page.line("callsign_connections", &[("port", "registration")], office.desk.connections.open() as f64);
     page.line("callsign_connections", &[("port", "http")], office.connections.open() as f64);
 
+    page.line("callsign_connections", &[("port", "dns")], office.dns_streams.open() as f64);
+    page.line("callsign_connections", &[("port", "doq")], office.dns_quic.open() as f64);
+    encrypted(&mut page, office);
+
     let probes = &office.probes;
     page.head("callsign_probes", "counter", "Probes of checks, by kind and outcome; void: not judged.");
     for (kind, outcome, count) in probes.made() {
@@ -101,6 +106,27 @@ fn text(office: &Office) -> String {
     );
     page.0.push_str("# EOF\n");
     page.0
+}
+
+/// Handshakes and certificates of DNS over TLS and HTTPS.
+fn encrypted(page: &mut Page, office: &Office) {
+    let handshakes = &office.handshakes;
+    page.head(
+        "callsign_tls_handshakes",
+        "counter",
+        "Handshakes of DNS over TLS and HTTPS, by how they ended.",
+    );
+    for (outcome, count) in
+        [("done", &handshakes.done), ("failed", &handshakes.failed), ("slow", &handshakes.slow)]
+    {
+        let count = count.load(Ordering::Relaxed) as f64;
+        page.line("callsign_tls_handshakes_total", &[("outcome", outcome)], count);
+    }
+    let reloads = office.identity.as_ref().map_or([0, 0], |identity| identity.reloads());
+    page.head("callsign_tls_reloads", "counter", "New certificates, by whether they could be used.");
+    for (outcome, count) in ["taken", "refused"].into_iter().zip(reloads) {
+        page.line("callsign_tls_reloads_total", &[("outcome", outcome)], count as f64);
+    }
 }
 
 #[derive(Default)]

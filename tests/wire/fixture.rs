@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use callsign::clock::Clock;
+use callsign::connections::Streams;
 use callsign::dns::cookie::{Cookies, SECRET_OCTETS, Secret};
 use callsign::dns::handler::Handler;
 use callsign::dns::wire::{Policy, Responder};
@@ -391,7 +392,8 @@ impl Servers {
         let responder = Arc::new(Responder { view: view.clone(), policy, clock: Clock::start() });
         let running = udp::run(udp_socket, responder.clone(), 1, stop.clone());
         tasks.spawn(async { running.await.unwrap() });
-        let running = tcp::run(listener, responder, 2, stop.clone());
+        let streams = Streams::new(tcp::CONNECTIONS_MAX);
+        let running = tcp::run(listener, tcp::Layer::Plain, responder, streams, 2, stop.clone());
         tasks.spawn(async { running.await.unwrap() });
         Self { udp, tcp, stop, _tasks: tasks }
     }

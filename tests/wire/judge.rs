@@ -398,8 +398,8 @@ fn glimpse(query: &[u8]) -> Glimpse {
 
 /// The most octets that a reply to `query` may have.
 pub fn limit(query: &[u8], over: Over, udp_max: usize) -> usize {
-    match (over, glimpse(query)) {
-        (Over::Tcp, _) => 65_535,
+    match (over.is_datagram(), glimpse(query)) {
+        (false, _) => 65_535,
         (_, Glimpse { opt: Some(opt), .. }) => usize::from(opt.size).clamp(512, udp_max),
         // Not in order, so the size is anybody's reading.
         (_, Glimpse { opt_perhaps: true, .. }) => udp_max,
@@ -523,7 +523,8 @@ fn options(asked: &Glimpse, over: Over, read: &Read, faults: &mut Vec<Fault>) {
                 let client = known.is_some_and(|cookie| data.starts_with(&cookie[..cookie.len().min(8)]));
                 client && data.len() == 24 && data[8] == 1
             }
-            11 => known.is_some() && over == Over::Tcp && *data == IDLE.to_be_bytes(),
+            11 => known.is_some() && matches!(over, Over::Tcp | Over::Tls) && *data == IDLE.to_be_bytes(),
+            12 => known.is_some() && over.is_encrypted() && data.iter().all(|octet| *octet == 0),
             15 => at + 1 == opt.options.len(),
             _ => false,
         };
