@@ -23,6 +23,7 @@ mod register;
 mod run;
 mod serve;
 mod service;
+mod setup;
 mod show;
 mod status;
 mod store;
@@ -80,6 +81,7 @@ enum Verb {
     Apply(apply::Apply),
     Store(store::Store),
     Dig(dig::Dig),
+    Setup(setup::Setup),
     Status(status::Status),
     #[command(hide = true)]
     Exec(exec::Exec),
@@ -125,6 +127,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Verb::Apply(verb) => wait(verb.run()),
         Verb::Store(verb) => wait(verb.run()),
         Verb::Dig(verb) => wait(verb.run()),
+        Verb::Setup(verb) => wait(verb.run()),
         Verb::Status(verb) => wait(verb.run()),
         Verb::Exec(verb) => verb.run(),
     };
