@@ -406,7 +406,7 @@ fn extended_errors(edns: &Edns) -> Vec<ExtendedError> {
 }
 
 /// As every DNS tool spells them.
-fn rcode_name(rcode: ResponseCode) -> String {
+pub fn rcode_name(rcode: ResponseCode) -> String {
     match rcode {
         ResponseCode::NoError => "NOERROR",
         ResponseCode::FormErr => "FORMERR",

@@ -8,6 +8,7 @@ mod apply;
 mod at;
 mod deregister;
 mod dig;
+mod doctor;
 mod drain;
 mod exec;
 mod explain;
@@ -82,6 +83,7 @@ enum Verb {
     Store(store::Store),
     Dig(dig::Dig),
     Setup(setup::Setup),
+    Doctor(doctor::Doctor),
     Status(status::Status),
     #[command(hide = true)]
     Exec(exec::Exec),
@@ -128,6 +130,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Verb::Store(verb) => wait(verb.run()),
         Verb::Dig(verb) => wait(verb.run()),
         Verb::Setup(verb) => wait(verb.run()),
+        Verb::Doctor(verb) => wait(verb.run()),
         Verb::Status(verb) => wait(verb.run()),
         Verb::Exec(verb) => verb.run(),
     };

@@ -13,6 +13,7 @@
 pub mod ask;
 pub mod dns;
 pub mod http;
+pub mod machine;
 pub mod process;
 pub mod program;
 pub mod space;
