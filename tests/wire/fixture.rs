@@ -79,7 +79,7 @@ impl Wanted {
         }
     }
 
-    fn at(mut self, target: &str) -> Self {
+    pub fn at(mut self, target: &str) -> Self {
         self.location = Location::Target(parse_target(target).unwrap());
         self
     }
