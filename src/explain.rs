@@ -76,8 +76,15 @@ fn verdict(view: &View, domain: &Name) -> (bool, String) {
             &Asked { question: &question, client, over: Over::Tcp, room: 65_000, edns: true, draw: 0 },
         )
     };
-    let types =
-        [("A", Type::A), ("AAAA", Type::AAAA), ("SRV", Type::SRV), ("TXT", Type::TXT), ("PTR", Type::PTR)];
+    let types = [
+        ("A", Type::A),
+        ("AAAA", Type::AAAA),
+        ("SRV", Type::SRV),
+        ("TXT", Type::TXT),
+        ("PTR", Type::PTR),
+        ("HTTPS", Type::HTTPS),
+        ("SVCB", Type::SVCB),
+    ];
     let (mut counts, mut left_out, mut missing) = (Vec::new(), Vec::new(), Vec::new());
     for (name, qtype) in types {
         let reply = ask(qtype);

@@ -12,6 +12,8 @@
 
 #[path = "clients/alias.rs"]
 mod alias;
+#[path = "clients/browse.rs"]
+mod browse;
 mod harness;
 
 use std::collections::{BTreeMap, BTreeSet};
