@@ -27,6 +27,7 @@ use self::values::{
     network, nsid, number, path, socket, store, underscore,
 };
 use crate::dns::cookie::{self, Secret};
+use crate::dns::limit::REPLIES_PER_SECOND_MAX;
 use crate::name::{Apex, Datacenter};
 use crate::registry::{FORGET_AFTER, INSTANCES_MAX};
 use crate::store::Limits;
@@ -108,6 +109,8 @@ pub struct Config {
     pub allow_loopback: bool,
     /// Cap of a UDP answer to a client on this machine.
     pub udp_octets_loopback: u16,
+    /// Replies a second of one answer to one network over UDP; 0: any number.
+    pub rate_limit: u32,
     /// The name of this server, for who asks for it.
     pub nsid: Option<String>,
     /// What DNS cookies are made with, and the one that is believed as well; none: one is drawn at start.
@@ -290,6 +293,9 @@ impl Given {
             udp_octets_loopback: self
                 .one("udp-octets-loopback", |text| number(text, UDP_OCTETS_MIN.into(), UDP_OCTETS_MAX.into()))?
                 .unwrap_or(UDP_OCTETS_DEFAULT),
+            rate_limit: self
+                .one("rate-limit", |text| number(text, 0, REPLIES_PER_SECOND_MAX.into()))?
+                .unwrap_or(0),
             nsid: self.one("nsid", nsid)?,
             cookie_secret: self.cookie_secrets()?,
             log: self.one("log", log)?.unwrap_or_else(|| "info".to_owned()),

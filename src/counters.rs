@@ -26,6 +26,14 @@ pub struct Probes {
     pub duration: Histogram,
 }
 
+/// Replies that response rate limiting kept, from the start of the server.
+#[derive(Debug, Default)]
+pub struct Limited {
+    /// Sent without their records, for the client to ask again.
+    pub slipped: Count,
+    pub dropped: Count,
+}
+
 /// The kinds of checks that are probed, by `Kind::as_str`.
 pub const KINDS: [&str; 5] = ["tcp", "http", "grpc", "script", "alias"];
 /// What a probe may have found; `void` is one that says more of us than of the target.

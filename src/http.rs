@@ -45,7 +45,7 @@ use tokio_util::task::TaskTracker;
 use self::reply::Failure;
 use crate::connections::tls::{Handshakes, Identity};
 use crate::connections::{Connections, Handed, Octets, Place};
-use crate::counters::Probes;
+use crate::counters::{Limited, Probes};
 use crate::desk::Desk;
 use crate::name::Name;
 use crate::protocol::Peer;
@@ -94,6 +94,8 @@ pub struct Office {
     /// The certificate of DNS, where there is one, and what became of handshakes over TCP.
     pub identity: Option<Arc<Identity>>,
     pub handshakes: Arc<Handshakes>,
+    /// What response rate limiting kept.
+    pub limited: Arc<Limited>,
 }
 
 /// Who asks.

@@ -25,10 +25,11 @@ use crate::bind;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::connections::{Connections, Streams};
-use crate::counters::Probes;
+use crate::counters::{Limited, Probes};
 use crate::definitions::Definitions;
 use crate::desk::Desk;
 use crate::dns::cookie::{Cookies, Secret};
+use crate::dns::limit::Limiter;
 use crate::dns::wire::{Policy, Responder};
 use crate::dns::{tcp, udp};
 use crate::grammar::reverse;
@@ -71,6 +72,7 @@ pub async fn run(config: Config) -> Result<()> {
         clock,
         seeds: Draws::new(random()?),
         tasks: Tasks::default(),
+        limited: Arc::default(),
         lines: Vec::new(),
         streams: Streams::new(tcp::CONNECTIONS_MAX),
         encrypted: encrypted::Encrypted::new(identity),
@@ -152,6 +154,7 @@ struct Server {
     clock: Clock,
     seeds: Draws,
     tasks: Tasks,
+    limited: Arc<Limited>,
     /// What is bound, one line each.
     lines: Vec<String>,
     /// Connections of DNS.
@@ -174,7 +177,11 @@ impl Server {
             nsid: config.nsid.as_deref().map(Into::into),
             cookies: Some(cookies(config)?),
         };
-        let responder = Arc::new(Responder { view: self.view.clone(), policy, clock: self.clock });
+        let limiter = match config.rate_limit {
+            0 => None,
+            rate => Some(Limiter::new(rate, Secret(random_octets()?), self.limited.clone())),
+        };
+        let responder = Arc::new(Responder { view: self.view.clone(), policy, clock: self.clock, limiter });
         for dns in bound {
             self.lines.push(format!("dns udp+tcp {}", dns.address));
             let socket = tokio::net::UdpSocket::from_std(dns.udp)?;
@@ -228,6 +235,7 @@ impl Server {
             dns_quic: self.encrypted.quic.clone(),
             identity: self.encrypted.identity.clone(),
             handshakes: self.encrypted.handshakes.clone(),
+            limited: self.limited.clone(),
         });
         let handed = http::run(http::Source::Handed(handed), office.clone(), stop.clone());
         self.tasks.spawn("http over the registration socket", handed);

@@ -1,7 +1,7 @@
 //! Real programs resolve what is registered: dig, kdig, drill, glibc, musl, Go, Node, Java, Python, HAProxy.
 //!
 //! Needs: bind9-dnsutils knot-dnsutils ldnsutils gcc musl-tools golang-go nodejs openjdk-17-jdk-headless
-//! python3-dnspython haproxy netcat-openbsd iproute2 util-linux
+//! python3-dnspython haproxy netcat-openbsd iproute2 util-linux curl
 //!
 //! Each program runs as its users run it: on /etc/resolv.conf and port 53. So server and program share a
 //! network namespace with nothing in it but loopback, and a mount namespace with a resolv.conf of its own; the
@@ -14,6 +14,8 @@
 mod alias;
 #[path = "clients/browse.rs"]
 mod browse;
+#[path = "clients/edns.rs"]
+mod edns;
 mod harness;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -46,6 +48,11 @@ struct Net {
 
 impl Net {
     fn new() -> Self {
+        Self::with("true", &[])
+    }
+
+    /// A server with these flags besides, started after a command of the shell.
+    fn with(command: &str, flags: &[&str]) -> Self {
         needs("ip", "iproute2");
         needs("unshare", "util-linux");
         let files = tempfile::tempdir().expect("a directory");
@@ -54,15 +61,18 @@ impl Net {
         file("resolv.conf", "nameserver 127.0.0.1\nsearch service.local\noptions timeout:10 attempts:1\n");
         file("nsswitch.conf", "hosts: files dns\n");
         file("hosts", "127.0.0.1 localhost\n");
-        let script = "ip link set lo up && for file in resolv.conf nsswitch.conf hosts; do \
-                      mount --bind \"$0/$file\" \"/etc/$file\" || exit; done; exec \"$@\"";
+        let script = format!(
+            "ip link set lo up && {command} && for file in resolv.conf nsswitch.conf hosts; do \
+             mount --bind \"$0/$file\" \"/etc/$file\" || exit; done; exec \"$@\""
+        );
         let mut before = vec!["unshare", "--net", "--mount"];
         if !nix::unistd::geteuid().is_root() {
             before.push("--map-root-user");
         }
         let path = files.path().display().to_string();
-        before.extend(["sh", "-c", script, &path]);
-        let server = Server::start_under(&before, &["--dns", "127.0.0.1:53", "--consul-domain", "consul"]);
+        before.extend(["sh", "-c", &script, &path]);
+        let flags = [&["--dns", "127.0.0.1:53", "--consul-domain", "consul"], flags].concat();
+        let server = Server::start_under(&before, &flags);
         let net = Self { server, _files: files };
         net.register();
         net

@@ -38,6 +38,8 @@ mod fixture;
 mod fuzz;
 #[path = "wire/judge.rs"]
 mod judge;
+#[path = "wire/limits.rs"]
+mod limits;
 #[path = "wire/query.rs"]
 mod query;
 #[path = "wire/sizes.rs"]
@@ -60,7 +62,7 @@ const RULES: &str = "A-01 A-02 A-04 A-05 A-06 A-07 A-08 A-09 A-10 A-11 A-12 A-13
     S-01 S-02 S-03 S-04 S-05 S-06 S-07 S-08 S-09 S-10 S-11 S-12 S-13 S-14 S-15 \
     C-01 C-02 C-03 C-04 C-05 C-06 C-07 C-08 C-09 W-01 W-02 W-03 W-04 W-05 W-06 W-07 N-01 N-02 N-03 N-04 N-05 Z-01 Z-02 \
     E-01 E-02 E-03 E-04 E-05 E-06 E-07 E-08 E-09 E-10 E-11 E-12 E-13 E-14 E-15 E-16 E-17 E-18 E-19 E-20 E-21 \
-    L-01 L-02 L-04 L-05 L-06 L-08 R-10 R-11 R-12 R-13 R-14 \
+    L-01 L-02 L-04 L-05 L-06 L-08 R-01 R-10 R-11 R-12 R-13 R-14 \
     T-01 T-02 T-03 T-04 T-05 T-07 T-08 T-09 T-10 T-11 T-12 T-13 T-16 T-20 T-21 T-22 U-01 \
     SD-01 SD-02 SD-03 SD-04 SD-05 SD-06 SD-07 SD-08 SD-09 B-01 B-02 B-03 B-04 P-01 P-02 P-03 P-04 P-05 \
     K-01 K-02 K-03 K-04 K-05 K-06 \
@@ -78,6 +80,7 @@ fn every_rule_has_a_row_or_a_test() {
         include_str!("wire/encrypted.rs"),
         include_str!("wire/fuzz.rs"),
         include_str!("wire/judge.rs"),
+        include_str!("wire/limits.rs"),
         include_str!("wire/sizes.rs"),
         include_str!("wire/stream.rs"),
     ];

@@ -131,6 +131,12 @@ pub const KEYS: &[Key] = &[
         "Cap of a UDP answer to a client on this machine, 512 to 65507 [default: 1232]",
     ),
     key(
+        "rate-limit",
+        One,
+        "N",
+        "How many replies a second of one answer go to one network over UDP, 1 to 100000; 0 for any number [default: 0]",
+    ),
+    key(
         "nsid",
         One,
         "NAME",

@@ -56,6 +56,11 @@ impl Frame<'_> {
         self.limit.saturating_sub(HEADER_OCTETS + self.question.len() + self.opt_octets())
     }
 
+    /// The question's name, in wire form; empty where none could be read.
+    pub fn qname(&self) -> &[u8] {
+        self.question.split_last_chunk::<4>().map_or(&[], |(name, _)| name)
+    }
+
     fn opt_octets(&self) -> usize {
         if self.edns { OPT_OCTETS + self.options.len() } else { 0 }
     }

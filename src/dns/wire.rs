@@ -15,6 +15,7 @@ use crate::clock::Clock;
 use crate::dns::cookie::{Cookies, Judged, ServerPart};
 use crate::dns::edns::{Edns, Options};
 use crate::dns::encode::{Frame, HEADER_OCTETS};
+use crate::dns::limit::{Fate, Limiter};
 use crate::name::Name;
 use crate::record::{Data, Record, Type};
 use crate::time::Now;
@@ -56,17 +57,21 @@ pub struct Responder {
     pub view: Arc<View>,
     pub policy: Policy,
     pub clock: Clock,
+    /// Counts replies over UDP, where there is a limit to them.
+    pub limiter: Option<Limiter>,
 }
 
 impl Responder {
-    /// The reply to `message`; `None` where it deserves none: too short for a header, or itself a reply.
+    /// The reply to `message`; `None` where it deserves none: too short for a header, itself a reply, or one of
+    /// too many.
     pub fn accept(&self, arrival: &Arrival, message: &[u8]) -> Option<Vec<u8>> {
         self.accept_at(self.clock.now(), arrival, message)
     }
 
     /// As `accept`, at a time of the caller's.
     pub fn accept_at(&self, now: Now, arrival: &Arrival, message: &[u8]) -> Option<Vec<u8>> {
-        respond(&Around { view: &self.view, policy: &self.policy, now }, arrival, message)
+        let (view, policy) = (&*self.view, &self.policy);
+        respond(&Around { view, policy, limiter: self.limiter.as_ref(), now }, arrival, message)
     }
 }
 
@@ -79,15 +84,17 @@ pub struct Arrival {
     pub draw: u64,
 }
 
-/// The reply to `message` by itself, on the first day of all clocks: no cookie is old.
+/// The reply to `message` by itself, whatever came before it, and on the first day of all clocks: nothing is
+/// counted, no cookie is old.
 pub fn accept(view: &View, policy: &Policy, arrival: &Arrival, message: &[u8]) -> Option<Vec<u8>> {
-    respond(&Around { view, policy, now: Now::default() }, arrival, message)
+    respond(&Around { view, policy, limiter: None, now: Now::default() }, arrival, message)
 }
 
 /// What a reply depends on besides its query.
 struct Around<'a> {
     view: &'a View,
     policy: &'a Policy,
+    limiter: Option<&'a Limiter>,
     now: Now,
 }
 
@@ -95,6 +102,28 @@ impl Around<'_> {
     /// What the client's cookie is worth; `None` where it has none, or we have none to give.
     fn judge(&self, options: Options<'_>, client: IpAddr) -> Option<Judged> {
         Some(self.policy.cookies.as_ref()?.judge(&options.cookie?, client, self.now.wall))
+    }
+
+    /// `answer` as it goes out, unless it is one of too many.
+    fn send(
+        &self,
+        frame: &Frame<'_>,
+        answer: &Answer,
+        client: IpAddr,
+        cookie: Option<Judged>,
+    ) -> Option<Vec<u8>> {
+        let proven = cookie.is_some_and(|judged| judged.server_part == ServerPart::Good);
+        let exempt = proven || !frame.over.is_datagram() || is_loopback(client);
+        let Some(limiter) = self.limiter.filter(|_| !exempt) else { return Some(frame.encode(answer)) };
+        match limiter.judge(client, frame.qname(), answer, self.now) {
+            Fate::Goes => Some(frame.encode(answer)),
+            // Who reads cookies asks again with the one that is in the reply, everybody else over TCP.
+            Fate::Slips if cookie.is_some() => Some(frame.encode(&Answer::bare(Rcode::BadCookie, None))),
+            Fate::Slips => {
+                Some(frame.encode(&Answer { truncated: true, ..Answer::bare(Rcode::NoError, None) }))
+            }
+            Fate::Dropped => None,
+        }
     }
 }
 
@@ -122,7 +151,7 @@ fn respond(around: &Around<'_>, arrival: &Arrival, message: &[u8]) -> Option<Vec
         limit: limit(around.policy, arrival, glimpse.edns),
         over: arrival.over,
     };
-    let send = |frame: &Frame<'_>, answer: &Answer| Some(frame.encode(answer));
+    let send = |frame: &Frame<'_>, answer: &Answer| around.send(frame, answer, client, cookie);
     if flags & OPCODE != 0 {
         // RD and CD mean nothing to an opcode that we do not know (RFC 8906 section 8.1.4).
         frame.flags = flags & OPCODE;

@@ -73,10 +73,15 @@ fn text(office: &Office) -> String {
     page.head("callsign_connections", "gauge", "Open connections.");
     page.line("callsign_connections", &[("port", "registration")], office.desk.connections.open() as f64);
     page.line("callsign_connections", &[("port", "http")], office.connections.open() as f64);
-
     page.line("callsign_connections", &[("port", "dns")], office.dns_streams.open() as f64);
     page.line("callsign_connections", &[("port", "doq")], office.dns_quic.open() as f64);
     encrypted(&mut page, office);
+
+    let limited = &office.limited;
+    page.head("callsign_limited_replies", "counter", "Replies over the rate limit, by what became of them.");
+    for (fate, count) in [("dropped", &limited.dropped), ("slipped", &limited.slipped)] {
+        page.line("callsign_limited_replies_total", &[("fate", fate)], count.read() as f64);
+    }
 
     let probes = &office.probes;
     page.head("callsign_probes", "counter", "Probes of checks, by kind and outcome; void: not judged.");

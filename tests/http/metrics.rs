@@ -50,6 +50,7 @@ fn numbers_are_those_of_the_server() {
     assert_eq!(found["callsign_revision"], 5.0);
     assert!(found["callsign_connections{port=\"registration\"}"] >= 1.0);
     assert_eq!(found["callsign_probes_total{kind=\"tcp\",outcome=\"passing\"}"], 0.0);
+    assert_eq!(found["callsign_limited_replies_total{fate=\"slipped\"}"], 0.0);
     // What clients name is in no label.
     assert!(!found.keys().any(|name| name.contains("web")), "{found:?}");
 }

@@ -32,7 +32,7 @@ fn reply(outcome: Outcome) -> Read {
     read(&reply).unwrap()
 }
 
-fn cookie_of(read: &Read) -> Option<Vec<u8>> {
+pub fn cookie_of(read: &Read) -> Option<Vec<u8>> {
     let options = &read.opt.as_ref()?.options;
     options.iter().find(|(code, _)| *code == 10).map(|(_, cookie)| cookie.clone())
 }

@@ -29,8 +29,12 @@ fn web_srv() -> Vec<u8> {
 /// The loop on `socket`, until the set is dropped.
 fn serve(socket: UdpSocket, view: &Arc<View>) -> JoinSet<io::Result<()>> {
     let mut tasks = JoinSet::new();
-    let responder =
-        Arc::new(Responder { view: view.clone(), policy: Policy::default(), clock: Clock::start() });
+    let responder = Arc::new(Responder {
+        view: view.clone(),
+        policy: Policy::default(),
+        clock: Clock::start(),
+        limiter: None,
+    });
     tasks.spawn(udp::run(socket, responder, SEED, CancellationToken::new()));
     tasks
 }

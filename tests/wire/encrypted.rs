@@ -64,7 +64,8 @@ impl Encrypted {
         socket.set_nonblocking(true).unwrap();
         let addresses = [dot.local_addr(), web.local_addr(), socket.local_addr()].map(Result::unwrap);
         let identity = Identity::new(Source::SelfSigned(vec!["localhost".to_owned()])).unwrap();
-        let responder = Arc::new(Responder { view: view.clone(), policy, clock: Clock::start() });
+        let responder =
+            Arc::new(Responder { view: view.clone(), policy, clock: Clock::start(), limiter: None });
         let streams = Streams::new(tcp::CONNECTIONS_MAX);
         let handshakes = Arc::<Handshakes>::default();
         let acceptor = |alpn: &[&[u8]]| {

@@ -389,7 +389,8 @@ impl Servers {
         let (udp, tcp) = (udp_socket.local_addr().unwrap(), listener.local_addr().unwrap());
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
-        let responder = Arc::new(Responder { view: view.clone(), policy, clock: Clock::start() });
+        let responder =
+            Arc::new(Responder { view: view.clone(), policy, clock: Clock::start(), limiter: None });
         let running = udp::run(udp_socket, responder.clone(), 1, stop.clone());
         tasks.spawn(async { running.await.unwrap() });
         let streams = Streams::new(tcp::CONNECTIONS_MAX);
@@ -403,7 +404,7 @@ impl Servers {
         let (udp_socket, listener) = sockets().await;
         let (udp, tcp) = (udp_socket.local_addr().unwrap(), listener.local_addr().unwrap());
         let mut server = hickory_server::Server::new(Handler::new(
-            Arc::new(Responder { view: view.clone(), policy, clock: Clock::start() }),
+            Arc::new(Responder { view: view.clone(), policy, clock: Clock::start(), limiter: None }),
             3,
         ));
         server.register_socket(udp_socket);
