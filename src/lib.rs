@@ -7,7 +7,7 @@
 //! changes; what queries see is a [`view`] of it, one immutable part per service; an [`answer`] is a
 //! function of a view and what was asked. Around them: [`name`] and [`record`] (what is said in DNS),
 //! [`grammar`] (owner name to what is asked of which service, in our words and in Consul's), `live` (what each answers), [`balance`] (order and choice),
-//! [`lease`] (deadlines), [`zone`] and [`zone_file`] (static zones), [`protocol`] (the registration
+//! [`lease`] (deadlines), [`zone`] and [`zone_file`] (static zones), [`special`] (names of special use), [`protocol`] (the registration
 //! protocol), [`explain`] (why a name is not in DNS), [`time`].
 //!
 //! **The state**: [`writer`] is the one task that changes the registry; [`store`] keeps the changes.
@@ -45,6 +45,7 @@ pub mod registry;
 pub mod serve;
 pub mod service_file;
 pub mod socket;
+pub mod special;
 pub mod store;
 pub mod time;
 pub mod view;

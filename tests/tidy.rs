@@ -48,6 +48,7 @@ const ROOMS: &[(&str, Room)] = &[
     ("record.rs", Core),
     ("registry.rs", Core),
     ("service_file.rs", Core),
+    ("special.rs", Core),
     ("registry/", Core),
     ("time.rs", Core),
     ("view.rs", Core),
