@@ -49,7 +49,13 @@ async fn main() -> anyhow::Result<()> {
     let mut seed = [0; 8];
     getrandom::fill(&mut seed)?;
     let mut server = Server::new(Handler::new(
-        Arc::new(Responder { view, policy: Policy::default(), clock: Clock::start(), limiter: None }),
+        Arc::new(Responder {
+            view,
+            policy: Policy::default(),
+            clock: Clock::start(),
+            limiter: None,
+            forwarder: None,
+        }),
         u64::from_ne_bytes(seed),
     ));
     server.register_socket(UdpSocket::bind(address).await?);

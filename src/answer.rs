@@ -93,6 +93,8 @@ pub struct Answer {
     /// Each RRset in one run; may be cut short silently (RFC 2181 section 9), but not in a referral.
     pub additional: Vec<Record>,
     pub ede: Option<Ede>,
+    /// The name that is not ours: the question's, or the one that its aliases lead to. Another server knows.
+    pub onward: Option<Name>,
 }
 
 /// RFC 6895 section 2.3.
@@ -105,6 +107,7 @@ pub enum Rcode {
     NxDomain = 3,
     NotImp = 4,
     Refused = 5,
+    YxDomain = 6,
     BadVers = 16,
     BadCookie = 23,
 }
@@ -118,10 +121,13 @@ pub struct Ede {
 
 impl Ede {
     pub const OTHER: u16 = 0;
+    pub const CACHED_ERROR: u16 = 13;
     pub const NOT_READY: u16 = 14;
     pub const PROHIBITED: u16 = 18;
     pub const NOT_AUTHORITATIVE: u16 = 20;
     pub const NOT_SUPPORTED: u16 = 21;
+    pub const NO_REACHABLE_AUTHORITY: u16 = 22;
+    pub const NETWORK_ERROR: u16 = 23;
     pub const INVALID_QUERY_TYPE: u16 = 30;
 
     /// Some words repeat a label of the question, which may hold any octet: what a terminal would obey
@@ -176,12 +182,10 @@ pub fn answer(view: &View, asked: &Asked<'_>) -> Answer {
         let Some(served) = Served::of(view, &qname) else {
             if answer.answer.is_empty() {
                 // Out of our zones is not "no such name": we do not know.
-                return Answer::bare(
-                    Rcode::Refused,
-                    Some(Ede::new(Ede::NOT_AUTHORITATIVE, "not a name of this server")),
-                );
+                let ede = Ede::new(Ede::NOT_AUTHORITATIVE, "not a name of this server");
+                answer = Answer::bare(Rcode::Refused, Some(ede));
             }
-            return answer; // the rest of the chain is another server's to tell
+            return Answer { onward: Some(qname), ..answer };
         };
         if !matches!(served, Served::Static(_)) && !view.is_ready() {
             return Answer::bare(

@@ -18,17 +18,18 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 
 use self::sources::Given;
 pub use self::sources::{Setting, Value};
 use self::values::{
     address, advertise, cookie_secret, datacenter, directory, domain, duration, flag, http_host, log,
-    network, nsid, number, path, socket, store, underscore,
+    network, nsid, number, path, socket, special_name, store, underscore, upstream,
 };
 use crate::dns::cookie::{self, Secret};
+use crate::dns::forward::{Source, UPSTREAMS_MAX};
 use crate::dns::limit::REPLIES_PER_SECOND_MAX;
-use crate::name::{Apex, Datacenter};
+use crate::name::{Apex, Datacenter, Name};
 use crate::registry::{FORGET_AFTER, INSTANCES_MAX};
 use crate::store::Limits;
 
@@ -115,6 +116,16 @@ pub struct Config {
     pub nsid: Option<String>,
     /// What DNS cookies are made with, and the one that is believed as well; none: one is drawn at start.
     pub cookie_secret: Vec<Secret>,
+    /// Who is asked for names that are not ours; empty where nobody is.
+    pub forward: Vec<Source>,
+    /// Who may have names forwarded.
+    pub forward_allow: Vec<IpNet>,
+    /// Names of special use that are forwarded nonetheless.
+    pub forward_special: Vec<Name>,
+    /// What upstreams on other machines say of validation is believed.
+    pub forward_trust_ad: bool,
+    /// `local. SOA` is answered.
+    pub claim_local: bool,
     /// A filter of the `tracing` form: `info`, `callsign=debug`.
     pub log: String,
     /// How long DNS is answered after SIGTERM while new registrations are not.
@@ -210,6 +221,12 @@ impl Config {
     }
 }
 
+/// This machine alone: whoever else may ask makes an open resolver of it (RFC 5358).
+fn forward_allow_default() -> Vec<IpNet> {
+    let v4 = Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8);
+    vec![v4.into(), IpAddr::from(Ipv6Addr::LOCALHOST).into()]
+}
+
 impl Given {
     /// The directory of the store, where it needs one.
     fn data(&self, store: StoreChoice, around: &Surroundings) -> anyhow::Result<Option<PathBuf>> {
@@ -298,6 +315,11 @@ impl Given {
                 .unwrap_or(0),
             nsid: self.one("nsid", nsid)?,
             cookie_secret: self.cookie_secrets()?,
+            forward: self.list("forward", upstream)?.unwrap_or_default(),
+            forward_allow: self.list("forward-allow", network)?.unwrap_or_else(forward_allow_default),
+            forward_special: self.list("forward-special", special_name)?.unwrap_or_default(),
+            forward_trust_ad: self.one("forward-trust-ad", flag)?.unwrap_or(false),
+            claim_local: self.one("claim-local", flag)?.unwrap_or(false),
             log: self.one("log", log)?.unwrap_or_else(|| "info".to_owned()),
             grace: self.one("grace", |text| duration(text, GRACE_MAX))?.unwrap_or_default(),
             probe_allow: self.list("probe-allow", network)?.unwrap_or_default(),
@@ -312,6 +334,7 @@ impl Given {
                 self.0["reverse"][REVERSE_MAX].origin
             );
         }
+        self.few_upstreams(&config)?;
         Ok(config)
     }
 
@@ -350,6 +373,16 @@ impl Given {
                     self.0[key][0].origin
                 );
             }
+        }
+        Ok(())
+    }
+
+    fn few_upstreams(&self, config: &Config) -> anyhow::Result<()> {
+        if config.forward.len() > UPSTREAMS_MAX {
+            bail!(
+                "{} is one more server than {UPSTREAMS_MAX}: one name is asked of three at most",
+                self.0["forward"][UPSTREAMS_MAX].origin
+            );
         }
         Ok(())
     }

@@ -3,8 +3,12 @@
 //! Every number is one atomic of its own and is only ever added to: who reads them sees sums that are each right,
 //! and a moment apart.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
+
+use arc_swap::ArcSwap;
 
 use crate::check::Kind;
 use crate::instance::Health;
@@ -40,6 +44,42 @@ pub const KINDS: [&str; 5] = ["tcp", "http", "grpc", "script", "alias"];
 pub const OUTCOMES: [&str; 4] = ["passing", "warning", "critical", "void"];
 /// A probe that begins later than this is late: a tenth of the shortest interval.
 pub const LATE: Duration = Duration::from_millis(100);
+
+/// What became of queries for names that are not ours.
+#[derive(Debug, Default)]
+pub struct Forwarding {
+    /// Answered from what is kept.
+    pub hits: Count,
+    /// Put to other servers.
+    pub asked: Count,
+    /// Joined to the same question of somebody else, which was on its way.
+    pub joined: Count,
+    /// Refused because too many were on their way.
+    pub refused: Count,
+    /// Outcomes that are kept now.
+    pub kept: AtomicU64,
+    /// Those that are asked now.
+    pub upstreams: ArcSwap<Vec<Arc<Upstream>>>,
+}
+
+/// What one upstream was asked, and did.
+#[derive(Debug)]
+pub struct Upstream {
+    pub address: SocketAddr,
+    pub asked: Count,
+    pub replies: Count,
+    /// No reply in time, or no way to it.
+    pub failures: Count,
+    /// 1 while it is asked only when no other answers.
+    pub rests: AtomicBool,
+}
+
+impl Upstream {
+    pub fn new(address: SocketAddr) -> Self {
+        let [asked, replies, failures] = [(); 3].map(|()| Count::default());
+        Self { address, asked, replies, failures, rests: AtomicBool::new(false) }
+    }
+}
 
 /// One number that grows.
 #[derive(Debug, Default)]

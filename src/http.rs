@@ -45,7 +45,7 @@ use tokio_util::task::TaskTracker;
 use self::reply::Failure;
 use crate::connections::tls::{Handshakes, Identity};
 use crate::connections::{Connections, Handed, Octets, Place};
-use crate::counters::{Limited, Probes};
+use crate::counters::{Forwarding, Limited, Probes};
 use crate::desk::Desk;
 use crate::name::Name;
 use crate::protocol::Peer;
@@ -96,6 +96,8 @@ pub struct Office {
     pub handshakes: Arc<Handshakes>,
     /// What response rate limiting kept.
     pub limited: Arc<Limited>,
+    /// What became of names that are not ours.
+    pub forwarding: Arc<Forwarding>,
 }
 
 /// Who asks.

@@ -25,10 +25,11 @@ use crate::bind;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::connections::{Connections, Streams};
-use crate::counters::{Limited, Probes};
+use crate::counters::{Forwarding, Limited, Probes};
 use crate::definitions::Definitions;
 use crate::desk::Desk;
 use crate::dns::cookie::{Cookies, Secret};
+use crate::dns::forward::{self, Forwarder};
 use crate::dns::limit::Limiter;
 use crate::dns::wire::{Policy, Responder};
 use crate::dns::{tcp, udp};
@@ -39,6 +40,7 @@ use crate::name::{HostName, Name, ServiceName};
 use crate::protocol::ServerForm;
 use crate::registry::Registry;
 use crate::socket::{self, Listener};
+use crate::special::Exceptions;
 use crate::store::{Limits, Store, embedded};
 use crate::time::Now;
 use crate::view::{ConsulZone, Settings, View, Zones};
@@ -76,6 +78,7 @@ pub async fn run(config: Config) -> Result<()> {
         lines: Vec::new(),
         streams: Streams::new(tcp::CONNECTIONS_MAX),
         encrypted: encrypted::Encrypted::new(identity),
+        forwarding: Arc::default(),
         stop_dns: CancellationToken::new(),
         stop_registrations: CancellationToken::new(),
     };
@@ -160,6 +163,8 @@ struct Server {
     /// Connections of DNS.
     streams: Arc<Streams>,
     encrypted: encrypted::Encrypted,
+    /// What became of names that are not ours.
+    forwarding: Arc<Forwarding>,
     stop_dns: CancellationToken,
     stop_registrations: CancellationToken,
 }
@@ -181,7 +186,14 @@ impl Server {
             0 => None,
             rate => Some(Limiter::new(rate, Secret(random_octets()?), self.limited.clone())),
         };
-        let responder = Arc::new(Responder { view: self.view.clone(), policy, clock: self.clock, limiter });
+        let forwarder = self.forwarder(config, &bound)?;
+        if let Some(forwarder) = forwarder.clone() {
+            // Its probes come back to us where an upstream leads here, so it begins when we answer.
+            let watching = forwarder.run(self.stop_dns.clone());
+            self.tasks.spawn("forwarding", behind(begin.clone(), watching));
+        }
+        let responder =
+            Arc::new(Responder { view: self.view.clone(), policy, clock: self.clock, limiter, forwarder });
         for dns in bound {
             self.lines.push(format!("dns udp+tcp {}", dns.address));
             let socket = tokio::net::UdpSocket::from_std(dns.udp)?;
@@ -195,6 +207,27 @@ impl Server {
             self.tasks.spawn("dns tcp", behind(begin.clone(), answering));
         }
         Ok(responder)
+    }
+
+    /// Who asks other servers, where the configuration names some.
+    fn forwarder(&self, config: &Config, bound: &[bind::Dns]) -> Result<Option<Arc<Forwarder>>> {
+        if config.forward.is_empty() {
+            return Ok(None);
+        }
+        let settings = forward::Settings {
+            sources: config.forward.clone(),
+            allow: config.forward_allow.clone(),
+            exceptions: Exceptions {
+                forwarded: config.forward_special.clone(),
+                claim_local: config.claim_local,
+            },
+            trust_ad: config.forward_trust_ad,
+            own: bound.iter().map(|dns| dns.address).collect(),
+        };
+        let forwarder = Forwarder::new(settings, self.clock, self.forwarding.clone())
+            .context("no server to forward to; name another with --forward ADDR")?;
+        tracing::info!(upstreams = ?forwarder.upstreams(), "names that are not ours are forwarded");
+        Ok(Some(forwarder))
     }
 
     /// Every way in, and the probes. The writer ends when the last of these has, so nothing else keeps the desk.
@@ -236,6 +269,7 @@ impl Server {
             identity: self.encrypted.identity.clone(),
             handshakes: self.encrypted.handshakes.clone(),
             limited: self.limited.clone(),
+            forwarding: self.forwarding.clone(),
         });
         let handed = http::run(http::Source::Handed(handed), office.clone(), stop.clone());
         self.tasks.spawn("http over the registration socket", handed);

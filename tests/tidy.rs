@@ -122,13 +122,16 @@ const ONLY_IN: &[(&str, &[&str], &str)] = &[
     ("thread::sleep", &[], "wait for the event itself, with a deadline"),
 ];
 
-/// `serve.rs` starts the services, accept loops their connections, the command line the user's command, the
+/// `serve.rs` starts the services, accept loops their connections, `dns/forward.rs` a bounded number of questions to other
+/// servers, which many clients may wait for and one may leave; the command line the user's command, the
 /// store its one thread, for a commit blocks, and a backup its reading of the disk, which it waits for; `health.rs` its
 /// probes, `health/` what a probe waits for: the system's resolver, certificates on the disk, a program.
 const SPAWNERS: &[&str] = &[
     "serve.rs",
     "serve/",
     "connections.rs",
+    "dns/forward.rs",
+    "dns/forward/upstreams.rs",
     "dns/quic.rs",
     "http.rs",
     "http/doh.rs",

@@ -148,6 +148,26 @@ pub const KEYS: &[Key] = &[
         "HEX",
         "32 hexadecimal digits that DNS cookies are made with, and before a change those of the other one too [default: drawn at start]",
     ),
+    key(
+        "forward",
+        Any,
+        "SERVER",
+        "Ask this server for names that are not ours, an address or `system` for those of /etc/resolv.conf",
+    ),
+    key(
+        "forward-allow",
+        Several,
+        "NETWORK",
+        "Who may have names forwarded [default: this machine, 127.0.0.0/8 and ::1]",
+    ),
+    key(
+        "forward-special",
+        Any,
+        "NAME",
+        "Forward names of special use at or below this one, such as home.arpa or 10.in-addr.arpa",
+    ),
+    key("forward-trust-ad", Switch, "", "Believe what upstreams on other machines say of DNSSEC validation"),
+    key("claim-local", Switch, "", "Answer `local. SOA`, which takes .local from multicast DNS on clients"),
     key("log", One, "FILTER", "What to log on stderr, such as info or callsign=debug [default: info]"),
     key("grace", One, "TIME", "How long DNS is still answered after SIGTERM, at most 60s [default: 0s]"),
     key(

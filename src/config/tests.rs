@@ -90,6 +90,7 @@ fn every_key_can_be_said_everywhere() {
         ("advertise", "10.0.0.1"),
         ("allow-loopback", "true"),
         ("allow-unauthenticated", "true"),
+        ("claim-local", "true"),
         ("consul-domain", "consul"),
         ("cookie-secret", "e5e973e5a6b2a43f48e7dc849e37bfcf"),
         ("data", "/var/tmp/callsign"),
@@ -99,6 +100,10 @@ fn every_key_can_be_said_everywhere() {
         ("domain", "example.com"),
         ("doq", "10.0.0.1:853"),
         ("dot", "10.0.0.1:853"),
+        ("forward", "192.0.2.1"),
+        ("forward-allow", "10.0.0.0/8"),
+        ("forward-special", "home.arpa"),
+        ("forward-trust-ad", "true"),
         ("grace", "1s"),
         ("history-age", "1d"),
         ("history-changes", "7"),
@@ -238,6 +243,13 @@ fn rules_say_what_to_write() {
         ("probe-commands", "yes", "true or false"),
         ("reverse", "10.0.0.7/8", "such as 10.0.0.0/8"),
         ("reverse", "0.0.10.in-addr.arpa", "such as 10.0.0.0/8"),
+        ("forward", "ns.example.com", "must be `system` or the address of a name server"),
+        ("forward", "0.0.0.0", "the address of one server"),
+        ("forward", "192.0.2.1:0", "the address of one server"),
+        ("forward-allow", "10.0.0.7/8", "such as 10.0.0.0/8"),
+        ("forward-special", "x.localhost", "answered here"),
+        ("forward-special", "a..b", "must be a name"),
+        ("claim-local", "yes", "true or false"),
     ] {
         let error = flag_error(key, text);
         assert!(error.starts_with(&format!("--{key} ")) && error.contains(rule), "{error}");
@@ -287,6 +299,34 @@ fn encrypted_listeners_have_a_certificate() {
         let error = read(texts).unwrap_err().to_string();
         assert!(error.contains(rule), "{error}");
     }
+}
+
+#[test]
+fn upstreams_are_addresses_with_or_without_a_port() {
+    let texts =
+        ["192.0.2.1", "192.0.2.1:5353", "2001:db8::1", "[2001:db8::1]", "[2001:db8::1]:5353", "system"];
+    let flags = vec![Setting::flag("forward", texts.map(str::to_owned).to_vec())];
+    let config = Config::load(None, flags.clone(), &around(&[]));
+    assert!(config.unwrap_err().to_string().contains("twice"), "with and without brackets it is one address");
+    let flags =
+        vec![Setting::flag("forward", [0, 1, 3, 4, 5].map(|at: usize| texts[at].to_owned()).to_vec())];
+    let config = Config::load(None, flags, &around(&[])).unwrap();
+    let server = |text: &str| Source::Server(text.parse().unwrap());
+    assert_eq!(
+        config.forward,
+        [
+            server("192.0.2.1:53"),
+            server("192.0.2.1:5353"),
+            server("[2001:db8::1]:53"),
+            server("[2001:db8::1]:5353"),
+            Source::System
+        ]
+    );
+    let default: Vec<String> = config.forward_allow.iter().map(IpNet::to_string).collect();
+    assert_eq!(default, ["127.0.0.0/8", "::1/128"]);
+    let many = (1..=9).map(|number| format!("192.0.2.{number}")).collect();
+    let error = Config::load(None, vec![Setting::flag("forward", many)], &around(&[])).unwrap_err();
+    assert!(error.to_string().starts_with("--forward is one more server than 8"), "{error}");
 }
 
 #[test]

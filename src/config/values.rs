@@ -11,7 +11,9 @@ use ipnet::IpNet;
 use super::{DNS_PORT, StoreChoice};
 use crate::dns::cookie::{SECRET_OCTETS, Secret};
 use crate::dns::edns::NSID_OCTETS_MAX;
-use crate::name::{Apex, Datacenter};
+use crate::dns::forward::{Source, resolv_conf};
+use crate::name::{Apex, Datacenter, Name};
+use crate::special;
 use crate::time::{format_duration, parse_duration};
 
 /// Longest path of a Unix socket: `sun_path` of Linux holds 108 octets with the final zero.
@@ -77,6 +79,36 @@ pub fn address(text: &str) -> Result<SocketAddr, String> {
             "must be an address with a port, such as 127.0.0.1:{DNS_PORT} or [::1]:{DNS_PORT}, not `{not}`"
         ),
     })
+}
+
+pub fn upstream(text: &str) -> Result<Source, String> {
+    if text == "system" {
+        return Ok(Source::System);
+    }
+    let address = text.parse().or_else(|_| {
+        let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+        bare.parse().map(|ip: IpAddr| SocketAddr::new(ip, resolv_conf::PORT))
+    });
+    match address {
+        Ok(address)
+            if address.ip().is_unspecified() || address.ip().is_multicast() || address.port() == 0 =>
+        {
+            Err(format!("must be the address of one server, not {address}"))
+        }
+        Ok(address) => Ok(Source::Server(address)),
+        Err(_) => Err(format!(
+            "must be `system` or the address of a name server, such as 192.0.2.1, 192.0.2.1:5353 or [2001:db8::1]:53, not `{}`",
+            text.escape_debug()
+        )),
+    }
+}
+
+pub fn special_name(text: &str) -> Result<Name, String> {
+    let name = Name::parse(text).map_err(|error| format!("must be a name: {error}"))?;
+    match special::may_be_forwarded(&name) {
+        true => Ok(name),
+        false => Err(format!("must be a name that others may know, not {name}: it is answered here")),
+    }
 }
 
 pub fn socket(text: &str) -> Result<PathBuf, String> {

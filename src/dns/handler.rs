@@ -30,11 +30,11 @@ impl Handler {
         Self { responder, draws: Mutex::new(Draws::new(seed)) }
     }
 
-    fn accept(&self, request: &Request) -> Option<Message> {
+    async fn reply(&self, request: &Request) -> Option<Message> {
         let draw = self.draws.lock().unwrap_or_else(PoisonError::into_inner).next_u64();
         let over = if request.protocol() == Protocol::Udp { Over::Udp } else { Over::Tcp };
         let arrival = Arrival { client: request.src(), over, draw };
-        let reply = self.responder.accept(&arrival, request.as_slice())?;
+        let reply = self.responder.reply(&arrival, request.as_slice()).await?;
         Message::from_vec(&reply).ok()
     }
 }
@@ -50,7 +50,7 @@ impl RequestHandler for Handler {
             Metadata::new(request.metadata.id, MessageType::Response, request.metadata.op_code);
         metadata.response_code = ResponseCode::ServFail;
         let unsent = |metadata| ResponseInfo::from(Header { metadata, counts: HeaderCounts::default() });
-        let Some(reply) = self.accept(request) else { return unsent(metadata) };
+        let Some(reply) = self.reply(request).await else { return unsent(metadata) };
         let mut builder = MessageResponseBuilder::from_message_request(request);
         if let Some(edns) = &reply.edns {
             builder.edns(edns);

@@ -1,12 +1,15 @@
 //! DNS over the network: octets to questions and answers to octets (`wire`, `edns`, `encode`), who is where it
 //! says it is (`cookie`) and who is answered how often (`limit`), the loops that carry them (`udp`, `tcp` with TLS,
-//! `quic`), and the same for whoever runs a hickory server (`handler`).
+//! `quic`), names that other servers are asked for (`onward`, `forward`), and the same for whoever runs a hickory
+//! server (`handler`).
 
 pub mod cookie;
 pub mod edns;
 pub mod encode;
+pub mod forward;
 pub mod handler;
 pub mod limit;
+mod onward;
 pub mod quic;
 pub mod tcp;
 pub mod udp;

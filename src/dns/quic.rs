@@ -231,11 +231,11 @@ impl Query {
         };
         let message = message(&read)?;
         let arrival = Arrival { client: self.client, over: Over::Quic, draw: self.draw };
-        let reply = {
+        let accepted = {
             let _turn = service.streams.turns.take().await;
             service.responder.accept(&arrival, message)
         };
-        let Some(reply) = reply else { return Err(ProtocolError("no query")) };
+        let Some(reply) = accepted.reply().await else { return Err(ProtocolError("no query")) };
         let mut framed = Vec::with_capacity(2 + reply.len());
         framed.extend_from_slice(&(reply.len() as u16).to_be_bytes());
         framed.extend_from_slice(&reply);

@@ -1,11 +1,16 @@
 //! DNS over TCP (RFC 7766) and, by the same loop, over TLS (RFC 7858): pipelined queries, whole replies, nothing that one
 //! client can hold for ever.
+//!
+//! Replies that another server is asked for come when they are there, and others overtake them (RFC 7766 section
+//! 6.2.1.1): how many may be waited for on one connection is bounded, and with them read, nothing more is.
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
@@ -17,7 +22,7 @@ use crate::balance::Draws;
 use crate::connections::tls::Acceptor;
 use crate::connections::{Place, Streams};
 use crate::dns::encode::HEADER_OCTETS;
-use crate::dns::wire::{Arrival, Responder};
+use crate::dns::wire::{Accepted, Arrival, Responder};
 
 /// Connections at once, of DNS over TCP, TLS and HTTPS together; the quietest goes when one more comes.
 ///
@@ -38,6 +43,11 @@ const READ_BUFFER_OCTETS: usize = 2048;
 /// Octets that the kernel keeps of a connection, in and out: some hundred queries, and the largest reply. It would let both
 /// grow to megabytes, which a client that asks and does not read would have of us.
 const KERNEL_OCTETS: usize = 64 * 1024;
+
+/// Replies of one connection that other servers are asked for, at once: a browser's page has fewer names.
+const PENDING_MAX: usize = 64;
+/// How long those are waited for after the server was told to stop.
+const LAST_PENDING_MAX: Duration = Duration::from_secs(1);
 
 /// What lies between a connection and its messages.
 #[derive(Clone, Debug)]
@@ -113,34 +123,45 @@ async fn serve(
     let mut reader = BufReader::with_capacity(READ_BUFFER_OCTETS, reader);
     let mut message = Vec::new();
     let mut last_messages = LAST_MESSAGES_MAX;
+    let mut pending = FuturesUnordered::new();
     while last_messages > 0 {
         last_messages -= usize::from(place.closing().is_cancelled());
-        // The connection ends with this loop in either case, so a half-read message is no loss.
-        let whole = tokio::select! {
-            biased;
-            whole = read(&mut reader, &mut message) => whole?,
-            () = place.closing().cancelled() => break,
+        let whole = {
+            let mut whole = std::pin::pin!(read(&mut reader, &mut message));
+            loop {
+                // Reading is not cancel-safe, and so goes on where it was; the connection ends with this loop.
+                tokio::select! {
+                    biased;
+                    whole = &mut whole, if pending.len() < PENDING_MAX => break whole?,
+                    Some(reply) = pending.next(), if !pending.is_empty() => send(&mut writer, reply).await?,
+                    () = place.closing().cancelled() => break false,
+                }
+            }
         };
         if !whole {
             break;
         }
         place.touch();
         let arrival = Arrival { client, over, draw: draws.next_u64() };
-        let reply = {
+        let accepted = {
             let _turn = streams.turns.take().await;
             responder.accept(&arrival, &message)
         };
-        let Some(reply) = reply else { continue };
-        // Length and message in one write (RFC 7766 section 8).
-        let mut framed = Vec::with_capacity(2 + reply.len());
-        framed.extend_from_slice(&(reply.len() as u16).to_be_bytes());
-        framed.extend_from_slice(&reply);
-        let sent = async {
-            writer.write_all(&framed).await?;
-            writer.flush().await // what TLS has encrypted may still be on our side
-        };
-        timeout(WRITE_TIME_MAX, sent).await??;
+        match accepted {
+            Accepted::Silence => {}
+            Accepted::Reply(reply) => send(&mut writer, Some(reply)).await?,
+            Accepted::Pending(reply) => pending.push(reply.reply()),
+        }
     }
+    // A client that has said all that it wants to say still listens (RFC 1035 section 4.2.2).
+    let patience = if place.closing().is_cancelled() { LAST_PENDING_MAX } else { IDLE_MAX };
+    let rest = async {
+        while let Some(reply) = pending.next().await {
+            send(&mut writer, reply).await?;
+        }
+        io::Result::Ok(())
+    };
+    timeout(patience, rest).await.unwrap_or(Ok(()))?;
     timeout(WRITE_TIME_MAX, writer.shutdown()).await??;
     let linger = async {
         let mut rest = [0; 512];
@@ -149,6 +170,19 @@ async fn serve(
     // Whether the client closed or the time is over, there is nothing left to do.
     drop(timeout(LINGER, linger).await);
     Ok(())
+}
+
+/// Length and message in one write (RFC 7766 section 8).
+async fn send(writer: &mut (impl AsyncWriteExt + Unpin), reply: Option<Vec<u8>>) -> io::Result<()> {
+    let Some(reply) = reply else { return Ok(()) };
+    let mut framed = Vec::with_capacity(2 + reply.len());
+    framed.extend_from_slice(&(reply.len() as u16).to_be_bytes());
+    framed.extend_from_slice(&reply);
+    let sent = async {
+        writer.write_all(&framed).await?;
+        writer.flush().await // what TLS has encrypted may still be on our side
+    };
+    timeout(WRITE_TIME_MAX, sent).await?
 }
 
 /// Reads one message; false where the connection should close: ended, idle, or no DNS.

@@ -9,6 +9,8 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use nix::libc;
 use nix::sys::socket::{
     ControlMessage, ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, sendmsg, setsockopt, sockopt,
@@ -19,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::answer::Over;
 use crate::balance::Draws;
-use crate::dns::wire::{Arrival, Responder};
+use crate::dns::wire::{Accepted, Arrival, Responder};
 
 /// The largest datagram that UDP has.
 const DATAGRAM_OCTETS_MAX: usize = 65_535;
@@ -46,10 +48,16 @@ pub async fn run(
     let local = socket.local_addr()?;
     let mut draws = Draws::new(seed);
     let mut buffer = vec![0; DATAGRAM_OCTETS_MAX];
+    // Replies that other servers are asked for; how many there may be is the forwarder's to say.
+    let mut pending = FuturesUnordered::new();
     loop {
-        // Both arms are cancel-safe: nothing is taken from the socket here.
+        // All arms are cancel-safe: nothing is taken from the socket here.
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
+            Some((reply, datagram)) = pending.next(), if !pending.is_empty() => {
+                answer(&socket, reply, &datagram);
+                continue;
+            }
             ready = socket.readable() => ready?,
         }
         for _ in 0..TURN_MAX {
@@ -67,12 +75,20 @@ pub async fn run(
                 continue;
             }
             let arrival = Arrival { client: datagram.from, over: Over::Udp, draw: draws.next_u64() };
-            let Some(reply) = responder.accept(&arrival, &buffer[..datagram.octets]) else { continue };
-            if let Err(error) = socket.try_io(Interest::WRITABLE, || send(&socket, &reply, &datagram)) {
-                tracing::debug!(%error, client = %datagram.from, "sending on UDP");
+            match responder.accept(&arrival, &buffer[..datagram.octets]) {
+                Accepted::Silence => {}
+                Accepted::Reply(reply) => answer(&socket, Some(reply), &datagram),
+                Accepted::Pending(reply) => pending.push(async move { (reply.reply().await, datagram) }),
             }
         }
         tokio::task::yield_now().await;
+    }
+}
+
+fn answer(socket: &UdpSocket, reply: Option<Vec<u8>>, datagram: &Datagram) {
+    let Some(reply) = reply else { return };
+    if let Err(error) = socket.try_io(Interest::WRITABLE, || send(socket, &reply, datagram)) {
+        tracing::debug!(%error, client = %datagram.from, "sending on UDP");
     }
 }
 

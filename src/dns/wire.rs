@@ -3,19 +3,25 @@
 //! What costs nothing is checked first (length, QR, opcode, counts), so that no decoder sees what no
 //! query looks like; then the message is decoded, the question answered, the reply sized and encoded.
 //! There is no second way in: a rule that holds here holds on every transport.
+//!
+//! What other servers have to be asked for is not waited for here: a loop is given a [`Pending`], and what comes of
+//! that goes the same way again, so that the reply is made in one place.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use hickory_server::net::xfer::Protocol;
 use hickory_server::server::Request;
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::answer::{Answer, Asked, CLASS_IN, Ede, Over, Question, Rcode, answer};
 use crate::clock::Clock;
 use crate::dns::cookie::{Cookies, Judged, ServerPart};
 use crate::dns::edns::{Edns, Options};
 use crate::dns::encode::{Frame, HEADER_OCTETS};
+use crate::dns::forward::{Forwarder, Query, Told};
 use crate::dns::limit::{Fate, Limiter};
+use crate::dns::onward::{Asker, Onward};
 use crate::name::Name;
 use crate::record::{Data, Record, Type};
 use crate::time::Now;
@@ -33,6 +39,8 @@ const ADDITIONAL_MAX: u16 = 4;
 
 const OPCODE: u16 = 0x7800;
 const RD: u16 = 0x0100;
+const RA: u16 = 0x0080;
+const AD: u16 = 0x0020;
 const CD: u16 = 0x0010;
 
 /// What the operator may set of replies.
@@ -59,19 +67,97 @@ pub struct Responder {
     pub clock: Clock,
     /// Counts replies over UDP, where there is a limit to them.
     pub limiter: Option<Limiter>,
+    /// Who asks other servers for names that are not ours; where there is none, they are refused.
+    pub forwarder: Option<Arc<Forwarder>>,
+}
+
+/// What becomes of a message.
+pub enum Accepted {
+    /// It deserves no reply: too short for a header, or itself a reply.
+    Silence,
+    Reply(Vec<u8>),
+    /// The reply is another server's to know, and will be there in some time.
+    Pending(Pending),
+}
+
+impl Accepted {
+    /// The reply, waited for.
+    pub async fn reply(self) -> Option<Vec<u8>> {
+        match self {
+            Self::Silence => None,
+            Self::Reply(reply) => Some(reply),
+            Self::Pending(pending) => pending.reply().await,
+        }
+    }
 }
 
 impl Responder {
-    /// The reply to `message`; `None` where it deserves none: too short for a header, itself a reply, or one of
-    /// too many.
-    pub fn accept(&self, arrival: &Arrival, message: &[u8]) -> Option<Vec<u8>> {
-        self.accept_at(self.clock.now(), arrival, message)
+    /// What becomes of `message`, at once: whoever is given [`Accepted::Pending`] answers others meanwhile.
+    pub fn accept(self: &Arc<Self>, arrival: &Arrival, message: &[u8]) -> Accepted {
+        let onward = self.forwarder.as_deref().map(|forwarder| Onward { forwarder, told: None });
+        match (self.respond(self.clock.now(), onward, arrival, message), &self.forwarder) {
+            (Verdict::Ask(query), Some(forwarder)) => self.pend(forwarder, query, arrival, message),
+            (Verdict::Reply(reply), _) => Accepted::Reply(reply),
+            (Verdict::Silence | Verdict::Ask(_), _) => Accepted::Silence,
+        }
     }
 
-    /// As `accept`, at a time of the caller's.
+    /// The reply to `message`, waited for; for whoever has one task for each message.
+    pub async fn reply(self: &Arc<Self>, arrival: &Arrival, message: &[u8]) -> Option<Vec<u8>> {
+        self.accept(arrival, message).reply().await
+    }
+
+    /// The reply at a time of the caller's, where nobody else is asked.
     pub fn accept_at(&self, now: Now, arrival: &Arrival, message: &[u8]) -> Option<Vec<u8>> {
-        let (view, policy) = (&*self.view, &self.policy);
-        respond(&Around { view, policy, limiter: self.limiter.as_ref(), now }, arrival, message)
+        self.respond(now, None, arrival, message).reply()
+    }
+
+    fn pend(
+        self: &Arc<Self>,
+        forwarder: &Arc<Forwarder>,
+        query: Query,
+        arrival: &Arrival,
+        message: &[u8],
+    ) -> Accepted {
+        let Some(place) = forwarder.enter() else {
+            let told = Told::overload();
+            let onward = Onward { forwarder, told: Some((&query, &told)) };
+            let reply = self.respond(self.clock.now(), Some(onward), arrival, message).reply();
+            return reply.map_or(Accepted::Silence, Accepted::Reply);
+        };
+        Accepted::Pending(Pending {
+            responder: self.clone(),
+            forwarder: forwarder.clone(),
+            query,
+            arrival: *arrival,
+            message: message.to_vec(),
+            _place: place,
+        })
+    }
+
+    fn respond(&self, now: Now, onward: Option<Onward<'_>>, arrival: &Arrival, message: &[u8]) -> Verdict {
+        let (view, policy, limiter) = (&*self.view, &self.policy, self.limiter.as_ref());
+        respond(&Around { view, policy, limiter, now, onward }, arrival, message)
+    }
+}
+
+/// A message whose reply another server is asked for. How many there are is bounded where they come from.
+pub struct Pending {
+    responder: Arc<Responder>,
+    forwarder: Arc<Forwarder>,
+    query: Query,
+    arrival: Arrival,
+    message: Vec<u8>,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Pending {
+    /// The reply, within the patience of a client.
+    pub async fn reply(self) -> Option<Vec<u8>> {
+        let told = self.forwarder.ask(&self.query).await;
+        let onward = Onward { forwarder: &self.forwarder, told: Some((&self.query, &told)) };
+        let now = self.responder.clock.now();
+        self.responder.respond(now, Some(onward), &self.arrival, &self.message).reply()
     }
 }
 
@@ -87,7 +173,8 @@ pub struct Arrival {
 /// The reply to `message` by itself, whatever came before it, and on the first day of all clocks: nothing is
 /// counted, no cookie is old.
 pub fn accept(view: &View, policy: &Policy, arrival: &Arrival, message: &[u8]) -> Option<Vec<u8>> {
-    respond(&Around { view, policy, limiter: None, now: Now::default() }, arrival, message)
+    let now = Now::default();
+    respond(&Around { view, policy, limiter: None, now, onward: None }, arrival, message).reply()
 }
 
 /// What a reply depends on besides its query.
@@ -96,6 +183,7 @@ struct Around<'a> {
     policy: &'a Policy,
     limiter: Option<&'a Limiter>,
     now: Now,
+    onward: Option<Onward<'a>>,
 }
 
 impl Around<'_> {
@@ -105,33 +193,47 @@ impl Around<'_> {
     }
 
     /// `answer` as it goes out, unless it is one of too many.
-    fn send(
-        &self,
-        frame: &Frame<'_>,
-        answer: &Answer,
-        client: IpAddr,
-        cookie: Option<Judged>,
-    ) -> Option<Vec<u8>> {
+    fn send(&self, frame: &Frame<'_>, answer: &Answer, client: IpAddr, cookie: Option<Judged>) -> Verdict {
         let proven = cookie.is_some_and(|judged| judged.server_part == ServerPart::Good);
         let exempt = proven || !frame.over.is_datagram() || is_loopback(client);
-        let Some(limiter) = self.limiter.filter(|_| !exempt) else { return Some(frame.encode(answer)) };
+        let Some(limiter) = self.limiter.filter(|_| !exempt) else {
+            return Verdict::Reply(frame.encode(answer));
+        };
         match limiter.judge(client, frame.qname(), answer, self.now) {
-            Fate::Goes => Some(frame.encode(answer)),
+            Fate::Goes => Verdict::Reply(frame.encode(answer)),
             // Who reads cookies asks again with the one that is in the reply, everybody else over TCP.
-            Fate::Slips if cookie.is_some() => Some(frame.encode(&Answer::bare(Rcode::BadCookie, None))),
-            Fate::Slips => {
-                Some(frame.encode(&Answer { truncated: true, ..Answer::bare(Rcode::NoError, None) }))
+            Fate::Slips if cookie.is_some() => {
+                Verdict::Reply(frame.encode(&Answer::bare(Rcode::BadCookie, None)))
             }
-            Fate::Dropped => None,
+            Fate::Slips => Verdict::Reply(
+                frame.encode(&Answer { truncated: true, ..Answer::bare(Rcode::NoError, None) }),
+            ),
+            Fate::Dropped => Verdict::Silence,
         }
     }
 }
 
-fn respond(around: &Around<'_>, arrival: &Arrival, message: &[u8]) -> Option<Vec<u8>> {
-    let header: &[u8; HEADER_OCTETS] = message.first_chunk()?;
+enum Verdict {
+    Silence,
+    Reply(Vec<u8>),
+    /// This has to be asked of another server first.
+    Ask(Query),
+}
+
+impl Verdict {
+    fn reply(self) -> Option<Vec<u8>> {
+        match self {
+            Self::Reply(reply) => Some(reply),
+            Self::Silence | Self::Ask(_) => None,
+        }
+    }
+}
+
+fn respond(around: &Around<'_>, arrival: &Arrival, message: &[u8]) -> Verdict {
+    let Some(header) = message.first_chunk::<HEADER_OCTETS>() else { return Verdict::Silence };
     let [id, flags, questions, answers, authorities, additionals] = numbers(header);
     if flags & 0x8000 != 0 {
-        return None; // answering answers makes loops
+        return Verdict::Silence; // answering answers makes loops
     }
     let glimpse = Glimpse::of(message);
     let options = glimpse.edns.map_or(Ok(Options::default()), |edns| edns.options());
@@ -189,10 +291,22 @@ fn respond(around: &Around<'_>, arrival: &Arrival, message: &[u8]) -> Option<Vec
     let Ok(name) = Name::from_wire(frame.question) else { return send(&frame, &malformed) };
     let question = Question { name, qtype, class };
     let special = refuse(&question, authorities).or_else(|| identity(around.policy, &question));
-    let answer = special.unwrap_or_else(|| {
+    let mut answer = special.unwrap_or_else(|| {
         let (over, room, edns, draw) = (arrival.over, frame.room(), frame.edns, arrival.draw);
         answer(around.view, &Asked { question: &question, client, over, room, edns, draw })
     });
+    if let Some(onward) = &around.onward {
+        let asker = Asker { permitted: onward.forwarder.permits(client), recursion: flags & RD != 0 };
+        frame.flags |= if asker.permitted { RA } else { 0 };
+        if let Some(name) = answer.onward.take() {
+            let query = Query { name, qtype, dnssec_ok: frame.dnssec_ok, checking_disabled: flags & CD != 0 };
+            let Some(authentic) = onward.lead(&query, asker, arrival.over, &mut answer) else {
+                return Verdict::Ask(query);
+            };
+            // AD is for those who ask for it (RFC 6840 section 5.8).
+            frame.flags |= if authentic && (flags & AD != 0 || frame.dnssec_ok) { AD } else { 0 };
+        }
+    }
     send(&frame, &answer)
 }
 

@@ -14,7 +14,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
 use super::Office;
-use crate::counters::{BUCKETS_US, Histogram};
+use crate::counters::{BUCKETS_US, Forwarding, Histogram};
 use crate::instance::Health;
 use crate::view::Standing;
 
@@ -109,6 +109,7 @@ fn text(office: &Office) -> String {
         "How long after their time probes began.",
         &probes.lateness,
     );
+    forwarding(&mut page, &office.forwarding);
     page.0.push_str("# EOF\n");
     page.0
 }
@@ -131,6 +132,43 @@ fn encrypted(page: &mut Page, office: &Office) {
     page.head("callsign_tls_reloads", "counter", "New certificates, by whether they could be used.");
     for (outcome, count) in ["taken", "refused"].into_iter().zip(reloads) {
         page.line("callsign_tls_reloads_total", &[("outcome", outcome)], count as f64);
+    }
+}
+
+/// Upstreams are the operator's, and few.
+fn forwarding(page: &mut Page, forwarding: &Forwarding) {
+    page.head(
+        "callsign_forwarded",
+        "counter",
+        "Queries for names that are not ours, by what became of them.",
+    );
+    let outcomes = [
+        ("kept", &forwarding.hits),
+        ("asked", &forwarding.asked),
+        ("joined", &forwarding.joined),
+        ("refused", &forwarding.refused),
+    ];
+    for (outcome, count) in outcomes {
+        page.line("callsign_forwarded_total", &[("outcome", outcome)], count.read() as f64);
+    }
+    let kept = forwarding.kept.load(Ordering::Relaxed);
+    page.gauge("callsign_forwarded_kept", "Outcomes of other servers that are kept.", kept as f64);
+    let upstreams = forwarding.upstreams.load();
+    let upstreams: Vec<_> =
+        upstreams.iter().map(|upstream| (upstream.address.to_string(), upstream)).collect();
+    page.head("callsign_upstream", "counter", "Queries to each upstream, and what became of them.");
+    for (address, upstream) in &upstreams {
+        let outcomes =
+            [("asked", &upstream.asked), ("replied", &upstream.replies), ("failed", &upstream.failures)];
+        for (outcome, count) in outcomes {
+            let labels = [("upstream", address.as_str()), ("outcome", outcome)];
+            page.line("callsign_upstream_total", &labels, count.read() as f64);
+        }
+    }
+    page.head("callsign_upstream_rests", "gauge", "1 while others are asked first, for it did not answer.");
+    for (address, upstream) in &upstreams {
+        let rests = f64::from(u8::from(upstream.rests.load(Ordering::Relaxed)));
+        page.line("callsign_upstream_rests", &[("upstream", address)], rests);
     }
 }
 

@@ -128,8 +128,11 @@ fn answering(responder: Arc<Responder>, streams: Arc<Streams>, seed: u64) -> doh
         let (responder, streams) = (responder.clone(), streams.clone());
         let reply = async move {
             let arrival = Arrival { client, over: Over::Https, draw };
-            let _turn = streams.turns.take().await;
-            let octets = responder.accept(&arrival, &message)?;
+            let accepted = {
+                let _turn = streams.turns.take().await;
+                responder.accept(&arrival, &message)
+            };
+            let octets = accepted.reply().await?;
             Some(doh::Reply { fresh_s: fresh_s(&octets), octets })
         };
         Box::pin(reply) as Pin<Box<dyn Future<Output = Option<doh::Reply>> + Send>>

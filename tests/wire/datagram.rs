@@ -34,6 +34,7 @@ fn serve(socket: UdpSocket, view: &Arc<View>) -> JoinSet<io::Result<()>> {
         policy: Policy::default(),
         clock: Clock::start(),
         limiter: None,
+        forwarder: None,
     });
     tasks.spawn(udp::run(socket, responder, SEED, CancellationToken::new()));
     tasks

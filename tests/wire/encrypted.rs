@@ -64,8 +64,13 @@ impl Encrypted {
         socket.set_nonblocking(true).unwrap();
         let addresses = [dot.local_addr(), web.local_addr(), socket.local_addr()].map(Result::unwrap);
         let identity = Identity::new(Source::SelfSigned(vec!["localhost".to_owned()])).unwrap();
-        let responder =
-            Arc::new(Responder { view: view.clone(), policy, clock: Clock::start(), limiter: None });
+        let responder = Arc::new(Responder {
+            view: view.clone(),
+            policy,
+            clock: Clock::start(),
+            limiter: None,
+            forwarder: None,
+        });
         let streams = Streams::new(tcp::CONNECTIONS_MAX);
         let handshakes = Arc::<Handshakes>::default();
         let acceptor = |alpn: &[&[u8]]| {
@@ -91,8 +96,10 @@ impl Encrypted {
 fn answering(responder: Arc<Responder>) -> doh::Answering {
     Arc::new(move |client, message| {
         let arrival = Arrival { client, over: Over::Https, draw: 3 };
-        let octets = responder.accept(&arrival, &message);
-        Box::pin(async { octets.map(|octets| doh::Reply { fresh_s: fresh_s(&octets), octets }) })
+        let accepted = responder.accept(&arrival, &message);
+        Box::pin(async {
+            accepted.reply().await.map(|octets| doh::Reply { fresh_s: fresh_s(&octets), octets })
+        })
     })
 }
 

@@ -389,8 +389,13 @@ impl Servers {
         let (udp, tcp) = (udp_socket.local_addr().unwrap(), listener.local_addr().unwrap());
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
-        let responder =
-            Arc::new(Responder { view: view.clone(), policy, clock: Clock::start(), limiter: None });
+        let responder = Arc::new(Responder {
+            view: view.clone(),
+            policy,
+            clock: Clock::start(),
+            limiter: None,
+            forwarder: None,
+        });
         let running = udp::run(udp_socket, responder.clone(), 1, stop.clone());
         tasks.spawn(async { running.await.unwrap() });
         let streams = Streams::new(tcp::CONNECTIONS_MAX);
@@ -404,7 +409,13 @@ impl Servers {
         let (udp_socket, listener) = sockets().await;
         let (udp, tcp) = (udp_socket.local_addr().unwrap(), listener.local_addr().unwrap());
         let mut server = hickory_server::Server::new(Handler::new(
-            Arc::new(Responder { view: view.clone(), policy, clock: Clock::start(), limiter: None }),
+            Arc::new(Responder {
+                view: view.clone(),
+                policy,
+                clock: Clock::start(),
+                limiter: None,
+                forwarder: None,
+            }),
             3,
         ));
         server.register_socket(udp_socket);
