@@ -1,0 +1,345 @@
+//! Forwarding between real programs: Knot and ldns-testns as upstreams; dig and delv, glibc and musl as clients.
+//!
+//! Needs: bind9-dnsutils knot ldnsutils gcc musl-tools iproute2 util-linux
+//!
+//! Where /etc/resolv.conf and port 53 are the point, server, upstreams and clients share a network namespace with
+//! nothing in it but loopback, and a mount namespace with files of their own.
+
+mod harness;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde_json::json;
+use tempfile::TempDir;
+
+use harness::program::{Program, free_ports, needs};
+use harness::{DEADLINE, Server, eventually};
+
+/// Everything that a forwarder may meet; `big` does not fit a datagram.
+const ZONE: &str = "$ORIGIN example.com.\n$TTL 300\n\
+    @ SOA ns1 hostmaster 1 3600 600 86400 60\n@ NS ns1\n@ MX 10 mail\n@ CAA 0 issue \"ca.example.net\"\n\
+    ns1 A 192.0.2.53\nmail A 192.0.2.25\nWWW A 192.0.2.80\nwww AAAA 2001:db8::80\nalias CNAME www\n\
+    dang CNAME nope\nold DNAME new\nx.new A 192.0.2.81\n_sip._tcp SRV 0 5 5060 www\n*.wild A 192.0.2.99\n\
+    text TXT \"a\" \"b\"\nnaptr NAPTR 100 10 \"u\" \"E2U+sip\" \"!^.*$!sip:x@example.com!\" .\n\
+    rp RP hostmaster text\nafs AFSDB 1 www\nloc LOC 52 22 23 N 4 53 32 E 0m\nhinfo HINFO \"a\" \"b\"\n\
+    unknown TYPE65280 \\# 3 C00CFF\nsvcb HTTPS 1 . alpn=h2\nsub NS ns.sub\nns.sub A 192.0.2.54\n";
+
+/// Names and types of it, and what is not there.
+const QUESTIONS: &[(&str, &str)] = &[
+    ("example.com", "SOA"),
+    ("example.com", "NS"),
+    ("example.com", "MX"),
+    ("example.com", "CAA"),
+    ("www.example.com", "A"),
+    ("WWW.eXample.com", "AAAA"),
+    ("www.example.com", "MX"),
+    ("alias.example.com", "A"),
+    ("dang.example.com", "A"),
+    ("x.old.example.com", "A"),
+    ("_sip._tcp.example.com", "SRV"),
+    ("any.wild.example.com", "A"),
+    ("text.example.com", "TXT"),
+    ("naptr.example.com", "NAPTR"),
+    ("rp.example.com", "RP"),
+    ("afs.example.com", "AFSDB"),
+    ("loc.example.com", "LOC"),
+    ("hinfo.example.com", "HINFO"),
+    ("unknown.example.com", "TYPE65280"),
+    ("svcb.example.com", "HTTPS"),
+    ("nope.example.com", "A"),
+    ("big.example.com", "A"),
+    ("big.example.com", "TXT"),
+];
+
+/// Knot with `ZONE`, signed, at this address.
+fn knot(before: &[String], listen: &str, www: &str) -> Program {
+    let knotd = needs("knotd", "knot");
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().display();
+    let mut zone = ZONE.replace("WWW A 192.0.2.80", &format!("WWW A {www}"));
+    for number in 0..120 {
+        zone += &format!("big A 10.0.0.{number}\nbig TXT \"{number} {}\"\n", "x".repeat(200));
+    }
+    fs::write(directory.path().join("example.com.zone"), zone).expect("writing the zone");
+    let config = format!(
+        "server:\n  rundir: {path}\n  listen: {listen}\ndatabase:\n  storage: {path}\nlog:\n  - target: stderr\n    \
+         any: warning\ntemplate:\n  - id: default\n    storage: {path}\nzone:\n  - domain: example.com\n    \
+         file: example.com.zone\n    zonefile-load: whole\n    zonefile-sync: -1\n    journal-content: none\n    \
+         dnssec-signing: on\n"
+    );
+    fs::write(directory.path().join("knot.conf"), config).expect("writing the configuration");
+    let mut words = before.to_vec();
+    words.extend([knotd.display().to_string(), "-c".to_owned(), format!("{path}/knot.conf")]);
+    Program::start(Path::new(&words[0].clone()), directory, &words[1..])
+}
+
+/// What dig prints; every reply is whatever the server said, and one try is enough.
+fn dig(server: SocketAddr, words: &[&str]) -> String {
+    let output = Command::new(needs("dig", "bind9-dnsutils"))
+        .args([&format!("@{}", server.ip()), "-p", &server.port().to_string(), "+tries=1", "+time=10"])
+        .args(words)
+        .stdin(Stdio::null())
+        .output()
+        .expect("running dig");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// The rcode and the records of two sections, in any order and without their TTLs.
+fn said(server: SocketAddr, words: &[&str]) -> (String, BTreeSet<String>) {
+    let shown = ["+nocmd", "+noquestion", "+nostats", "+noadditional", "+nottlid", "+nocookie"];
+    let text = dig(server, &[words, &shown].concat());
+    let rcode =
+        text.split("status: ").nth(1).and_then(|rest| rest.split(',').next()).unwrap_or(&text).to_owned();
+    let records = text.lines().filter(|line| !line.is_empty() && !line.starts_with(';'));
+    // The owner's case is the question's, or the zone's: the same name.
+    let spelt = |line: &str| {
+        let (owner, rest) = line.split_once(['\t', ' ']).unwrap_or((line, ""));
+        format!("{} {}", owner.to_lowercase(), rest.split_whitespace().collect::<Vec<_>>().join(" "))
+    };
+    (rcode, records.map(spelt).collect())
+}
+
+/// A knotd that answers, on a free port.
+fn knot_here() -> (Program, SocketAddr) {
+    let [port] = free_ports::<1>();
+    let mut knot = knot(&[], &format!("127.0.0.1@{port}"), "192.0.2.80");
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
+    eventually("Knot's first answer", DEADLINE, || {
+        knot.must_run();
+        (said(address, &["www.example.com", "A"]).1.len() == 1).then_some(())
+    });
+    (knot, address)
+}
+
+#[test]
+fn everything_is_as_the_upstream_says() {
+    let (_knot, upstream) = knot_here();
+    let server = Server::start(&["--forward", &upstream.to_string()]);
+    for (name, qtype) in QUESTIONS {
+        for option in ["+noedns", "+edns=0", "+dnssec", "+tcp"] {
+            let direct = said(upstream, &[name, qtype, option]);
+            assert!(direct.0 == "NOERROR" || direct.0 == "NXDOMAIN", "{name} {qtype}: {direct:?}");
+            // The second answer comes from what was kept.
+            for _ in 0..2 {
+                assert_eq!(said(server.dns[0], &[name, qtype, option]), direct, "{name} {qtype} {option}");
+            }
+        }
+    }
+    println!("{} questions, each in four ways and twice", QUESTIONS.len());
+}
+
+#[test]
+fn delv_validates_through_us() {
+    let (_knot, upstream) = knot_here();
+    let server = Server::start(&["--forward", &upstream.to_string()]);
+    let key = dig(upstream, &["+short", "example.com", "DNSKEY"]);
+    let key = key.lines().find(|line| line.starts_with("257 ")).expect("a key signing key").to_owned();
+    let fields: Vec<&str> = key.splitn(4, ' ').collect();
+    let anchors = format!(
+        "trust-anchors {{ example.com static-key {} {} {} \"{}\"; }};\n",
+        fields[0],
+        fields[1],
+        fields[2],
+        fields[3].replace(' ', "")
+    );
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("anchors");
+    fs::write(&file, anchors).expect("writing the trust anchor");
+    let (at, port) = (format!("@{}", server.dns[0].ip()), server.dns[0].port().to_string());
+    for (name, qtype, verdict) in [
+        ("www.example.com", "A", "; fully validated"),
+        ("any.wild.example.com", "A", "; fully validated"),
+        ("big.example.com", "A", "; fully validated"),
+        ("x.old.example.com", "A", "; fully validated"),
+        ("unknown.example.com", "TYPE65280", "; fully validated"),
+        ("nope.example.com", "A", "; negative response, fully validated"),
+        ("www.example.com", "MX", "; negative response, fully validated"),
+    ] {
+        let output = Command::new(needs("delv", "bind9-dnsutils"))
+            .args([&at, "-p", &port, "-a"])
+            .arg(&file)
+            .args(["+root=example.com", name, qtype])
+            .stdin(Stdio::null())
+            .output()
+            .expect("running delv");
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(
+            text.contains(verdict),
+            "{name} {qtype}: {text}\n{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+}
+
+/// What ldns-testns says: cut over UDP and whole over TCP, a failure, a type of nobody, and 30 addresses at once.
+const SCRIPT: &str = "\
+ENTRY_BEGIN\nMATCH opcode qtype qname UDP\nADJUST copy_id copy_query\nREPLY QR RD RA TC NOERROR\nSECTION QUESTION\n\
+cut.example.com. IN A\nENTRY_END\n\
+ENTRY_BEGIN\nMATCH opcode qtype qname TCP\nADJUST copy_id copy_query\nREPLY QR RD RA NOERROR\nSECTION QUESTION\n\
+cut.example.com. IN A\nSECTION ANSWER\ncut.example.com. 300 IN A 192.0.2.1\ncut.example.com. 300 IN A 192.0.2.2\n\
+ENTRY_END\n\
+ENTRY_BEGIN\nMATCH opcode qtype qname\nADJUST copy_id copy_query\nREPLY QR RD RA SERVFAIL\nSECTION QUESTION\n\
+fails.example.com. IN A\nENTRY_END\n\
+ENTRY_BEGIN\nMATCH opcode qtype qname\nADJUST copy_id copy_query\nREPLY QR RD RA NOERROR\nSECTION QUESTION\n\
+odd.example.com. IN TYPE65280\nSECTION ANSWER\nodd.example.com. 300 IN TYPE65280 \\# 4 c00c0102\nENTRY_END\n\
+ENTRY_BEGIN\nMATCH opcode qtype qname\nADJUST copy_id copy_query\nREPLY QR RD RA AD NOERROR\nSECTION QUESTION\n\
+valid.example.com. IN A\nSECTION ANSWER\nvalid.example.com. 300 IN A 192.0.2.3\nENTRY_END\n";
+
+#[test]
+fn a_scripted_upstream_is_understood() {
+    let testns = needs("ldns-testns", "ldnsutils");
+    let [port] = free_ports::<1>();
+    let directory = tempfile::tempdir().expect("a directory");
+    fs::write(directory.path().join("script"), SCRIPT).expect("writing the script");
+    let words = ["-p", &port.to_string(), "script"].map(str::to_owned);
+    let mut upstream = Program::start(&testns, directory, &words);
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
+    eventually("its first answer", DEADLINE, || {
+        upstream.must_run();
+        (said(address, &["odd.example.com", "TYPE65280"]).0 == "NOERROR").then_some(())
+    });
+    let server = Server::start(&["--forward", &address.to_string()]);
+    let short = |words: &[&str]| -> BTreeSet<String> {
+        dig(server.dns[0], &[words, &["+short"]].concat()).lines().map(str::to_owned).collect()
+    };
+    assert_eq!(short(&["cut.example.com", "A"]), ["192.0.2.1", "192.0.2.2"].map(str::to_owned).into()); // F-03
+    assert_eq!(short(&["odd.example.com", "TYPE65280"]), ["\\# 4 C00C0102".to_owned()].into()); // F-07
+    let text = dig(server.dns[0], &["fails.example.com", "A"]); // F-04
+    assert!(text.contains("status: SERVFAIL") && text.contains("answered rcode 2"), "{text}");
+    let flags = |words: &[&str]| {
+        let text = dig(server.dns[0], words);
+        text.split(";; flags: ").nth(1).and_then(|rest| rest.split(';').next()).unwrap_or_default().to_owned()
+    };
+    assert_eq!(flags(&["valid.example.com", "+noadflag"]), "qr rd ra"); // F-05
+    assert_eq!(flags(&["valid.example.com", "+adflag"]), "qr rd ra ad");
+    assert_eq!(flags(&["valid.example.com", "+noadflag", "+dnssec"]), "qr rd ra ad");
+    assert_eq!(flags(&["valid.example.com", "+norecurse"]), "qr ra"); // F-02
+}
+
+/// A server on port 53 of its own namespaces, the only one in /etc/resolv.conf, and two of Knot behind it.
+struct Net {
+    server: Server,
+    files: TempDir,
+    _upstreams: [Program; 2],
+}
+
+impl Net {
+    fn new() -> Self {
+        needs("ip", "iproute2");
+        needs("unshare", "util-linux");
+        let files = tempfile::tempdir().expect("a directory");
+        let file = |name: &str, text: &str| fs::write(files.path().join(name), text).expect("writing a file");
+        file("resolv.conf", "nameserver 127.0.0.1\nsearch service.local\noptions timeout:10 attempts:1\n");
+        file("nsswitch.conf", "hosts: files dns\n");
+        file("hosts", "127.0.0.1 localhost\n");
+        fs::create_dir(files.path().join("resolve")).expect("making a folder");
+        file("resolve/resolv.conf", "nameserver 127.0.0.9\n");
+        let script = "ip link set lo up && for file in resolv.conf nsswitch.conf hosts; do \
+                      mount --bind \"$0/$file\" \"/etc/$file\" || exit; done; \
+                      mount -t tmpfs tmpfs /run && mkdir -p /run/systemd/resolve && \
+                      mount --bind \"$0/resolve\" /run/systemd/resolve && exec \"$@\"";
+        let mut before = vec!["unshare", "--net", "--mount"];
+        if !nix::unistd::geteuid().is_root() {
+            before.push("--map-root-user");
+        }
+        let path = files.path().display().to_string();
+        before.extend(["sh", "-c", script, &path]);
+        let server = Server::start_under(&before, &["--dns", "127.0.0.1:53", "--forward", "system"]);
+        let inside = within(&server);
+        let upstreams = [("127.0.0.9@53", "192.0.2.80"), ("127.0.0.10@53", "192.0.2.81")];
+        let upstreams = upstreams.map(|(listen, www)| knot(&inside, listen, www));
+        let net = Self { server, files, _upstreams: upstreams };
+        for at in ["127.0.0.9", "127.0.0.10"] {
+            eventually("Knot's first answer", DEADLINE, || {
+                let found = net
+                    .run(&needs("dig", "bind9-dnsutils"), &[&format!("@{at}"), "+short", "www.example.com"]);
+                found.starts_with("192.0.2.8").then_some(())
+            });
+        }
+        let registration = json!({"service": "web", "address": "10.0.0.1", "port": 80, "lease": "none"});
+        net.server.client().done("registered", &json!({"register": registration}));
+        net
+    }
+
+    /// What a program prints in there, whatever it thinks of it.
+    fn run(&self, program: &Path, words: &[&str]) -> String {
+        let inside = within(&self.server);
+        let output = Command::new(&inside[0])
+            .args(&inside[1..])
+            .arg(program)
+            .args(words)
+            .stdin(Stdio::null())
+            .output()
+            .expect("running nsenter");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// The lines of the lookup program about one word, as its resolver sees it.
+    fn lookup(&self, program: &Path, word: &str) -> BTreeSet<String> {
+        let text = self.run(program, &[word]);
+        text.lines().filter(|line| line.contains("short")).map(str::to_owned).collect()
+    }
+}
+
+/// The words that start a program in the server's namespaces.
+fn within(server: &Server) -> Vec<String> {
+    let pid = server.pid().to_string();
+    let mut words = vec!["nsenter", "--target", &pid, "--net", "--mount", "--root", "--wd"];
+    if !nix::unistd::geteuid().is_root() {
+        words.extend(["--user", "--preserve-credentials"]);
+    }
+    words.push("--");
+    words.into_iter().map(str::to_owned).collect()
+}
+
+/// `tests/clients/lookup.c`, for this libc.
+fn compiled(directory: &TempDir, compiler: PathBuf, flags: &[&str]) -> PathBuf {
+    let program = directory.path().join("lookup");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/lookup.c");
+    let output = Command::new(&compiler).arg("-o").arg(&program).arg(source).args(flags).output();
+    let output = output.expect("running a compiler");
+    assert!(output.status.success(), "{compiler:?}: {}", String::from_utf8_lossy(&output.stderr));
+    program
+}
+
+/// As the one name server of /etc/resolv.conf: what is registered, what is elsewhere, what is nowhere.
+fn resolves_everything(program: &Path) {
+    let net = Net::new();
+    let lines = |lines: &[&str]| lines.iter().map(|line| (*line).to_owned()).collect::<BTreeSet<String>>();
+    assert_eq!(net.lookup(program, "web"), lines(&["short 10.0.0.1"]));
+    let www = lines(&["short 192.0.2.80", "short 2001:db8::80"]);
+    assert_eq!(net.lookup(program, "www.example.com"), www);
+    assert_eq!(net.lookup(program, "alias.example.com"), www);
+    // EAI_NONAME of <netdb.h>, at once, and not EAI_AGAIN after five seconds.
+    assert_eq!(net.lookup(program, "nope.example.com"), lines(&["error short -2"]));
+    assert_eq!(net.lookup(program, "printer.local"), lines(&["error short -2"]));
+    // F-12: the machine's servers change, and so does who is asked; what was kept of the others is forgotten.
+    fs::write(net.files.path().join("resolve/resolv.conf"), "nameserver 127.0.0.10\n")
+        .expect("writing a file");
+    let changed = lines(&["short 192.0.2.81", "short 2001:db8::80"]);
+    eventually("the other server's answer", DEADLINE, || {
+        (net.lookup(program, "www.example.com") == changed).then_some(())
+    });
+    // And none at all is no reason to forget the last one.
+    fs::write(net.files.path().join("resolve/resolv.conf"), "# nobody\n").expect("writing a file");
+    eventually("a word about it", DEADLINE, || {
+        net.server.stderr().contains("those from before are asked on").then_some(())
+    });
+    assert_eq!(net.lookup(program, "www.example.com"), changed);
+}
+
+#[test]
+fn glibc_has_one_name_server() {
+    let built = tempfile::tempdir().expect("a directory");
+    resolves_everything(&compiled(&built, needs("gcc", "gcc"), &["-lresolv"]));
+}
+
+#[test]
+fn musl_has_one_name_server() {
+    let built = tempfile::tempdir().expect("a directory");
+    resolves_everything(&compiled(&built, needs("musl-gcc", "musl-tools"), &["-static"]));
+}
