@@ -141,7 +141,8 @@ impl Dig {
         let no_name =
             |error: String| Failure::new(USAGE, format!("`{}` is no domain name: {error}", self.name));
         let name = callsign::name::Name::parse(&self.name).map_err(|error| no_name(error.to_string()))?;
-        let name = Name::from_ascii(name.to_string()).map_err(|error| no_name(error.to_string()))?;
+        // By its labels, which may be any octets (RFC 2181 section 11); hickory's text may not.
+        let name = Name::from_labels(name.labels()).map_err(|error| no_name(error.to_string()))?;
         let id = getrandom::u32()
             .map_err(|error| Failure::new(FAILED, format!("drawing a random number: {error}")))?;
         let mut message = Message::new(id as u16, MessageType::Query, OpCode::Query);
@@ -309,10 +310,9 @@ impl Shown {
             ("cd", header.checking_disabled),
         ];
         let records = |records: &[Record]| records.iter().map(ShownRecord::of).collect();
-        let question = message
-            .queries
-            .first()
-            .map(|query| format!("{} {} {}", query.name(), query.query_class(), query.query_type()));
+        let question = message.queries.first().map(|query| {
+            format!("{} {} {}", query.name(), query.query_class(), type_name(query.query_type()))
+        });
         Self {
             rcode: rcode_name(header.response_code),
             flags: flags.into_iter().filter(|(_, set)| *set).map(|(name, _)| name).collect(),
@@ -359,7 +359,7 @@ impl ShownRecord {
             name: record.name.to_string(),
             ttl: record.ttl,
             class: record.dns_class.to_string(),
-            rtype: record.record_type().to_string(),
+            rtype: type_name(record.record_type()),
             data: data_text(&record.data),
         }
     }
@@ -370,10 +370,25 @@ impl ShownRecord {
     }
 }
 
-/// Presentation form; TXT with quotes and escapes, which hickory leaves out (RFC 1035 section 5.1).
+/// Types without a name are `TYPE65280` (RFC 3597 section 5).
+fn type_name(rtype: RecordType) -> String {
+    match rtype {
+        RecordType::Unknown(number) => format!("TYPE{number}"),
+        named => named.to_string(),
+    }
+}
+
+/// Presentation form; TXT with quotes and escapes, which hickory leaves out (RFC 1035 section 5.1), and data of types
+/// without a name as their octets (RFC 3597 section 5).
 fn data_text(data: &RData) -> String {
-    let RData::TXT(txt) = data else {
-        return data.to_string();
+    let txt = match data {
+        RData::TXT(txt) => txt,
+        RData::Unknown { rdata, .. } => {
+            let octets = &rdata.anything;
+            let digits: String = octets.iter().map(|octet| format!("{octet:02x}")).collect();
+            return format!("\\# {} {digits}", octets.len()).trim_end().to_owned();
+        }
+        other => return other.to_string(),
     };
     let quoted = txt.txt_data.iter().map(|octets| {
         let mut text = String::from("\"");
