@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
+use super::front::{all_srv, all_v4};
 use super::harness::machine::Machine;
 use super::harness::program::needs;
-use super::{all_srv, all_v4};
 
 /// What a program saw of one service: its lines by their first word.
 #[derive(Debug, Default)]
@@ -115,7 +115,8 @@ fn canonical(text: &str) -> String {
 
 /// What musl 1.2.3, which has no TCP, has of the largest service behind each resolver: addresses of a plain
 /// datagram, or nothing, where the resolver cuts an answer to nothing.
-const MUSL_ADDRESSES: [(&str, usize); 4] = [("unbound", 0), ("dnsmasq", 29), ("bind", 29), ("resolved", 29)];
+const MUSL_ADDRESSES: [(&str, usize); 5] =
+    [("unbound", 0), ("dnsmasq", 29), ("bind", 29), ("resolved", 29), ("coredns", 29)];
 
 /// Asserts that a program found every instance behind a resolver.
 pub fn sees(resolver: &str, program: &str, findings: &Findings, service: &str, count: usize) {
