@@ -1,10 +1,11 @@
 //! Programs that keep a set of endpoints from our names: the set follows the registry.
 //!
-//! Needs: unpacked, python3-venv, prometheus, curl, iproute2, util-linux
+//! Needs: unpacked, python3-venv, golang-go, prometheus, curl, iproute2, util-linux
 //!
 //! Prometheus (`dns_sd_configs`) asks what resolv.conf names, on port 53; nginx has a `resolver` of its own, gRPC an
 //! authority in its target, and both say the port. HAProxy is in tests/clients.rs. nginx is unpacked below target/unpacked
-//! (tests/unpacked/unpack), gRPC is in target/python (tests/clients/python/install).
+//! (tests/unpacked/unpack), gRPC for Python is in target/python
+//! (tests/clients/python/install); that for Go is built from the modules of tests/clients/grpc_channel/go.sum.
 
 mod harness;
 
@@ -13,6 +14,7 @@ use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -213,8 +215,9 @@ impl Told {
     }
 }
 
-/// What every gRPC has: it asks again when a connection is lost, and calls go round all addresses.
-fn channel_follows(machine: &Machine, command: &mut Command) {
+/// What every gRPC has: it asks again when a connection is lost, at once or after the time that it waits between two
+/// questions, and calls go round all addresses.
+fn channel_follows(machine: &Machine, command: &mut Command, within: Duration) {
     const SERVERS: [&str; 3] = ["127.0.0.21", "127.0.0.22", "127.0.0.23"];
     let mut program = Told::start(machine, command);
     for (id, address) in ["one", "two"].into_iter().zip(SERVERS) {
@@ -222,7 +225,7 @@ fn channel_follows(machine: &Machine, command: &mut Command) {
         register(machine, "grpc", id, address, 50051);
     }
     let becomes = |program: &mut Told, wanted: &str| {
-        eventually("who answers gRPC's calls", DEADLINE, || {
+        eventually("who answers gRPC's calls", within, || {
             let last = program.tell("ask");
             assert!(last.ends_with(" failed 0"), "no failed call: {last}");
             (last == format!("answered {wanted} failed 0")).then_some(())
@@ -246,5 +249,22 @@ fn a_grpc_channel_of_python_follows_a_name() {
     let mut command = machine.inside(&python);
     command.arg(top.join("tests/clients/python/grpc_channel.py"));
     command.args(["50051", "dns://127.0.0.1:5300/grpc.service.local:50051"]);
-    channel_follows(&machine, &mut command);
+    channel_follows(&machine, &mut command, DEADLINE);
+}
+
+#[test]
+fn a_grpc_channel_of_go_follows_a_name() {
+    /// What grpc-go waits between two questions, whatever happens; later versions let a program say it.
+    const BETWEEN_QUESTIONS: Duration = Duration::from_secs(30);
+    let machine = Machine::start("127.0.0.1", &["--dns", "127.0.0.1:5300"]);
+    let binary = machine.server.directory().join("grpc_channel");
+    let mut go = Command::new(needs("go", "golang-go"));
+    go.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/grpc_channel"));
+    let settings =
+        [("GOFLAGS", "-mod=readonly"), ("GOTOOLCHAIN", "local"), ("CGO_ENABLED", "0"), ("GOWORK", "off")];
+    let built = go.envs(settings).args(["build", "-o"]).arg(&binary).arg(".").output().expect("running go");
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    let mut command = machine.inside(&binary);
+    command.args(["50051", "dns://127.0.0.1:5300/grpc.service.local:50051"]);
+    channel_follows(&machine, &mut command, DEADLINE + BETWEEN_QUESTIONS);
 }

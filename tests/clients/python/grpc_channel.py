@@ -47,7 +47,7 @@ for line in sys.stdin:
         servers[rest[0]] = server(rest[0])
         print("started", rest[0], flush=True)
     elif verb == "stop":
-        servers.pop(rest[0]).stop(None).wait()
+        servers.pop(rest[0]).stop(CALLS).wait()  # it says that it goes, as a service does
         print("stopped", rest[0], flush=True)
     else:
         answered, failed = set(), 0
