@@ -11,9 +11,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use axum::body::{Body, HttpBody};
-use axum::extract::State;
+use axum::body::{Body, Bytes, HttpBody};
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
+use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Extension, Router};
@@ -191,7 +192,21 @@ fn router(answering: Answering) -> Router {
         .route(PATH, get(asked_by_get).post(asked_by_post))
         .method_not_allowed_fallback(not_allowed)
         .fallback(not_found)
+        .layer(from_fn(with_body))
         .with_state(answering)
+}
+
+/// Takes the whole body before anything is said, a refusal too: who is still sending would see a reset instead.
+async fn with_body(request: Request, next: Next) -> Response {
+    let (parts, body) = request.into_parts();
+    let message = timeout(BODY_TIME_MAX, whole(body)).await.unwrap_or_else(|_| {
+        let text = format!("the body did not come within {} s", BODY_TIME_MAX.as_secs());
+        Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, text))
+    });
+    match message {
+        Ok(message) => next.run(Request::from_parts(parts, Body::from(message))).await,
+        Err(refusal) => refusal.into_response(),
+    }
 }
 
 /// A request that holds no question: a status, and a sentence.
@@ -236,7 +251,7 @@ async fn asked_by_post(
     State(answering): State<Answering>,
     Extension(client): Extension<Client>,
     headers: HeaderMap,
-    body: Body,
+    message: Bytes,
 ) -> Result<Response, Refusal> {
     let media_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     // Parameters are none that we know, and none that matter.
@@ -245,11 +260,7 @@ async fn asked_by_post(
         let text = format!("the body of a POST is {MEDIA_TYPE}, not `{}`", media_type.escape_debug());
         return Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, text));
     }
-    let message = timeout(BODY_TIME_MAX, whole(body)).await.unwrap_or_else(|_| {
-        let text = format!("the body did not come within {} s", BODY_TIME_MAX.as_secs());
-        Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, text))
-    })?;
-    answer(&answering, client, message).await
+    answer(&answering, client, message.to_vec()).await
 }
 
 /// The body, where it is no longer than a message can be.
