@@ -38,6 +38,8 @@ const REST: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub struct Connections {
     most: usize,
+    /// How many go at once where there are too many.
+    go_at_once: usize,
     /// Counts up with every sign of life: the lowest is the quietest.
     ticks: AtomicU64,
     open: Mutex<HashMap<u64, Arc<Life>>>,
@@ -61,7 +63,17 @@ pub struct Place {
 
 impl Connections {
     pub fn new(most: usize) -> Arc<Self> {
-        Arc::new(Self { most, ticks: AtomicU64::new(0), open: Mutex::default() })
+        Self::with(most, 1)
+    }
+
+    /// The same for clients who come in floods: where there are too many, one in sixty-four goes. To find the quietest costs a
+    /// look at all of them, and not every newcomer shall cost that.
+    pub fn in_floods(most: usize) -> Arc<Self> {
+        Self::with(most, (most / 64).max(1))
+    }
+
+    fn with(most: usize, go_at_once: usize) -> Arc<Self> {
+        Arc::new(Self { most, go_at_once, ticks: AtomicU64::new(0), open: Mutex::default() })
     }
 
     /// How many there are.
@@ -79,7 +91,7 @@ impl Connections {
         });
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if open.len() >= self.most {
-            close_quietest(&mut open);
+            close_quietest(&mut open, self.go_at_once);
         }
         open.insert(number, life.clone());
         Place { number, life, connections: self.clone() }
@@ -95,7 +107,7 @@ impl Connections {
         match error.raw_os_error() {
             Some(EMFILE | ENFILE | ENOBUFS | ENOMEM) => {
                 tracing::warn!(%error, "no descriptor or memory for a connection; closing the quietest");
-                close_quietest(&mut self.open.lock().unwrap_or_else(PoisonError::into_inner));
+                close_quietest(&mut self.open.lock().unwrap_or_else(PoisonError::into_inner), 1);
                 tokio::time::sleep(REST).await;
                 Ok(())
             }
@@ -111,11 +123,25 @@ impl Connections {
     }
 }
 
-fn close_quietest(open: &mut HashMap<u64, Arc<Life>>) {
-    let worth = |life: &Life| (life.holds.load(Ordering::Relaxed), life.tick.load(Ordering::Relaxed));
-    let quietest = open.iter().min_by_key(|(_, life)| worth(life)).map(|(number, _)| *number);
-    if let Some(life) = quietest.and_then(|number| open.remove(&number)) {
-        life.close.cancel();
+/// Closes so many at most, the quietest first; of those that hold something one, and only where there is no other.
+fn close_quietest(open: &mut HashMap<u64, Arc<Life>>, count: usize) {
+    let worth = |(number, life): (&u64, &Arc<Life>)| {
+        (life.holds.load(Ordering::Relaxed), life.tick.load(Ordering::Relaxed), *number)
+    };
+    let mut all: Vec<(bool, u64, u64)> = open.iter().map(worth).collect();
+    let count = count.min(all.len());
+    if count == 0 {
+        return;
+    }
+    all.select_nth_unstable(count - 1);
+    all.truncate(count);
+    all.sort_unstable();
+    for (place, (holds, _, number)) in all.into_iter().enumerate() {
+        if (place == 0 || !holds)
+            && let Some(life) = open.remove(&number)
+        {
+            life.close.cancel();
+        }
     }
 }
 
@@ -129,7 +155,7 @@ pub struct Streams {
 impl Streams {
     /// `most` connections of all kinds together.
     pub fn new(most: usize) -> Arc<Self> {
-        Arc::new(Self { connections: Connections::new(most), turns: Turns::default() })
+        Arc::new(Self { connections: Connections::in_floods(most), turns: Turns::default() })
     }
 
     /// Accepts until `stop`, a task for each connection, and then waits for all of them to end.
@@ -209,5 +235,29 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         self.connections.open.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_quietest_go_and_who_holds_something_stays() {
+        let stop = CancellationToken::new();
+        let connections = Connections::in_floods(128);
+        let places: Vec<Place> = (0..128).map(|_| connections.enter(&stop)).collect();
+        places[0].touch();
+        places[1].hold(true);
+        let newcomer = connections.enter(&stop);
+        let closed = |place: &&Place| place.closing().is_cancelled();
+        let gone: Vec<u64> = places.iter().filter(closed).map(|place| place.number).collect();
+        assert_eq!(gone, [2, 3], "one in sixty-four, and neither who spoke last nor who holds");
+        assert_eq!(connections.open(), 127);
+        // Where all hold something one goes, and only one.
+        let another = connections.enter(&stop);
+        places.iter().chain([&newcomer, &another]).for_each(|place| place.hold(true));
+        let _last = connections.enter(&stop);
+        assert_eq!(places.iter().filter(closed).count(), 3);
     }
 }

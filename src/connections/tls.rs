@@ -296,7 +296,7 @@ pub struct Acceptor {
 
 impl Acceptor {
     pub fn new(config: ServerConfig, streams: Arc<Streams>, counted: Arc<Handshakes>) -> Arc<Self> {
-        let under_way = Connections::new(HANDSHAKES_MAX);
+        let under_way = Connections::in_floods(HANDSHAKES_MAX);
         Arc::new(Self { config: Arc::new(config), streams, under_way, counted })
     }
 

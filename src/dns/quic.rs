@@ -117,7 +117,7 @@ pub async fn run(
 ) -> io::Result<()> {
     let runtime = Arc::new(quinn::TokioRuntime);
     let endpoint = Endpoint::new(EndpointConfig::default(), Some(config), socket, runtime)?;
-    let under_way = Connections::new(HANDSHAKES_MAX);
+    let under_way = Connections::in_floods(HANDSHAKES_MAX);
     let tasks = TaskTracker::new();
     let mut seeds = Draws::new(seed);
     loop {

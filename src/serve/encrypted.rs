@@ -27,7 +27,7 @@ pub struct Encrypted {
 
 impl Encrypted {
     pub fn new(identity: Option<Arc<Identity>>) -> Self {
-        Self { identity, handshakes: Arc::default(), quic: Connections::new(quic::CONNECTIONS_MAX) }
+        Self { identity, handshakes: Arc::default(), quic: Connections::in_floods(quic::CONNECTIONS_MAX) }
     }
 }
 
