@@ -18,6 +18,7 @@ pub mod process;
 pub mod program;
 pub mod space;
 pub mod strace;
+pub mod tls;
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Write};

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use callsign::answer::Over;
 use callsign::balance::Draws;
-use callsign::dns::wire::{Arrival, Policy, accept};
+use callsign::dns::wire::{Arrival, Policy, accept, fresh_s, has_option};
 use callsign::view::View;
 
 use super::fixture::fixture;
@@ -69,6 +69,8 @@ fn run(view: &View, real: &[Vec<u8>], seed: u64) -> BTreeMap<&'static str, usize
         let over = if chance.below(4) == 0 { Over::Tcp } else { Over::Udp };
         let arrival = Arrival { client: CLIENT, over, draw: chance.0.next_u64() };
         let witness = Witness(seed, case, &message);
+        has_option(&message, 11);
+        fresh_s(&message);
         let reply = accept(view, &Policy::default(), &arrival, &message);
         *counts.entry("case").or_default() += 1;
         *counts.entry(check(&message, over, reply.as_deref())).or_default() += 1;
