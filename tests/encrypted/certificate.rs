@@ -125,6 +125,15 @@ fn reloads(server: &Server, outcome: &str) -> u64 {
     value.parse().expect("a number")
 }
 
+/// Tells the load to end when this is dropped, by a failure too: a scope waits for its threads.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn a_certificate_is_renewed_under_load() {
     const RENEWALS: u64 = 4;
@@ -148,6 +157,7 @@ fn a_certificate_is_renewed_under_load() {
                 )
             });
         });
+        let _end = Ends(&stop); // however this goes
         for number in 1..=RENEWALS {
             pair.replace();
             eventually("the new certificate", DEADLINE, || {
