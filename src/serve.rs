@@ -598,8 +598,8 @@ fn random_octets<const N: usize>() -> Result<[u8; N]> {
 /// Cookies of the configured secrets, or of one of this start.
 fn cookies(config: &Config) -> Result<Cookies> {
     Ok(match config.cookie_secret[..] {
-        [] => Cookies::new(Secret(random_octets()?), None),
-        [makes, ref others @ ..] => Cookies::new(makes, others.first().copied()),
+        [] => Cookies::Drawn(Secret(random_octets()?)),
+        [makes, ref others @ ..] => Cookies::Given(makes, others.first().copied()),
     })
 }
 

@@ -29,6 +29,8 @@ const VERSION: u8 = 1;
 const AGE_MAX: u32 = 3600;
 const AHEAD_MAX: u32 = 300;
 const RENEWED_FROM: u32 = 1800;
+/// How long a drawn secret makes cookies: no longer than a day and two hours, says RFC 7873 section 7.1.
+const DAY: u32 = 86_400;
 
 /// What makes a cookie ours.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -41,12 +43,22 @@ impl fmt::Debug for Secret {
     }
 }
 
+impl Secret {
+    /// What a drawn secret is on one day; nobody who knows that knows it on another.
+    fn of_day(self, day: u32) -> Self {
+        let hasher = SipHasher24::new_with_key(&self.0);
+        let [first, second] = [0, 1].map(|half| hasher.hash(&[&day.to_be_bytes()[..], &[half]].concat()));
+        Self((u128::from(first) << 64 | u128::from(second)).to_be_bytes())
+    }
+}
+
 /// Makes cookies and tells its own.
 #[derive(Clone, Debug)]
-pub struct Cookies {
-    makes: Secret,
-    /// Believed as well: the secret before, or the next one.
-    other: Option<Secret>,
+pub enum Cookies {
+    /// The secret that makes, and another one that is believed as well: the one before, or the next.
+    Given(Secret, Option<Secret>),
+    /// A secret of this process alone, which is another one every day (RFC 7873 section 7.1).
+    Drawn(Secret),
 }
 
 /// What a client's cookie is worth, and the one that it gets.
@@ -67,17 +79,25 @@ pub enum ServerPart {
 }
 
 impl Cookies {
-    pub fn new(makes: Secret, other: Option<Secret>) -> Self {
-        Self { makes, other }
+    /// The secret that makes at this time, and the other one that is believed.
+    fn secrets(&self, seconds: u32) -> (Secret, Option<Secret>) {
+        match *self {
+            Self::Given(makes, other) => (makes, other),
+            Self::Drawn(secret) => {
+                let day = seconds / DAY;
+                (secret.of_day(day), Some(secret.of_day(day.wrapping_sub(1))))
+            }
+        }
     }
 
     /// What `asked` is worth from `client` at `now`. The cookie to give back is its own while that is good,
     /// young, and of the first secret; else a new one.
     pub fn judge(&self, asked: &Cookie<'_>, client: IpAddr, now: Wall) -> Judged {
         let seconds = now.unix_ms.div_euclid(1000) as u32; // RFC 9018 section 4.3: serial numbers
+        let (makes, other) = self.secrets(seconds);
         let fresh = || {
             let [a, b, c, d] = seconds.to_be_bytes();
-            whole(self.makes, asked.client, [VERSION, 0, 0, 0, a, b, c, d], client)
+            whole(makes, asked.client, [VERSION, 0, 0, 0, a, b, c, d], client)
         };
         let Some((head, hash)) = asked.server.split_first_chunk::<8>() else {
             return Judged { server_part: ServerPart::Missing, cookie: fresh() };
@@ -96,7 +116,7 @@ impl Cookies {
         if version != VERSION || !in_time {
             return Judged { server_part: ServerPart::Bad, cookie: fresh() };
         }
-        match (under(self.makes), self.other.and_then(under)) {
+        match (under(makes), other.and_then(under)) {
             (Some(cookie), _) if age < RENEWED_FROM || ahead <= AHEAD_MAX => {
                 Judged { server_part: ServerPart::Good, cookie }
             }
@@ -152,8 +172,8 @@ mod tests {
     /// RFC 9018, Appendix A: client, cookie, time, and the cookie that comes back.
     #[test]
     fn cookies_are_those_of_every_make() {
-        let one = Cookies::new(secret(ONE), None);
-        let rolled = Cookies::new(
+        let one = Cookies::Given(secret(ONE), None);
+        let rolled = Cookies::Given(
             secret("445536bcd2513298075a5d379663c962"),
             Some(secret("dd3bdf9344b678b185a6f5cb60fca715")),
         );
@@ -209,7 +229,7 @@ mod tests {
 
     /// What a cookie of `made` is worth at `now`, and whether it comes back as it is.
     fn at_age(made: i64, now: i64) -> (ServerPart, bool) {
-        let cookies = Cookies::new(secret(ONE), None);
+        let cookies = Cookies::Given(secret(ONE), None);
         let client: IpAddr = "192.0.2.1".parse().unwrap();
         let first = cookies.judge(&Cookie { client: [7; 8], server: &[] }, client, at(made)).cookie;
         let judged = cookies.judge(&Cookie { client: [7; 8], server: &first[8..] }, client, at(now));
@@ -239,7 +259,7 @@ mod tests {
 
     #[test]
     fn a_cookie_is_of_its_client_and_whole() {
-        let cookies = Cookies::new(secret(ONE), None);
+        let cookies = Cookies::Given(secret(ONE), None);
         let client: IpAddr = "192.0.2.1".parse().unwrap();
         let made = cookies.judge(&Cookie { client: [7; 8], server: &[] }, client, at(1000)).cookie;
         let judge = |own: [u8; 8], server: &[u8], client: IpAddr| {
@@ -260,6 +280,25 @@ mod tests {
     }
 
     #[test]
+    fn a_drawn_secret_is_of_its_day() {
+        let cookies = Cookies::Drawn(secret(ONE));
+        let client: IpAddr = "192.0.2.1".parse().unwrap();
+        let judge =
+            |server: &[u8], now: i64| cookies.judge(&Cookie { client: [7; 8], server }, client, at(now));
+        let midnight = 20_000 * i64::from(DAY);
+        let before = judge(&[], midnight - 60).cookie;
+        let after = judge(&before[8..], midnight + 60);
+        // Believed, and replaced by one of the new day, though it is young.
+        assert_eq!(after.server_part, ServerPart::Good);
+        assert_ne!(after.cookie[16..], before[16..]);
+        assert_eq!(judge(&after.cookie[8..], midnight + 61), after);
+        // The secret of another day does not make the same of the same time.
+        let days: std::collections::BTreeSet<_> =
+            (0..40).map(|day| secret(ONE).of_day(day).0).chain([secret(ONE).0]).collect();
+        assert_eq!(days.len(), 41);
+    }
+
+    #[test]
     fn secrets_change_without_a_loss() {
         let [old, new] = [secret(ONE), secret("445536bcd2513298075a5d379663c962")];
         let client: IpAddr = "192.0.2.1".parse().unwrap();
@@ -267,14 +306,14 @@ mod tests {
         for (step, cookies) in
             [(old, None), (old, Some(new)), (new, Some(old)), (new, None)].into_iter().enumerate()
         {
-            let cookies = Cookies::new(cookies.0, cookies.1);
+            let cookies = Cookies::Given(cookies.0, cookies.1);
             let server = held.map(|cookie| cookie[8..].to_vec()).unwrap_or_default();
             let judged = cookies.judge(&Cookie { client: [7; 8], server: &server }, client, at(1000));
             let expected = if step == 0 { ServerPart::Missing } else { ServerPart::Good };
             assert_eq!(judged.server_part, expected, "step {step}");
             held = Some(judged.cookie);
         }
-        let gone = Cookies::new(old, None);
+        let gone = Cookies::Given(old, None);
         let server = held.unwrap();
         let judged = gone.judge(&Cookie { client: [7; 8], server: &server[8..] }, client, at(1000));
         assert_eq!(judged.server_part, ServerPart::Bad);

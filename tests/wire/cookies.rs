@@ -74,7 +74,7 @@ async fn a_cookie_is_good_with_every_server_that_has_the_secret() {
     let (one, two) = (Servers::ours(&view, policy(false)).await, Servers::ours(&view, policy(true)).await);
     let cookie = cookie_from(&one).await;
     assert_eq!(reply(ask(&two, &query(0, &cookie), Over::Udp).await).rcode(), 0);
-    let cookies = Cookies::new(Secret([8; 16]), None);
+    let cookies = Cookies::Given(Secret([8; 16]), None);
     let stranger = Servers::ours(&view, Policy { cookies: Some(cookies), ..Policy::default() }).await;
     assert_eq!(reply(ask(&stranger, &query(0, &cookie), Over::Udp).await).rcode(), 23);
 }

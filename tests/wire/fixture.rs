@@ -348,7 +348,7 @@ pub fn services() -> Live {
 
 /// As a server has it that was told nothing, but for the secret; or one with a name.
 pub fn policy(named: bool) -> Policy {
-    let cookies = Some(Cookies::new(Secret([7; SECRET_OCTETS]), None));
+    let cookies = Some(Cookies::Given(Secret([7; SECRET_OCTETS]), None));
     Policy { nsid: named.then(|| judge::NSID.into()), cookies, ..Policy::default() }
 }
 
