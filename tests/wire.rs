@@ -7,7 +7,7 @@
 //!
 //! Where the stock server differs, `stock.txt` says in what and why; a row that it begins to pass fails
 //! here, as does one that it newly fails. What one question and one reply cannot show is in `wire/sizes.rs`,
-//! `stream.rs`, `datagram.rs`, `changes.rs` and `fuzz.rs`.
+//! `stream.rs`, `datagram.rs`, `changes.rs`, `cookies.rs`, `limits.rs`, `fuzz.rs` and `framing.rs`.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -34,6 +34,8 @@ mod datagram;
 mod encrypted;
 #[path = "wire/fixture.rs"]
 mod fixture;
+#[path = "wire/framing.rs"]
+mod framing;
 #[path = "wire/fuzz.rs"]
 mod fuzz;
 #[path = "wire/judge.rs"]
@@ -78,6 +80,7 @@ fn every_rule_has_a_row_or_a_test() {
         include_str!("wire/cookies.rs"),
         include_str!("wire/datagram.rs"),
         include_str!("wire/encrypted.rs"),
+        include_str!("wire/framing.rs"),
         include_str!("wire/fuzz.rs"),
         include_str!("wire/judge.rs"),
         include_str!("wire/limits.rs"),

@@ -186,7 +186,11 @@ async fn send(writer: &mut (impl AsyncWriteExt + Unpin), reply: Option<Vec<u8>>)
 }
 
 /// Reads one message; false where the connection should close: ended, idle, or no DNS.
-async fn read(reader: &mut (impl AsyncReadExt + Unpin), message: &mut Vec<u8>) -> io::Result<bool> {
+///
+/// # Errors
+///
+/// The stream failed, or ended within a length.
+pub async fn read(reader: &mut (impl AsyncReadExt + Unpin), message: &mut Vec<u8>) -> io::Result<bool> {
     let mut length = [0; 2];
     match timeout(IDLE_MAX, reader.read(&mut length[..1])).await {
         Err(_) | Ok(Ok(0)) => return Ok(false),

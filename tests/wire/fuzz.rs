@@ -1,13 +1,21 @@
 //! Octets that no client means to send: nothing panics, and whatever is answered is in order.
+//!
+//! A case is a message here and a frame of a stream in `framing.rs`. Both run for seconds in CI and for as long as
+//! somebody likes by `tests/long/fuzz.sh`: `CALLSIGN_SEED` and `CALLSIGN_CASES` repeat and prolong a run, and its
+//! figures are printed.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use callsign::answer::Over;
 use callsign::balance::Draws;
-use callsign::dns::wire::{Arrival, Policy, accept, fresh_s, has_option};
-use callsign::view::View;
+use callsign::clock::Clock;
+use callsign::dns::wire::{Arrival, Responder, fresh_s, has_option};
+use callsign::time::Now;
 
-use super::fixture::fixture;
+use super::fixture::{fixture, policy};
 use super::judge::{judge, read};
 use super::query;
 use super::{CLIENT, ROWS, UDP_OCTETS_MAX};
@@ -16,9 +24,68 @@ use super::{CLIENT, ROWS, UDP_OCTETS_MAX};
 const CASES: usize = 110_000;
 /// Cases of four KiB that are nothing but pointers: a decoder may take its time over one.
 const POINTER_CASES: usize = 1000;
+/// Kinds of end that a run has to meet often, for its cases to reach what they are meant for.
+pub const ENDS: [&str; 7] = ["NOERROR", "FORMERR", "NXDOMAIN", "NOTIMP", "REFUSED", "BADVERS", "BADCOOKIE"];
+/// Threads of a run: what CI has cores for.
+const THREADS: u64 = 2;
+
+/// How often each kind of end was met, and `case` itself.
+pub type Counts = BTreeMap<&'static str, usize>;
+
+/// What the cases are made of and sent to.
+pub struct Bench {
+    pub responder: Responder,
+    /// The queries of the table.
+    pub real: Vec<Vec<u8>>,
+}
+
+/// Runs `each` on every thread, given a seed and how many cases, and prints what came of it.
+#[expect(clippy::disallowed_methods, reason = "the time is printed, and nothing depends on it")]
+pub fn run(framing: &str, cases: usize, each: impl Fn(&Bench, u64, usize) -> Counts + Sync) -> Counts {
+    let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
+    let seed = number("CALLSIGN_SEED").unwrap_or(0x5eed);
+    let cases = number("CALLSIGN_CASES").map_or(cases, |cases| cases as usize / THREADS as usize);
+    let (rows, _) = query::read(ROWS);
+    let real = rows.into_iter().map(|row| row.query).filter(|query| query.len() < 4096).collect();
+    let responder = Responder {
+        view: fixture(),
+        policy: policy(true),
+        clock: Clock::start(),
+        limiter: None,
+        forwarder: None,
+    };
+    let bench = Arc::new(Bench { responder, real });
+    let start = Instant::now();
+    let mut sum = Counts::new();
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..THREADS)
+            .map(|thread| {
+                let (bench, each) = (&bench, &each);
+                scope.spawn(move || each(bench, seed ^ thread << 32, cases))
+            })
+            .collect();
+        for thread in threads {
+            for (kind, count) in thread.join().unwrap() {
+                *sum.entry(kind).or_default() += count;
+            }
+        }
+    });
+    let count = |kind| sum.get(kind).copied().unwrap_or_default();
+    println!(
+        "fuzz: seed={seed} cases={} answered={} silent={} seconds={:.1} framing={framing}",
+        count("case"),
+        ENDS.iter().map(|kind| count(kind)).sum::<usize>(),
+        count("silence"),
+        start.elapsed().as_secs_f64()
+    );
+    for kind in ENDS {
+        assert!(count(kind) > 100, "{kind}: {sum:?}");
+    }
+    sum
+}
 
 /// Prints its case when the code under it panics.
-struct Witness<'a>(u64, usize, &'a [u8]);
+pub struct Witness<'a>(pub u64, pub usize, pub &'a [u8]);
 
 impl Drop for Witness<'_> {
     fn drop(&mut self) {
@@ -30,53 +97,35 @@ impl Drop for Witness<'_> {
 
 #[test]
 fn no_octets_do_harm() {
-    let view = fixture();
-    let (rows, _) = query::read(ROWS);
-    let real: Vec<Vec<u8>> =
-        rows.into_iter().map(|row| row.query).filter(|query| query.len() < 4096).collect();
-    let counts: Vec<BTreeMap<&str, usize>> = std::thread::scope(|scope| {
-        let threads = [0x5eed, 0xca11].map(|seed| {
-            let (view, real) = (&view, &real);
-            scope.spawn(move || run(view, real, seed))
-        });
-        threads.map(|thread| thread.join().unwrap()).into()
-    });
-    for counts in &counts {
-        assert_eq!(counts["case"], CASES);
-        // That the cases reach what they are meant for: every kind of end is met often.
-        for kind in ["silence", "NOERROR", "FORMERR", "NXDOMAIN", "NOTIMP", "REFUSED", "BADVERS"] {
-            assert!(counts.get(kind).is_some_and(|count| *count > 100), "{kind}: {counts:?}");
-        }
-    }
+    let counts = run("query", CASES, queries);
+    assert!(counts["silence"] > 100, "{counts:?}");
 }
 
-fn run(view: &View, real: &[Vec<u8>], seed: u64) -> BTreeMap<&'static str, usize> {
+fn queries(bench: &Bench, seed: u64, cases: usize) -> Counts {
     let mut chance = Chance(Draws::new(seed));
-    let mut counts = BTreeMap::new();
-    for case in 0..CASES {
-        let message = match case {
-            0..POINTER_CASES => chance.pointers(),
-            _ => match chance.below(10) {
-                0 => chance.octets(),
-                1 => chance.headed(),
-                2 | 3 => chance.truncated(real),
-                4 => chance.counted(real),
-                5 => chance.spliced(real),
-                6 => chance.looped(),
-                _ => chance.flipped(real),
-            },
-        };
+    let mut counts = Counts::new();
+    for case in 0..cases {
+        let message = if case < POINTER_CASES { chance.pointers() } else { chance.message(&bench.real) };
         let over = if chance.below(4) == 0 { Over::Tcp } else { Over::Udp };
-        let arrival = Arrival { client: CLIENT, over, draw: chance.0.next_u64() };
         let witness = Witness(seed, case, &message);
         has_option(&message, 11);
         fresh_s(&message);
-        let reply = accept(view, &Policy::default(), &arrival, &message);
         *counts.entry("case").or_default() += 1;
-        *counts.entry(check(&message, over, reply.as_deref())).or_default() += 1;
+        *counts.entry(bench.ask(&message, over, &mut chance)).or_default() += 1;
         drop(witness);
     }
     counts
+}
+
+impl Bench {
+    /// The kind of end of one message, which is in order.
+    pub fn ask(&self, message: &[u8], over: Over, chance: &mut Chance) -> &'static str {
+        // An hour and a half of the clock, in which cookies grow old.
+        let now = Now::default().after(Duration::from_secs(chance.below(5400) as u64));
+        let client = SocketAddr::new(CLIENT.ip(), 1 + chance.below(65_535) as u16);
+        let arrival = Arrival { client, over, draw: chance.0.next_u64() };
+        check(message, over, self.responder.accept_at(now, &arrival, message).as_deref())
+    }
 }
 
 /// The kind of end, once it is found to be in order.
@@ -90,8 +139,9 @@ fn check(message: &[u8], over: Over, reply: Option<&[u8]>) -> &'static str {
     let (_, faults) = judge(message, over, UDP_OCTETS_MAX, reply);
     assert!(faults.is_empty(), "{faults:?} in {:?}", read(reply));
     let rcode = read(reply).unwrap().rcode();
-    // Who sends nonsense gets no more than it, its OPT record and a few words.
-    assert!(!matches!(rcode, 1 | 4 | 5 | 16) || reply.len() <= message.len() + 80, "{} octets", reply.len());
+    // Who sends nonsense gets no more than it, a few words, and the options that it asked for.
+    let nonsense = matches!(rcode, 1 | 4 | 5 | 16 | 23);
+    assert!(!nonsense || reply.len() <= message.len() + 120, "{} octets", reply.len());
     match rcode {
         0 => "NOERROR",
         1 => "FORMERR",
@@ -99,18 +149,32 @@ fn check(message: &[u8], over: Over, reply: Option<&[u8]>) -> &'static str {
         3 => "NXDOMAIN",
         4 => "NOTIMP",
         5 => "REFUSED",
-        _ => "BADVERS",
+        16 => "BADVERS",
+        _ => "BADCOOKIE",
     }
 }
 
-struct Chance(Draws);
+pub struct Chance(pub Draws);
 
 impl Chance {
-    fn below(&mut self, bound: usize) -> usize {
+    pub fn below(&mut self, bound: usize) -> usize {
         (self.0.next_u64() % bound.max(1) as u64) as usize
     }
 
-    fn one<'a>(&mut self, real: &'a [Vec<u8>]) -> &'a [u8] {
+    pub fn message(&mut self, real: &[Vec<u8>]) -> Vec<u8> {
+        match self.below(12) {
+            0 => self.octets(),
+            1 => self.headed(),
+            2 | 3 => self.truncated(real),
+            4 => self.counted(real),
+            5 => self.spliced(real),
+            6 => self.looped(),
+            7 | 8 => self.optioned(real),
+            _ => self.flipped(real),
+        }
+    }
+
+    pub fn one<'a>(&mut self, real: &'a [Vec<u8>]) -> &'a [u8] {
         &real[self.below(real.len())]
     }
 
@@ -158,6 +222,40 @@ impl Chance {
         let (one, two) = (self.one(real).to_vec(), self.one(real));
         let (end, start) = (self.below(one.len() + 1), self.below(two.len() + 1));
         [&one[..end], &two[start..]].concat()
+    }
+
+    /// A question, or none, and options that are nearly right: codes that mean something, lengths about the
+    /// limits of each, and now and then one that lies.
+    fn optioned(&mut self, real: &[Vec<u8>]) -> Vec<u8> {
+        let mut options = Vec::new();
+        for _ in 0..self.below(6) {
+            let code = [3, 8, 9, 10, 10, 10, 11, 12, 15, self.below(65_536)][self.below(10)] as u16;
+            let octets = [0, 1, 2, 3, 4, 7, 8, 9, 11, 15, 16, 23, 24, 24, 25, 40, 41, 64][self.below(18)];
+            let lie = [0, 0, 0, 0, 0, 0, 0, 1, 2, 3, 255, 65_535][self.below(12)];
+            options.extend(code.to_be_bytes());
+            options.extend((octets as u16).wrapping_add(lie).to_be_bytes());
+            if code == 8 && octets >= 4 {
+                // A client subnet whose family, prefix and scope are small numbers, as they are in truth.
+                let prefix = self.below(34) as u8;
+                options.extend([0, self.below(4) as u8, prefix, u8::from(self.below(8) == 0)]);
+                options
+                    .extend((4..octets).map(|_| if self.below(2) == 0 { 0 } else { self.below(256) as u8 }));
+            } else {
+                options.extend((0..octets).map(|_| self.below(256) as u8));
+            }
+        }
+        let mut message = vec![1, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+        let question = self.one(real);
+        let end = question.windows(3).position(|octets| octets[0] == 0 && octets[1] == 0 && octets[2] < 34);
+        if let (Some(end), true) = (end.filter(|end| *end > 12), self.below(4) > 0) {
+            message[5] = 1;
+            message.extend(question.get(12..end + 5).unwrap_or_default());
+        }
+        message.extend([0, 0, 41, 4, 208, 0, u8::from(self.below(16) == 0), 0, 0]);
+        let lie = [0, 0, 0, 0, 0, 0, 1, 65_535][self.below(8)];
+        message.extend((options.len() as u16).wrapping_add(lie).to_be_bytes());
+        message.extend(options);
+        message
     }
 
     /// Labels and pointers among each other, in circles as often as not.
