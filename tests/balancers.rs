@@ -18,6 +18,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use harness::program::{Program, free_ports, needs};
 use harness::{DEADLINE, Server, eventually};
@@ -42,7 +43,7 @@ impl Instance {
         let listener = runtime.block_on(TcpListener::bind((ip, 0))).expect("an address of loopback");
         let address = listener.local_addr().expect("its address");
         let (asked, stop) = (Arc::new(AtomicUsize::new(0)), CancellationToken::new());
-        let (counter, stopped) = (asked.clone(), stop.clone());
+        let (counter, stopped, connections) = (asked.clone(), stop.clone(), TaskTracker::new());
         runtime.spawn(async move {
             loop {
                 // Who has connected before the end is served: `accept` comes first.
@@ -52,7 +53,8 @@ impl Instance {
                     () = stopped.cancelled() => return,
                 };
                 let counter = counter.clone();
-                tokio::spawn(async move {
+                // What has come in is served after the end, too.
+                connections.spawn(async move {
                     let mut stream = stream;
                     let (mut request, mut piece) = (Vec::new(), [0; 1024]);
                     while let Ok(octets @ 1..) = stream.read(&mut piece).await {
