@@ -338,6 +338,17 @@ fn a_list_holds_nothing_twice_but_free_ports() {
 }
 
 #[test]
+fn networks_with_names_are_counted() {
+    let flags = |count: u8| {
+        let networks = (0..count).map(|network| format!("10.{network}.0.0/16")).collect();
+        vec![Setting::flag("reverse", networks)]
+    };
+    assert_eq!(Config::load(None, flags(64), &around(&[])).unwrap().reverse.len(), 64);
+    let error = Config::load(None, flags(65), &around(&[])).unwrap_err().to_string();
+    assert_eq!(error, "--reverse 10.64.0.0/16 is one network too many; there may be 64");
+}
+
+#[test]
 fn an_open_listener_has_to_be_asked_for_by_name() {
     for open in ["0.0.0.0:5301", "[::]:5301", "10.0.0.1:5301", "[::ffff:10.0.0.1]:5301"] {
         let error = flag_error("listen", open);

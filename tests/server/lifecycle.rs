@@ -322,6 +322,17 @@ fn what_cannot_be_served_is_refused_at_start() {
     let ended = refuses(&[], &["--zones", &zones, "--consul-domain", "consul"]);
     assert!(ended.stderr.contains("consul.zone") && ended.stderr.contains("consul-domain"), "{ended:?}");
     drop(Server::start(&["--zones", &zones]));
+    // And one whose names are those of addresses.
+    let zones = path(&directory, "zones-of-addresses");
+    fs::create_dir(&zones).expect("making a folder");
+    fs::write(
+        format!("{zones}/1.0.10.in-addr.arpa.zone"),
+        "$TTL 60\n@ SOA ns.example.test. hostmaster.example.test. 1 60 60 60 60\n@ NS ns.example.test.\n",
+    )
+    .expect("writing a zone");
+    let ended = refuses(&[], &["--zones", &zones, "--reverse", "10.0.0.0/23"]);
+    assert!(ended.stderr.contains("1.0.10.in-addr.arpa") && ended.stderr.contains("`reverse`"), "{ended:?}");
+    drop(Server::start(&["--zones", &zones, "--reverse", "10.0.0.0/24"]));
     // A variable that is ours and unknown.
     let ended = refuses(&["env", "CALLSIGN_TTTL=3"], &[]);
     assert_eq!(ended.code, Some(2), "{ended:?}");
