@@ -10,6 +10,7 @@ use callsign::config::DNS_PORT;
 use clap::Args;
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::rdata::opt::EdnsOption;
+use hickory_proto::rr::rdata::{HTTPS, SVCB};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 use serde::Serialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -383,6 +384,7 @@ fn type_name(rtype: RecordType) -> String {
 fn data_text(data: &RData) -> String {
     let txt = match data {
         RData::TXT(txt) => txt,
+        RData::SVCB(binding) | RData::HTTPS(HTTPS(binding)) => return binding_text(binding),
         RData::Unknown { rdata, .. } => {
             let octets = &rdata.anything;
             let digits: String = octets.iter().map(|octet| format!("{octet:02x}")).collect();
@@ -402,6 +404,19 @@ fn data_text(data: &RData) -> String {
         text + "\""
     });
     quoted.collect::<Vec<_>>().join(" ")
+}
+
+/// A service binding without the commas that hickory puts behind a list (RFC 9460 appendix A.1).
+fn binding_text(binding: &SVCB) -> String {
+    let mut text = format!("{} {}", binding.svc_priority, binding.target_name);
+    for (key, value) in &binding.svc_params {
+        let value = value.to_string();
+        match value.trim_end_matches(',') {
+            "" => text.push_str(&format!(" {key}")),
+            value => text.push_str(&format!(" {key}={value}")),
+        }
+    }
+    text
 }
 
 fn extended_errors(edns: &Edns) -> Vec<ExtendedError> {

@@ -54,6 +54,12 @@ fn server(zones: &Path) -> Server {
             json!({"service": "web", "id": id, "address": address, "ports": {"http": port}, "lease": "none"}),
         );
     }
+    for (id, address, protocol) in
+        [("one", "10.0.7.1", "https"), ("two", "10.0.7.2", "h2"), ("three", "10.0.7.3", "h3")]
+    {
+        register(json!({"service": "safe", "id": id, "address": [address, "2001:db8:7::1"], "port": 443,
+                        "protocol": protocol, "lease": "none"}));
+    }
     register(json!({"service": "v6", "id": "six", "address": "2001:db8::6", "port": 80, "lease": "none"}));
     for number in 0..120 {
         let address = format!("10.1.1.{number}");
@@ -170,7 +176,9 @@ impl Said {
 
 /// A record as every program writes it, but for blanks, case and the quotes of a text.
 fn record(line: &str) -> String {
-    line.split_whitespace().collect::<Vec<_>>().join(" ").to_lowercase()
+    // dig puts quotes around the one parameter that is a list of words, the others do not (RFC 9460 appendix A).
+    let word = |word: &str| if word.starts_with("alpn=") { word.replace('"', "") } else { word.to_owned() };
+    line.split_whitespace().map(word).collect::<Vec<_>>().join(" ").to_lowercase()
 }
 
 /// dig, kdig, drill: the header, then sections under titles.
