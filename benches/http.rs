@@ -5,6 +5,7 @@
 //!     cargo bench --bench http -- visible       register -> visible in DNS, and in a blocking query
 //!     cargo bench --bench http -- wakes         wake-ups of a blocking query by 10,000 changes of other services
 //!     cargo bench --bench http -- memory        resident memory with 10,000 and 100,000 instances
+//!     cargo bench --bench http -- killed        how long who resolves goes on connecting to an instance that was killed
 //!     cargo bench --bench http -- watchers      10,000 watchers: memory, and the time until all have one change
 //!
 //! Consul is `consul` in the folder that `CALLSIGN_PEERS` names (`./check --peers` builds it); without that its
@@ -12,13 +13,14 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use hickory_proto::op::{Message, MessageType, OpCode, Query};
-use hickory_proto::rr::{Name, RecordType};
+use hickory_proto::rr::{Name, RData, Record, RecordType};
 
 /// How long each rate is measured.
 const MEASURE: Duration = Duration::from_secs(4);
@@ -26,6 +28,8 @@ const MEASURE: Duration = Duration::from_secs(4);
 const VISIBLE: usize = 300;
 const UNRELATED: usize = 10_000;
 const WATCHERS: usize = 10_000;
+/// Instances that are killed, one after another.
+const KILLED: usize = 40;
 /// Nothing here takes so long, unless it never comes.
 const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -36,11 +40,12 @@ fn main() {
     if std::env::var_os("CALLSIGN_PEERS").is_none() {
         println!("CALLSIGN_PEERS is not set: Consul's rows are left out");
     }
-    let modes: [(&str, fn()); 5] = [
+    let modes: [(&str, fn()); 6] = [
         ("rates", rates),
         ("visible", visible),
         ("wakes", wakes),
         ("memory", memory),
+        ("killed", killed),
         ("watchers", watchers),
     ];
     for (name, mode) in modes {
@@ -75,7 +80,7 @@ struct Server {
     dns: SocketAddr,
     /// The apex of its names.
     domain: &'static str,
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 impl Drop for Server {
@@ -116,7 +121,7 @@ fn callsign() -> Server {
         found.expect("an address")
     };
     let (http, dns) = (address("http "), address("dns udp+tcp "));
-    Server { name: "callsign", child, http, dns, domain: "service.local", _directory: directory }
+    Server { name: "callsign", child, http, dns, domain: "service.local", directory }
 }
 
 fn free_ports<const N: usize>() -> [u16; N] {
@@ -151,7 +156,7 @@ fn consul() -> Option<Server> {
         http: local(http),
         dns: local(dns),
         domain: "service.consul",
-        _directory: directory,
+        directory,
     };
     let started = now();
     loop {
@@ -339,6 +344,114 @@ fn visible() {
             at(&times, 0.99)
         );
     }
+}
+
+/// What lets a server know of a death.
+#[derive(Clone, Copy)]
+enum Notice {
+    /// A TCP check, once a second: as often as Consul allows.
+    Check,
+    /// The connection that the lease is bound to.
+    Connection,
+}
+
+fn killed() {
+    println!("| {KILLED} instances killed: until nobody connects to them | p50 ms | p99 ms |\n|---|---|---|");
+    for server in both() {
+        let mut notices = vec![("TCP check of 1 s", Notice::Check)];
+        if server.name == "callsign" {
+            notices.push(("lease of a connection", Notice::Connection));
+        }
+        for (words, notice) in notices {
+            let mut times: Vec<Duration> =
+                (0..KILLED).map(|number| server.kill_one(number, notice)).collect();
+            times.sort_unstable();
+            let ms = |share| at(&times, share) / 1000.0;
+            println!("| {}: {words} | {:.1} | {:.1} |", server.name, ms(0.5), ms(0.99));
+        }
+    }
+}
+
+impl Server {
+    /// The time from the death of one of two instances to the last connection that it refused.
+    fn kill_one(&self, number: usize, notice: Notice) -> Duration {
+        let service = format!("killed{}{number}", if matches!(notice, Notice::Check) { "" } else { "held" });
+        let [living, dying] =
+            [(); 2].map(|()| std::net::TcpListener::bind("127.0.0.1:0").expect("a free port"));
+        let port = |listener: &std::net::TcpListener| listener.local_addr().expect("its address").port();
+        let dead_port = port(&dying);
+        self.register_checked(&service, "living", port(&living));
+        let held = match notice {
+            Notice::Check => {
+                self.register_checked(&service, "dying", dead_port);
+                None
+            }
+            Notice::Connection => Some(self.register_held(&service, "dying", dead_port)),
+        };
+        let udp = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+        udp.connect(self.dns).expect("a route to loopback");
+        udp.set_read_timeout(Some(DEADLINE)).expect("an option of a socket of ours");
+        let name = Name::from_ascii(format!("{service}.{}.", self.domain)).expect("a name");
+        let resolve = || ports(&udp, &name);
+        let started = now();
+        while resolve().len() < 2 {
+            assert!(started.elapsed() < DEADLINE, "never visible");
+        }
+        // Somewhere between two checks, another place each time.
+        let asked = now();
+        while asked.elapsed() < Duration::from_millis(1200 + 25 * number as u64) {
+            resolve();
+        }
+        let dead = now();
+        drop((dying, held));
+        let (mut last, mut without) = (Duration::ZERO, 0);
+        while without < 20 {
+            assert!(dead.elapsed() < DEADLINE, "it never leaves");
+            let found = resolve();
+            without = if found.contains(&dead_port) { 0 } else { without + 1 };
+            let first = found.first().expect("one that lives");
+            if TcpStream::connect(("127.0.0.1", *first)).is_err() {
+                last = dead.elapsed();
+            }
+        }
+        last
+    }
+
+    fn register_checked(&self, service: &str, id: &str, port: u16) {
+        let body = format!(
+            "{{\"Name\":\"{service}\",\"ID\":\"{service}-{id}\",\"Address\":\"127.0.0.1\",\"Port\":{port},\
+             \"Check\":{{\"TCP\":\"127.0.0.1:{port}\",\"Interval\":\"1s\",\"Status\":\"passing\"}}}}"
+        );
+        let mut http = self.connect();
+        http.send("PUT", "/v1/agent/service/register", &body);
+        assert!(http.receive().is_some(), "{body}");
+    }
+
+    /// The connection that the registration lives as long as.
+    fn register_held(&self, service: &str, id: &str, port: u16) -> UnixStream {
+        let mut stream = UnixStream::connect(self.directory.path().join("s")).expect("the socket");
+        let line = format!(
+            "{{\"register\":{{\"service\":\"{service}\",\"id\":\"{id}\",\"address\":\"127.0.0.1\",\
+             \"port\":{port},\"lease\":\"connection\"}}}}\n"
+        );
+        stream.write_all(line.as_bytes()).expect("it reads");
+        stream
+    }
+}
+
+/// The ports of a service, by one question for SRV.
+fn ports(udp: &UdpSocket, name: &Name) -> Vec<u16> {
+    let mut query = Message::new(1, MessageType::Query, OpCode::Query);
+    query.add_query(Query::query(name.clone(), RecordType::SRV));
+    udp.send(&query.to_vec().expect("a query")).expect("sending on loopback");
+    let mut buffer = [0; 1500];
+    let octets = udp.recv(&mut buffer).expect("a reply");
+    let reply = Message::from_vec(&buffer[..octets]).expect("a message");
+    let port = |record: &Record| match &record.data {
+        RData::SRV(srv) => Some(srv.port),
+        _ => None,
+    };
+    reply.answers.iter().filter_map(port).collect()
 }
 
 fn wakes() {
