@@ -52,7 +52,8 @@ const TIME_MAX: Duration = Duration::from_millis(3500);
 const WAITING_MAX: usize = 4096;
 /// Questions on their way: clients may have gone whose question still is.
 const QUESTIONS_MAX: usize = 4096;
-/// Sockets to upstreams: a question has one, and one more for each try after the first, as long as there are.
+/// Sockets to upstreams: a question has one, and one more for each try after the first, as long as there are. Where a
+/// process may have few descriptors, a quarter of them: the others are for those who ask and register.
 const SOCKETS_MAX: usize = 1024;
 
 /// What is asked of another server. Equal without regard to case, as names are.
@@ -174,7 +175,7 @@ impl Forwarder {
             cache: Mutex::default(),
             questions: Mutex::default(),
             waiting: Arc::new(Semaphore::new(WAITING_MAX)),
-            sockets: Semaphore::new(SOCKETS_MAX),
+            sockets: Semaphore::new(sockets_max()),
             tasks: TaskTracker::new(),
         };
         let servers = forwarder.servers()?;
@@ -369,6 +370,12 @@ impl Forwarder {
     fn now_ns(&self) -> u64 {
         self.clock.now().mono_ns
     }
+}
+
+fn sockets_max() -> usize {
+    use nix::sys::resource::{Resource, getrlimit};
+    let descriptors = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
+    usize::try_from(descriptors / 4).unwrap_or(SOCKETS_MAX).clamp(1, SOCKETS_MAX)
 }
 
 /// Removes its question, whatever becomes of the task.
