@@ -323,6 +323,7 @@ fn extended_error(mut options: &[u8]) -> Option<Ede> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::balance::Draws;
 
     fn query(name: &str, qtype: Type) -> Query {
         Query { name: Name::parse(name).unwrap(), qtype, dnssec_ok: false, checking_disabled: false }
@@ -481,5 +482,40 @@ mod tests {
         let octets = reply(&sent, 0x8180, [4001, 0, 0], &rest);
         assert!(octets.len() < 65_535);
         assert!(matches!(sent.hears(&octets), Heard::Malformed));
+    }
+
+    /// Octets of a well formed reply changed at random: whatever comes, nothing panics, and what is read has a wire form.
+    #[test]
+    fn any_octets_are_read_or_refused() {
+        let sent = sent("a.example.com", Type::MX);
+        let soa = [&[0xc0, 14, 1, b'x', 0xc0, 14][..], &[0; 20]].concat();
+        let mut rest = record(&[0xc0, 12], 15, &[0, 10, 4, b'm', b'a', b'i', b'l', 0xc0, 14]);
+        rest.extend(record(&[0xc0, 12], 35, &[0, 1, 0, 2, 1, b's', 0, 1, b'r', 0xc0, 12]));
+        rest.extend(record(&[0xc0, 14], 6, &soa));
+        rest.extend([0, 0, 41, 4, 208, 0, 0, 0, 0, 0, 6, 0, 15, 0, 2, 0, 6]);
+        let good = reply(&sent, 0x8180, [2, 1, 1], &rest);
+        let mut draws = Draws::new(7);
+        let (mut read, mut refused) = (0, 0);
+        for _ in 0..200_000 {
+            let mut octets = good.clone();
+            for _ in 0..1 + draws.next_u64() % 4 {
+                let at = 4 + draws.next_u64() as usize % (octets.len() - 4);
+                octets[at] = draws.next_u64() as u8;
+            }
+            if draws.next_u64() % 8 == 0 {
+                octets.truncate(draws.next_u64() as usize % octets.len());
+            }
+            match sent.hears(&octets) {
+                Heard::Reply(reply) => {
+                    let records = reply.answer.answer.iter().chain(&reply.answer.authority);
+                    assert!(
+                        records.map(|record| record.data.octets_max()).sum::<usize>() < EXPANDED_OCTETS_MAX
+                    );
+                    read += 1;
+                }
+                Heard::Miscased | Heard::Other | Heard::Malformed => refused += 1,
+            }
+        }
+        assert!(read > 10_000 && refused > 10_000, "{read} read, {refused} refused");
     }
 }
