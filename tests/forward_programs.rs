@@ -1,6 +1,6 @@
-//! Forwarding between real programs: Knot and ldns-testns as upstreams; dig and delv, glibc and musl as clients.
+//! Forwarding between real programs: Knot and ldns-testns as upstreams; dig, kdig and delv, glibc and musl as clients.
 //!
-//! Needs: bind9-dnsutils knot ldnsutils gcc musl-tools iproute2 util-linux
+//! Needs: bind9-dnsutils knot knot-dnsutils ldnsutils gcc musl-tools iproute2 util-linux
 //!
 //! Where /etc/resolv.conf and port 53 are the point, server, upstreams and clients share a network namespace with
 //! nothing in it but loopback, and a mount namespace with files of their own.
@@ -130,6 +130,32 @@ fn everything_is_as_the_upstream_says() {
         }
     }
     println!("{} questions, each in four ways and twice", QUESTIONS.len());
+}
+
+#[test]
+fn every_transport_forwards() {
+    let (_knot, upstream) = knot_here();
+    let upstream = upstream.to_string();
+    let any = "127.0.0.1:0";
+    let words = ["--forward", &upstream, "--dot", any, "--doh", any, "--doq", any, "--tls-self-signed"];
+    let server = Server::start(&words);
+    let kdig = needs("kdig", "knot-dnsutils");
+    for (transport, option) in [("dns udp+tcp", "+tcp"), ("dot", "+tls"), ("doh", "+https"), ("doq", "+quic")]
+    {
+        let line = server.lines.iter().find_map(|line| line.strip_prefix(transport));
+        let address: SocketAddr = line.expect("a bound address").trim().parse().expect("an address");
+        // One asks upstream, the next is kept, and more than a datagram holds.
+        for (name, count) in [("www.example.com", 1), ("www.example.com", 1), ("big.example.com", 120)] {
+            let output = Command::new(&kdig)
+                .args([&format!("@{}", address.ip()), "-p", &address.port().to_string(), "+retry=0"])
+                .args([option, "+short", name, "A"])
+                .stdin(Stdio::null())
+                .output()
+                .expect("running kdig");
+            let text = String::from_utf8_lossy(&output.stdout);
+            assert_eq!(text.lines().count(), count, "{option} {name}: {text}");
+        }
+    }
 }
 
 #[test]
