@@ -27,6 +27,7 @@ fn coredns() {
         etc: vec![("coredns/Corefile", corefile.to_owned())],
         folders: vec![],
         by_hand: vec![("coredns/Corefile", format!("{corefile}import /etc/coredns/callsign.conf\n"))],
+        beside: |_| None,
     };
     stands_in_front(&kind, |machine, _| {
         assert_eq!(status(machine, &["one.service.local", "AAAA"]), "NOERROR");

@@ -24,6 +24,7 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use serde_json::json;
 
 use front::{Kind, libraries, stands_in_front, status, unpacked};
+use harness::Server;
 use harness::machine::Machine;
 use harness::program::needs;
 
@@ -47,6 +48,7 @@ fn unbound() {
         etc: vec![("unbound/unbound.conf", main.to_owned())],
         folders: vec!["unbound/unbound.conf.d"],
         by_hand: vec![],
+        beside: |_| None,
     };
     stands_in_front(&kind, |machine, daemon| {
         // 0x20: the case of its questions came back octet for octet, so it never had to ask without.
@@ -84,6 +86,7 @@ fn dnsmasq() {
         etc: vec![("dnsmasq.conf", main.to_owned())],
         folders: vec!["dnsmasq.d"],
         by_hand: vec![],
+        beside: |_| None,
     };
     stands_in_front(&kind, |machine, _| {
         assert_eq!(status(machine, &["big.service.local", "A"]), "NOERROR");
@@ -119,10 +122,26 @@ fn bind() {
             ("bind/named.conf.options", include(options, "callsign-options.conf")),
             ("bind/named.conf.local", include("INCLUDED\n", "callsign.conf")),
         ],
+        beside: |_| None,
     };
     stands_in_front(&kind, |machine, _| {
         assert_eq!(status(machine, &["one.service.local", "AAAA"]), "NOERROR");
     });
+}
+
+/// A network with a nameserver of its own, which a manager of networks gave to the link: it serves `other.test`.
+fn network(machine: &Machine) -> Option<Server> {
+    let line = machine.run(&needs("ip", "iproute2"), &["-oneline", "link", "show", "wire"]);
+    let (index, _) = line.split_once(':').expect("a link has a number");
+    let state = "ADMIN_STATE=configured\nOPER_STATE=routable\nDNS=192.0.2.1\n";
+    fs::write(machine.run_folder("systemd/netif/links").join(index), state).expect("the state of the link");
+    let pid = machine.server.pid().to_string();
+    let mut inside = vec!["nsenter", "--target", &pid, "--net", "--mount", "--root"];
+    if !nix::unistd::geteuid().is_root() {
+        inside.extend(["--user", "--preserve-credentials"]);
+    }
+    let flags = ["--domain", "other.test", "--dns", "192.0.2.1:53", "--http", "none"];
+    Some(Server::start_under(&inside, &flags))
 }
 
 /// It listens on 127.0.0.53 and is what programs come to by resolv.conf.
@@ -142,9 +161,13 @@ fn systemd_resolved() {
         ],
         folders: vec!["systemd/resolved.conf.d"],
         by_hand: vec![],
+        beside: network,
     };
     stands_in_front(&kind, |machine, _| {
         assert_eq!(status(machine, &["@127.0.0.53", "other.local", "A"]), "REFUSED");
+        // Names that are not routed to us go where they went before, to the network's server.
+        assert_eq!(status(machine, &["@127.0.0.53", "other.test", "SOA"]), "NOERROR");
+        assert_eq!(status(machine, &["@127.0.0.53", "none.other.test", "A"]), "NXDOMAIN");
     });
 }
 

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::harness::machine::Machine;
 use super::harness::program::needs;
-use super::harness::{DEADLINE, eventually};
+use super::harness::{DEADLINE, Server, eventually};
 use super::programs::{self, Findings, Programs};
 
 /// Services and how many instances each has.
@@ -131,6 +131,8 @@ pub struct Kind {
     pub folders: Vec<&'static str>,
     /// What an administrator does by hand, as the steps of `setup` say.
     pub by_hand: Vec<(&'static str, String)>,
+    /// What else is on the machine before it starts.
+    pub beside: fn(&Machine) -> Option<Server>,
 }
 
 /// What the doctor says: its verdict, and every command that it advises.
@@ -165,6 +167,7 @@ pub fn stands_in_front(kind: &Kind, check: impl Fn(&Machine, &Daemon)) {
     for (name, text) in &kind.etc {
         machine.write(name, text);
     }
+    let _beside = (kind.beside)(&machine);
     let words: Vec<&str> = kind.words.iter().map(String::as_str).collect();
     let start = |knows| Daemon::start(&machine, &kind.program, &words, kind.at, knows);
     let before = start(false);
