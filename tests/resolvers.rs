@@ -129,7 +129,7 @@ fn bind() {
     });
 }
 
-/// A network with a nameserver of its own, which a manager of networks gave to the link: it serves `other.test`.
+/// A network with a nameserver of its own, which a manager of networks gave to the link: it serves `other.example`.
 fn network(machine: &Machine) -> Option<Server> {
     let line = machine.run(&needs("ip", "iproute2"), &["-oneline", "link", "show", "wire"]);
     let (index, _) = line.split_once(':').expect("a link has a number");
@@ -140,7 +140,7 @@ fn network(machine: &Machine) -> Option<Server> {
     if !nix::unistd::geteuid().is_root() {
         inside.extend(["--user", "--preserve-credentials"]);
     }
-    let flags = ["--domain", "other.test", "--dns", "192.0.2.1:53", "--http", "none"];
+    let flags = ["--domain", "other.example", "--dns", "192.0.2.1:53", "--http", "none"];
     Some(Server::start_under(&inside, &flags))
 }
 
@@ -166,9 +166,32 @@ fn systemd_resolved() {
     stands_in_front(&kind, |machine, _| {
         assert_eq!(status(machine, &["@127.0.0.53", "other.local", "A"]), "REFUSED");
         // Names that are not routed to us go where they went before, to the network's server.
-        assert_eq!(status(machine, &["@127.0.0.53", "other.test", "SOA"]), "NOERROR");
-        assert_eq!(status(machine, &["@127.0.0.53", "none.other.test", "A"]), "NXDOMAIN");
+        assert_eq!(status(machine, &["@127.0.0.53", "other.example", "SOA"]), "NOERROR");
+        assert_eq!(status(machine, &["@127.0.0.53", "none.other.example", "A"]), "NXDOMAIN");
     });
+}
+
+// -- resolv.conf --------------------------------------------------------------------------------------------------
+
+/// callsign as the one nameserver of a machine: the registry's names, and everybody else's through it.
+#[test]
+fn resolv_conf() {
+    // What the machine asked before is the network's server, and callsign asks it now.
+    let machine = front::machine("192.0.2.1", &["--dns", "127.0.0.1:53", "--forward", "192.0.2.1"]);
+    let _network = network(&machine);
+    let before = machine.callsign(&["doctor"]);
+    assert_eq!(before.code, Some(1), "{}", before.stdout);
+    let refused = machine.callsign(&["setup", "resolvconf", "--write"]);
+    assert_eq!(refused.code, Some(4), "it is somebody else's: {refused:?}");
+    let printed = machine.callsign(&["setup", "resolvconf"]);
+    let written = machine.callsign(&["setup", "resolvconf", "--write", "--force"]);
+    assert_eq!(written.code, Some(0), "{written:?}");
+    assert_eq!(fs::read_to_string(machine.etc("resolv.conf")).expect("what was written"), printed.stdout);
+    let after = machine.callsign(&["doctor"]);
+    assert_eq!(after.code, Some(0), "{}", after.stdout);
+    front::programs_see("resolvconf", &machine);
+    assert_eq!(status(&machine, &["other.example", "SOA"]), "NOERROR");
+    assert_eq!(status(&machine, &["none.other.example", "A"]), "NXDOMAIN");
 }
 
 // -- nss-mdns -----------------------------------------------------------------------------------------------------

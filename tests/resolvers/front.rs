@@ -55,9 +55,9 @@ pub fn all_srv(service: &str, count: usize) -> BTreeSet<String> {
     (1..=count).map(record).collect()
 }
 
-/// callsign as it is without a word, but for IPv6, on a machine that asks `nameserver`.
-fn machine(nameserver: &str) -> Machine {
-    let machine = Machine::start(nameserver, &["--dns", "127.0.0.1:5300"]);
+/// callsign with these flags and every service, on a machine that asks `nameserver`.
+pub fn machine(nameserver: &str, flags: &[&str]) -> Machine {
+    let machine = Machine::start(nameserver, flags);
     let mut client = machine.server.client();
     for (service, count) in SERVICES {
         for number in 1..=count {
@@ -141,6 +141,20 @@ fn doctor(machine: &Machine) -> (Option<i32>, String) {
     (ended.code, ended.stdout)
 }
 
+/// Every program finds every instance.
+pub fn programs_see(resolver: &str, machine: &Machine) {
+    let programs = Programs::built();
+    for (name, findings) in
+        programs.all(machine, &[SERVICES.map(|(service, _)| service).as_slice(), &[UNKNOWN]].concat())
+    {
+        for (service, count) in SERVICES {
+            programs::sees(resolver, &name, &findings[service], service, count);
+        }
+        let Findings { lines, errors } = &findings[UNKNOWN];
+        assert!(lines.is_empty() && !errors.is_empty(), "{name}: {UNKNOWN}: {lines:?} {errors:?}");
+    }
+}
+
 /// `setup --write`, which writes what `setup` prints.
 fn set_up(machine: &Machine, kind: &Kind) {
     let printed = machine.callsign(&["setup", kind.word]);
@@ -158,7 +172,7 @@ fn set_up(machine: &Machine, kind: &Kind) {
 
 /// The machine before and after `setup`, and what programs see then.
 pub fn stands_in_front(kind: &Kind, check: impl Fn(&Machine, &Daemon)) {
-    let machine = machine(kind.at);
+    let machine = machine(kind.at, &["--dns", "127.0.0.1:5300"]);
     // Not as it is on the machine that runs the test, where it may be installed.
     drop(fs::remove_dir_all(machine.etc(kind.own)));
     for folder in &kind.folders {
@@ -184,16 +198,7 @@ pub fn stands_in_front(kind: &Kind, check: impl Fn(&Machine, &Daemon)) {
     let (code, report) = doctor(&machine);
     assert_eq!(code, Some(0), "{} with setup: {report}", kind.word);
 
-    let programs = Programs::built();
-    for (name, findings) in
-        programs.all(&machine, &[SERVICES.map(|(service, _)| service).as_slice(), &[UNKNOWN]].concat())
-    {
-        for (service, count) in SERVICES {
-            programs::sees(kind.word, &name, &findings[service], service, count);
-        }
-        let Findings { lines, errors } = &findings[UNKNOWN];
-        assert!(lines.is_empty() && !errors.is_empty(), "{name}: {UNKNOWN}: {lines:?} {errors:?}");
-    }
+    programs_see(kind.word, &machine);
     // What is registered later is found, though its name was asked for before.
     let late =
         json!({"service": "unknown", "id": "late", "address": "10.99.0.1", "port": 80, "lease": "none"});

@@ -115,8 +115,8 @@ fn canonical(text: &str) -> String {
 
 /// What musl 1.2.3, which has no TCP, has of the largest service behind each resolver: addresses of a plain
 /// datagram, or nothing, where the resolver cuts an answer to nothing.
-const MUSL_ADDRESSES: [(&str, usize); 5] =
-    [("unbound", 0), ("dnsmasq", 29), ("bind", 29), ("resolved", 29), ("coredns", 29)];
+const MUSL_ADDRESSES: [(&str, usize); 6] =
+    [("unbound", 0), ("dnsmasq", 29), ("bind", 29), ("resolved", 29), ("coredns", 29), ("resolvconf", 29)];
 
 /// Asserts that a program found every instance behind a resolver.
 pub fn sees(resolver: &str, program: &str, findings: &Findings, service: &str, count: usize) {
