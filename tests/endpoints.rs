@@ -159,7 +159,7 @@ fn nginx_follows_a_name_in_a_variable() {
         BACKENDS.map(backend).concat()
     );
     machine.write("nginx/nginx.conf", &text);
-    let nginx = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/unpacked/root/usr/sbin/nginx");
+    let nginx = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/unpacked/root").join("usr/sbin/nginx");
     assert!(nginx.exists(), "{} is not there: tests/unpacked/unpack", nginx.display());
     let mut command = machine.inside(&nginx);
     command.args(["-c", "/etc/nginx/nginx.conf", "-p", "/run/", "-e", "stderr"]);

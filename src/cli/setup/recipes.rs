@@ -287,7 +287,7 @@ fn docker(asked: &Asked) -> Result<Recipe, String> {
     let file = File { path: "/etc/docker/daemon.json".to_owned(), text: format!("{text}\n") };
     let steps = [
         "systemctl restart docker",
-        "every name that containers ask for comes here, so let callsign forward the others (`--forward`)",
+        "serve with --forward and --forward-allow 172.17.0.0/16: every name that containers ask for comes here",
     ];
     Ok(Recipe { files: vec![file], steps: steps.map(str::to_owned).to_vec() })
 }
