@@ -41,6 +41,10 @@ fn a_machine_on_which_names_resolve_is_well() {
         (verdict.as_str(), what.as_str()),
         ("fine", "`getent ahosts ns.service.local` finds this server")
     );
+    // The machine asks nobody else, and callsign was not told to forward: no harm to its own names.
+    let [(verdict, what, _)] = findings(&ended, "nameserver").try_into().expect("one nameserver");
+    assert_eq!(verdict, "advice");
+    assert!(what.ends_with("and refuses every other name"), "{what}");
     let [(_, holders, _)] = findings(&ended, "port 53").try_into().expect("one look at the port");
     assert_eq!(holders, "held at 127.0.0.1 (callsign)");
     let text = machine.callsign(&["doctor"]).stdout;

@@ -24,8 +24,9 @@ const DATAGRAM_OCTETS_MAX: usize = 65_535;
 /// What came back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Heard {
-    /// The zone's SOA, the addresses of its `ns`, and whether TCP is open too.
-    Zone { addresses: BTreeSet<IpAddr>, tcp: bool },
+    /// The zone's SOA, the addresses of its `ns`, whether TCP is open too, and whether it has answers for other names
+    /// (RA).
+    Zone { addresses: BTreeSet<IpAddr>, tcp: bool, recursion: bool },
     /// Something else, by its rcode; `NOERROR` is an answer without the SOA.
     Other(String),
     /// No reply, and why.
@@ -51,7 +52,8 @@ pub async fn ask(server: SocketAddr, domain: &Apex, within: Duration) -> Heard {
         }
     }
     let connected = timeout(within, TcpStream::connect(server)).await;
-    Heard::Zone { addresses, tcp: connected.is_ok_and(|connected| connected.is_ok()) }
+    let tcp = connected.is_ok_and(|connected| connected.is_ok());
+    Heard::Zone { addresses, tcp, recursion: zone.metadata.recursion_available }
 }
 
 /// The name of this server in its own zone.
@@ -178,6 +180,13 @@ pub fn nameserver(
             "answers that do not fit a datagram arrive cut: some instances are missing".to_owned(),
             "let TCP to port 53 through the firewall".to_owned(),
         ),
+        Heard::Zone { recursion: false, .. } => Finding::advice(
+            "nameserver",
+            format!("{named} answers for {name}, and refuses every other name"),
+            "whoever asks it for a name of the world gets none, and musl waits five seconds for that"
+                .to_owned(),
+            "callsign serve --forward ADDR, for the address that was asked before".to_owned(),
+        ),
         Heard::Zone { .. } => Finding::fine("nameserver", format!("{named} answers for {name}")),
         Heard::Other(rcode) => Finding::wrong(
             "nameserver",
@@ -231,11 +240,17 @@ mod tests {
         let domain = Apex::parse("service.local").unwrap();
         let own: BTreeSet<IpAddr> = [IpAddr::from([10, 0, 0, 5])].into();
         let at = IpAddr::from([127, 0, 0, 1]);
-        let zone = |addresses: &BTreeSet<IpAddr>, tcp| Heard::Zone { addresses: addresses.clone(), tcp };
+        let zone = |addresses: &BTreeSet<IpAddr>, tcp| Heard::Zone {
+            addresses: addresses.clone(),
+            tcp,
+            recursion: true,
+        };
+        let alone = Heard::Zone { addresses: own.clone(), tcp: true, recursion: false };
         let other: BTreeSet<IpAddr> = [IpAddr::from([10, 9, 9, 9])].into();
         for (heard, verdict, words) in [
             (zone(&own, true), Verdict::Fine, "127.0.0.1 (dnsmasq) answers for service.local"),
             (zone(&own, false), Verdict::Advice, "takes no TCP"),
+            (alone, Verdict::Advice, "refuses every other name"),
             (zone(&BTreeSet::new(), true), Verdict::Wrong, "takes the addresses out"),
             (zone(&other, true), Verdict::Wrong, "another service.local"),
             (
