@@ -195,23 +195,37 @@ impl Streams {
 
 /// Who works at the moment, of the connections that have something to work on.
 ///
-/// A message or a handshake is one turn, and turns are had in order: a thousand connections that ask without end are
-/// each one message ahead of a new one, and no more. There is a turn less at once than there are processors, so that one is
-/// always left for what is no connection: UDP.
+/// A message or a handshake is one turn, and turns are had in order. Who has sent more than one message at once waits for
+/// those after the first in a line of its own, of which one at a time stands among the others: a thousand connections that
+/// ask without end are one message ahead of somebody new, all together. There is a turn less at once than there are
+/// processors, so that one is always left for what is no connection: UDP.
 #[derive(Debug)]
-pub struct Turns(Semaphore);
+pub struct Turns {
+    all: Semaphore,
+    /// The line of those who have more.
+    more: Semaphore,
+}
+
+/// A turn; it lasts until it is dropped, which is not across a wait for anybody.
+#[derive(Debug)]
+pub struct Turn<'a> {
+    _of_all: Option<SemaphorePermit<'a>>,
+    _of_more: Option<SemaphorePermit<'a>>,
+}
 
 impl Default for Turns {
     fn default() -> Self {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        Self(Semaphore::new(processors.saturating_sub(1).max(1)))
+        Self { all: Semaphore::new(processors.saturating_sub(1).max(1)), more: Semaphore::new(1) }
     }
 }
 
 impl Turns {
-    /// Waits for a turn, which lasts until what is returned is dropped: not across a wait for anybody.
-    pub async fn take(&self) -> Option<SemaphorePermit<'_>> {
-        self.0.acquire().await.ok() // it is never closed
+    /// Waits for a turn; `more` where this message came together with one before it on the same connection.
+    pub async fn take(&self, more: bool) -> Turn<'_> {
+        // Neither is ever closed.
+        let of_more = if more { self.more.acquire().await.ok() } else { None };
+        Turn { _of_all: self.all.acquire().await.ok(), _of_more: of_more }
     }
 }
 

@@ -310,7 +310,7 @@ impl Acceptor {
         let handshake = async {
             let hello = LazyConfigAcceptor::new(Hello::default(), stream).await?;
             let rest = {
-                let _turn = self.streams.turns.take().await;
+                let _turn = self.streams.turns.take(false).await;
                 hello.into_stream(self.config.clone()) // signs, and agrees on keys
             };
             rest.await

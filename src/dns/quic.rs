@@ -163,7 +163,7 @@ async fn admit(incoming: Incoming, service: &Service, under_way: usize) -> Optio
         }
         return None;
     }
-    let _turn = service.streams.turns.take().await;
+    let _turn = service.streams.turns.take(false).await;
     incoming.accept().inspect_err(|error| tracing::debug!(%error, "a connection of QUIC")).ok()
 }
 
@@ -181,7 +181,8 @@ async fn serve(
             stream = connection.accept_bi() => match stream {
                 Ok((send, receive)) => {
                     place.touch();
-                    let query = Query { client: connection.remote_address(), draw: draws.next_u64() };
+                    let more = !queries.is_empty();
+                    let query = Query { client: connection.remote_address(), draw: draws.next_u64(), more };
                     queries.push(query.serve(send, receive, service));
                 }
                 Err(error) => {
@@ -208,6 +209,8 @@ struct ProtocolError(&'static str);
 struct Query {
     client: SocketAddr,
     draw: u64,
+    /// Others of the same connection are under way.
+    more: bool,
 }
 
 impl Query {
@@ -232,7 +235,7 @@ impl Query {
         let message = message(&read)?;
         let arrival = Arrival { client: self.client, over: Over::Quic, draw: self.draw };
         let accepted = {
-            let _turn = service.streams.turns.take().await;
+            let _turn = service.streams.turns.take(self.more).await;
             service.responder.accept(&arrival, message)
         };
         let Some(reply) = accepted.reply().await else { return Err(ProtocolError("no query")) };

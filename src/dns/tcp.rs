@@ -26,8 +26,8 @@ use crate::dns::wire::{Accepted, Arrival, Responder};
 
 /// Connections at once, of DNS over TCP, TLS and HTTPS together; the quietest goes when one more comes.
 ///
-/// Ten thousand idle clients and those that an attack adds find a place, and there is one left for who asks.
-pub const CONNECTIONS_MAX: usize = 12_000;
+/// Ten thousand idle clients find a place, and half as many that an attack adds; each is a descriptor and some kilobytes.
+pub const CONNECTIONS_MAX: usize = 16_000;
 /// How long a connection may be idle between messages ("a few seconds", RFC 7766 section 6.2.3).
 pub const IDLE_MAX: Duration = Duration::from_secs(10);
 /// How long one message may take from its first octet to its last: a slow client is not a dripping one.
@@ -126,6 +126,7 @@ async fn serve(
     let mut pending = FuturesUnordered::new();
     while last_messages > 0 {
         last_messages -= usize::from(place.closing().is_cancelled());
+        let more = !reader.buffer().is_empty();
         let whole = {
             let mut whole = std::pin::pin!(read(&mut reader, &mut message));
             loop {
@@ -144,7 +145,7 @@ async fn serve(
         place.touch();
         let arrival = Arrival { client, over, draw: draws.next_u64() };
         let accepted = {
-            let _turn = streams.turns.take().await;
+            let _turn = streams.turns.take(more).await;
             responder.accept(&arrival, &message)
         };
         match accepted {

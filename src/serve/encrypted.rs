@@ -129,7 +129,7 @@ fn answering(responder: Arc<Responder>, streams: Arc<Streams>, seed: u64) -> doh
         let reply = async move {
             let arrival = Arrival { client, over: Over::Https, draw };
             let accepted = {
-                let _turn = streams.turns.take().await;
+                let _turn = streams.turns.take(false).await;
                 responder.accept(&arrival, &message)
             };
             let octets = accepted.reply().await?;
