@@ -7,7 +7,7 @@
 #   tests/long/crowd.sh --status    how far it is
 #
 # With a release binary, built first, and clients built so too. Server and clients share the machine, so the figures are of
-# use only where it is quiet; they need 12,000 descriptors each. A round is TCP and TLS, 20 s each; the sum of all becomes two
+# use only where it is quiet; they need 13,000 descriptors each. A round is TCP and TLS, 20 s each; the sum of all becomes two
 # lines of bench/long.md.
 
 set -euo pipefail
