@@ -1,9 +1,10 @@
 //! Programs that a test starts beside the server.
 
 use std::fs::File;
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use tempfile::TempDir;
 
@@ -57,11 +58,25 @@ impl Drop for Program {
     }
 }
 
-/// Ports that are free now: programs that cannot be told to take any have to be told one.
+/// Ports for programs that cannot be told to take any: free now, over UDP and TCP, and below those that the kernel
+/// gives to who asks for any, so that nobody else in this run is given one before the program has it.
 pub fn free_ports<const N: usize>() -> [u16; N] {
-    let listeners: [TcpListener; N] =
-        std::array::from_fn(|_| TcpListener::bind("127.0.0.1:0").expect("a free port"));
-    listeners.map(|listener| listener.local_addr().expect("its address").port())
+    /// Below Linux's own choice (`ip_local_port_range`), above what services of a machine use.
+    const FROM: u32 = 20_000;
+    const COUNT: u32 = 12_000;
+    static TAKEN: AtomicU32 = AtomicU32::new(0);
+    let is_free = |port: u16| {
+        let everywhere = (Ipv4Addr::UNSPECIFIED, port);
+        TcpListener::bind(everywhere).is_ok() && UdpSocket::bind(everywhere).is_ok()
+    };
+    [(); N].map(|()| {
+        // Another place for each process; each port once.
+        let mut candidates = (0..COUNT).map(|_| {
+            let next = TAKEN.fetch_add(1, Ordering::Relaxed);
+            (FROM + (std::process::id().wrapping_mul(97).wrapping_add(next)) % COUNT) as u16
+        });
+        candidates.find(|port| is_free(*port)).expect("a free port")
+    })
 }
 
 /// A command that is on `PATH`; a missing one is a failure that names its package.
