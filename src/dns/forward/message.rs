@@ -502,7 +502,7 @@ mod tests {
                 let at = 4 + draws.next_u64() as usize % (octets.len() - 4);
                 octets[at] = draws.next_u64() as u8;
             }
-            if draws.next_u64() % 8 == 0 {
+            if draws.next_u64().is_multiple_of(8) {
                 octets.truncate(draws.next_u64() as usize % octets.len());
             }
             match sent.hears(&octets) {
