@@ -481,10 +481,6 @@ fn memory() {
     println!("| instances registered over HTTP | MiB before | MiB after | KiB each |\n|---|---|---|---|");
     for count in [10_000, 100_000] {
         for server in both() {
-            if server.name == "Consul" && count > 10_000 {
-                println!("| Consul: {count} | left out: it takes too long | | |");
-                continue;
-            }
             let before = server.resident_kib();
             thread::scope(|scope| {
                 for worker in 0..16 {
