@@ -9,6 +9,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
+
 use crate::instance::Health;
 use crate::lease::{LeaseCell, Leased};
 use crate::name::{HostName, InstanceId};
@@ -42,10 +44,12 @@ pub struct Check {
     /// While a TTL check is not critical: when it becomes so. While a check is critical that has
     /// `deregister_after`: when its subject leaves. Else without a deadline.
     pub deadline: Option<Arc<LeaseCell>>,
+    /// What was said since, where the same status came again in other words: in memory alone.
+    pub again: Arc<ArcSwapOption<String>>,
 }
 
 impl PartialEq for Check {
-    /// What it says; not when its deadline is.
+    /// What it says; not when its deadline is, nor what was said again.
     fn eq(&self, other: &Self) -> bool {
         (&self.id, self.status, &self.output, self.since, &self.definition)
             == (&other.id, other.status, &other.output, other.since, &other.definition)
@@ -175,11 +179,24 @@ impl Check {
             _ => None,
         };
         let deadline = duration.map(|duration| LeaseCell::timed(of.clone(), duration, now));
-        Self { id, status, output, since: now.wall, definition, deadline }
+        Self { id, status, output, since: now.wall, definition, deadline, again: Arc::default() }
     }
 
-    /// The same verdict again: moves the end of a TTL, and nothing else.
-    pub fn repeat(&self, now: Now) {
+    /// What was said last.
+    pub fn last_output(&self) -> Arc<str> {
+        match &*self.again.load() {
+            Some(again) => again.as_str().into(),
+            None => self.output.clone(),
+        }
+    }
+
+    /// The same verdict again: moves the end of a TTL and keeps the words, and nothing is published.
+    pub fn repeat(&self, output: &str, now: Now) {
+        let output = kept_output(output);
+        let last = self.again.load();
+        if output != last.as_ref().map_or(&*self.output, |again| again.as_str()) {
+            self.again.store(Some(Arc::new(output.to_owned())));
+        }
         if self.status != Health::Critical
             && let Some(deadline) = &self.deadline
         {

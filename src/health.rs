@@ -340,10 +340,14 @@ impl Scheduler {
                 return self.book.again(ended.number, ended.began_ns, now_ns);
             }
         }
-        if let Some(before) = status_of(&self.view, &entry.of, &entry.id)
-            && before != Health::Maintenance
+        if let Some(check) = check_of(&self.view, &entry.of, &entry.id)
+            && check.status != Health::Maintenance
         {
+            let before = check.status;
             let after = entry.streak.outcome(ended.outcome.health, before, &entry.definition);
+            if ended.outcome.health == before {
+                check.repeat(&ended.outcome.output, self.clock.now());
+            }
             let (of, id, probed) = (entry.of.clone(), entry.id.clone(), entry.definition.clone());
             if after != before {
                 // One that finds no room is said again by the next probe.
@@ -357,9 +361,13 @@ impl Scheduler {
         for number in std::mem::take(&mut self.dirty) {
             let Some(entry) = self.book.entry(number) else { continue };
             let (of, id, definition) = (entry.of.clone(), entry.id.clone(), entry.definition.clone());
-            let Some(before) = status_of(&self.view, &of, &id) else { continue };
+            let Some(check) = check_of(&self.view, &of, &id) else { continue };
+            let before = check.status;
             let (health, output) = alias::look(&self.view, &of, &id, &definition.kind);
             self.counters.outcome(&definition.kind, Some(health));
+            if before == health {
+                check.repeat(&output, self.clock.now());
+            }
             let wanted = before != health && before != Health::Maintenance;
             if wanted && !self.report(of, id, definition, Outcome { health, output }) {
                 self.dirty.insert(number);
@@ -394,13 +402,13 @@ fn whose(view: &View, of: &Leased) -> Option<Whose> {
     }
 }
 
-/// The status of a check, as the view has it.
-fn status_of(view: &View, of: &Leased, id: &Arc<str>) -> Option<Health> {
-    let status = |checks: &[Check]| checks.iter().find(|check| check.id == *id).map(|check| check.status);
+/// A check as the view has it.
+fn check_of(view: &View, of: &Leased, id: &Arc<str>) -> Option<Check> {
+    let find = |checks: &[Check]| checks.iter().find(|check| check.id == *id).cloned();
     let whose = whose(view, of)?;
     match (&whose.instance, &whose.host) {
-        (Some(instance), _) => status(&instance.checks),
-        (None, Some(host)) => status(&host.checks),
+        (Some(instance), _) => find(&instance.checks),
+        (None, Some(host)) => find(&host.checks),
         (None, None) => None,
     }
 }

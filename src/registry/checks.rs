@@ -47,7 +47,7 @@ pub(super) fn merge_checks(
 }
 
 /// `checks` with the report in it; `None` where it changes nothing: the same verdict again is no change, whatever its
-/// output, and neither is one on a check as it was before.
+/// output, which is kept in memory, and neither is one on a check as it was before.
 pub(super) fn with_report(
     checks: &[Check],
     report: &Report,
@@ -70,7 +70,7 @@ pub(super) fn with_report(
             return Ok(None);
         }
         Some(at) if checks[at].status == report.status => {
-            checks[at].repeat(now);
+            checks[at].repeat(&report.output, now);
             return Ok(None);
         }
         Some(at) => checks[at] = verdict(checks[at].definition.clone()),

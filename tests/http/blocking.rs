@@ -87,6 +87,28 @@ fn its_own_changes_wake_a_reader() {
 }
 
 #[test]
+fn the_same_status_in_other_words_is_shown_and_wakes_nobody() {
+    let server = Server::start(&["--store", "memory"]);
+    let (mut waiting, mut acting) = (server.http(), server.http());
+    let mut web = definition("web", "a", 80);
+    web["Check"] = json!({"TTL": "1h", "CheckID": "t", "Status": "passing"});
+    acting.put(REGISTER, &web);
+    let index = acting.get(WEB).index();
+    wait_for(&mut waiting, WEB, index, "10m");
+    for words in ["first", "second"] {
+        acting.put("/v1/agent/check/update/t", &json!({"Status": "passing", "Output": words}));
+        let seen = acting.get(WEB);
+        assert_eq!((seen.index(), &seen.json()[0]["Checks"][1]["Output"]), (index, &json!(words)));
+    }
+    assert!(waiting.is_silent());
+    // Other words of another status are a change.
+    acting.put("/v1/agent/check/update/t", &json!({"Status": "warning", "Output": "third"}));
+    let woken = waiting.receive();
+    assert!(woken.index() > index);
+    assert_eq!(woken.json()[0]["Checks"][1]["Output"], "third");
+}
+
+#[test]
 fn unrelated_changes_wake_nobody() {
     const CHANGES: usize = 10_000;
     const WAITING: usize = 100;

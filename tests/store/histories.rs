@@ -157,7 +157,7 @@ fn host_text(host: &Host) -> Arc<str> {
 
 fn checks_text(checks: &[Check]) -> String {
     let text = |check: &Check| {
-        let Check { id, status, output, since, definition, deadline: _ } = check;
+        let Check { id, status, output, since, definition, deadline: _, again: _ } = check;
         format!("{id} {status} {output} {since:?} {definition:?}")
     };
     checks.iter().map(text).collect::<Vec<_>>().join(", ")

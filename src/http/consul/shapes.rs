@@ -390,8 +390,8 @@ fn shown(host: &HostName, check_id: String, check: &Check) -> HealthCheck {
         check_id,
         status: if maintenance { Health::Critical.as_str() } else { check.status.as_str() },
         // The reason for a maintenance is what was said of it.
-        notes: if maintenance { check.output.to_string() } else { definition.notes.to_string() },
-        output: if maintenance { String::new() } else { check.output.to_string() },
+        notes: if maintenance { check.last_output().to_string() } else { definition.notes.to_string() },
+        output: if maintenance { String::new() } else { check.last_output().to_string() },
         service_id: String::new(),
         service_name: String::new(),
         service_tags: Vec::new(),
