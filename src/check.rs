@@ -182,7 +182,8 @@ impl Check {
         Self { id, status, output, since: now.wall, definition, deadline, again: Arc::default() }
     }
 
-    /// What was said last.
+    /// What was said last. The log does not have it, so it is for those alone who ask in Consul's way: what we show
+    /// ourselves is what the log says.
     pub fn last_output(&self) -> Arc<str> {
         match &*self.again.load() {
             Some(again) => again.as_str().into(),

@@ -103,7 +103,7 @@ pub fn page_of(members: &[Member]) -> &[Member] {
     let mut octets = 0;
     let fitting = members.iter().take(LIST_MAX).take_while(|member| {
         let first = octets == 0;
-        octets += 1 + member.instance.checks.iter().map(|check| check.last_output().len()).sum::<usize>();
+        octets += 1 + member.instance.checks.iter().map(|check| check.output.len()).sum::<usize>();
         first || octets <= LIST_OUTPUT_OCTETS_MAX
     });
     &members[..fitting.count()]

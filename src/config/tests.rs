@@ -146,6 +146,14 @@ fn every_key_can_be_said_everywhere() {
 }
 
 #[test]
+fn every_key_is_in_the_documentation() {
+    let page = include_str!("../../docs/configuration.md");
+    let missing: Vec<&str> =
+        KEYS.iter().map(|key| key.name).filter(|name| !page.contains(&format!("`{name}`"))).collect();
+    assert_eq!(missing, Vec::<&str>::new());
+}
+
+#[test]
 fn lists_of_variables_are_split_at_commas() {
     let config = Config::load(
         None,

@@ -127,7 +127,7 @@ impl CheckShown {
         Self {
             id: check.id.to_string(),
             status: check.status.to_string(),
-            output: check.last_output().to_string(),
+            output: check.output.to_string(),
             since: check.since.to_string(),
             definition: (check.definition != Definition::reported()).then(|| Box::new(CheckForm::of(check))),
         }
