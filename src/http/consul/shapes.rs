@@ -389,8 +389,8 @@ fn shown(host: &HostName, check_id: String, check: &Check) -> HealthCheck {
         name: name.to_owned(),
         check_id,
         status: if maintenance { Health::Critical.as_str() } else { check.status.as_str() },
-        // The reason for a maintenance is what was said of it.
-        notes: if maintenance { check.last_output().to_string() } else { definition.notes.to_string() },
+        // The reason for a maintenance is what was said of it first.
+        notes: if maintenance { check.output.to_string() } else { definition.notes.to_string() },
         output: if maintenance { String::new() } else { check.last_output().to_string() },
         service_id: String::new(),
         service_name: String::new(),
