@@ -9,7 +9,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -20,8 +19,9 @@ use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use harness::haproxy::up;
 use harness::program::{Program, free_ports, needs};
-use harness::{DEADLINE, Server, eventually};
+use harness::{DEADLINE, Over, Server, eventually};
 
 /// Most instances of the service.
 const INSTANCES: usize = 120;
@@ -72,28 +72,6 @@ impl Instance {
         });
         Self { address, asked, stop }
     }
-}
-
-/// Says that it is over when it is dropped.
-struct Over<'a>(&'a AtomicBool);
-
-impl Drop for Over<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::SeqCst);
-    }
-}
-
-/// `address:port` of each server that is up.
-fn up(socket: &std::path::Path) -> Option<BTreeSet<String>> {
-    let mut stream = UnixStream::connect(socket).ok()?;
-    stream.set_read_timeout(Some(DEADLINE)).ok()?;
-    stream.write_all(b"show servers state web\n").ok()?;
-    let mut text = String::new();
-    stream.read_to_string(&mut text).ok()?;
-    // be_id be_name srv_id srv_name srv_addr srv_op_state srv_admin_state … srv_port is the 19th; 2 is up.
-    let fields = text.lines().map(|line| line.split(' ').collect::<Vec<&str>>());
-    let up = fields.filter(|fields| fields.len() > 18 && fields[1] == "web" && fields[5] == "2");
-    Some(up.map(|fields| format!("{}:{}", fields[4], fields[18])).collect())
 }
 
 /// One request through the balancer; what went wrong, in words.
@@ -167,7 +145,7 @@ fn haproxy_is_scaled_up_and_down_under_load_without_a_failed_request() {
                 instances.values().map(|instance| instance.address.to_string()).collect();
             eventually("HAProxy's servers", DEADLINE, || {
                 haproxy.must_run();
-                (up(&socket).as_ref() == Some(&expected)).then_some(())
+                (up(&socket, "web").as_ref() == Some(&expected)).then_some(())
             });
             // An instance ends when nobody is sent to it any more.
             stopped.drain(..).for_each(|instance| instance.stop.cancel());

@@ -19,7 +19,6 @@ mod edns;
 mod harness;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::io::{Read, Write};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -28,6 +27,7 @@ use std::process::{Command, Stdio};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use harness::namespaces::{self, MOUNT_RESOLVER_FILES};
 use harness::{DEADLINE, Server, eventually, srv};
 
 /// Services and how many instances each has.
@@ -53,24 +53,10 @@ impl Net {
 
     /// A server with these flags besides, started after a command of the shell.
     fn with(command: &str, flags: &[&str]) -> Self {
-        needs("ip", "iproute2");
-        needs("unshare", "util-linux");
-        let files = tempfile::tempdir().expect("a directory");
-        let file = |name: &str, text: &str| fs::write(files.path().join(name), text).expect("writing a file");
-        // One attempt: a lost reply is a failure here, and nothing to be tried again.
-        file("resolv.conf", "nameserver 127.0.0.1\nsearch service.local\noptions timeout:10 attempts:1\n");
-        file("nsswitch.conf", "hosts: files dns\n");
-        file("hosts", "127.0.0.1 localhost\n");
-        let script = format!(
-            "ip link set lo up && {command} && for file in resolv.conf nsswitch.conf hosts; do \
-             mount --bind \"$0/$file\" \"/etc/$file\" || exit; done; exec \"$@\""
-        );
-        let mut before = vec!["unshare", "--net", "--mount"];
-        if !nix::unistd::geteuid().is_root() {
-            before.push("--map-root-user");
-        }
-        let path = files.path().display().to_string();
-        before.extend(["sh", "-c", &script, &path]);
+        let files = namespaces::resolver_files();
+        let script = format!("ip link set lo up && {command} && {MOUNT_RESOLVER_FILES}; exec \"$@\"");
+        let before = namespaces::unshared(&script, files.path());
+        let before: Vec<&str> = before.iter().map(String::as_str).collect();
         let flags = [&["--dns", "127.0.0.1:53", "--consul-domain", "consul"], flags].concat();
         let server = Server::start_under(&before, &flags);
         let net = Self { server, _files: files };
@@ -91,23 +77,12 @@ impl Net {
 
     /// `program`, to be started in there.
     fn inside(&self, program: &Path) -> Command {
-        let mut command = Command::new("nsenter");
-        // Its root and directory too: within a chroot, the namespace alone leads out of it.
-        command.args(["--target", &self.server.pid().to_string(), "--net", "--mount", "--root", "--wd"]);
-        if !nix::unistd::geteuid().is_root() {
-            command.args(["--user", "--preserve-credentials"]);
-        }
-        command.arg("--").arg(program).stdin(Stdio::null());
-        command
+        namespaces::inside(self.server.pid(), program)
     }
 
     /// What `program` prints in there; it has to succeed.
     fn run(&self, program: &Path, words: &[&str]) -> String {
-        let output = self.inside(program).args(words).output().expect("running nsenter");
-        let (text, complaint) =
-            (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        assert!(output.status.success(), "{program:?} {words:?}: {}\n{text}\n{complaint}", output.status);
-        text.into_owned()
+        namespaces::run(self.server.pid(), program, words)
     }
 
     /// What the program from `tests/clients` says of each service.

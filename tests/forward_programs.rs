@@ -16,6 +16,7 @@ use std::process::{Command, Stdio};
 use serde_json::json;
 use tempfile::TempDir;
 
+use harness::namespaces::{self, MOUNT_RESOLVER_FILES};
 use harness::program::{Program, free_ports, needs};
 use harness::{DEADLINE, Server, eventually};
 
@@ -255,27 +256,18 @@ struct Net {
 
 impl Net {
     fn new() -> Self {
-        needs("ip", "iproute2");
-        needs("unshare", "util-linux");
-        let files = tempfile::tempdir().expect("a directory");
+        let files = namespaces::resolver_files();
         let file = |name: &str, text: &str| fs::write(files.path().join(name), text).expect("writing a file");
-        file("resolv.conf", "nameserver 127.0.0.1\nsearch service.local\noptions timeout:10 attempts:1\n");
-        file("nsswitch.conf", "hosts: files dns\n");
-        file("hosts", "127.0.0.1 localhost\n");
         fs::create_dir(files.path().join("resolve")).expect("making a folder");
         file("resolve/resolv.conf", "nameserver 127.0.0.9\n");
-        let script = "ip link set lo up && for file in resolv.conf nsswitch.conf hosts; do \
-                      mount --bind \"$0/$file\" \"/etc/$file\" || exit; done; \
-                      mount -t tmpfs tmpfs /run && mkdir -p /run/systemd/resolve && \
-                      mount --bind \"$0/resolve\" /run/systemd/resolve && exec \"$@\"";
-        let mut before = vec!["unshare", "--net", "--mount"];
-        if !nix::unistd::geteuid().is_root() {
-            before.push("--map-root-user");
-        }
-        let path = files.path().display().to_string();
-        before.extend(["sh", "-c", script, &path]);
+        let script = format!(
+            "ip link set lo up && {MOUNT_RESOLVER_FILES}; mount -t tmpfs tmpfs /run && \
+             mkdir -p /run/systemd/resolve && mount --bind \"$0/resolve\" /run/systemd/resolve && exec \"$@\""
+        );
+        let before = namespaces::unshared(&script, files.path());
+        let before: Vec<&str> = before.iter().map(String::as_str).collect();
         let server = Server::start_under(&before, &["--dns", "127.0.0.1:53", "--forward", "system"]);
-        let inside = within(&server);
+        let inside = namespaces::within(server.pid());
         let upstreams = [("127.0.0.9@53", "192.0.2.80"), ("127.0.0.10@53", "192.0.2.81")];
         let upstreams = upstreams.map(|(listen, www)| knot(&inside, listen, www));
         let net = Self { server, files, _upstreams: upstreams };
@@ -293,14 +285,8 @@ impl Net {
 
     /// What a program prints in there, whatever it thinks of it.
     fn run(&self, program: &Path, words: &[&str]) -> String {
-        let inside = within(&self.server);
-        let output = Command::new(&inside[0])
-            .args(&inside[1..])
-            .arg(program)
-            .args(words)
-            .stdin(Stdio::null())
-            .output()
-            .expect("running nsenter");
+        let mut command = namespaces::inside(self.server.pid(), program);
+        let output = command.args(words).output().expect("running nsenter");
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
@@ -309,17 +295,6 @@ impl Net {
         let text = self.run(program, &[word]);
         text.lines().filter(|line| line.contains("short")).map(str::to_owned).collect()
     }
-}
-
-/// The words that start a program in the server's namespaces.
-fn within(server: &Server) -> Vec<String> {
-    let pid = server.pid().to_string();
-    let mut words = vec!["nsenter", "--target", &pid, "--net", "--mount", "--root", "--wd"];
-    if !nix::unistd::geteuid().is_root() {
-        words.extend(["--user", "--preserve-credentials"]);
-    }
-    words.push("--");
-    words.into_iter().map(str::to_owned).collect()
 }
 
 /// `tests/clients/lookup.c`, for this libc.

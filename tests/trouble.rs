@@ -18,12 +18,13 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
+use harness::Http;
+use harness::haproxy;
 use harness::program::needs;
 use harness::space::Space;
-use harness::{DEADLINE, Http};
 use trouble::{Follower, behind, goes_through_every_trouble, path, spawn};
 
-fn haproxy(space: &Space) -> Follower {
+fn balancer(space: &Space) -> Follower {
     let socket = path(space, "haproxy.sock");
     // As the documentation says: what is silent or not sure is no reason to drop a server.
     let text = format!(
@@ -38,18 +39,8 @@ fn haproxy(space: &Space) -> Follower {
     let child =
         spawn(space, "haproxy", &needs("haproxy", "haproxy"), &["-db", "-f", &path(space, "haproxy.cfg")]);
     let look = move || {
-        use std::io::{Read, Write};
-        let mut stream = std::os::unix::net::UnixStream::connect(&socket).ok()?;
-        stream.set_read_timeout(Some(DEADLINE)).ok()?;
-        stream.write_all(b"show servers state web\n").ok()?;
-        let mut text = String::new();
-        stream.read_to_string(&mut text).ok()?;
-        // be_id be_name srv_id srv_name srv_addr srv_op_state …; 2 is up.
-        let up = |line: &str| {
-            let fields: Vec<&str> = line.split(' ').collect();
-            (fields.len() > 5 && fields[1] == "web" && fields[5] == "2").then(|| fields[4].to_owned())
-        };
-        Some(text.lines().filter_map(up).collect())
+        let servers = haproxy::up(Path::new(&socket), "web")?;
+        Some(servers.iter().filter_map(|server| server.split(':').next()).map(str::to_owned).collect())
     };
     Follower { name: "HAProxy", child, look: Box::new(look) }
 }
@@ -144,5 +135,7 @@ fn unbound(space: &Space) -> Follower {
 
 #[test]
 fn nobody_drops_a_server_because_of_our_trouble() {
-    goes_through_every_trouble(|space| vec![haproxy(space), envoy(space), prometheus(space), unbound(space)]);
+    goes_through_every_trouble(|space| {
+        vec![balancer(space), envoy(space), prometheus(space), unbound(space)]
+    });
 }

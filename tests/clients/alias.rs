@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{Read, Write};
 use std::net::Ipv4Addr;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -11,6 +10,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use super::harness::haproxy::up;
 use super::harness::{DEADLINE, eventually};
 use super::{
     DRAINED, Net, SERVICES, UNKNOWN, all_v4, all_v6, canonical, id, needs, registration, text_line, v4,
@@ -114,21 +114,6 @@ impl HaProxy {
         haproxy
     }
 
-    /// `address:port` of each server of a backend that is up.
-    fn up(&self, backend: &str) -> BTreeSet<String> {
-        let mut stream = UnixStream::connect(&self.socket).expect("HAProxy's socket");
-        stream.set_read_timeout(Some(DEADLINE)).expect("an option of a socket of ours");
-        let command = format!("show servers state {backend}\n");
-        stream.write_all(command.as_bytes()).expect("asking HAProxy");
-        let mut text = String::new();
-        stream.read_to_string(&mut text).expect("HAProxy's answer");
-        let lines = text.lines().filter(|line| line.contains(&format!(" {backend} ")));
-        let fields = lines.map(|line| line.split(' ').collect::<Vec<&str>>());
-        // be_id be_name srv_id srv_name srv_addr srv_op_state srv_admin_state … srv_port is the 19th.
-        let up = fields.filter(|fields| fields[5] == "2");
-        up.map(|fields| format!("{}:{}", fields[4], fields[18])).collect()
-    }
-
     #[expect(
         clippy::disallowed_methods,
         reason = "between two looks at another process, which sends no event"
@@ -137,7 +122,7 @@ impl HaProxy {
         let mut last = BTreeSet::new();
         let start = super::harness::now();
         while start.elapsed() < DEADLINE {
-            last = self.up(backend);
+            last = up(&self.socket, backend).expect("HAProxy's socket");
             if last == *expected {
                 return;
             }

@@ -9,7 +9,7 @@ use std::process::{Command, Output, Stdio};
 
 use tempfile::TempDir;
 
-use super::program::needs;
+use super::namespaces;
 use super::{Ended, Server, binary};
 
 /// A pair of links that only this namespace sees, for what asks nobody while no link is up. Elsewhere there is no
@@ -29,8 +29,6 @@ pub struct Machine {
 impl Machine {
     /// A server there; `/etc/resolv.conf` names `nameserver`, and one attempt is all that programs make.
     pub fn start(nameserver: &str, flags: &[&str]) -> Self {
-        needs("ip", "iproute2");
-        needs("unshare", "util-linux");
         let files = tempfile::tempdir().expect("a directory");
         let etc = files.path().join("etc");
         // What only root may read is of no use to a test, and missing where somebody else runs it.
@@ -38,20 +36,13 @@ impl Machine {
         copied.expect("running cp");
         assert!(etc.join("nsswitch.conf").exists(), "a copy of /etc");
         let script = format!("{LINKS} && mount --bind \"$0/etc\" /etc && {RUN} && exec \"$@\"");
-        let mut before = vec!["unshare", "--net", "--mount"];
-        if !nix::unistd::geteuid().is_root() {
-            before.push("--map-root-user");
-        }
-        let path = files.path().display().to_string();
-        before.extend(["sh", "-c", &script, &path]);
+        let before = namespaces::unshared(&script, files.path());
+        let before: Vec<&str> = before.iter().map(String::as_str).collect();
         let machine = |server| Self { server, files };
         let machine = machine(Server::start_under(&before, flags));
-        machine.write(
-            "resolv.conf",
-            &format!("nameserver {nameserver}\nsearch service.local\noptions timeout:10 attempts:1\n"),
-        );
-        machine.write("nsswitch.conf", "hosts: files dns\n");
-        machine.write("hosts", "127.0.0.1 localhost\n");
+        for (name, text) in namespaces::resolver_texts(nameserver) {
+            machine.write(name, &text);
+        }
         machine
     }
 
@@ -76,14 +67,7 @@ impl Machine {
 
     /// `program`, to be started in there.
     pub fn inside(&self, program: &Path) -> Command {
-        let mut command = Command::new("nsenter");
-        // Its root and directory too: within a chroot, the namespace alone leads out of it.
-        command.args(["--target", &self.server.pid().to_string(), "--net", "--mount", "--root", "--wd"]);
-        if !nix::unistd::geteuid().is_root() {
-            command.args(["--user", "--preserve-credentials"]);
-        }
-        command.arg("--").arg(program).stdin(Stdio::null());
-        command
+        namespaces::inside(self.server.pid(), program)
     }
 
     pub fn output(&self, program: &Path, words: &[&str]) -> Output {
@@ -92,11 +76,7 @@ impl Machine {
 
     /// What `program` prints in there; it has to succeed.
     pub fn run(&self, program: &Path, words: &[&str]) -> String {
-        let output = self.output(program, words);
-        let complaint = String::from_utf8_lossy(&output.stderr);
-        let text = String::from_utf8_lossy(&output.stdout);
-        assert!(output.status.success(), "{program:?} {words:?}: {}\n{text}\n{complaint}", output.status);
-        text.into_owned()
+        namespaces::run(self.server.pid(), program, words)
     }
 
     /// A verb of our own command line, told where the server is.

@@ -12,8 +12,10 @@
 
 pub mod ask;
 pub mod dns;
+pub mod haproxy;
 pub mod http;
 pub mod machine;
+pub mod namespaces;
 pub mod process;
 pub mod program;
 pub mod space;
@@ -26,6 +28,7 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -450,6 +453,15 @@ pub fn stays(over: Duration, mut look: impl FnMut() -> bool) -> bool {
         pause();
     }
     true
+}
+
+/// Says that it is over when it is dropped, also by a panic: threads that go on until then end with the test.
+pub struct Over<'a>(pub &'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
 }
 
 #[expect(clippy::disallowed_methods, reason = "between two looks at another process, which sends no event")]

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::harness::program::needs;
 use crate::harness::space::Space;
 use crate::harness::strace::Attached;
-use crate::harness::{DEADLINE, Server, eventually};
+use crate::harness::{DEADLINE, Over, Server, eventually};
 
 /// Instances of the service that everybody follows.
 const INSTANCES: usize = 3;
@@ -87,15 +87,6 @@ pub fn behind(space: &Space, port: u16) -> Box<dyn Fn() -> Option<BTreeSet<Strin
         let records = text.lines().filter(|line| line.starts_with("web.service.local."));
         Some(records.filter_map(|line| line.split_whitespace().nth(4)).map(str::to_owned).collect())
     })
-}
-
-/// Says that it is over when it is dropped.
-struct Over<'a>(&'a AtomicBool);
-
-impl Drop for Over<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::SeqCst);
-    }
 }
 
 /// Looks at everybody while `trouble` goes on, and until each has been seen again afterwards.
