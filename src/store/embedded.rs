@@ -479,7 +479,10 @@ impl Engine {
             return Err(EngineError::Damaged("it ends within its redo log".to_owned()));
         }
         let pages = Pages { disk: disk.clone(), redo_octets };
-        let database = Database::builder().set_cache_size(CACHE_OCTETS).create_with_backend(pages)?;
+        let mut builder = Database::builder();
+        // Without it the library looks for its notes in pages that it has not compared yet, and panics over some.
+        builder.set_cache_size(CACHE_OCTETS).set_check_integrity_on_open(true);
+        let database = builder.create_with_backend(pages)?;
         let mut transaction = database.begin_write()?;
         let found = {
             let mut meta = transaction.open_table(META)?;

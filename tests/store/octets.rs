@@ -19,6 +19,9 @@ use crate::histories::{LIMITS, REDO_OCTETS, Stored, World};
 const FLIPS_DEFAULT: u64 = 5_000;
 const INSTANCES: usize = 300;
 const TRUNCATED_EVERY: usize = 512;
+/// As redb lays them out.
+const PAGE_OCTETS: usize = 4096;
+const HEAD_OCTETS: usize = 64;
 
 const START: Now = Now { mono_ns: 0, wall: Wall { unix_ms: 1_795_262_645_678 } };
 
@@ -136,11 +139,17 @@ fn flipped(name: &str, stopped: bool) -> BTreeMap<Found, u64> {
     println!("octets: seed {seed}");
     let (file, mut draws) = (file(stopped), Draws(seed));
     assert_eq!(look(&file, file.image.clone()).0, Found::Right);
-    // Most of the file is empty: half of the flips go where something is.
+    // Most of the file is empty: two thirds of the flips go where something is, half of them where a page
+    // says how long everything in it is.
     let full: Vec<usize> = (0..file.image.len()).filter(|&at| file.image[at] != 0).collect();
+    let heads: Vec<usize> = full.iter().copied().filter(|at| at % PAGE_OCTETS < HEAD_OCTETS).collect();
     let images = (0..flips).map(|number| {
         let mut image = file.image.clone();
-        let at = if number % 2 == 0 { draws.below(image.len()) } else { full[draws.below(full.len())] };
+        let at = match number % 3 {
+            0 => draws.below(image.len()),
+            1 => full[draws.below(full.len())],
+            _ => heads[draws.below(heads.len())],
+        };
         let flip = 1 + draws.below(255) as u8;
         image[at] ^= flip;
         (format!("octet {at} ^ {flip:#04x}"), image)
