@@ -246,6 +246,15 @@ impl Http {
         assert!(self.receive().is_some(), "{body}");
     }
 
+    /// Past the agent, whose every registration costs Consul as much as the agent has services.
+    fn catalog(&mut self, service: &str, id: &str, port: usize, node: usize) {
+        let body = format!(
+            "{{\"Node\":\"n{node}\",\"Address\":\"10.0.0.7\",\"Service\":{{\"Service\":\"{service}\",\"ID\":\"{id}\",\"Address\":\"10.0.0.7\",\"Port\":{port},\"Tags\":[\"v2\"]}}}}"
+        );
+        self.send("PUT", "/v1/catalog/register", &body);
+        assert!(self.receive().is_some(), "{body}");
+    }
+
     fn get(&mut self, path: &str) -> Reply {
         self.send("GET", path, "");
         self.receive().expect("a reply that is no refusal")
@@ -478,7 +487,9 @@ fn wakes() {
 }
 
 fn memory() {
-    println!("| instances registered over HTTP | MiB before | MiB after | KiB each |\n|---|---|---|---|");
+    println!(
+        "| instances in the catalog, on 100 nodes | MiB before | MiB after | KiB each |\n|---|---|---|---|"
+    );
     for count in [10_000, 100_000] {
         for server in both() {
             let before = server.resident_kib();
@@ -488,7 +499,12 @@ fn memory() {
                     scope.spawn(move || {
                         let mut http = server.connect();
                         for number in (worker..count).step_by(16) {
-                            http.register(&format!("s{}", number / 10), &format!("i{number}"), 8080);
+                            http.catalog(
+                                &format!("s{}", number / 10),
+                                &format!("i{number}"),
+                                8080,
+                                number % 100,
+                            );
                         }
                     });
                 }

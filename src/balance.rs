@@ -8,6 +8,9 @@ use std::net::IpAddr;
 
 use crate::name::fnv;
 
+/// Items that are put into order one by one.
+const FEW: usize = 64;
+
 /// A stream of random numbers from one seed (SplitMix64, by Steele, Lea and Flood).
 pub struct Draws(u64);
 
@@ -42,14 +45,28 @@ fn unit(x: u64) -> f64 {
 ///
 /// One draw an item: sorting by `-ln(u)/w` is that order (Efraimidis and Spirakis, 2006).
 pub fn shuffle<T>(items: &mut [T], weight: impl Fn(&T) -> u64, draws: &mut Draws) {
-    let mut keys: Vec<(bool, f64)> = items
-        .iter()
-        .map(|item| match weight(item) {
-            0 => (true, draws.unit()),
-            weight => (false, -draws.unit().ln() / weight as f64),
-        })
-        .collect();
-    sort_by_keys(items, &mut keys);
+    // Among equals, -ln(u) sorts as -u does.
+    let alike = items.iter().all(|item| weight(item) == weight(&items[0]));
+    let mut key = |item: &T| match weight(item) {
+        _ if alike => (false, -draws.unit()),
+        0 => (true, draws.unit()),
+        weight => (false, -draws.unit().ln() / weight as f64),
+    };
+    if items.len() > FEW {
+        let mut keys: Vec<(bool, f64)> = items.iter().map(key).collect();
+        return sort_by_keys(items, &mut keys);
+    }
+    // The same order, where neither the time nor the memory is worth more.
+    let mut keys = [(false, 0.0); FEW];
+    for place in 0..items.len() {
+        keys[place] = key(&items[place]);
+        let mut at = place;
+        while at > 0 && keys[at] < keys[at - 1] {
+            keys.swap(at, at - 1);
+            items.swap(at, at - 1);
+            at -= 1;
+        }
+    }
 }
 
 /// Puts `items` into the order in which `client` would keep them, lowest `rank` first; the order depends on

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
+use std::num::NonZero;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
@@ -18,10 +19,11 @@ const RECEIVE_BUFFER_OCTETS: usize = 4 << 20;
 /// Tries to find one port that is free for UDP and for TCP, where the kernel may choose it.
 const PORT_TRIES: usize = 32;
 
-/// The two sockets of one DNS address.
+/// The sockets of one DNS address.
 pub struct Dns {
     pub address: SocketAddr,
-    pub udp: UdpSocket,
+    /// One for each worker; the kernel parts the clients among them.
+    pub udp: Vec<UdpSocket>,
     pub tcp: TcpListener,
 }
 
@@ -86,9 +88,10 @@ pub fn handed() -> Result<Option<Handed>> {
         let Some(at) = streams.iter().position(|tcp| tcp.local_addr().is_ok_and(|own| own == address)) else {
             bail!("LISTEN_FDS hands over UDP {address} without TCP on the same address; DNS needs both");
         };
-        udp.set_nonblocking(true)?;
         let tcp = streams.swap_remove(at);
         tcp.set_nonblocking(true)?;
+        // One socket for all workers: only who has bound it could bind more.
+        let udp = (0..workers()).map(|_| udp.try_clone()).collect::<io::Result<_>>()?;
         handed.dns.push(Dns { address, udp, tcp });
     }
     for tcp in streams.iter().chain(&handed.http).chain(&handed.dot).chain(&handed.doh) {
@@ -117,22 +120,54 @@ pub fn dns(address: SocketAddr) -> Result<Dns> {
         let udp = udp(address).with_context(|| refused("DNS", "udp", address))?;
         let address = udp.local_addr()?;
         match tcp(address) {
-            Ok(tcp) => return Ok(Dns { address, udp, tcp }),
+            Ok(tcp) => {
+                let udp = siblings(udp, workers()).with_context(|| refused("DNS", "udp", address))?;
+                return Ok(Dns { address, udp, tcp });
+            }
             Err(error) if tries == 0 => return Err(error).context(refused("DNS", "tcp", address)),
             Err(_) => {}
         }
     }
 }
 
+/// How many threads answer over UDP: one for each core that we may run on.
+fn workers() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZero::get)
+}
+
 fn udp(address: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = datagrams(address)?;
+    socket.bind(&address.into())?;
+    Ok(socket.into())
+}
+
+fn datagrams(address: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
     socket.set_nonblocking(true)?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
     socket.set_recv_buffer_size(RECEIVE_BUFFER_OCTETS)?;
-    socket.bind(&address.into())?;
-    Ok(socket.into())
+    Ok(socket)
+}
+
+/// `first`, and as many more on its address as make `count`.
+///
+/// The first was bound alone, so an address that another server has is refused; only then it lets others in beside it
+/// (SO_REUSEPORT, socket(7)), and only our own user's.
+fn siblings(first: UdpSocket, count: usize) -> io::Result<Vec<UdpSocket>> {
+    let address = first.local_addr()?;
+    let mut sockets = vec![first];
+    if count > 1 {
+        socket2::SockRef::from(&sockets[0]).set_reuse_port(true)?;
+    }
+    while sockets.len() < count {
+        let socket = datagrams(address)?;
+        socket.set_reuse_port(true)?;
+        socket.bind(&address.into())?;
+        sockets.push(socket.into());
+    }
+    Ok(sockets)
 }
 
 /// Binds and listens on a TCP address.

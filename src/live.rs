@@ -6,15 +6,17 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use self::browse::{has_transport, instance_txt};
+pub(crate) use self::browse::has_transport;
+use self::browse::instance_txt;
 use crate::answer::{Asked, Ede, FIXED_OCTETS, Found, Selection, additional, static_addresses};
 use crate::balance::{Draws, prefer, shuffle};
 use crate::grammar::{self, Owner};
 use crate::instance::{Instance, Location, Port, Transport};
-use crate::name::{Apex, Name, fnv};
+use crate::name::{Apex, Name, ServiceName, fnv};
 use crate::record::{Data, Record, Type};
 use crate::view::{
     APEX_TTL, ConsulZone, EDE_OCTETS_MAX, Member, NEGATIVE_TTL, ServiceView, View, target_of, ttl_within,
@@ -142,6 +144,44 @@ impl<'a> Candidate<'a> {
     }
 }
 
+/// Why a name of a service has nothing, in the words of an Extended DNS Error.
+#[derive(Clone, Copy)]
+pub(crate) enum Why<'a> {
+    NoService(&'a str),
+    NoPort(&'a ServiceName, Transport),
+    NoPortNamed(&'a ServiceName, Transport, &'a str),
+    NoneTagged(&'a ServiceName, &'a str),
+    /// Neither an instance of that label nor a tag.
+    NothingBelow(&'a ServiceName, &'a str),
+    NoneOfFamily(&'a ServiceName, Type),
+    /// Instances are live, and none of them has the tag that is asked for.
+    NoneLiveTagged(&'a ServiceName),
+    /// Nor the port.
+    NoneLiveWithPort(&'a ServiceName),
+}
+
+impl fmt::Display for Why<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoService(name) => write!(f, "{name}: no such service"),
+            Self::NoPort(service, transport) => write!(f, "{service}: no {} port", transport.as_str()),
+            Self::NoPortNamed(service, transport, port) => {
+                write!(f, "{service}: no {} port named {port}", transport.as_str())
+            }
+            Self::NoneTagged(service, tag) => write!(f, "{service}: no instance tagged {tag}"),
+            Self::NothingBelow(service, label) => write!(f, "{service}: no instance or tag {label}"),
+            Self::NoneOfFamily(service, family) => {
+                let family = if *family == Type::A { "IPv4" } else { "IPv6" };
+                write!(f, "{service}: no live instance has an {family} address")
+            }
+            Self::NoneLiveTagged(service) => write!(f, "{service}: instances are live, none with this tag"),
+            Self::NoneLiveWithPort(service) => {
+                write!(f, "{service}: instances are live, none with this tag or port")
+            }
+        }
+    }
+}
+
 impl Live<'_> {
     /// RFC 8482 section 4.1: of ANY one RRset that is there, the smallest kinds first.
     fn of_type_asked(mut self, find: impl Fn(&Self) -> Found) -> Found {
@@ -204,7 +244,7 @@ impl Live<'_> {
     fn in_service(&self, name: &str, find: impl FnOnce(&ServiceView) -> Found) -> Found {
         match self.view.service(name) {
             Some(service) => find(&service),
-            None => Found::NoName(self.ede(|| format!("{name}: no such service"))),
+            None => Found::NoName(self.why(Why::NoService(name))),
         }
     }
 
@@ -244,7 +284,7 @@ impl Live<'_> {
 
     fn by_transport(&self, service: &ServiceView, transport: Transport) -> Found {
         if !has_transport(service, transport) {
-            return Found::NoName(self.ede(|| format!("{}: no {} port", service.name, transport.as_str())));
+            return Found::NoName(self.why(Why::NoPort(&service.name, transport)));
         }
         match self.qtype {
             Type::SRV => self.srv(service, service.live(), |instance| first_port(instance, transport)),
@@ -255,9 +295,7 @@ impl Live<'_> {
 
     fn by_port(&self, service: &ServiceView, port: &str, transport: Transport) -> Found {
         if !service.known().any(|instance| named_port(instance, port, transport).is_some()) {
-            return Found::NoName(
-                self.ede(|| format!("{}: no {} port named {port}", service.name, transport.as_str())),
-            );
+            return Found::NoName(self.why(Why::NoPortNamed(&service.name, transport, port)));
         }
         match self.qtype {
             Type::SRV => self.srv(service, service.live(), |instance| named_port(instance, port, transport)),
@@ -268,7 +306,7 @@ impl Live<'_> {
 
     fn by_tag(&self, service: &ServiceView, tag: &str) -> Found {
         if !service.tags.contains(tag) {
-            return Found::NoName(self.ede(|| format!("{}: no instance tagged {tag}", service.name)));
+            return Found::NoName(self.why(Why::NoneTagged(&service.name, tag)));
         }
         let fits = |instance: &Instance| has_tag(instance, tag);
         self.of_those(service, fits, |instance| instance.ports.first())
@@ -302,7 +340,7 @@ impl Live<'_> {
             Some(gone) => Found::NoData(
                 self.ede(|| format!("{label} {} {}", gone.reason.as_str(), gone.at.time_of_day())),
             ),
-            None => Found::NoName(self.ede(|| format!("{}: no instance or tag {label}", service.name))),
+            None => Found::NoName(self.why(Why::NothingBelow(&service.name, label))),
         }
     }
 
@@ -346,14 +384,12 @@ impl Live<'_> {
         let none = candidates.is_empty();
         let mut selection = self.choose(service.name.as_str(), service.ttl, candidates);
         if lowest.is_none() && service.why_none.is_empty() {
-            selection.ede = self.ede(|| format!("{}: instances are live, none with this tag", service.name));
+            selection.ede = self.why(Why::NoneLiveTagged(&service.name));
         } else if targets > 0 {
             let text = || format!("{}: left out {targets} that are host names; ask SRV", service.name);
             selection.ede = selection.ede.or_else(|| self.ede(text));
         } else if none && lowest.is_some() {
-            let family = if self.qtype == Type::A { "IPv4" } else { "IPv6" };
-            selection.ede =
-                self.ede(|| format!("{}: no live instance has an {family} address", service.name));
+            selection.ede = self.why(Why::NoneOfFamily(&service.name, self.qtype));
         }
         self.records_or_none(selection, Some(service))
     }
@@ -409,8 +445,7 @@ impl Live<'_> {
         let none_fits = candidates.is_empty() && service.why_none.is_empty();
         let mut selection = self.choose(service.name.as_str(), service.ttl, candidates);
         if none_fits && selection.ede.is_none() {
-            selection.ede =
-                self.ede(|| format!("{}: instances are live, none with this tag or port", service.name));
+            selection.ede = self.why(Why::NoneLiveWithPort(&service.name));
         }
         self.records_or_none(selection, Some(service))
     }
@@ -536,22 +571,26 @@ impl Live<'_> {
         Found::NoData((!service.why_none.is_empty()).then(|| Ede::new(Ede::OTHER, &*service.why_none)))
     }
 
+    fn why(&self, why: Why<'_>) -> Option<Ede> {
+        self.ede(|| why.to_string())
+    }
+
     /// Words only for a client that reads them.
     fn ede(&self, text: impl FnOnce() -> String) -> Option<Ede> {
         self.asked.edns.then(|| Ede::new(Ede::OTHER, text()))
     }
 }
 
-fn first_port(instance: &Instance, transport: Transport) -> Option<&Port> {
+pub(crate) fn first_port(instance: &Instance, transport: Transport) -> Option<&Port> {
     instance.ports.iter().find(|port| port.transport == transport)
 }
 
-fn named_port<'i>(instance: &'i Instance, name: &str, transport: Transport) -> Option<&'i Port> {
+pub(crate) fn named_port<'i>(instance: &'i Instance, name: &str, transport: Transport) -> Option<&'i Port> {
     instance.ports.iter().find(|port| port.name.as_deref() == Some(name) && port.transport == transport)
 }
 
 /// `label` is in lower case, as a tag's own label is.
-fn has_tag(instance: &Instance, label: &str) -> bool {
+pub(crate) fn has_tag(instance: &Instance, label: &str) -> bool {
     instance.tags.iter().any(|tag| tag.label().is_some_and(|own| own.as_str() == label))
 }
 

@@ -196,9 +196,8 @@ impl Server {
             Arc::new(Responder { view: self.view.clone(), policy, clock: self.clock, limiter, forwarder });
         for dns in bound {
             self.lines.push(format!("dns udp+tcp {}", dns.address));
-            let socket = tokio::net::UdpSocket::from_std(dns.udp)?;
             let (seed, stop) = (self.seeds.next_u64(), self.stop_dns.clone());
-            let answering = udp::run(socket, responder.clone(), seed, stop);
+            let answering = udp::run(dns.udp, responder.clone(), seed, stop);
             self.tasks.spawn("dns udp", behind(begin.clone(), answering));
             let listener = tokio::net::TcpListener::from_std(dns.tcp)?;
             let (seed, stop) = (self.seeds.next_u64(), self.stop_dns.clone());

@@ -84,7 +84,8 @@ pub struct View {
     /// How many services know a tag: whether `_tag.<apex>` is a name.
     tags: papaya::HashMap<Label, usize>,
     directory: ArcSwap<Directory>,
-    zones: ArcSwap<Zones>,
+    zones: Arc<Zones>,
+    overlaps: Vec<Overlap>,
     /// Added to the revision for the SOA's serial: Unix seconds when the store was made.
     serial_base: AtomicU32,
     /// Added to the revision for the index that HTTP clients see.
@@ -105,6 +106,16 @@ pub struct Zones {
     pub primary: Vec<Arc<Zone>>,
     /// Plain records beside the live services, by apex.
     pub trees: Vec<Arc<Zone>>,
+}
+
+/// What has names below an apex besides the registry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Overlap {
+    None,
+    /// Plain records, where the registry has nothing.
+    Tree,
+    /// Another zone, which hides the registry there.
+    Zone,
 }
 
 /// One service as queries see it.
@@ -148,6 +159,23 @@ pub enum Standing {
         check: Check,
         of_host: bool,
     },
+}
+
+impl Overlap {
+    fn of(apex: &Apex, settings: &Settings, zones: &Zones) -> Self {
+        let below = |name: &Name| name != apex.name() && name.is_within(apex.name());
+        let mut others = zones.primary.iter().map(|zone| &zone.apex);
+        let mut ours = settings.apexes.iter().chain(settings.consul.iter().map(|zone| &zone.apex));
+        // Names of addresses, which nobody has below an apex of services.
+        let reverse = !settings.reverse.is_empty() && apex.name().labels().last() == Some(b"arpa");
+        if reverse || others.any(&below) || ours.any(|other| below(other.name())) {
+            return Self::Zone;
+        }
+        match zones.trees.iter().any(|tree| tree.apex == *apex.name()) {
+            true => Self::Tree,
+            false => Self::None,
+        }
+    }
 }
 
 impl Member {
@@ -290,7 +318,6 @@ impl View {
     /// An empty view that is not ready: everything in the live zone is SERVFAIL until `set_ready`.
     pub fn new(settings: Settings, zones: Zones) -> Self {
         Self {
-            settings,
             services: papaya::HashMap::new(),
             ids: papaya::HashMap::new(),
             addresses: papaya::HashMap::new(),
@@ -302,7 +329,9 @@ impl View {
             configured: papaya::HashMap::new(),
             tags: papaya::HashMap::new(),
             directory: ArcSwap::default(),
-            zones: ArcSwap::from_pointee(zones),
+            overlaps: settings.apexes.iter().map(|apex| Overlap::of(apex, &settings, &zones)).collect(),
+            zones: Arc::new(zones),
+            settings,
             serial_base: AtomicU32::new(0),
             index_base: AtomicU64::new(0),
             revision: AtomicU64::new(0),
@@ -527,6 +556,11 @@ impl View {
         }
     }
 
+    /// As `service`, for as long as `look` looks: nothing is counted that another core counts too.
+    pub fn with_service<T>(&self, name: &str, look: impl FnOnce(Option<&ServiceView>) -> T) -> T {
+        look(self.services.pin().get(name).map(|service| &**service))
+    }
+
     pub fn service(&self, name: &str) -> Option<Arc<ServiceView>> {
         self.services.pin().get(name).cloned()
     }
@@ -551,7 +585,7 @@ impl View {
     }
 
     pub fn zones(&self) -> Arc<Zones> {
-        self.zones.load_full()
+        self.zones.clone()
     }
 
     /// The revision of the last change published.
@@ -590,15 +624,19 @@ impl View {
     }
 
     pub fn soa(&self, apex: &Apex) -> Soa {
-        Soa {
-            mname: apex.owner(&["ns"]),
-            rname: apex.owner(&["hostmaster"]),
-            serial: self.serial(),
-            refresh: 300,
-            retry: 60,
-            expire: 86_400,
-            minimum: NEGATIVE_TTL,
-        }
+        let [serial, refresh, retry, expire, minimum] = self.soa_numbers();
+        let (mname, rname) = (apex.owner(&["ns"]), apex.owner(&["hostmaster"]));
+        Soa { mname, rname, serial, refresh, retry, expire, minimum }
+    }
+
+    /// Serial, refresh, retry, expire and minimum of every SOA of ours (RFC 1035 section 3.3.13).
+    pub fn soa_numbers(&self) -> [u32; 5] {
+        [self.serial(), 300, 60, 86_400, NEGATIVE_TTL]
+    }
+
+    /// What else has names below each apex, in the order of the apexes.
+    pub fn overlaps(&self) -> &[Overlap] {
+        &self.overlaps
     }
 
     /// The apex that `qname` is at or below, the longest where several fit.

@@ -7,7 +7,7 @@
 //!
 //! Where the stock server differs, `stock.txt` says in what and why; a row that it begins to pass fails
 //! here, as does one that it newly fails. What one question and one reply cannot show is in `wire/sizes.rs`,
-//! `stream.rs`, `datagram.rs`, `changes.rs`, `cookies.rs`, `limits.rs`, `fuzz.rs` and `framing.rs`.
+//! `stream.rs`, `datagram.rs`, `changes.rs`, `cookies.rs`, `limits.rs`, `fuzz.rs` and `framing.rs`; `plain.rs` compares the two ways to a reply.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -42,6 +42,8 @@ mod fuzz;
 mod judge;
 #[path = "wire/limits.rs"]
 mod limits;
+#[path = "wire/plain.rs"]
+mod plain;
 #[path = "wire/query.rs"]
 mod query;
 #[path = "wire/sizes.rs"]

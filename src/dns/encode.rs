@@ -18,17 +18,17 @@ pub const HEADER_OCTETS: usize = 12;
 /// Octets of an OPT record without options (RFC 6891 section 6.1.2).
 pub const OPT_OCTETS: usize = 11;
 /// The size that we advertise: what we are ready to receive, whatever we send.
-const UDP_OCTETS_ADVERTISED: u16 = 1232;
+pub(super) const UDP_OCTETS_ADVERTISED: u16 = 1232;
 /// Offsets that a compression pointer can hold (RFC 1035 section 4.1.4).
 const POINTER_MAX: usize = 0x3fff;
 
-const QR: u16 = 0x8000;
-const AA: u16 = 0x0400;
+pub(super) const QR: u16 = 0x8000;
+pub(super) const AA: u16 = 0x0400;
 const TC: u16 = 0x0200;
 /// OPT's flag "DNSSEC OK" (RFC 3225 section 3).
-const DO: u32 = 0x8000;
+pub(super) const DO: u32 = 0x8000;
 /// Octets of an Extended DNS Error besides its text: the option's own, and the code (RFC 8914 section 2).
-const EDE_OCTETS: usize = OPTION_OCTETS + 2;
+pub(super) const EDE_OCTETS: usize = OPTION_OCTETS + 2;
 
 /// What of the query goes into the reply.
 #[derive(Clone, Copy, Debug)]

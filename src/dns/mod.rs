@@ -1,8 +1,10 @@
-//! DNS over the network: octets to questions and answers to octets (`wire`, `edns`, `encode`), who is where it
-//! says it is (`cookie`) and who is answered how often (`limit`), the loops that carry them (`udp`, `tcp` with TLS,
+//! DNS over the network: octets to questions and answers to octets (`wire`, `edns`, `encode`; `plain` for nearly all of
+//! them), who is where it
+//! says it is (`cookie`) and who is answered how often (`limit`), the loops that carry them (`udp` in batches, `tcp` with TLS,
 //! `quic`), names that other servers are asked for (`onward`, `forward`), and the same for whoever runs a hickory
 //! server (`handler`).
 
+mod batch;
 pub mod cookie;
 pub mod edns;
 pub mod encode;
@@ -10,6 +12,7 @@ pub mod forward;
 pub mod handler;
 pub mod limit;
 mod onward;
+pub mod plain;
 pub mod quic;
 pub mod tcp;
 pub mod udp;

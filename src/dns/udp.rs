@@ -1,159 +1,254 @@
-//! DNS over UDP: one task per socket, no task per datagram.
+//! DNS over UDP: a thread for each core, with a socket of its own.
+//!
+//! A worker takes a batch of datagrams, answers the plain questions among them from octets to octets, and sends the
+//! replies together: no allocation, no lock, no task for a datagram. What is not plain goes through a bounded
+//! queue to a task beside it, so that neither an answer of a thousand records nor another server's silence holds up
+//! what is answered in a microsecond.
 //!
 //! A reply leaves from the address that was asked, also where the socket is bound to a wildcard address:
 //! resolvers drop replies from elsewhere (RFC 2181 section 4.1). What cannot be sent at once is dropped,
 //! as the network would: the client asks again.
 
-use std::io::{self, IoSlice, IoSliceMut};
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::os::fd::AsRawFd;
+use std::io::{self, IoSlice};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use futures_util::StreamExt;
+use futures_util::future::join_all;
 use futures_util::stream::FuturesUnordered;
 use nix::libc;
-use nix::sys::socket::{
-    ControlMessage, ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, sendmsg, setsockopt, sockopt,
-};
-use tokio::io::Interest;
-use tokio::net::UdpSocket;
+use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrStorage, sendmsg, setsockopt, sockopt};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::answer::Over;
 use crate::balance::Draws;
-use crate::dns::wire::{Accepted, Arrival, Responder};
+use crate::dns::batch::Batch;
+use crate::dns::wire::{Accepted, Arrival, Responder, UDP_OCTETS_MAX};
 
-/// The largest datagram that UDP has.
-const DATAGRAM_OCTETS_MAX: usize = 65_535;
-/// Datagrams taken before other tasks get their turn.
+/// Messages of one worker that wait for the general path, and their octets. Most that come in one breath are questions
+/// for other servers, of which half as many may wait there; the octets are for those that fill a datagram.
+const UNUSUAL_MAX: usize = 8192;
+const UNUSUAL_OCTETS_MAX: usize = 4 << 20;
+/// Messages that the general path takes before other tasks get their turn.
 const TURN_MAX: usize = 64;
+/// How often a worker to whom nobody speaks looks whether it should end.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// Asks the kernel to say which address each datagram was sent to; needed on wildcard sockets only.
-pub fn ask_for_destination(socket: &UdpSocket) -> io::Result<()> {
-    match socket.local_addr()?.ip() {
-        ip if !ip.is_unspecified() => Ok(()),
-        IpAddr::V4(_) => Ok(setsockopt(socket, sockopt::Ipv4PacketInfo, &true)?),
-        IpAddr::V6(_) => Ok(setsockopt(socket, sockopt::Ipv6RecvPacketInfo, &true)?),
+pub fn ask_for_destination(socket: &impl AsFd) -> io::Result<()> {
+    match socket2::SockRef::from(socket).local_addr()?.as_socket().map(|address| address.ip()) {
+        Some(IpAddr::V4(ip)) if ip.is_unspecified() => {
+            Ok(setsockopt(socket, sockopt::Ipv4PacketInfo, &true)?)
+        }
+        Some(IpAddr::V6(ip)) if ip.is_unspecified() => {
+            Ok(setsockopt(socket, sockopt::Ipv6RecvPacketInfo, &true)?)
+        }
+        _ => Ok(()),
     }
 }
 
-/// Answers until `stop`; the socket is the caller's, and so is what stopping means.
+/// Answers on every socket of one address, a thread for each, until `stop`; the sockets are the caller's, and so
+/// is what stopping means.
+///
+/// # Errors
+///
+/// A socket that cannot be set up, or a thread that cannot be started.
 pub async fn run(
-    socket: UdpSocket,
+    sockets: Vec<UdpSocket>,
     responder: Arc<Responder>,
     seed: u64,
     stop: CancellationToken,
 ) -> io::Result<()> {
-    ask_for_destination(&socket)?;
-    let local = socket.local_addr()?;
-    let mut draws = Draws::new(seed);
-    let mut buffer = vec![0; DATAGRAM_OCTETS_MAX];
-    // Replies that other servers are asked for; how many there may be is the forwarder's to say.
-    let mut pending = FuturesUnordered::new();
-    loop {
-        // All arms are cancel-safe: nothing is taken from the socket here.
-        tokio::select! {
-            () = stop.cancelled() => return Ok(()),
-            Some((reply, datagram)) = pending.next(), if !pending.is_empty() => {
-                answer(&socket, reply, &datagram);
-                continue;
-            }
-            ready = socket.readable() => ready?,
-        }
-        for _ in 0..TURN_MAX {
-            let received = socket.try_io(Interest::READABLE, || receive(&socket, &mut buffer));
-            let datagram = match received {
-                Ok(datagram) => datagram,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                // An ICMP message about an earlier reply: somebody else's trouble.
-                Err(error) => {
-                    tracing::debug!(%error, "receiving on UDP");
-                    continue;
-                }
-            };
-            if loops(&datagram, local) {
-                continue;
-            }
-            let arrival = Arrival { client: datagram.from, over: Over::Udp, draw: draws.next_u64() };
-            match responder.accept(&arrival, &buffer[..datagram.octets]) {
-                Accepted::Silence => {}
-                Accepted::Reply(reply) => answer(&socket, Some(reply), &datagram),
-                Accepted::Pending(reply) => pending.push(async move { (reply.reply().await, datagram) }),
-            }
-        }
-        tokio::task::yield_now().await;
+    let halt = Halt::default();
+    let (mut workers, mut general) = (FuturesUnordered::new(), Vec::new());
+    for (seed, socket) in (seed..).zip(sockets) {
+        ask_for_destination(&socket)?;
+        socket.set_nonblocking(false)?;
+        socket.set_read_timeout(Some(LOOK))?;
+        let socket = Arc::new(socket);
+        let (unusual, queue) = mpsc::channel(UNUSUAL_MAX);
+        let worker = Worker {
+            local: socket.local_addr()?,
+            socket: socket.clone(),
+            responder: responder.clone(),
+            draws: Draws::new(seed),
+            unusual,
+            octets: Arc::new(Semaphore::new(UNUSUAL_OCTETS_MAX)),
+            halt: halt.0.clone(),
+        };
+        let (ending, ended) = oneshot::channel::<()>();
+        std::thread::Builder::new().name("dns udp".to_owned()).spawn(move || {
+            worker.run();
+            drop(ending);
+        })?;
+        workers.push(ended);
+        general.push(answer_unusual(queue, socket, responder.clone()));
+    }
+    let answering = join_all(general);
+    tokio::pin!(answering);
+    tokio::select! {
+        () = stop.cancelled() => {}
+        // Only a panic ends one before it is told to.
+        _ = workers.next() => return Err(io::Error::other("a worker has ended")),
+        _ = &mut answering => {}
+    }
+    drop(halt);
+    // Each ends its batch; what it passed on is answered still, where nobody else has to be asked.
+    while workers.next().await.is_some() {}
+    answering.await;
+    Ok(())
+}
+
+/// Ends the workers when it is dropped.
+#[derive(Default)]
+struct Halt(Arc<AtomicBool>);
+
+impl Drop for Halt {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
     }
 }
 
-fn answer(socket: &UdpSocket, reply: Option<Vec<u8>>, datagram: &Datagram) {
-    let Some(reply) = reply else { return };
-    if let Err(error) = socket.try_io(Interest::WRITABLE, || send(socket, &reply, datagram)) {
-        tracing::debug!(%error, client = %datagram.from, "sending on UDP");
-    }
+/// One thread and its socket.
+struct Worker {
+    socket: Arc<UdpSocket>,
+    local: SocketAddr,
+    responder: Arc<Responder>,
+    draws: Draws,
+    unusual: mpsc::Sender<Unusual>,
+    /// What the queue has room for.
+    octets: Arc<Semaphore>,
+    halt: Arc<AtomicBool>,
 }
 
-struct Datagram {
-    octets: usize,
-    from: SocketAddr,
+/// A message for the general path.
+struct Unusual {
+    message: Vec<u8>,
+    arrival: Arrival,
     /// The address that it was sent to, and the interface (IPv6), where the kernel told.
     to: Option<(IpAddr, u32)>,
+    _octets: OwnedSemaphorePermit,
+}
+
+impl Worker {
+    fn run(mut self) {
+        let mut batch = Batch::new(UDP_OCTETS_MAX);
+        while !self.halt.load(Ordering::Acquire) {
+            match batch.receive(self.socket.as_fd()) {
+                Ok(received) => {
+                    for at in 0..received {
+                        self.answer(&mut batch, at);
+                    }
+                    batch.send(self.socket.as_fd());
+                }
+                Err(error)
+                    if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+                // An ICMP message about an earlier reply: somebody else's trouble.
+                Err(error) => tracing::debug!(%error, "receiving on UDP"),
+            }
+        }
+    }
+
+    fn answer(&mut self, batch: &mut Batch, at: usize) {
+        let (Some(from), to) = (batch.from(at), batch.to(at)) else { return };
+        if loops(from, to.map(|(ip, _)| ip), self.local) {
+            return;
+        }
+        let arrival = Arrival { client: from, over: Over::Udp, draw: self.draws.next_u64() };
+        let (query, room) = batch.exchange(at);
+        match self.responder.reply_plainly(&arrival, query, room) {
+            Some(octets) => batch.reply(at, octets),
+            // Where the general path is behind, what more comes for it is dropped; who is plain is not.
+            None if self.pass_on(query.to_vec(), arrival, to).is_none() => {
+                tracing::debug!(client = %from, "the general path has no room");
+            }
+            None => {}
+        }
+    }
+
+    fn pass_on(&self, message: Vec<u8>, arrival: Arrival, to: Option<(IpAddr, u32)>) -> Option<()> {
+        let octets = self.octets.clone().try_acquire_many_owned(message.len() as u32).ok()?;
+        self.unusual.try_send(Unusual { message, arrival, to, _octets: octets }).ok()
+    }
 }
 
 /// True for what can only be a loop or a trick: from port 0, or from ourselves.
-fn loops(datagram: &Datagram, local: SocketAddr) -> bool {
-    let here = datagram.to.map_or(local.ip(), |(ip, _)| ip);
-    datagram.from.port() == 0 || (datagram.from.port() == local.port() && datagram.from.ip() == here)
+fn loops(from: SocketAddr, to: Option<IpAddr>, local: SocketAddr) -> bool {
+    from.port() == 0 || (from.port() == local.port() && from.ip() == to.unwrap_or(local.ip()))
 }
 
-fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<Datagram> {
-    let mut control = nix::cmsg_space!(libc::in6_pktinfo);
-    let mut buffers = [IoSliceMut::new(buffer)];
-    let message =
-        recvmsg::<SockaddrStorage>(socket.as_raw_fd(), &mut buffers, Some(&mut control), MsgFlags::empty())?;
-    let from = message.address.as_ref().and_then(socket_address).ok_or(io::ErrorKind::InvalidData)?;
-    let to = message.cmsgs()?.find_map(|control| match control {
-        ControlMessageOwned::Ipv4PacketInfo(info) => {
-            Some((IpAddr::from(info.ipi_addr.s_addr.to_ne_bytes()), 0))
+/// The general path beside one worker: answers what comes through the queue, until the worker has ended.
+async fn answer_unusual(
+    mut queue: mpsc::Receiver<Unusual>,
+    socket: Arc<UdpSocket>,
+    responder: Arc<Responder>,
+) {
+    // Replies that other servers are asked for; how many there may be is the forwarder's to say.
+    let mut pending = FuturesUnordered::new();
+    let mut turn = 0;
+    loop {
+        // All arms are cancel-safe: what is received is handled before the next look.
+        let unusual = tokio::select! {
+            Some((reply, client, to)) = pending.next(), if !pending.is_empty() => {
+                answer(&socket, reply, client, to);
+                continue;
+            }
+            unusual = queue.recv() => unusual,
+        };
+        let Some(Unusual { message, arrival, to, .. }) = unusual else { return };
+        match responder.accept(&arrival, &message) {
+            Accepted::Silence => {}
+            Accepted::Reply(reply) => answer(&socket, Some(reply), arrival.client, to),
+            Accepted::Pending(reply) => {
+                pending.push(async move { (reply.reply().await, arrival.client, to) });
+            }
         }
-        ControlMessageOwned::Ipv6PacketInfo(info) => {
-            Some((IpAddr::from(Ipv6Addr::from(info.ipi6_addr.s6_addr)), info.ipi6_ifindex))
+        turn = (turn + 1) % TURN_MAX;
+        if turn == 0 {
+            tokio::task::yield_now().await;
         }
-        _ => None,
-    });
-    Ok(Datagram { octets: message.bytes, from, to })
+    }
 }
 
-fn send(socket: &UdpSocket, reply: &[u8], query: &Datagram) -> io::Result<()> {
-    let to = SockaddrStorage::from(query.from);
+fn answer(socket: &UdpSocket, reply: Option<Vec<u8>>, client: SocketAddr, from: Option<(IpAddr, u32)>) {
+    let Some(reply) = reply else { return };
+    if let Err(error) = send(socket, &reply, client, from) {
+        tracing::debug!(%error, %client, "sending on UDP");
+    }
+}
+
+fn send(
+    socket: &UdpSocket,
+    reply: &[u8],
+    client: SocketAddr,
+    from: Option<(IpAddr, u32)>,
+) -> io::Result<usize> {
+    let to = SockaddrStorage::from(client);
     let buffers = [IoSlice::new(reply)];
-    let fd = socket.as_raw_fd();
-    match query.to {
-        None => sendmsg(fd, &buffers, &[], MsgFlags::empty(), Some(&to))?,
+    let (fd, now) = (socket.as_raw_fd(), MsgFlags::MSG_DONTWAIT);
+    let sent = match from {
+        None => sendmsg(fd, &buffers, &[], now, Some(&to))?,
         Some((IpAddr::V4(from), _)) => {
             let info = libc::in_pktinfo {
                 ipi_ifindex: 0,
                 ipi_spec_dst: libc::in_addr { s_addr: u32::from_ne_bytes(from.octets()) },
                 ipi_addr: libc::in_addr { s_addr: 0 },
             };
-            sendmsg(fd, &buffers, &[ControlMessage::Ipv4PacketInfo(&info)], MsgFlags::empty(), Some(&to))?
+            sendmsg(fd, &buffers, &[ControlMessage::Ipv4PacketInfo(&info)], now, Some(&to))?
         }
         Some((IpAddr::V6(from), interface)) => {
             let info = libc::in6_pktinfo {
                 ipi6_addr: libc::in6_addr { s6_addr: from.octets() },
                 ipi6_ifindex: interface,
             };
-            sendmsg(fd, &buffers, &[ControlMessage::Ipv6PacketInfo(&info)], MsgFlags::empty(), Some(&to))?
+            sendmsg(fd, &buffers, &[ControlMessage::Ipv6PacketInfo(&info)], now, Some(&to))?
         }
     };
-    Ok(())
-}
-
-fn socket_address(address: &SockaddrStorage) -> Option<SocketAddr> {
-    match (address.as_sockaddr_in(), address.as_sockaddr_in6()) {
-        (Some(v4), _) => Some(SocketAddr::V4((*v4).into())),
-        (_, Some(v6)) => Some(SocketAddr::V6((*v6).into())),
-        _ => None,
-    }
+    Ok(sent)
 }
 
 #[cfg(test)]
@@ -172,9 +267,8 @@ mod tests {
             ("127.0.0.3:53", Some("127.0.0.2"), "0.0.0.0:53", false),
             ("[::1]:53", Some("::1"), "[::]:53", true),
         ] {
-            let to = to.map(|ip| (ip.parse().unwrap(), 0));
-            let datagram = Datagram { octets: 0, from: at(from), to };
-            assert_eq!(loops(&datagram, at(local)), expected, "{from} to {to:?} at {local}");
+            let to = to.map(|ip: &str| ip.parse().unwrap());
+            assert_eq!(loops(at(from), to, at(local)), expected, "{from} to {to:?} at {local}");
         }
     }
 }

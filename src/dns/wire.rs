@@ -22,6 +22,7 @@ use crate::dns::encode::{Frame, HEADER_OCTETS};
 use crate::dns::forward::{Forwarder, Query, Told};
 use crate::dns::limit::{Fate, Limiter};
 use crate::dns::onward::{Asker, Onward};
+use crate::dns::plain::{self, Plain};
 use crate::name::Name;
 use crate::record::{Data, Record, Type};
 use crate::time::Now;
@@ -37,11 +38,11 @@ const STREAM_OCTETS_MAX: usize = 65_535;
 /// in names, so it is not for the client to choose.
 const ADDITIONAL_MAX: u16 = 4;
 
-const OPCODE: u16 = 0x7800;
-const RD: u16 = 0x0100;
-const RA: u16 = 0x0080;
-const AD: u16 = 0x0020;
-const CD: u16 = 0x0010;
+pub(super) const OPCODE: u16 = 0x7800;
+pub(super) const RD: u16 = 0x0100;
+pub(super) const RA: u16 = 0x0080;
+pub(super) const AD: u16 = 0x0020;
+pub(super) const CD: u16 = 0x0010;
 
 /// What the operator may set of replies.
 #[derive(Clone, Debug)]
@@ -100,6 +101,20 @@ impl Responder {
             (Verdict::Reply(reply), _) => Accepted::Reply(reply),
             (Verdict::Silence | Verdict::Ask(_), _) => Accepted::Silence,
         }
+    }
+
+    /// Writes the reply to a plain question into `out`, at once and without allocating, and returns its length;
+    /// none where `accept` has to be asked. The two never differ.
+    pub fn reply_plainly(&self, arrival: &Arrival, message: &[u8], out: &mut [u8]) -> Option<usize> {
+        let client = arrival.client.ip().to_canonical();
+        if self.limiter.is_some() && !is_loopback(client) {
+            return None;
+        }
+        let query = plain::Query::read(message)?;
+        let recursion = self.forwarder.as_ref().is_some_and(|forwarder| forwarder.permits(client));
+        let limit = limit(&self.policy, arrival, query.takes());
+        let plain = Plain { view: &self.view, limit, recursion, draw: arrival.draw };
+        plain.reply(&query, out)
     }
 
     /// The reply to `message`, waited for; for whoever has one task for each message.
@@ -250,7 +265,7 @@ fn respond(around: &Around<'_>, arrival: &Arrival, message: &[u8]) -> Verdict {
         dnssec_ok: glimpse.edns.is_some_and(|edns| edns.dnssec_ok),
         options: &reply_options,
         padded: wanted.padding && arrival.over.is_encrypted(),
-        limit: limit(around.policy, arrival, glimpse.edns),
+        limit: limit(around.policy, arrival, glimpse.edns.map(|edns| edns.udp_octets)),
         over: arrival.over,
     };
     let send = |frame: &Frame<'_>, answer: &Answer| around.send(frame, answer, client, cookie);
@@ -396,14 +411,15 @@ fn is_loopback(client: IpAddr) -> bool {
     client.to_canonical().is_loopback()
 }
 
-fn limit(policy: &Policy, arrival: &Arrival, edns: Option<Edns<'_>>) -> usize {
+/// Octets of the whole reply at most; `takes` is what the client says, where it has EDNS.
+fn limit(policy: &Policy, arrival: &Arrival, takes: Option<u16>) -> usize {
     if !arrival.over.is_datagram() {
         return STREAM_OCTETS_MAX;
     }
     let max = if is_loopback(arrival.client.ip()) { policy.udp_octets_loopback } else { UDP_OCTETS_MAX };
     // RFC 6891 section 6.2.3: a size below 512 is 512.
-    edns.map_or(UDP_OCTETS_PLAIN, |edns| {
-        usize::from(edns.udp_octets).clamp(UDP_OCTETS_PLAIN, max.max(UDP_OCTETS_PLAIN))
+    takes.map_or(UDP_OCTETS_PLAIN, |octets| {
+        usize::from(octets).clamp(UDP_OCTETS_PLAIN, max.max(UDP_OCTETS_PLAIN))
     })
 }
 

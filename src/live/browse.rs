@@ -143,7 +143,7 @@ impl Live<'_> {
     }
 }
 
-pub(super) fn has_transport(service: &ServiceView, transport: Transport) -> bool {
+pub(crate) fn has_transport(service: &ServiceView, transport: Transport) -> bool {
     service.known().any(|instance| first_port(instance, transport).is_some())
 }
 

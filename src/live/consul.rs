@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::{Live, address_data, first_port, ns_addresses};
+use super::{Live, Why, address_data, first_port, ns_addresses};
 use crate::answer::{Asked, Found};
 use crate::grammar::consul::{self, Owner, Unread};
 use crate::instance::{Host, Instance, Location, Port};
@@ -172,7 +172,7 @@ impl Live<'_> {
         if service.known().any(|instance| has_tag_below(instance, tag)) {
             return Found::NoData(None);
         }
-        Found::NoName(self.ede(|| format!("{}: no instance tagged {tag}", service.name)))
+        Found::NoName(self.why(Why::NoneTagged(&service.name, tag)))
     }
 
     /// A host: what was said of it, or where nobody said, the addresses of the instances on it.

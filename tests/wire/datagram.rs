@@ -36,7 +36,8 @@ fn serve(socket: UdpSocket, view: &Arc<View>) -> JoinSet<io::Result<()>> {
         limiter: None,
         forwarder: None,
     });
-    tasks.spawn(udp::run(socket, responder, SEED, CancellationToken::new()));
+    let sockets = vec![socket.into_std().unwrap()];
+    tasks.spawn(udp::run(sockets, responder, SEED, CancellationToken::new()));
     tasks
 }
 

@@ -396,7 +396,8 @@ impl Servers {
             limiter: None,
             forwarder: None,
         });
-        let running = udp::run(udp_socket, responder.clone(), 1, stop.clone());
+        let sockets = vec![udp_socket.into_std().unwrap()];
+        let running = udp::run(sockets, responder.clone(), 1, stop.clone());
         tasks.spawn(async { running.await.unwrap() });
         let streams = Streams::new(tcp::CONNECTIONS_MAX);
         let running = tcp::run(listener, tcp::Layer::Plain, responder, streams, 2, stop.clone());

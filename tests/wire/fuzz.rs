@@ -124,7 +124,17 @@ impl Bench {
         let now = Now::default().after(Duration::from_secs(chance.below(5400) as u64));
         let client = SocketAddr::new(CLIENT.ip(), 1 + chance.below(65_535) as u16);
         let arrival = Arrival { client, over, draw: chance.0.next_u64() };
-        check(message, over, self.responder.accept_at(now, &arrival, message).as_deref())
+        let reply = self.responder.accept_at(now, &arrival, message);
+        if over == Over::Udp {
+            let mut room = [0; UDP_OCTETS_MAX];
+            let octets = self.responder.reply_plainly(&arrival, message, &mut room);
+            let plain = octets.map(|octets| &room[..octets]);
+            assert!(
+                plain.is_none_or(|plain| Some(plain) == reply.as_deref()),
+                "{plain:02x?} for {reply:02x?}"
+            );
+        }
+        check(message, over, reply.as_deref())
     }
 }
 

@@ -1,0 +1,543 @@
+//! Plain questions about the live zone, from octets to octets: no decoder, no record, no allocation.
+//!
+//! What [`wire`](super::wire) says to the same message is the measure: the same octets, or nothing at all, and then `wire`
+//! is asked. A test compares the two over thousands of views and questions. Plain is what makes up nearly all
+//! traffic: A, AAAA and SRV of services and instances, with EDNS or without, and names and types that are not
+//! there. Options, other classes and zones, aliases and answers that have to be cut are `wire`'s.
+
+use std::fmt::{self, Write};
+use std::net::IpAddr;
+
+use arrayvec::ArrayVec;
+
+use super::encode::{AA, DO, EDE_OCTETS, HEADER_OCTETS, OPT_OCTETS, QR, UDP_OCTETS_ADVERTISED};
+use super::wire::{AD, CD, RA, RD};
+use crate::answer::{CLASS_IN, Ede, Rcode};
+use crate::balance::{Draws, shuffle};
+use crate::dns::edns::{EXTENDED_ERROR, OPTION_OCTETS};
+use crate::grammar::{self, Owner};
+use crate::instance::{Instance, Location, Port, Transport};
+use crate::live::{Why, first_port, has_tag, has_transport, named_port};
+use crate::name::{Apex, NAME_OCTETS_MAX};
+use crate::record::Type;
+use crate::view::{EDE_OCTETS_MAX, Member, NEGATIVE_TTL, Overlap, ServiceView, View, ttl_within};
+
+/// Records of an answer: what has more hardly fits a datagram.
+const RECORDS_MAX: usize = 64;
+/// Labels of the longest name: one octet each, and their lengths.
+const LABELS_MAX: usize = NAME_OCTETS_MAX / 2;
+/// Labels below the apex that may mean something; one more says that there are too many.
+const LABELS_READ_MAX: usize = 5;
+/// The owner of nearly every record: a pointer to the question's name (RFC 1035 section 4.1.4).
+const QNAME: u16 = 0xc000 | HEADER_OCTETS as u16;
+
+/// A question without anything unusual about it.
+pub struct Query<'m> {
+    id: [u8; 2],
+    /// RD and CD, in their places.
+    flags: u16,
+    /// Name, type and class as they came.
+    question: &'m [u8],
+    /// The name in lower case.
+    name: [u8; NAME_OCTETS_MAX],
+    /// Where its labels begin, the root left out.
+    labels: ArrayVec<u8, LABELS_MAX>,
+    qtype: Type,
+    /// What the client takes, and whether DO is set; none without an OPT record.
+    edns: Option<(u16, bool)>,
+}
+
+impl<'m> Query<'m> {
+    /// Reads a message; none where it is not plain.
+    pub fn read(message: &'m [u8]) -> Option<Self> {
+        let (header, body) = message.split_first_chunk::<HEADER_OCTETS>()?;
+        let [id, id_low, flags, flags_low, counts @ ..] = *header;
+        let flags = u16::from_be_bytes([flags, flags_low]);
+        let [0, 1, 0, 0, 0, 0, 0, additional @ (0 | 1)] = counts else { return None };
+        if flags & !(RD | CD | AD) != 0 {
+            return None;
+        }
+        let mut labels = ArrayVec::new();
+        let mut end = 0;
+        loop {
+            match *body.get(end)? {
+                0 => break,
+                length @ 1..=63 => {
+                    labels.try_push(end as u8).ok()?;
+                    end += 1 + usize::from(length);
+                }
+                _ => return None,
+            }
+            if end >= NAME_OCTETS_MAX {
+                return None;
+            }
+        }
+        let mut name = [0; NAME_OCTETS_MAX];
+        name[..end].copy_from_slice(&body[..end]);
+        name[..end].make_ascii_lowercase(); // lengths are at most 63, below `A`
+        let (&[qtype, qtype_low, class, class_low], rest) = body[end + 1..].split_first_chunk()?;
+        let (qtype, class) = (u16::from_be_bytes([qtype, qtype_low]), u16::from_be_bytes([class, class_low]));
+        let edns = match (additional, rest) {
+            (0, []) => None,
+            // An OPT record of version 0 without options (RFC 6891 section 6.1.2).
+            (1, &[0, 0, 41, size, size_low, 0, 0, bits, 0, 0, 0]) if bits & 0x7f == 0 => {
+                Some((u16::from_be_bytes([size, size_low]), bits != 0))
+            }
+            _ => return None,
+        };
+        if class != CLASS_IN || is_unusual(qtype) {
+            return None;
+        }
+        let question = &body[..end + 5];
+        Some(Self {
+            id: [id, id_low],
+            flags: flags & (RD | CD),
+            question,
+            name,
+            labels,
+            qtype: Type(qtype),
+            edns,
+        })
+    }
+
+    /// What the client says that it takes, in octets; none without EDNS.
+    pub fn takes(&self) -> Option<u16> {
+        self.edns.map(|(octets, _)| octets)
+    }
+
+    fn name(&self) -> &[u8] {
+        &self.name[..self.question.len() - 4]
+    }
+
+    /// Where `apex`, in lower case, begins in the name; none where the name is not below it.
+    fn below(&self, apex: &[u8]) -> Option<usize> {
+        let at = self.name().len().checked_sub(apex.len())?;
+        let is_label = self.labels.binary_search(&(at as u8)).is_ok();
+        (is_label && self.name()[at..] == *apex).then_some(at)
+    }
+
+    /// The labels in front of `end`, leftmost first, `LABELS_READ_MAX` at most.
+    fn labels_before(&self, end: usize) -> ArrayVec<&[u8], LABELS_READ_MAX> {
+        let starts = self.labels.iter().map(|at| usize::from(*at)).take_while(|at| *at < end);
+        starts.take(LABELS_READ_MAX).map(|at| &self.name[at + 1..=at + usize::from(self.name[at])]).collect()
+    }
+}
+
+/// Types that ask for something else than records; [`wire`](super::wire) knows which of them is refused in which way.
+fn is_unusual(qtype: u16) -> bool {
+    matches!(qtype, 0 | 41 | 128..=254)
+}
+
+/// What the reply to a plain question depends on besides the question.
+#[derive(Clone, Copy)]
+pub struct Plain<'a> {
+    pub view: &'a View,
+    /// Octets of the whole reply at most.
+    pub limit: usize,
+    /// The client may have other names looked up: RA.
+    pub recursion: bool,
+    /// One random number for the order of the records.
+    pub draw: u64,
+}
+
+impl Plain<'_> {
+    /// Writes the reply into `out` and returns its length; none where it is not for us to give.
+    pub fn reply(&self, query: &Query<'_>, out: &mut [u8]) -> Option<usize> {
+        if !self.view.is_ready() {
+            return None;
+        }
+        let apexes = self.view.settings.apexes.iter().zip(self.view.overlaps());
+        let within =
+            apexes.filter_map(|(apex, overlap)| Some((query.below(apex.name().as_wire())?, apex, overlap)));
+        // The longest apex of several is the one that begins first.
+        let (apex_at, apex, overlap) = within.min_by_key(|(at, ..)| *at)?;
+        let limit = self.limit.min(out.len());
+        let records_end = limit.checked_sub(if query.edns.is_some() { OPT_OCTETS } else { 0 })?;
+        let mut reply = Reply {
+            query,
+            apex,
+            apex_at,
+            draw: self.draw,
+            out: Out { octets: &mut out[..records_end], at: HEADER_OCTETS },
+            counts: [0; 3],
+            rcode: Rcode::NoError,
+            why: Words::default(),
+        };
+        reply.out.put(query.question)?;
+        match overlap {
+            Overlap::None => reply.answer(self.view)?,
+            // Files have the last word on what the registry does not have.
+            Overlap::Tree => reply.answer(self.view).filter(|()| reply.counts[0] > 0)?,
+            Overlap::Zone => return None,
+        }
+        let Reply { out: Out { at, .. }, counts, rcode, why, .. } = reply;
+        let mut out = Out { octets: &mut out[..limit], at };
+        self.finish(&mut out, query, counts, rcode, &why)
+    }
+
+    /// The OPT record and the header.
+    fn finish(
+        &self,
+        out: &mut Out<'_>,
+        query: &Query<'_>,
+        [answers, authorities, additionals]: [u16; 3],
+        rcode: Rcode,
+        why: &Words,
+    ) -> Option<usize> {
+        if let Some((_, dnssec_ok)) = query.edns {
+            let ttl = if dnssec_ok { DO } else { 0 };
+            out.put(&[0])?;
+            out.u16s(&[Type::OPT.0, UDP_OCTETS_ADVERTISED, (ttl >> 16) as u16, ttl as u16])?;
+            match why.text() {
+                [] => out.u16s(&[0])?,
+                text => {
+                    let octets = (EDE_OCTETS + text.len()) as u16;
+                    out.u16s(&[octets, EXTENDED_ERROR, octets - OPTION_OCTETS as u16, Ede::OTHER])?;
+                    out.put(text)?;
+                }
+            }
+        }
+        let recursion = if self.recursion { RA } else { 0 };
+        let flags = QR | AA | recursion | query.flags | rcode as u16;
+        let end = std::mem::replace(&mut out.at, 0);
+        out.put(&query.id)?;
+        out.u16s(&[flags, 1, answers, authorities, additionals + u16::from(query.edns.is_some())])?;
+        Some(end)
+    }
+}
+
+/// A reply as it grows: the question, then records.
+struct Reply<'a, 'o> {
+    query: &'a Query<'a>,
+    apex: &'a Apex,
+    /// Where the apex begins in the question's name.
+    apex_at: usize,
+    draw: u64,
+    out: Out<'o>,
+    /// Records of the answer, the authority and the additional section.
+    counts: [u16; 3],
+    rcode: Rcode,
+    /// Why there is nothing.
+    why: Words,
+}
+
+/// One record that could be answered.
+#[derive(Clone, Copy)]
+struct Candidate<T> {
+    content: T,
+    priority: u16,
+    weight: u64,
+}
+
+type Candidates<T> = ArrayVec<Candidate<T>, RECORDS_MAX>;
+
+impl Reply<'_, '_> {
+    /// `None` where the question turns out not to be plain.
+    fn answer(&mut self, view: &View) -> Option<()> {
+        let query = self.query;
+        let labels = query.labels_before(self.apex_at);
+        if labels.last().is_some_and(|top| matches!(*top, b"ns" | b"hostmaster")) {
+            return None; // the SOA's own names would be compressed in another way
+        }
+        let Some(owner) = grammar::parse(&labels) else { return self.no_name(view, None) };
+        let name = match owner {
+            Owner::Service(name) | Owner::ByTransport(name, _) => name,
+            Owner::ByPort { service, .. } | Owner::ByTag { service, .. } | Owner::Below { service, .. } => {
+                service
+            }
+            _ => return None,
+        };
+        view.with_service(name, |service| match service {
+            Some(service) => self.in_service(view, service, owner),
+            None => self.no_name(view, Some(Why::NoService(name))),
+        })
+    }
+
+    fn in_service(&mut self, view: &View, service: &ServiceView, owner: Owner<'_>) -> Option<()> {
+        match (owner, self.query.qtype) {
+            (Owner::Service(_), Type::A | Type::AAAA) => self.addresses(view, service, |_| true),
+            (Owner::Service(_), Type::SRV) => self.srv(view, service, |instance| instance.ports.first()),
+            (Owner::Service(_), Type::TXT | Type::HTTPS | Type::ANY) => None,
+            (Owner::Service(_), _) => self.no_data(view, service),
+
+            (Owner::ByTransport(_, transport), _) if !has_transport(service, transport) => {
+                self.no_name(view, Some(Why::NoPort(&service.name, transport)))
+            }
+            (Owner::ByTransport(_, transport), Type::SRV) => {
+                self.srv(view, service, |instance| first_port(instance, transport))
+            }
+            (Owner::ByTransport(..), Type::PTR | Type::ANY) => None,
+            (Owner::ByTransport(..), _) => self.no_data(view, service),
+
+            (Owner::ByPort { port, transport, .. }, _)
+                if !service.known().any(|instance| named_port(instance, port, transport).is_some()) =>
+            {
+                self.no_name(view, Some(Why::NoPortNamed(&service.name, transport, port)))
+            }
+            (Owner::ByPort { port, transport, .. }, Type::SRV) => {
+                self.srv(view, service, |instance| named_port(instance, port, transport))
+            }
+            (Owner::ByPort { .. }, Type::SVCB | Type::ANY) => None,
+            (Owner::ByPort { .. }, _) => self.no_data(view, service),
+
+            (Owner::ByTag { tag, .. }, _) => self.by_tag(view, service, tag),
+            (Owner::Below { label, .. }, _) => match service.by_label(label) {
+                Some(member) => self.of_instance(view, &member.instance, member.weight()),
+                None if service.tags.contains(label) => self.by_tag(view, service, label),
+                None if service.gone.iter().any(|gone| gone.instance.label.as_str() == label) => None,
+                None => self.no_name(view, Some(Why::NothingBelow(&service.name, label))),
+            },
+            _ => None,
+        }
+    }
+
+    fn by_tag(&mut self, view: &View, service: &ServiceView, tag: &str) -> Option<()> {
+        let tagged = |instance: &Instance| has_tag(instance, tag);
+        match self.query.qtype {
+            _ if !service.tags.contains(tag) => self.no_name(view, Some(Why::NoneTagged(&service.name, tag))),
+            Type::A | Type::AAAA => self.addresses(view, service, tagged),
+            Type::SRV => {
+                self.srv(view, service, |instance| instance.ports.first().filter(|_| tagged(instance)))
+            }
+            Type::ANY => None,
+            _ => self.no_data(view, service),
+        }
+    }
+
+    /// The addresses of the lowest priority that has a live instance, each once, with the weight of all.
+    fn addresses(
+        &mut self,
+        view: &View,
+        service: &ServiceView,
+        fits: impl Fn(&Instance) -> bool,
+    ) -> Option<()> {
+        let family = self.query.qtype;
+        let mut lowest: Option<u16> = None;
+        let mut candidates = Candidates::new();
+        for member in service.live().filter(|member| fits(&member.instance)) {
+            let Location::Addresses(addresses) = &member.instance.location else { return None };
+            let priority = member.instance.priority;
+            if lowest.is_some_and(|lowest| lowest < priority) {
+                continue;
+            }
+            if lowest != Some(priority) {
+                candidates.clear();
+                lowest = Some(priority);
+            }
+            for content in addresses.iter().filter(|address| address.is_ipv4() == (family == Type::A)) {
+                let weight = member.weight().into();
+                match candidates.iter_mut().find(|known| known.content == *content) {
+                    Some(known) => known.weight += weight,
+                    None => candidates.try_push(Candidate { content: *content, priority: 0, weight }).ok()?,
+                }
+            }
+        }
+        if candidates.is_empty() {
+            return match lowest {
+                None if service.why_none.is_empty() => {
+                    self.nothing(view, Some(Why::NoneLiveTagged(&service.name)))
+                }
+                None => self.no_data(view, service),
+                Some(_) => self.nothing(view, Some(Why::NoneOfFamily(&service.name, family))),
+            };
+        }
+        shuffle(&mut candidates, |candidate| candidate.weight, &mut Draws::new(self.draw));
+        for candidate in &candidates {
+            self.address(QNAME, service.ttl, candidate.content)?;
+        }
+        self.counts[0] = candidates.len() as u16;
+        Some(())
+    }
+
+    fn srv<'s>(
+        &mut self,
+        view: &View,
+        service: &'s ServiceView,
+        port: impl Fn(&'s Instance) -> Option<&'s Port>,
+    ) -> Option<()> {
+        let mut candidates = Candidates::new();
+        for member in service.live() {
+            let Some(port) = port(&member.instance) else { continue };
+            let (content, weight) = ((member, port), member.weight().into());
+            candidates.try_push(Candidate { content, priority: member.instance.priority, weight }).ok()?;
+        }
+        if candidates.is_empty() {
+            return match service.why_none.is_empty() {
+                true => self.nothing(view, Some(Why::NoneLiveWithPort(&service.name))),
+                false => self.no_data(view, service),
+            };
+        }
+        shuffle(&mut candidates, |candidate| candidate.weight, &mut Draws::new(self.draw));
+        candidates.sort_by_key(|candidate| candidate.priority);
+        let mut targets: ArrayVec<(u16, &Member), RECORDS_MAX> = ArrayVec::new();
+        for Candidate { content: (member, port), .. } in &candidates {
+            let target = self.srv_record(service.ttl, member, port)?;
+            targets.push((target, *member));
+        }
+        self.counts[0] = candidates.len() as u16;
+        let ttl = view.ttl(&service.name);
+        for (target, member) in targets {
+            self.glue(target, ttl, &member.instance)?;
+        }
+        Some(())
+    }
+
+    /// One instance under its own name, which is what its records point at.
+    fn of_instance(&mut self, view: &View, instance: &Instance, weight: u16) -> Option<()> {
+        let Location::Addresses(addresses) = &instance.location else { return None };
+        let service_ttl = view.ttl(&instance.key.service);
+        let ttl = ttl_within(service_ttl, instance.lease);
+        match self.query.qtype {
+            qtype @ (Type::A | Type::AAAA) => {
+                for address in addresses.iter().filter(|address| address.is_ipv4() == (qtype == Type::A)) {
+                    self.address(QNAME, ttl, *address)?;
+                    self.counts[0] += 1;
+                }
+            }
+            Type::SRV => {
+                let port = first_port(instance, Transport::Tcp).or(instance.ports.first());
+                if let Some(port) = port {
+                    self.write_srv(ttl, instance, weight, port)?;
+                    self.counts[0] = 1;
+                    self.glue(QNAME, service_ttl, instance)?;
+                }
+            }
+            Type::TXT | Type::ANY => return None,
+            _ => {}
+        }
+        if self.counts[0] == 0 { self.nothing(view, None) } else { Some(()) }
+    }
+
+    fn no_data(&mut self, view: &View, service: &ServiceView) -> Option<()> {
+        if self.query.edns.is_some() {
+            self.why.write_str(&service.why_none).ok()?;
+        }
+        self.nothing(view, None)
+    }
+
+    fn no_name(&mut self, view: &View, why: Option<Why<'_>>) -> Option<()> {
+        self.rcode = Rcode::NxDomain;
+        self.nothing(view, why)
+    }
+
+    /// The SOA, and words for a client that reads them (RFC 2308 section 3, RFC 8914).
+    fn nothing(&mut self, view: &View, why: Option<Why<'_>>) -> Option<()> {
+        if let Some(why) = why
+            && self.query.edns.is_some()
+        {
+            write!(self.why, "{why}").ok()?;
+        }
+        let apex = 0xc000 | (HEADER_OCTETS + self.apex_at) as u16;
+        let numbers = view.soa_numbers();
+        let octets = (b"\x02ns".len() + b"\x0ahostmaster".len() + 4 + 4 * numbers.len()) as u16;
+        self.fixed(apex, Type::SOA, NEGATIVE_TTL, octets)?;
+        self.out.put(b"\x02ns")?;
+        self.out.u16s(&[apex])?;
+        self.out.put(b"\x0ahostmaster")?;
+        self.out.u16s(&[apex])?;
+        for number in numbers {
+            self.out.put(&number.to_be_bytes())?;
+        }
+        self.counts[1] = 1;
+        Some(())
+    }
+
+    /// What stands in front of a record's data: its owner is a pointer.
+    fn fixed(&mut self, owner: u16, rtype: Type, ttl: u32, octets: u16) -> Option<()> {
+        self.out.u16s(&[owner, rtype.0, CLASS_IN, (ttl >> 16) as u16, ttl as u16, octets])
+    }
+
+    fn address(&mut self, owner: u16, ttl: u32, address: IpAddr) -> Option<()> {
+        match address {
+            IpAddr::V4(v4) => {
+                self.fixed(owner, Type::A, ttl, 4)?;
+                self.out.put(&v4.octets())
+            }
+            IpAddr::V6(v6) => {
+                self.fixed(owner, Type::AAAA, ttl, 16)?;
+                self.out.put(&v6.octets())
+            }
+        }
+    }
+
+    /// Adds an SRV record, and returns a pointer to its target.
+    fn srv_record(&mut self, ttl: u32, member: &Member, port: &Port) -> Option<u16> {
+        let Location::Addresses(_) = &member.instance.location else { return None };
+        self.write_srv(ttl, &member.instance, member.weight(), port)
+    }
+
+    /// The target is written out (RFC 2782, "Target").
+    fn write_srv(&mut self, ttl: u32, instance: &Instance, weight: u16, port: &Port) -> Option<u16> {
+        let (label, service) = (instance.label.as_str().as_bytes(), instance.key.service.as_str().as_bytes());
+        let apex = self.apex.name().as_wire();
+        let octets = 6 + label.len() + service.len() + 2 + apex.len();
+        self.fixed(QNAME, Type::SRV, ttl, octets as u16)?;
+        self.out.u16s(&[instance.priority, weight, port.number])?;
+        let target = 0xc000 | self.out.at as u16;
+        for label in [label, service] {
+            self.out.put(&[label.len() as u8])?;
+            self.out.put(label)?;
+        }
+        self.out.put(apex)?;
+        Some(target)
+    }
+
+    /// The addresses of an instance beside its SRV record, each RRset in one run.
+    fn glue(&mut self, owner: u16, service_ttl: u32, instance: &Instance) -> Option<()> {
+        let ttl = ttl_within(service_ttl, instance.lease);
+        for v4 in [true, false] {
+            for address in instance.addresses().iter().filter(|address| address.is_ipv4() == v4) {
+                self.address(owner, ttl, *address)?;
+                self.counts[2] += 1;
+            }
+        }
+        Some(())
+    }
+}
+
+/// Octets that have to stay within a limit.
+struct Out<'o> {
+    octets: &'o mut [u8],
+    at: usize,
+}
+
+impl Out<'_> {
+    fn put(&mut self, octets: &[u8]) -> Option<()> {
+        let end = self.at + octets.len();
+        self.octets.get_mut(self.at..end)?.copy_from_slice(octets);
+        self.at = end;
+        Some(())
+    }
+
+    fn u16s<const N: usize>(&mut self, numbers: &[u16; N]) -> Option<()> {
+        let end = self.at + 2 * N;
+        let place = self.octets.get_mut(self.at..end)?;
+        for (place, number) in place.chunks_exact_mut(2).zip(numbers) {
+            place.copy_from_slice(&number.to_be_bytes());
+        }
+        self.at = end;
+        Some(())
+    }
+}
+
+/// The text of an Extended DNS Error, as [`Ede::new`] makes it of ASCII.
+#[derive(Default)]
+struct Words(ArrayVec<u8, EDE_OCTETS_MAX>);
+
+impl Words {
+    fn text(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Write for Words {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        if !text.is_ascii() {
+            return Err(fmt::Error);
+        }
+        let readable = text.bytes().map(|octet| if octet.is_ascii_control() { b'?' } else { octet });
+        let room = self.0.remaining_capacity();
+        self.0.extend(readable.take(room));
+        Ok(())
+    }
+}

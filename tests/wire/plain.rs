@@ -1,0 +1,274 @@
+//! The two ways to a reply over UDP say the same: what `reply_plainly` answers at all is, octet for octet, what `accept`
+//! answers. Over drawn registries, drawn questions and messages that are nearly plain.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use callsign::answer::Over;
+use callsign::balance::Draws;
+use callsign::clock::Clock;
+use callsign::dns::wire::{Arrival, Policy, Responder, UDP_OCTETS_MAX};
+use callsign::instance::{Health, Lease, Location, Port, Transport};
+use callsign::name::Name;
+use callsign::view::Zones;
+
+use super::fixture::{Live, Wanted, policy, services, zones};
+use super::fuzz::Chance;
+use super::judge::read;
+use super::query;
+use super::{CLIENT, ROWS};
+
+/// Registries, and questions to each of them; 40,000 pairs. `CALLSIGN_SEED` draws others.
+const VIEWS: u64 = 200;
+const QUESTIONS: usize = 200;
+/// Types that are asked for, the usual ones more often.
+const TYPES: [u16; 16] = [1, 1, 1, 28, 28, 33, 33, 33, 16, 12, 65, 64, 15, 255, 48, 65_281];
+/// Sizes of the OPT record; 0 is none.
+const SIZES: [u16; 6] = [0, 0, 512, 700, 1232, 4096];
+const SERVICES: [&str; 5] = ["web", "db", "ns-2", "a", "cache"];
+const PORTS: [&str; 3] = ["http", "admin", "dns"];
+const TAGS: [&str; 3] = ["v1", "eu", "canary"];
+
+impl Chance {
+    fn pick<T: Copy>(&mut self, of: &[T]) -> T {
+        of[self.below(of.len())]
+    }
+
+    fn wanted(&mut self, service: &str, number: usize) -> Wanted {
+        let address = |chance: &mut Self| match chance.below(3) {
+            0 => IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, chance.below(500) as u16)),
+            _ => IpAddr::V4(Ipv4Addr::new(10, 0, chance.below(2) as u8, chance.below(250) as u8)),
+        };
+        let mut addresses: Vec<IpAddr> = (0..=self.below(3)).map(|_| address(self)).collect();
+        addresses.sort_unstable_by_key(|_| self.0.next_u64());
+        addresses.dedup();
+        addresses.sort_unstable();
+        addresses.dedup();
+        let location = match self.below(40) {
+            0 => Location::Target(Name::parse("db.example.com").expect("a name")),
+            _ => Location::Addresses(addresses),
+        };
+        let mut ports = Vec::new();
+        for name in [None].into_iter().chain(PORTS.map(Some)) {
+            if self.below(3) == 0 {
+                let transport = if self.below(4) == 0 { Transport::Udp } else { Transport::Tcp };
+                ports.push(Port {
+                    name: name.map(Into::into),
+                    number: 1 + self.below(65_535) as u16,
+                    transport,
+                });
+            }
+        }
+        Wanted {
+            location,
+            ports,
+            tags: TAGS.into_iter().filter(|_| self.below(3) == 0).collect(),
+            weight: self.pick(&[0, 1, 1, 1, 10, 65_535]),
+            priority: self.pick(&[0, 0, 0, 1, 7]),
+            lease: self.pick(&[Lease::None, Lease::None, Lease::Timed(Duration::from_secs(3))]),
+            ..Wanted::new(service, &format!("i{number}"), &[], 1)
+        }
+    }
+
+    /// Some services, with instances that are live, draining, ill and gone.
+    fn registry(&mut self) -> Live {
+        let mut live = Live::new(if self.below(4) == 0 { zones() } else { Zones::default() });
+        for service in SERVICES {
+            let number = self.pick(&[0, 1, 1, 2, 3, 5, 30, 90]);
+            for number in 0..number {
+                let wanted = self.wanted(service, number);
+                live.register(&wanted);
+                match self.below(10) {
+                    0 => live.drain(&wanted),
+                    1 => live.report(&wanted, Health::Critical),
+                    2 => live.report(&wanted, Health::Warning),
+                    3 => live.deregister(&wanted),
+                    _ => {}
+                }
+            }
+        }
+        live.view.set_ready();
+        live
+    }
+
+    fn name(&mut self) -> Vec<Vec<u8>> {
+        let (service, port, tag) = (self.pick(&SERVICES), self.pick(&PORTS), self.pick(&TAGS));
+        let transport = self.pick(&["_tcp", "_udp"]);
+        let instance = format!("i{}", self.below(6));
+        let text = match self.below(12) {
+            0..4 => service.to_owned(),
+            4 => format!("_{service}.{transport}"),
+            5 | 6 => format!("_{port}.{transport}.{service}"),
+            7 => format!("_{service}._{tag}"),
+            8 => format!("{tag}.{service}"),
+            9 => format!("{instance}.{service}"),
+            10 => format!("{instance}.x.{service}"),
+            _ => self
+                .pick(&["", "ns", "hostmaster", "_v1", "_tcp", "x.ns", "printer", "1.2.3.4.5.6", "no-such"])
+                .to_owned(),
+        };
+        let mut labels: Vec<Vec<u8>> = text
+            .split('.')
+            .filter(|label| !label.is_empty())
+            .map(|label| label.as_bytes().to_vec())
+            .collect();
+        match self.below(12) {
+            0 if !labels.is_empty() => {
+                // Another octet somewhere: mostly a name that nobody has.
+                let at = self.below(labels.len());
+                let octet = self.below(labels[at].len());
+                labels[at][octet] = self.pick(b"xX_-\x00\x1f\x7f\xc3. ");
+            }
+            1 => labels.insert(0, self.pick(&[&b"x"[..], b"_x", b"\xc3\xbc", b"_tcp"]).to_vec()),
+            _ => {}
+        }
+        let apex = self.pick(&[
+            "service.local",
+            "service.local",
+            "service.local",
+            "service.local",
+            "local",
+            "consul",
+        ]);
+        labels.extend(apex.split('.').map(|label| label.as_bytes().to_vec()));
+        if self.below(4) == 0 {
+            for octet in labels.iter_mut().flatten() {
+                if self.below(2) == 0 {
+                    octet.make_ascii_uppercase();
+                }
+            }
+        }
+        labels
+    }
+
+    fn question(&mut self) -> Vec<u8> {
+        let mut message = (self.below(65_536) as u16).to_be_bytes().to_vec();
+        let (flags, size) = (self.pick(&[0u16, 0x0100, 0x0110, 0x0120]), self.pick(&SIZES));
+        for number in [flags, 1, 0, 0, u16::from(size > 0)] {
+            message.extend(number.to_be_bytes());
+        }
+        for label in self.name() {
+            message.push(label.len() as u8);
+            message.extend(label);
+        }
+        message.extend([0, 0, 0, 0, 1]);
+        let at = message.len() - 4;
+        message[at..at + 2].copy_from_slice(&self.pick(&TYPES).to_be_bytes());
+        if size > 0 {
+            message.extend([0, 0, 41]);
+            message.extend(size.to_be_bytes());
+            message.extend([0, 0, self.pick(&[0, 0x80]), 0, 0, 0]);
+        }
+        // Now and then one octet of it is something else, and what comes of it may be anything.
+        if self.below(20) == 0 {
+            let at = self.below(message.len());
+            message[at] ^= 1 << self.below(8);
+        }
+        message
+    }
+}
+
+fn responder(live: &Live, policy: Policy) -> Responder {
+    Responder { view: live.view.clone(), policy, clock: Clock::start(), limiter: None, forwarder: None }
+}
+
+/// What kind of reply the plain way gave; none where it gave none.
+fn compare(responder: &Responder, live: &Live, arrival: &Arrival, message: &[u8]) -> Option<String> {
+    let mut out = [0xaa; UDP_OCTETS_MAX];
+    let octets = responder.reply_plainly(arrival, message, &mut out)?;
+    let reply = &out[..octets];
+    let expected = responder.accept_at(live.now, arrival, message);
+    assert_eq!(Some(reply), expected.as_deref(), "to {message:02x?}");
+    let reply = read(reply).expect("a reply");
+    let asked = u16::from_be_bytes([message[type_at(message)], message[type_at(message) + 1]]);
+    let edns = if message[11] > 0 { "EDNS" } else { "plain" };
+    let kind = match (reply.rcode(), message_counts(&out)) {
+        (3, _) => "NXDOMAIN".to_owned(),
+        (0, [0, ..]) => format!("no {}", if asked < 34 { asked } else { 0 }),
+        (0, [1, ..]) => format!("one {asked}"),
+        (0, _) => format!("many {asked}"),
+        (rcode, _) => panic!("rcode {rcode} to {message:02x?}"),
+    };
+    Some(format!("{kind}, {edns}"))
+}
+
+/// Where the question's type stands.
+fn type_at(message: &[u8]) -> usize {
+    let mut at = 12;
+    while message[at] != 0 {
+        at += 1 + usize::from(message[at]);
+    }
+    at + 1
+}
+
+/// Records of the answer, the authority and the additional section.
+fn message_counts(reply: &[u8]) -> [u16; 3] {
+    [6, 8, 10].map(|at| u16::from_be_bytes([reply[at], reply[at + 1]]))
+}
+
+#[test]
+fn plain_replies_are_what_the_general_path_says() {
+    let seed = std::env::var("CALLSIGN_SEED").map_or(0x5eed, |text| text.parse().expect("a number"));
+    println!("plain: seed {seed}");
+    let mut kinds: BTreeMap<String, usize> = BTreeMap::new();
+    for view in 0..VIEWS {
+        let mut chance = Chance(Draws::new(seed ^ view << 20));
+        let mut live = chance.registry();
+        let responder = responder(&live, policy(true));
+        for number in 0..QUESTIONS {
+            let message = chance.question();
+            let arrival = Arrival { client: CLIENT, over: Over::Udp, draw: chance.0.next_u64() };
+            let kind = compare(&responder, &live, &arrival, &message).unwrap_or_else(|| "general".to_owned());
+            *kinds.entry(kind).or_default() += 1;
+            if number % 20 == 0 {
+                let wanted = chance.wanted("web", number);
+                live.register(&wanted);
+            }
+        }
+    }
+    println!("plain: {kinds:#?}");
+    for edns in ["EDNS", "plain"] {
+        for kind in [
+            "NXDOMAIN", "no 0", "no 1", "no 28", "no 33", "one 1", "one 28", "one 33", "many 1", "many 28",
+            "many 33",
+        ] {
+            let kind = format!("{kind}, {edns}");
+            let count = kinds.get(&kind).copied().unwrap_or_default();
+            assert!(count > 50, "{kind}: {count} are too few to show anything");
+        }
+    }
+    // Half of the questions are odd ones; were all of them asked of the general path, nothing would be shown.
+    let general = kinds["general"];
+    assert!(general < VIEWS as usize * QUESTIONS * 2 / 3, "{general} were asked of the general path");
+}
+
+#[test]
+fn the_rows_too_are_answered_alike() {
+    let (rows, _) = query::read(ROWS);
+    let live = services();
+    live.view.set_ready();
+    for named in [false, true] {
+        let responder = responder(&live, policy(named));
+        let mut plain = 0;
+        for row in &rows {
+            for port in [0, 1, 53, 40_000] {
+                let client = SocketAddr::new(CLIENT.ip(), port);
+                let arrival = Arrival { client, over: Over::Udp, draw: u64::from(port) };
+                plain += usize::from(compare(&responder, &live, &arrival, &row.query).is_some());
+            }
+        }
+        assert!(plain > 100, "{plain} of {} rows, each four times", rows.len());
+    }
+}
+
+#[test]
+fn nothing_is_plain_until_the_registry_is_loaded() {
+    let live = services();
+    let responder = responder(&live, Policy::default());
+    let arrival = Arrival { client: CLIENT, over: Over::Udp, draw: 1 };
+    let mut chance = Chance(Draws::new(1));
+    for _ in 0..1000 {
+        assert_eq!(responder.reply_plainly(&arrival, &chance.question(), &mut [0; UDP_OCTETS_MAX]), None);
+    }
+}
