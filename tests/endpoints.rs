@@ -139,7 +139,8 @@ fn prometheus_scrapes_what_the_names_say() {
 
 // -- nginx --------------------------------------------------------------------------------------------------------
 
-/// A variable, for nginx before 1.27.3 asks again only for what a variable names; A and AAAA, never SRV.
+/// A variable, for nginx before 1.27.3 asks again only for what a variable names; A and AAAA, never SRV. Later ones are in
+/// tests/balancer_peers.rs.
 #[test]
 fn nginx_follows_a_name_in_a_variable() {
     const BACKENDS: [&str; 3] = ["127.0.0.21", "127.0.0.22", "127.0.0.23"];

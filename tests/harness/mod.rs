@@ -16,6 +16,7 @@ pub mod haproxy;
 pub mod http;
 pub mod machine;
 pub mod namespaces;
+pub mod nginx;
 pub mod process;
 pub mod program;
 pub mod space;
