@@ -3,7 +3,7 @@
 //! The place of the OPT record and its options is set aside before anything else. Records of the answer that
 //! do not fit are left out whole, and TC says so; additional records go first and silently, RRset by RRset
 //! (RFC 2181 section 9); TC stands alone only where the first record is larger than a datagram. Padding is
-//! what is left.
+//! what is left. A stream has no TC to say that anything is missing: what no message holds is SERVFAIL there.
 
 use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
@@ -25,6 +25,7 @@ const POINTER_MAX: usize = 0x3fff;
 pub(super) const QR: u16 = 0x8000;
 pub(super) const AA: u16 = 0x0400;
 const TC: u16 = 0x0200;
+const AD: u16 = 0x0020;
 /// OPT's flag "DNSSEC OK" (RFC 3225 section 3).
 pub(super) const DO: u32 = 0x8000;
 /// Octets of an Extended DNS Error besides its text: the option's own, and the code (RFC 8914 section 2).
@@ -61,6 +62,13 @@ impl Frame<'_> {
         self.question.split_last_chunk::<4>().map_or(&[], |(name, _)| name)
     }
 
+    /// The reply where an answer is larger than a message: another server's names may have been compressed where ours
+    /// may not be (RFC 2782), and a zone may hold an RRset of any size.
+    fn unsayable(&self) -> Vec<u8> {
+        let ede = Ede::new(Ede::OTHER, "the answer is larger than a DNS message");
+        Frame { flags: self.flags & !AD, ..*self }.encode(&Answer::bare(Rcode::ServFail, Some(ede)))
+    }
+
     fn opt_octets(&self) -> usize {
         if self.edns { OPT_OCTETS + self.options.len() } else { 0 }
     }
@@ -80,6 +88,9 @@ impl Frame<'_> {
         let mut cut = answer.truncated || fitted < answer.answer.len();
         let authority = answer.authority.iter().take_while(|record| writer.push(record)).count();
         cut |= authority < answer.authority.len();
+        if cut && !self.over.is_datagram() {
+            return self.unsayable();
+        }
 
         // Words are worth more than optional addresses, less than any other record.
         let ede = ede.filter(|_| writer.out.len() + ede_octets <= writer.limit);

@@ -46,6 +46,47 @@ fn f_03_what_is_cut_is_asked_for_over_tcp() {
 }
 
 #[test]
+fn f_03_what_no_message_of_ours_holds_is_no_answer() {
+    /// SRV with a target that points at the question: 20 octets there, 35 here, where no target is compressed.
+    const RECORDS: usize = 3_270;
+    let upstream = Fake::start(|asked| {
+        let srv = record(33, 300, &[0, 0, 0, 0, 0, 80, 0xc0, 12]);
+        let count = if asked.tcp { RECORDS } else { 20 };
+        let message = asked.reply(if asked.tcp { 0x20 } else { 0x200 }, &vec![srv; count]);
+        assert_eq!(message.len(), 33 + 20 * count);
+        vec![Act::Send(message)]
+    });
+    let server = forwarding(&[&upstream], &[]);
+    let plain = Ask { qtype: 33, ..Ask::a("big.example.com") };
+    let edns = Ask { qtype: 33, ad: true, ..Ask::edns("big.example.com") };
+    for (ask, octets_max, records) in [(&plain, 512, (512 - 33) / 35), (&edns, 1232, (1232 - 33 - 11) / 35)] {
+        let told = ask.ask(&server);
+        assert_eq!((told.rcode(), told.flags().contains("tc"), told.answers().len()), (0, true, records));
+        assert!(told.octets.len() <= octets_max);
+    }
+    assert_eq!((plain.tcp(server.dns[0]).rcode(), plain.tcp(server.dns[0]).octets.len()), (2, 33));
+    let told = edns.tcp(server.dns[0]);
+    assert_eq!((told.rcode(), told.flags().as_str(), told.answers().len()), (2, "rd ra", 0));
+    assert_eq!(told.ede(), (0, "the answer is larger than a DNS message".to_owned()));
+    assert_eq!(upstream.asked().len(), 2);
+}
+
+#[test]
+fn f_03_the_longest_message_passes_whole() {
+    /// Header and question are 31 octets, an address 16: 65,535.
+    const RECORDS: usize = 4_094;
+    let upstream = Fake::start(|asked| {
+        vec![Act::Send(if asked.tcp { asked.reply(0, &many(RECORDS)) } else { asked.reply(0x200, &[]) })]
+    });
+    let server = forwarding(&[&upstream], &[]);
+    let told = Ask::a("b.example.com").tcp(server.dns[0]);
+    assert_eq!((told.octets.len(), told.rcode(), told.answers().len()), (65_535, 0, RECORDS));
+    // The client's OPT record is eleven octets too many.
+    let told = Ask::edns("b.example.com").tcp(server.dns[0]);
+    assert_eq!((told.rcode(), told.answers().len(), told.ede().0), (2, 0, 0));
+}
+
+#[test]
 fn f_03_an_upstream_without_tcp_gives_what_it_has() {
     let upstream =
         Fake::start(
