@@ -16,6 +16,7 @@ use std::process::{Command, Stdio};
 use serde_json::json;
 use tempfile::TempDir;
 
+use harness::machine::Machine;
 use harness::namespaces::{self, MOUNT_RESOLVER_FILES};
 use harness::program::{Program, free_ports, needs};
 use harness::{DEADLINE, Server, eventually};
@@ -216,6 +217,11 @@ odd.example.com. IN TYPE65280\nSECTION ANSWER\nodd.example.com. 300 IN TYPE65280
 ENTRY_BEGIN\nMATCH opcode qtype qname\nADJUST copy_id copy_query\nREPLY QR RD RA AD NOERROR\nSECTION QUESTION\n\
 valid.example.com. IN A\nSECTION ANSWER\nvalid.example.com. 300 IN A 192.0.2.3\nENTRY_END\n";
 
+/// The flags that dig shows.
+fn flags(text: &str) -> String {
+    text.split(";; flags: ").nth(1).and_then(|rest| rest.split(';').next()).unwrap_or_default().to_owned()
+}
+
 #[test]
 fn a_scripted_upstream_is_understood() {
     let testns = needs("ldns-testns", "ldnsutils");
@@ -237,14 +243,36 @@ fn a_scripted_upstream_is_understood() {
     assert_eq!(short(&["odd.example.com", "TYPE65280"]), ["\\# 4 C00C0102".to_owned()].into()); // F-07
     let text = dig(server.dns[0], &["fails.example.com", "A"]); // F-04
     assert!(text.contains("status: SERVFAIL") && text.contains("answered rcode 2"), "{text}");
-    let flags = |words: &[&str]| {
-        let text = dig(server.dns[0], words);
-        text.split(";; flags: ").nth(1).and_then(|rest| rest.split(';').next()).unwrap_or_default().to_owned()
-    };
+    let flags = |words: &[&str]| flags(&dig(server.dns[0], words));
     assert_eq!(flags(&["valid.example.com", "+noadflag"]), "qr rd ra"); // F-05
     assert_eq!(flags(&["valid.example.com", "+adflag"]), "qr rd ra ad");
     assert_eq!(flags(&["valid.example.com", "+noadflag", "+dnssec"]), "qr rd ra ad");
     assert_eq!(flags(&["valid.example.com", "+norecurse"]), "qr ra"); // F-02
+}
+
+#[test]
+fn ad_of_another_machine_is_believed_where_we_are_told_so() {
+    // F-05. An upstream on every address of a machine: on loopback it is ours, at the end of a wire it may be anybody.
+    let flags = |upstream: &str, more: &[&str]| {
+        let machine =
+            Machine::start("127.0.0.1", &[&["--dns", "127.0.0.1:53", "--forward", upstream], more].concat());
+        let directory = tempfile::tempdir().expect("a directory");
+        fs::write(directory.path().join("script"), SCRIPT).expect("writing the script");
+        let mut words = namespaces::within(machine.server.pid());
+        words.push(needs("ldns-testns", "ldnsutils").display().to_string());
+        words.extend(
+            ["-p", "5301", &directory.path().join("script").display().to_string()].map(str::to_owned),
+        );
+        let _upstream = Program::start(Path::new(&words[0]), directory, &words[1..]);
+        let dig = needs("dig", "bind9-dnsutils");
+        eventually("the upstream's answer", DEADLINE, || {
+            let text = machine.run(&dig, &["@127.0.0.1", "+noadflag", "+dnssec", "valid.example.com", "A"]);
+            text.contains("192.0.2.3").then(|| flags(&text))
+        })
+    };
+    assert_eq!(flags("127.0.0.1:5301", &[]), "qr rd ra ad");
+    assert_eq!(flags("192.0.2.1:5301", &[]), "qr rd ra");
+    assert_eq!(flags("192.0.2.1:5301", &["--forward-trust-ad"]), "qr rd ra ad");
 }
 
 /// A server on port 53 of its own namespaces, the only one in /etc/resolv.conf, and two of Knot behind it.
