@@ -19,6 +19,8 @@ pub struct Resolver {
     udp: UdpSocket,
     tcp: Option<TcpStream>,
     id: u16,
+    /// What the kernel had dropped before this asked anything.
+    dropped_before: u64,
 }
 
 impl Resolver {
@@ -27,7 +29,7 @@ impl Resolver {
         let udp = UdpSocket::bind(local).expect("a UDP socket");
         udp.connect(server).expect("a route to loopback");
         udp.set_read_timeout(Some(DEADLINE)).expect("an option of a socket of ours");
-        Self { server, udp, tcp: None, id: 0 }
+        Self { server, udp, tcp: None, id: 0, dropped_before: dropped_by_the_kernel() }
     }
 
     pub fn udp(&mut self, name: &str, qtype: RecordType) -> Message {
@@ -64,7 +66,11 @@ impl Resolver {
 
     fn exchange_udp(&mut self, query: &Message) -> Message {
         self.send(&query.to_vec().expect("a query has a wire form"));
-        let reply = read(&self.receive(DEADLINE).expect("a reply over UDP"));
+        let Some(reply) = self.receive(DEADLINE) else {
+            let dropped = dropped_by_the_kernel() - self.dropped_before;
+            panic!("no reply over UDP from {}; the kernel dropped {dropped} packets meanwhile", self.server);
+        };
+        let reply = read(&reply);
         check(query, &reply);
         reply
     }
@@ -84,6 +90,14 @@ impl Resolver {
             Err(error) => panic!("receiving from {}: {error}", self.server),
         }
     }
+}
+
+/// Packets that were dropped because too many waited for a processor (`net.core.netdev_max_backlog`): that happens on
+/// loopback too, to whoever's packet comes next. It is the second number of each line, one line a processor.
+fn dropped_by_the_kernel() -> u64 {
+    let text = std::fs::read_to_string("/proc/net/softnet_stat").unwrap_or_default();
+    let dropped = text.lines().filter_map(|line| u64::from_str_radix(line.split(' ').nth(1)?, 16).ok());
+    dropped.sum()
 }
 
 /// A query without RD: we ask the authority.
