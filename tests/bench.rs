@@ -56,6 +56,15 @@ fn the_bare_loop_is_measured_beside_ours() {
     let again = bench(&[&words[..], &server].concat());
     assert_eq!(fs::read_to_string(kept).expect("the figures"), first);
     assert_eq!(rows(&again, "| floor |"), rows(&ran, "| floor |"));
+    // Figures of two builds do not go into one table.
+    fs::write(kept, first.replace("\"build\": \"", "\"build\": \"other-")).expect("writing the figures");
+    let mixed = bench(&[&words[..], &server].concat());
+    assert!(!mixed.status.success());
+    assert!(
+        text(&mixed.stderr).contains("figures of another build of callsign: --fresh"),
+        "{}",
+        text(&mixed.stderr)
+    );
 }
 
 #[test]

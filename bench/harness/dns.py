@@ -16,12 +16,12 @@ def query(name, rtype, edns, ident=0x2A2A):
     return header + labels + b"\0" + struct.pack("!HH", TYPES[rtype], 1) + opt
 
 
-def ask(port, name, rtype, edns=True, tcp=False):
-    """The octets of the reply of the server at this port of 127.0.0.1."""
+def ask(where, name, rtype, edns=True, tcp=False):
+    """The octets of the reply of the server at this (address, port)."""
     kind = socket.SOCK_STREAM if tcp else socket.SOCK_DGRAM
     with socket.socket(socket.AF_INET, kind) as line:
         line.settimeout(PATIENCE)
-        line.connect(("127.0.0.1", port))
+        line.connect(where)
         message = query(name, rtype, edns)
         if not tcp:
             line.send(message)

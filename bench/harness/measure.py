@@ -72,7 +72,7 @@ def check(server, row):
     """Asks the samples; a wrong answer ends the run. What they hold, as `answer/authority/additional, octets`."""
     said = []
     for name, rtype in samples(row):
-        reply = dns.Reply(dns.ask(server.port, name, rtype, row.edns, tcp=row.transport == "tcp"))
+        reply = dns.Reply(dns.ask(server.where, name, rtype, row.edns, tcp=row.transport == "tcp"))
         where = f"{server.name} answers {name} {rtype}"
         if reply.rcode != (dns.NXDOMAIN if row.kind == "missing" else dns.NOERROR) or reply.cut:
             raise Failure(f"{where} with rcode {reply.rcode}, TC {int(reply.cut)}")
@@ -93,7 +93,7 @@ def check(server, row):
 
 def dnsperf(server, row, questions, core, seconds, rate=None):
     """Runs it and reads what it says; its own limit is what one core of a client can do."""
-    words = ["taskset", "-c", str(core), *on_path("dnsperf", "dnsperf"), "-s", "127.0.0.1", "-d", str(questions),
+    words = ["taskset", "-c", str(core), *on_path("dnsperf", "dnsperf"), "-s", server.address, "-d", str(questions),
              "-p", str(server.tls_port if row.transport == "dot" else server.port), "-m", row.transport,
              "-l", str(seconds), "-T", "1", "-c", str(CLIENTS), "-q", str(OUTSTANDING), "-t", str(PATIENCE)]
     words += ["-e"] * row.edns + (["-Q", str(rate)] if rate else [])
@@ -187,7 +187,7 @@ def ready(server, row, others):
     server.resume()
     if isinstance(server, Floor):
         others.resume()
-        server.give([dns.ask(others.port, name, rtype, row.edns) for name, rtype in samples(row)])
+        server.give([dns.ask(others.where, name, rtype, row.edns) for name, rtype in samples(row)])
         others.pause()
         return f"as {others.name}"
     return check(server, row)

@@ -3,12 +3,14 @@
 Each runs alone: whoever is not measured is stopped (SIGSTOP), so nobody's timers cost another one's processor.
 """
 
+import contextlib
 import grp
 import http.client
 import json
 import os
 import pwd
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -112,6 +114,8 @@ class Server:
     """A started server: its ports, its processor time, its memory."""
 
     transports = ("udp", "tcp", "dot")
+    address = "127.0.0.1"
+    on_request = False  # one that --only has to name
     version_words = ("--version",)
 
     @classmethod
@@ -149,13 +153,17 @@ class Server:
         until = time.monotonic() + DEADLINE
         while True:
             try:
-                if dns.Reply(dns.ask(self.port, f"{last}.{registry.APEX}", "A", tcp="tcp" in self.transports)).answer:
+                if dns.Reply(dns.ask(self.where, f"{last}.{registry.APEX}", "A", tcp="tcp" in self.transports)).answer:
                     return
             except (OSError, ValueError, IndexError, struct.error):
                 pass
             if self.child.poll() is not None or time.monotonic() > until:
                 raise Failure(f"{self.name} does not answer; it said:\n{self.said()}")
             time.sleep(0.05)
+
+    @property
+    def where(self):
+        return self.address, self.port
 
     def said(self):
         return (self.directory / "log").read_text(errors="replace")[-2000:]
@@ -182,7 +190,8 @@ class Server:
 
     def signal(self, number):
         for pid, _ in self.processes():
-            os.kill(pid, number)
+            with contextlib.suppress(ProcessLookupError):  # it ended meanwhile
+                os.kill(pid, number)
 
     def pause(self):
         self.signal(signal.SIGSTOP)
@@ -191,7 +200,7 @@ class Server:
         self.signal(signal.SIGCONT)
 
     def end(self):
-        if self.child and self.child.poll() is None:
+        if self.child:
             self.signal(signal.SIGKILL)
             self.child.wait()
 
@@ -291,6 +300,51 @@ zone:
     zonefile-sync: -1
     journal-content: none
 """))
+
+
+class KnotXdp(Knot):
+    """Knot past the kernel's UDP (AF_XDP), on a pair of virtual network cards. Takes root, and `ip` and `unshare`.
+
+    The server is in a network namespace of its own; so is bench/run then (`own_network`), because the other end
+    of the pair is no business of this machine's network.
+    """
+
+    name, transports, address, on_request = "knot-xdp", ("udp",), "192.0.2.1", True  # an address of RFC 5737
+    CARD = "bench0"
+
+    def start(self):
+        here = self.directory
+        config = self.write("knot.conf", f"""
+server:
+  rundir: {here}
+  udp-workers: 1
+  background-workers: 1
+xdp:
+  listen: {self.CARD}@{self.port}
+database:
+  storage: {here}
+log:
+  - target: stderr
+    any: warning
+zone:
+  - domain: {registry.APEX}
+    file: {self.zone_file()}
+    zonefile-sync: -1
+    journal-content: none
+""")
+        self.spawn("unshare", "--net", "sh", "-c", f"""
+            until ip link set {self.CARD} up; do sleep 0.05; done 2>/dev/null
+            ip addr add {self.address}/24 dev {self.CARD}
+            exec {shlex.join(self.program)} -c {shlex.quote(str(config))}""")
+        place = Path(f"/proc/{self.child.pid}/ns/net")
+        until = time.monotonic() + DEADLINE
+        while place.readlink() == Path("/proc/self/ns/net").readlink():
+            if self.child.poll() is not None or time.monotonic() > until:
+                raise Failure(f"no network namespace for knot-xdp: it takes root; it said:\n{self.said()}")
+            time.sleep(0.01)
+        run("ip", "link", "add", self.CARD, "type", "veth", "peer", "name", self.CARD, "netns", self.child.pid)
+        run("ip", "addr", "add", "192.0.2.2/24", "dev", self.CARD)
+        run("ip", "link", "set", self.CARD, "up")
 
 
 class Nsd(Server):
@@ -481,10 +535,11 @@ class Floor(Server):
         until = time.monotonic() + DEADLINE
         while True:
             try:
-                return dns.ask(self.port, registry.APEX, "SOA")
+                return dns.ask(self.where, registry.APEX, "SOA")
             except OSError:
                 if self.child.poll() is not None or time.monotonic() > until:
                     raise Failure(f"the bare loop does not answer; it said:\n{self.said()}") from None
 
 
-ALL = {kind.name: kind for kind in (Callsign, Knot, Nsd, Bind, CoreDns, Hickory, Consul, Floor)}
+KINDS = (Callsign, Knot, Nsd, Bind, CoreDns, Hickory, Consul, Floor, KnotXdp)
+ALL = {kind.name: kind for kind in KINDS}
