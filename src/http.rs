@@ -13,10 +13,12 @@ mod consul;
 mod discovery;
 pub mod doh;
 mod events;
+mod grpc;
 mod metrics;
 mod query;
 mod reply;
 mod settings;
+mod xds;
 
 use std::convert::Infallible;
 use std::io;
@@ -36,8 +38,9 @@ use futures_util::StreamExt;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -74,6 +77,7 @@ const KEEPALIVE_EVERY: Duration = Duration::from_secs(15);
 const KEEPALIVE_TIMES: u32 = 4;
 /// Streams that the registration socket has handed over and nobody has taken yet.
 pub const HANDED_MAX: usize = 64;
+pub use self::grpc::STREAMS_MAX as DISCOVERY_STREAMS_MAX;
 
 /// What every endpoint works with.
 pub struct Office {
@@ -98,6 +102,8 @@ pub struct Office {
     pub limited: Arc<Limited>,
     /// What became of names that are not ours.
     pub forwarding: Arc<Forwarding>,
+    /// A permit for each stream of xDS; `DISCOVERY_STREAMS_MAX` of them.
+    pub discovery: Semaphore,
 }
 
 /// Who asks.
@@ -180,6 +186,19 @@ async fn connection(
 ) {
     let peer = office.desk.peer(&author, place.number);
     let client = Client { author, peer, closing: place.closing().clone() };
+    // Looked at and left there; a buffer of the size of what tells the two apart.
+    let mut stream = BufReader::with_capacity(grpc::PREFACE.len(), stream);
+    let first = tokio::select! {
+        first = timeout(HEAD_TIME_MAX, stream.fill_buf()) => first,
+        () = client.closing.cancelled() => return,
+    };
+    match first {
+        Ok(Ok(octets)) if octets == grpc::PREFACE => {
+            return grpc::serve(stream, &office, &client, &place).await;
+        }
+        Ok(Ok(_)) => {}
+        Ok(Err(_)) | Err(_) => return,
+    }
     let busy = AtomicBool::new(false);
     let busy = &busy;
     let service = hyper::service::service_fn(|mut request: hyper::Request<Incoming>| {
@@ -235,6 +254,7 @@ fn router(office: Arc<Office>) -> Router {
         .merge(events::router())
         .merge(metrics::router())
         .merge(settings::router())
+        .merge(xds::router())
         .fallback(consul::unknown)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(from_fn_with_state(office.clone(), guard))

@@ -29,7 +29,7 @@ use tokio::time::timeout;
 
 use self::asking::Heard;
 use self::names::{ResolvConf, ResolvedConf};
-use super::setup::{address, bare, domain, domains, listeners};
+use super::setup::{address, bare, dns_listeners, domain, domains};
 use super::{Asking, Done, FAILED, Failure, Format, output, terminal};
 
 /// The port of resolv.conf.
@@ -128,7 +128,7 @@ impl Doctor {
                 self.domain = domains(server)?;
             }
             if self.dns.is_empty() {
-                self.dns = listeners(server);
+                self.dns = dns_listeners(server);
             }
         }
         if self.domain.is_empty() {

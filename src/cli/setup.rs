@@ -1,4 +1,4 @@
-//! `callsign setup`: the exact file that lets a resolver ask us, printed, or written where it goes.
+//! `callsign setup`: the exact file that lets a resolver or an Envoy ask us, printed, or written where it goes.
 
 mod recipes;
 
@@ -11,6 +11,7 @@ use std::process::ExitCode;
 
 use callsign::name::Apex;
 use callsign::protocol::{Reply, Request, ServerForm, StatusForm};
+use callsign::xds::resources::LISTEN_DEFAULT;
 use clap::Args;
 use serde::Serialize;
 
@@ -18,20 +19,21 @@ use self::recipes::{Asked, File, OURS, Recipe};
 pub use self::recipes::{Resolver, bare};
 use super::{Asking, DENIED, Done, FAILED, Failure, Format, USAGE, message, output};
 
-/// How a listener of DNS stands in `status`.
-const LISTENER: &str = "dns udp+tcp ";
+/// How a listener of DNS, and one of HTTP, stands in `status`.
+const DNS_LISTENER: &str = "dns udp+tcp ";
+const HTTP_LISTENER: &str = "http ";
 /// Any resolver may read what is in there, whatever the umask of who writes it.
 const MODE: u32 = 0o644;
 
-/// Print the file that lets a resolver ask this server, or write it
+/// Print the file that lets a resolver or an Envoy ask this server, or write it
 ///
-/// What is asked where comes from the running server, and without one from --domain and --dns.
+/// What is asked where comes from the running server, and without one from --domain and --dns, or from --http.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Example:\n  callsign setup resolved\n  callsign setup resolved --write\n  callsign setup unbound --domain svc.example.com --dns 10.0.0.5:53"
 )]
 pub struct Setup {
-    /// The resolver that shall ask callsign
+    /// The program that shall ask callsign
     #[arg(value_enum)]
     resolver: Resolver,
     /// A domain of the registry [default: those of the running server]
@@ -40,6 +42,12 @@ pub struct Setup {
     /// Where callsign answers DNS [default: the first address of the running server]
     #[arg(long, value_name = "ADDR:PORT", value_parser = address)]
     dns: Vec<SocketAddr>,
+    /// For envoy: where callsign answers HTTP [default: the first address of the running server]
+    #[arg(long, value_name = "ADDR:PORT", value_parser = address)]
+    http: Option<SocketAddr>,
+    /// For envoy: where it shall listen [default: 127.0.0.1:10000]
+    #[arg(long, value_name = "ADDR:PORT")]
+    listen: Option<SocketAddr>,
     /// Write the file instead of printing it
     #[arg(long)]
     write: bool,
@@ -68,10 +76,18 @@ struct ShownFile<'a> {
 
 impl Setup {
     pub async fn run(mut self) -> Done {
-        if self.domain.is_empty() || self.dns.is_empty() {
-            self.ask().await?;
+        let envoy = self.resolver == Resolver::Envoy;
+        self.refuse_strangers(envoy)?;
+        let lacking = if envoy { self.http.is_none() } else { self.domain.is_empty() || self.dns.is_empty() };
+        if lacking {
+            self.ask(envoy).await?;
         }
-        let asked = Asked { domains: std::mem::take(&mut self.domain), dns: std::mem::take(&mut self.dns) };
+        let asked = Asked {
+            domains: std::mem::take(&mut self.domain),
+            dns: std::mem::take(&mut self.dns),
+            http: self.http,
+            listen: self.listen.unwrap_or(LISTEN_DEFAULT),
+        };
         let recipe = self.resolver.recipe(&asked).map_err(|rule| Failure::new(USAGE, rule))?;
         match (self.write, self.asking.output) {
             (true, _) => self.write(&recipe)?,
@@ -85,22 +101,45 @@ impl Setup {
         Ok(ExitCode::SUCCESS)
     }
 
+    /// A flag that would do nothing is a mistake.
+    fn refuse_strangers(&self, envoy: bool) -> Result<(), Failure> {
+        let strangers = match envoy {
+            true => [("--domain", !self.domain.is_empty()), ("--dns", !self.dns.is_empty())],
+            false => [("--http", self.http.is_some()), ("--listen", self.listen.is_some())],
+        };
+        match strangers.into_iter().find(|(_, given)| *given) {
+            Some((flag, _)) => {
+                let text = format!("{flag} says nothing to {}; leave it out", self.resolver.word());
+                Err(Failure::new(USAGE, text))
+            }
+            None => Ok(()),
+        }
+    }
+
     /// Takes from the running server what no flag said.
-    async fn ask(&mut self) -> Result<(), Failure> {
+    async fn ask(&mut self, envoy: bool) -> Result<(), Failure> {
+        let flags = if envoy { "--http ADDR:PORT" } else { "--domain NAME --dns ADDR:PORT" };
         let asked = self.asking.ask(&Request::Status(StatusForm {})).await.map_err(|failure| {
-            failure
-                .hint("start one with `callsign serve`, or say what it would: --domain NAME --dns ADDR:PORT")
+            failure.hint(format!("start one with `callsign serve`, or say what it would: {flags}"))
         });
         let (client, reply) = asked?;
         let Reply::Status(server) = reply else {
             return Err(client.unexpected(&reply).into());
         };
+        if envoy {
+            self.http = listeners(&server, HTTP_LISTENER).first().copied();
+            return match self.http {
+                Some(_) => Ok(()),
+                None => Err(Failure::new(FAILED, "the server has no HTTP port, where Envoy would ask")
+                    .hint("serve with --http ADDR:PORT")),
+            };
+        }
         if self.domain.is_empty() {
             self.domain = domains(&server)?;
         }
         if self.dns.is_empty() {
             // All of its addresses are one server: one is enough, and the first is the one people know.
-            self.dns = listeners(&server).into_iter().take(1).collect();
+            self.dns = dns_listeners(&server).into_iter().take(1).collect();
         }
         if self.dns.is_empty() {
             return Err(Failure::new(FAILED, "the server does not say where it answers DNS")
@@ -213,8 +252,12 @@ pub fn domains(server: &ServerForm) -> Result<Vec<Apex>, Failure> {
 }
 
 /// Where a server on this machine can be asked; a wildcard is loopback from here.
-pub fn listeners(server: &ServerForm) -> Vec<SocketAddr> {
-    let lines = server.listeners.iter().filter_map(|line| line.strip_prefix(LISTENER));
+pub fn dns_listeners(server: &ServerForm) -> Vec<SocketAddr> {
+    listeners(server, DNS_LISTENER)
+}
+
+fn listeners(server: &ServerForm, kind: &str) -> Vec<SocketAddr> {
+    let lines = server.listeners.iter().filter_map(|line| line.strip_prefix(kind));
     lines.filter_map(|text| text.parse().ok()).map(asked_at).collect()
 }
 

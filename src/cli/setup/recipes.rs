@@ -1,4 +1,4 @@
-//! What each resolver has to be told, as the exact text of its file. Pure: names and addresses in, text out.
+//! What each resolver, and Envoy, has to be told, as the exact text of its file. Pure: names and addresses in, text out.
 //!
 //! Every file says in its first lines who wrote it, where it goes and what comes then; the first line is how
 //! a later run knows it for its own. Names are letters, digits, hyphens, underscores and dots (`Apex`), addresses are
@@ -7,6 +7,7 @@
 use std::net::SocketAddr;
 
 use callsign::name::Apex;
+use callsign::xds::resources::GRPC_CLUSTER;
 
 /// The one port that resolv.conf, and Docker with it, can mean.
 pub const PORT: u16 = 53;
@@ -17,7 +18,7 @@ const BIND_RECORDS: u16 = 4096;
 /// How the first line of a file of ours begins.
 pub const OURS: &str = "# Written by `callsign setup ";
 
-/// A resolver that can be told to ask us.
+/// Who can be told to ask us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Resolver {
     /// systemd-resolved: a drop-in that routes the domain
@@ -38,15 +39,21 @@ pub enum Resolver {
     Docker,
     /// /etc/resolv.conf itself: callsign is the machine's nameserver
     Resolvconf,
+    /// Envoy: a bootstrap with which it takes everything else from here
+    Envoy,
 }
 
 /// What is asked where.
 #[derive(Clone, Debug)]
 pub struct Asked {
-    /// At least one.
+    /// At least one, for a resolver.
     pub domains: Vec<Apex>,
-    /// At least one; none is a wildcard.
+    /// The same; none is a wildcard.
     pub dns: Vec<SocketAddr>,
+    /// For Envoy: our HTTP port, which is no wildcard.
+    pub http: Option<SocketAddr>,
+    /// Where Envoy shall listen.
+    pub listen: SocketAddr,
 }
 
 /// The files of one resolver.
@@ -77,6 +84,7 @@ impl Resolver {
             Self::Macos => "macos",
             Self::Docker => "docker",
             Self::Resolvconf => "resolvconf",
+            Self::Envoy => "envoy",
         }
     }
 
@@ -94,6 +102,7 @@ impl Resolver {
             Self::Macos => macos(asked),
             Self::Docker => docker(asked)?,
             Self::Resolvconf => resolvconf(asked)?,
+            Self::Envoy => envoy(asked)?,
         })
     }
 
@@ -315,15 +324,61 @@ fn resolvconf(asked: &Asked) -> Result<Recipe, String> {
     ))
 }
 
+/// One stream of deltas for everything: a change costs what it is itself.
+fn envoy(asked: &Asked) -> Result<Recipe, String> {
+    let at = asked.http.ok_or("Envoy asks the HTTP port; name it with --http ADDR:PORT")?;
+    let (ip, port, listen) = (at.ip(), at.port(), asked.listen);
+    let body = format!(
+        r#"node:
+  id: envoy
+  cluster: envoy
+  metadata: {{ listen: "{listen}" }}
+dynamic_resources:
+  ads_config:
+    api_type: DELTA_GRPC
+    transport_api_version: V3
+    set_node_on_first_message_only: true
+    grpc_services: [{{ envoy_grpc: {{ cluster_name: {GRPC_CLUSTER} }} }}]
+  lds_config: {{ ads: {{}}, resource_api_version: V3 }}
+  cds_config: {{ ads: {{}}, resource_api_version: V3 }}
+static_resources:
+  clusters:
+    - name: {GRPC_CLUSTER}
+      type: STATIC
+      connect_timeout: 1s
+      typed_extension_protocol_options:
+        envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
+          "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
+          explicit_http_config:
+            http2_protocol_options:
+              connection_keepalive: {{ interval: 10s, timeout: 5s }}
+      load_assignment:
+        cluster_name: {GRPC_CLUSTER}
+        endpoints:
+          - lb_endpoints:
+              - endpoint: {{ address: {{ socket_address: {{ address: "{ip}", port_value: {port} }} }} }}
+"#
+    );
+    Ok(Resolver::Envoy.one(
+        "/etc/envoy/callsign.yaml",
+        &["envoy -c /etc/envoy/callsign.yaml"],
+        &["Requests go by their Host: `web`, or `web` in a domain of the registry, with any port or none."],
+        &body,
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use callsign::xds::resources::LISTEN_DEFAULT;
     use clap::ValueEnum;
 
     fn asked(domains: &[&str], dns: &[&str]) -> Asked {
         Asked {
             domains: domains.iter().map(|name| Apex::parse(name).unwrap()).collect(),
             dns: dns.iter().map(|address| address.parse().unwrap()).collect(),
+            http: "127.0.0.1:5380".parse().ok(),
+            listen: LISTEN_DEFAULT,
         }
     }
 

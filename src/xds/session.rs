@@ -1,0 +1,493 @@
+//! One stream: what its client asked for, has and has confirmed, and so what is to be sent next.
+//!
+//! Both variants of the protocol, state of the world and delta, over one kind or all of them. Of each kind at most one
+//! response is under way: the next waits until the client has said what became of it, and holds what is true then. So a
+//! client that is slow gets fewer responses, one that never confirms gets one of each kind, and nothing piles up.
+//!
+//! Nobody gets half a state. Clusters go out before endpoints, listeners and routes. Where an Envoy takes all clusters, its
+//! routes name a service only when the client has confirmed its endpoints, and a cluster goes only when no
+//! route names it any more. After a reconnection the routes wait until everything before them is confirmed.
+//!
+//! A response that the client does not take is not sent again by itself: with the next change of its kind, for only
+//! then it can be another one.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::hash::Hasher;
+
+use siphasher::sip128::{Hasher128, SipHasher24};
+
+use super::request::Request;
+use super::resources::{self, Setting};
+use super::{ALL_SERVICES, Kind, WILDCARD};
+use crate::name::ServiceName;
+use crate::protobuf::{any, put_octets};
+use crate::view::View;
+
+/// Names that a stream may ask for, of one kind: twice the services of the largest registry that we know of. One Envoy asks for
+/// every cluster's endpoints by name.
+pub const NAMES_MAX: usize = 20_000;
+/// Octets of a name: no resource of ours has a longer one.
+pub const NAME_OCTETS_MAX: usize = 255;
+/// Octets of resources in a response that need not be whole; what is left goes into the next one. Clients of gRPC take
+/// messages of 4 MiB.
+const RESPONSE_OCTETS_MAX: usize = 1 << 20;
+
+/// Why a stream ends.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    #[error(
+        "{count} names of one kind are too many, {NAMES_MAX} are served; ask for `{WILDCARD}`, or by several streams"
+    )]
+    TooMany { count: usize },
+    #[error("a resource's name has {octets} octets, and may have {NAME_OCTETS_MAX}")]
+    TooLong { octets: usize },
+}
+
+/// What a client did not take, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejection {
+    pub kind: Kind,
+    /// The names in the response.
+    pub names: Vec<String>,
+    pub error: String,
+}
+
+/// See the module's own words.
+#[derive(Debug)]
+pub struct Session {
+    /// The one kind of the stream; `None`: all of them.
+    own: Option<Kind>,
+    delta: bool,
+    setting: Setting,
+    subscriptions: [Subscription; 4],
+    /// Responses so far: the nonce of the next is one more.
+    sent: u64,
+    /// The services in the routes of all as they went out last; none before that.
+    routed: Option<BTreeSet<String>>,
+}
+
+/// What is asked of one kind.
+#[derive(Debug, Default)]
+struct Subscription {
+    begun: bool,
+    wildcard: bool,
+    /// It has asked by name: from then on, no name is not everything.
+    by_name: bool,
+    names: BTreeSet<String>,
+    /// What the client has, as far as we know.
+    held: HashMap<String, Held>,
+    /// Of the endpoints, those that the client has confirmed once.
+    confirmed: HashSet<String>,
+    /// What may be another one than the client has.
+    changed: BTreeSet<String>,
+    /// A response is owed, though there be nothing to say in it.
+    owed: bool,
+    /// Of the last response; 0 before there was one.
+    nonce: u64,
+    /// The names in it, until the client has spoken of it.
+    under_way: Option<Vec<String>>,
+    /// What the client did not take: looked at again with the next change.
+    rejected: BTreeSet<String>,
+}
+
+/// What a client has of one name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Held {
+    /// By its fingerprint.
+    Resource(u128),
+    /// It knows that there is none.
+    Absent,
+    /// It did not take what we sent, or wants it again.
+    Unknown,
+}
+
+/// A resource to be sent; without octets it is gone.
+struct Made {
+    name: String,
+    octets: Option<Vec<u8>>,
+}
+
+impl Session {
+    pub fn new(own: Option<Kind>, delta: bool, setting: Setting) -> Self {
+        Self { own, delta, setting, subscriptions: Default::default(), sent: 0, routed: None }
+    }
+
+    /// Takes a request in; what it rejects is for the log.
+    ///
+    /// # Errors
+    ///
+    /// The stream has to end.
+    pub fn take(&mut self, request: Request, view: &View) -> Result<Option<Rejection>, Refusal> {
+        if let Some(listen) = request.node.as_ref().and_then(|node| node.listen) {
+            self.setting.listen = listen;
+        }
+        // Of a kind that we do not have there is nothing, and no word for it.
+        let Some(kind) = request.kind(self.own) else { return Ok(None) };
+        if let Some(name) = request.names.iter().find(|name| name.len() > NAME_OCTETS_MAX) {
+            return Err(Refusal::TooLong { octets: name.len() });
+        }
+        let subscription = &mut self.subscriptions[kind as usize];
+        let is_last = request.nonce.parse() == Ok(subscription.nonce);
+        // Written before our last response came there: the whole is asked for again when it has.
+        if !self.delta && subscription.begun && !request.nonce.is_empty() && !is_last {
+            return Ok(None);
+        }
+        let spoken_of = subscription.under_way.take_if(|_| is_last).unwrap_or_default();
+        let rejection = request.error.clone().map(|error| {
+            subscription.reject(&spoken_of);
+            Rejection { kind, names: spoken_of.clone(), error }
+        });
+        let confirmed = if rejection.is_none() && kind == Kind::Endpoints { spoken_of } else { Vec::new() };
+        subscription.confirmed.extend(confirmed.iter().cloned());
+        match self.delta {
+            true => subscription.ask_besides(kind, request, view)?,
+            false => subscription.ask_for(kind, request.names, view)?,
+        }
+        self.look_at_routes(confirmed.iter().map(String::as_str), view);
+        Ok(rejection)
+    }
+
+    /// These services are other ones than before.
+    pub fn services_changed<'a>(
+        &mut self,
+        services: impl Iterator<Item = &'a ServiceName> + Clone,
+        view: &View,
+    ) {
+        for (kind, subscription) in Kind::ALL.into_iter().zip(&mut self.subscriptions) {
+            for service in services.clone() {
+                if subscription.wants(kind, service.as_str()) {
+                    subscription.changed.insert(service.to_string());
+                }
+            }
+            subscription.try_rejected();
+        }
+        self.look_at_routes(services.map(ServiceName::as_str), view);
+    }
+
+    /// Anything may be another one than before.
+    pub fn everything_changed(&mut self, view: &View) {
+        for (kind, subscription) in Kind::ALL.into_iter().zip(&mut self.subscriptions) {
+            subscription.everything_changed(kind, view);
+        }
+    }
+
+    /// The next response, in octets; `None` until something comes or changes.
+    pub fn next(&mut self, view: &View) -> Option<Vec<u8>> {
+        // Not sure is no response: the client keeps what it has.
+        if !view.is_ready() {
+            return None;
+        }
+        Kind::ALL.into_iter().find_map(|kind| self.next_of(kind, view))
+    }
+
+    fn next_of(&mut self, kind: Kind, view: &View) -> Option<Vec<u8>> {
+        let subscription = self.of(kind);
+        if !subscription.begun
+            || subscription.under_way.is_some()
+            || (subscription.changed.is_empty() && !subscription.owed)
+            || self.is_held_back(kind, view)
+        {
+            return None;
+        }
+        // Before the resources: a version is never newer than what it stands for.
+        let version = view.revision();
+        let whole = kind.is_whole() && !self.delta;
+        let mut octets = 0;
+        let mut made = Vec::new();
+        let subscription = &mut self.subscriptions[kind as usize];
+        let owed = std::mem::take(&mut subscription.owed);
+        let mut changed = std::mem::take(&mut subscription.changed);
+        while let Some(name) = changed.pop_first() {
+            let new = Made { octets: self.resource(kind, &name, view), name };
+            if !self.differs(kind, &new) {
+                continue;
+            }
+            octets += new.octets.as_ref().map_or(0, Vec::len);
+            made.push(new);
+            if octets > RESPONSE_OCTETS_MAX && !whole {
+                break;
+            }
+        }
+        self.subscriptions[kind as usize].changed = changed;
+        if made.is_empty() && !owed {
+            return None;
+        }
+        self.renew_endpoints_of(kind, &made);
+        if whole {
+            let subscription = self.of(kind);
+            let mut names = subscription.names.clone();
+            if subscription.wildcard {
+                names.extend(resources::names(view, kind));
+            }
+            made = names
+                .into_iter()
+                .map(|name| Made { octets: self.resource(kind, &name, view), name })
+                .collect();
+            self.subscriptions[kind as usize].held.clear();
+        }
+        self.sent += 1;
+        let response = match self.delta {
+            true => delta_response(kind, version, self.sent, &made),
+            false => world_response(kind, version, self.sent, &made),
+        };
+        if kind == Kind::Routes && made.iter().any(|made| made.name == ALL_SERVICES) {
+            let directory = view.directory();
+            let routed = directory.names().filter(|service| self.is_routed(service.as_str(), view));
+            self.routed = Some(routed.map(ToString::to_string).collect());
+        }
+        let (nonce, delta) = (self.sent, self.delta);
+        let subscription = &mut self.subscriptions[kind as usize];
+        subscription.nonce = nonce;
+        subscription.note_sent(made, delta);
+        Some(response)
+    }
+
+    fn of(&self, kind: Kind) -> &Subscription {
+        &self.subscriptions[kind as usize]
+    }
+
+    fn resource(&self, kind: Kind, name: &str, view: &View) -> Option<Vec<u8>> {
+        let routed = |service: &ServiceName| self.is_routed(service.as_str(), view);
+        resources::resource(view, kind, name, &self.setting, routed).map(|message| message.octets())
+    }
+
+    fn differs(&self, kind: Kind, made: &Made) -> bool {
+        let subscription = self.of(kind);
+        let held = subscription.held.get(&made.name);
+        match (&made.octets, held) {
+            (Some(octets), Some(Held::Resource(held))) => fingerprint(octets) != *held,
+            (Some(_), _) => true,
+            (None, Some(Held::Absent)) => false,
+            (None, Some(_)) => true,
+            // Who asks for one by its name is told that there is none; a state of the world has no word for it.
+            (None, None) => self.delta && subscription.names.contains(&made.name),
+        }
+    }
+
+    /// An Envoy waits for the endpoints of a cluster that is another one now, and it may not ask for them again.
+    fn renew_endpoints_of(&mut self, kind: Kind, made: &[Made]) {
+        if kind != Kind::Cluster || self.own.is_some() {
+            return;
+        }
+        let clusters = &self.subscriptions[Kind::Cluster as usize].held;
+        let altered: Vec<String> = made
+            .iter()
+            .filter(|made| clusters.contains_key(&made.name))
+            .map(|made| made.name.clone())
+            .collect();
+        let endpoints = &mut self.subscriptions[Kind::Endpoints as usize];
+        for name in altered {
+            if let Some(held) = endpoints.held.get_mut(&name) {
+                *held = Held::Unknown;
+                endpoints.changed.insert(name);
+            }
+        }
+    }
+
+    /// True on a stream that gives an Envoy everything in its order.
+    fn is_staged(&self) -> bool {
+        self.own.is_none() && self.of(Kind::Cluster).wildcard
+    }
+
+    /// Does the service belong into the routes of all?
+    fn is_routed(&self, service: &str, view: &View) -> bool {
+        view.service(service).is_some()
+            && (!self.is_staged() || self.of(Kind::Endpoints).confirmed.contains(service))
+    }
+
+    /// Marks the routes of all where one of these services comes into them, or goes.
+    fn look_at_routes<'a>(&mut self, mut services: impl Iterator<Item = &'a str>, view: &View) {
+        let Some(routed) = &self.routed else { return };
+        let moves = |service: &str| self.is_routed(service, view) != routed.contains(service);
+        if self.of(Kind::Routes).wants(Kind::Routes, ALL_SERVICES) && services.any(moves) {
+            self.subscriptions[Kind::Routes as usize].changed.insert(ALL_SERVICES.to_owned());
+        }
+    }
+
+    /// What is before it in the order has to be done first.
+    fn is_held_back(&self, kind: Kind, view: &View) -> bool {
+        let (clusters, routes) = (self.of(Kind::Cluster), self.of(Kind::Routes));
+        match (kind, &self.routed) {
+            _ if !self.is_staged() => false,
+            // The routes in use name a cluster that would go, and will be other ones.
+            (Kind::Cluster, Some(routed)) => {
+                let moving = routes.under_way.is_some() || routes.changed.contains(ALL_SERVICES);
+                let goes = |name: &String| routed.contains(name) && view.service(name).is_none();
+                moving && clusters.changed.iter().any(goes)
+            }
+            // The first routes of a stream may replace those of an earlier one, in use.
+            (Kind::Routes, None) => {
+                let confirmed = &self.of(Kind::Endpoints).confirmed;
+                clusters.owed
+                    || clusters.under_way.is_some()
+                    || !clusters.changed.is_empty()
+                    || !clusters.held.keys().all(|name| confirmed.contains(name))
+            }
+            _ => false,
+        }
+    }
+}
+
+impl Subscription {
+    /// Sets what is asked for, in a state of the world.
+    fn ask_for(&mut self, kind: Kind, names: Vec<String>, view: &View) -> Result<(), Refusal> {
+        let everything = kind.is_whole() && names.is_empty() && !self.by_name;
+        self.by_name |= !names.is_empty();
+        let mut names: BTreeSet<String> = names.into_iter().collect();
+        let wildcard = names.remove(WILDCARD) || everything;
+        if self.begun && (wildcard, &names) == (self.wildcard, &self.names) {
+            return Ok(());
+        }
+        let count = names.len();
+        let fresh: Vec<String> = names.difference(&self.names).cloned().collect();
+        let wider = wildcard && !self.wildcard;
+        self.owed |= kind.is_whole() && (!self.begun || wider || !fresh.is_empty());
+        (self.begun, self.wildcard, self.names) = (true, wildcard, names);
+        self.forget_unwanted(kind);
+        self.changed.extend(fresh);
+        if wider {
+            self.everything_changed(kind, view);
+        }
+        within(count)
+    }
+
+    /// Sets what is asked for besides, in a delta.
+    fn ask_besides(&mut self, kind: Kind, request: Request, view: &View) -> Result<(), Refusal> {
+        let everything = kind.is_whole() && request.names.is_empty() && !self.begun;
+        within(request.has.len())?;
+        if !self.begun {
+            for (name, version) in request.has {
+                if kind == Kind::Endpoints {
+                    self.confirmed.insert(name.clone());
+                }
+                let held = u128::from_str_radix(&version, 16).map_or(Held::Unknown, Held::Resource);
+                self.held.insert(name, held);
+            }
+        }
+        self.begun = true;
+        let mut wider = everything && !self.wildcard;
+        self.wildcard |= everything;
+        for name in request.unsubscribed {
+            match name.as_str() {
+                WILDCARD => self.wildcard = false,
+                name => drop(self.names.remove(name)),
+            }
+        }
+        for name in request.names {
+            if name == WILDCARD {
+                wider |= !self.wildcard;
+                self.wildcard = true;
+                continue;
+            }
+            // Who asks again wants it again.
+            if self.names.contains(&name) {
+                self.held.insert(name.clone(), Held::Unknown);
+            }
+            self.changed.insert(name.clone());
+            self.names.insert(name);
+        }
+        self.forget_unwanted(kind);
+        if wider {
+            self.owed = true;
+            self.everything_changed(kind, view);
+        }
+        within(self.names.len())
+    }
+
+    fn wants(&self, kind: Kind, name: &str) -> bool {
+        let in_wildcard = match kind {
+            Kind::Cluster | Kind::Endpoints => name != ALL_SERVICES,
+            Kind::Listener | Kind::Routes => name == ALL_SERVICES,
+        };
+        (self.wildcard && in_wildcard) || self.names.contains(name)
+    }
+
+    fn forget_unwanted(&mut self, kind: Kind) {
+        let (mut held, mut confirmed) = (std::mem::take(&mut self.held), std::mem::take(&mut self.confirmed));
+        let (mut changed, mut rejected) =
+            (std::mem::take(&mut self.changed), std::mem::take(&mut self.rejected));
+        held.retain(|name, _| self.wants(kind, name));
+        confirmed.retain(|name| self.wants(kind, name));
+        changed.retain(|name| self.wants(kind, name));
+        rejected.retain(|name| self.wants(kind, name));
+        (self.held, self.confirmed, self.changed, self.rejected) = (held, confirmed, changed, rejected);
+    }
+
+    fn everything_changed(&mut self, kind: Kind, view: &View) {
+        self.changed.extend(self.names.iter().chain(self.held.keys()).cloned());
+        if self.wildcard {
+            self.changed.extend(resources::names(view, kind));
+        }
+        self.try_rejected();
+    }
+
+    fn reject(&mut self, names: &[String]) {
+        for name in names {
+            self.held.insert(name.clone(), Held::Unknown);
+            self.rejected.insert(name.clone());
+        }
+    }
+
+    /// Something changed: what was rejected goes along.
+    fn try_rejected(&mut self) {
+        if !self.changed.is_empty() {
+            self.changed.append(&mut self.rejected);
+        }
+    }
+
+    fn note_sent(&mut self, made: Vec<Made>, delta: bool) {
+        for Made { name, octets } in &made {
+            let explicit = delta && self.names.contains(name);
+            match octets {
+                Some(octets) => drop(self.held.insert(name.clone(), Held::Resource(fingerprint(octets)))),
+                None if explicit => drop(self.held.insert(name.clone(), Held::Absent)),
+                None => drop(self.held.remove(name)),
+            }
+        }
+        self.under_way = Some(made.into_iter().map(|made| made.name).collect());
+    }
+}
+
+fn within(count: usize) -> Result<(), Refusal> {
+    if count > NAMES_MAX { Err(Refusal::TooMany { count }) } else { Ok(()) }
+}
+
+/// The same for the same octets, on any server and at any time: what a client has from an earlier stream is not sent again.
+pub fn fingerprint(octets: &[u8]) -> u128 {
+    let mut hasher = SipHasher24::new();
+    hasher.write(octets);
+    hasher.finish128().as_u128()
+}
+
+/// `DiscoveryResponse`
+fn world_response(kind: Kind, version: u64, nonce: u64, made: &[Made]) -> Vec<u8> {
+    let mut out = Vec::new();
+    put_octets(1, version.to_string().as_bytes(), &mut out);
+    for octets in made.iter().filter_map(|made| made.octets.as_deref()) {
+        put_octets(2, &any(kind.type_url(), octets), &mut out);
+    }
+    put_octets(4, kind.type_url().as_bytes(), &mut out);
+    put_octets(5, nonce.to_string().as_bytes(), &mut out);
+    out
+}
+
+/// `DeltaDiscoveryResponse`
+fn delta_response(kind: Kind, version: u64, nonce: u64, made: &[Made]) -> Vec<u8> {
+    let mut out = Vec::new();
+    put_octets(1, version.to_string().as_bytes(), &mut out);
+    for made in made {
+        match &made.octets {
+            Some(octets) => {
+                let mut resource = Vec::new();
+                put_octets(1, format!("{:x}", fingerprint(octets)).as_bytes(), &mut resource);
+                put_octets(2, &any(kind.type_url(), octets), &mut resource);
+                put_octets(3, made.name.as_bytes(), &mut resource);
+                put_octets(2, &resource, &mut out);
+            }
+            None => put_octets(6, made.name.as_bytes(), &mut out),
+        }
+    }
+    put_octets(4, kind.type_url().as_bytes(), &mut out);
+    put_octets(5, nonce.to_string().as_bytes(), &mut out);
+    out
+}
