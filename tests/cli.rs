@@ -212,7 +212,7 @@ fn the_first_help_fits_a_screen() {
       apply       Read requests or changes, a line of JSON each, and acknowledge each
       store       Check, back up or restore the embedded store
       dig         Ask over real DNS; show TTLs, reasons and glue
-      setup       Print the file that lets a resolver ask this server, or write it
+      setup       Print the file that lets a resolver or an Envoy ask this server, or write it
       doctor      Say what keeps the registry's names from resolving on this machine
       status      Show the server as it is now (exit code 5 while it is not ready)
 

@@ -1,4 +1,4 @@
-//! `callsign setup`: what it prints is what docs/resolvers.md shows, and what it writes is that.
+//! `callsign setup`: what it prints is what docs/resolvers.md and docs/envoy.md show, and what it writes is that.
 
 mod harness;
 
@@ -12,11 +12,16 @@ use tempfile::TempDir;
 
 /// The blocks of the page, each a command and what it prints; `UPDATE=1` writes them anew.
 #[test]
-fn the_page_shows_what_setup_prints() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/resolvers.md");
-    let page = fs::read_to_string(&path).expect("the page");
+fn the_pages_show_what_setup_prints() {
+    shows_what_setup_prints("docs/resolvers.md", 9);
+    shows_what_setup_prints("docs/envoy.md", 1);
+}
+
+fn shows_what_setup_prints(page: &str, blocks: usize) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(page);
+    let written = fs::read_to_string(&path).expect("the page");
     let (mut text, mut shown) = (String::new(), 0);
-    let mut lines = page.lines();
+    let mut lines = written.lines();
     while let Some(line) = lines.next() {
         text.push_str(&format!("{line}\n"));
         let Some(words) = line.strip_prefix("$ callsign ") else { continue };
@@ -27,11 +32,11 @@ fn the_page_shows_what_setup_prints() {
         let end = lines.find(|line| line.starts_with("```"));
         text.push_str(&format!("{}\n", end.expect("the end of a block")));
     }
-    assert_eq!(shown, 9, "one block for each resolver");
+    assert_eq!(shown, blocks, "one block for each program");
     if std::env::var_os("UPDATE").is_some() {
         fs::write(&path, text).expect("writing the page");
     } else {
-        assert!(text == page, "docs/resolvers.md is not what setup prints; UPDATE=1 writes it anew");
+        assert!(text == written, "{page} is not what setup prints; UPDATE=1 writes it anew");
     }
 }
 
@@ -50,6 +55,11 @@ fn a_running_server_says_what_is_asked_where() {
     let shown: Value = serde_json::from_str(&ended.stdout).expect("JSON");
     assert_eq!(shown["files"][0]["path"], "/etc/bind/callsign.conf");
     assert_eq!(shown["steps"][2], "rndc reconfig");
+    // Envoy asks the HTTP port, and listens where it is told.
+    let ended = callsign(&["setup", "envoy", "--listen", "127.0.0.1:8000", "--server", &socket]);
+    let (ip, port) = (server.http[0].ip(), server.http[0].port());
+    assert!(ended.stdout.contains(&format!("address: \"{ip}\", port_value: {port}")), "{ended:?}");
+    assert!(ended.stdout.contains("listen: \"127.0.0.1:8000\""), "{ended:?}");
     // No server and no flags: nothing is guessed.
     let ended = callsign(&["setup", "resolved", "--server", "unix:/nowhere/s"]);
     assert_eq!(ended.code, Some(5));
@@ -128,6 +138,12 @@ fn what_cannot_be_is_refused_with_a_reason() {
         (vec!["docker", "--dns", "127.0.0.1:53"], 2, "containers cannot ask 127.0.0.1:53"),
         (vec!["resolved", "--dns", "0.0.0.0:53"], 2, "name the address that is asked"),
         (vec!["resolved", "--dns", "127.0.0.1:53", "--force"], 2, "--write"),
+        (
+            vec!["resolved", "--dns", "127.0.0.1:53", "--http", "127.0.0.1:80"],
+            2,
+            "--http says nothing to resolved",
+        ),
+        (vec!["envoy", "--http", "127.0.0.1:80"], 2, "--domain says nothing to envoy"),
         (vec!["bindd"], 2, "bind"),
     ] {
         let ended = callsign(&[&["setup"], words.as_slice(), &["--domain", "service.local"]].concat());
