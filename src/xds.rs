@@ -60,3 +60,6 @@ impl Kind {
         matches!(self, Self::Cluster | Self::Listener)
     }
 }
+
+#[cfg(test)]
+mod tests;

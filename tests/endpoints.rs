@@ -3,7 +3,7 @@
 //! Needs: unpacked, python3-venv, golang-go, prometheus, curl, iproute2, util-linux
 //!
 //! Prometheus (`dns_sd_configs`) asks what resolv.conf names, on port 53; nginx has a `resolver` of its own, gRPC an
-//! authority in its target, and both say the port. HAProxy is in tests/clients.rs. nginx is unpacked below target/unpacked
+//! authority in its target, and both say the port. For `xds:///` gRPC is told by its bootstrap where we are. HAProxy is in tests/clients.rs. nginx is unpacked below target/unpacked
 //! (tests/unpacked/unpack), gRPC for Python is in target/python
 //! (tests/clients/python/install); that for Go is built from the modules of tests/clients/grpc_channel/go.sum.
 
@@ -241,15 +241,48 @@ fn channel_follows(machine: &Machine, command: &mut Command, within: Duration) {
     becomes(&mut program, "127.0.0.22 127.0.0.23");
 }
 
-#[test]
-fn a_grpc_channel_of_python_follows_a_name() {
+/// Its channel in Python.
+fn of_python(machine: &Machine, target: &str) -> Command {
     let top = Path::new(env!("CARGO_MANIFEST_DIR"));
     let python = top.join("target/python/grpc/bin/python");
     assert!(python.exists(), "{} is not there: tests/clients/python/install", python.display());
-    let machine = Machine::start("127.0.0.1", &["--dns", "127.0.0.1:5300"]);
     let mut command = machine.inside(&python);
-    command.arg(top.join("tests/clients/python/grpc_channel.py"));
-    command.args(["50051", "dns://127.0.0.1:5300/grpc.service.local:50051"]);
+    command.arg(top.join("tests/clients/python/grpc_channel.py")).args(["50051", target]);
+    command
+}
+
+/// The same in Go, built with these tags.
+fn of_go(machine: &Machine, target: &str, tags: &str) -> Command {
+    let binary = machine.server.directory().join("grpc_channel");
+    let mut go = Command::new(needs("go", "golang-go"));
+    go.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/grpc_channel"));
+    let settings =
+        [("GOFLAGS", "-mod=readonly"), ("GOTOOLCHAIN", "local"), ("CGO_ENABLED", "0"), ("GOWORK", "off")];
+    let built = go.envs(settings).args(["build", "-tags", tags, "-o"]).arg(&binary).arg(".");
+    let built = built.output().expect("running go");
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    let mut command = machine.inside(&binary);
+    command.args(["50051", target]);
+    command
+}
+
+const BY_NAME: &str = "dns://127.0.0.1:5300/grpc.service.local:50051";
+const BY_XDS: &str = "xds:///grpc";
+
+/// The bootstrap that docs/envoy.md shows.
+fn with_bootstrap(machine: &Machine, mut command: Command) -> Command {
+    let bootstrap = json!({
+        "xds_servers": [{"server_uri": machine.server.http[0].to_string(), "channel_creds": [{"type": "insecure"}], "server_features": ["xds_v3"]}],
+        "node": {"id": "a-client"}
+    });
+    command.env("GRPC_XDS_BOOTSTRAP_CONFIG", bootstrap.to_string());
+    command
+}
+
+#[test]
+fn a_grpc_channel_of_python_follows_a_name() {
+    let machine = Machine::start("127.0.0.1", &["--dns", "127.0.0.1:5300"]);
+    let mut command = of_python(&machine, BY_NAME);
     channel_follows(&machine, &mut command, DEADLINE);
 }
 
@@ -258,14 +291,20 @@ fn a_grpc_channel_of_go_follows_a_name() {
     /// What grpc-go waits between two questions, whatever happens; later versions let a program say it.
     const BETWEEN_QUESTIONS: Duration = Duration::from_secs(30);
     let machine = Machine::start("127.0.0.1", &["--dns", "127.0.0.1:5300"]);
-    let binary = machine.server.directory().join("grpc_channel");
-    let mut go = Command::new(needs("go", "golang-go"));
-    go.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/grpc_channel"));
-    let settings =
-        [("GOFLAGS", "-mod=readonly"), ("GOTOOLCHAIN", "local"), ("CGO_ENABLED", "0"), ("GOWORK", "off")];
-    let built = go.envs(settings).args(["build", "-o"]).arg(&binary).arg(".").output().expect("running go");
-    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
-    let mut command = machine.inside(&binary);
-    command.args(["50051", "dns://127.0.0.1:5300/grpc.service.local:50051"]);
+    let mut command = of_go(&machine, BY_NAME, "");
     channel_follows(&machine, &mut command, DEADLINE + BETWEEN_QUESTIONS);
+}
+
+#[test]
+fn a_grpc_channel_of_python_follows_a_service_over_xds() {
+    let machine = Machine::start("127.0.0.1", &["--dns", "127.0.0.1:5300"]);
+    let mut command = with_bootstrap(&machine, of_python(&machine, BY_XDS));
+    channel_follows(&machine, &mut command, DEADLINE);
+}
+
+#[test]
+fn a_grpc_channel_of_go_follows_a_service_over_xds() {
+    let machine = Machine::start("127.0.0.1", &["--dns", "127.0.0.1:5300"]);
+    let mut command = with_bootstrap(&machine, of_go(&machine, BY_XDS, "xds"));
+    channel_follows(&machine, &mut command, DEADLINE);
 }

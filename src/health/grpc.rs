@@ -1,8 +1,7 @@
 //! `grpc.health.v1.Health/Check` over HTTP/2: one call, whose two messages have one field each.
 //!
-//! The messages are written and read by hand, because a code generator and its runtime for three octets are more to
-//! read than they are. h2 and not hyper's client over it: the connection is one future that the probe
-//! polls, where hyper wants an executor to start tasks on.
+//! The messages need no code generator: they are three octets. h2 and not hyper's client over it: the connection is
+//! one future that the probe polls, where hyper wants an executor to start tasks on.
 
 use bytes::Bytes;
 use h2::client;
@@ -13,6 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::probe::{Outcome, READ_OCTETS_MAX, printable};
 use crate::check::Place;
 use crate::instance::Health;
+use crate::protobuf::{Field, Fields, put_octets};
 
 /// What we let the other side send before it has to wait for us: no more than we read.
 const WINDOW_OCTETS: u32 = READ_OCTETS_MAX as u32;
@@ -129,9 +129,7 @@ fn request(at: &Place, tls: bool) -> Result<Request<()>, String> {
 fn question(service: &str) -> Bytes {
     let mut message = Vec::new();
     if !service.is_empty() {
-        message.push(0x0a); // field 1, with a length
-        varint(service.len() as u64, &mut message);
-        message.extend_from_slice(service.as_bytes());
+        put_octets(1, service.as_bytes(), &mut message);
     }
     let mut framed = vec![0];
     framed.extend_from_slice(&(message.len() as u32).to_be_bytes());
@@ -139,51 +137,20 @@ fn question(service: &str) -> Bytes {
     framed.into()
 }
 
-fn varint(mut number: u64, out: &mut Vec<u8>) {
-    while number >= 0x80 {
-        out.push(number as u8 | 0x80);
-        number >>= 7;
-    }
-    out.push(number as u8);
-}
-
 /// The status of HealthCheckResponse { status = 1 }, and 0 where the field is left out; `None` where it is none.
 fn serving(framed: &[u8]) -> Option<u64> {
-    let (head, mut rest) = framed.split_at_checked(5)?;
+    let (head, rest) = framed.split_at_checked(5)?;
     let length = u32::from_be_bytes(head[1..].try_into().ok()?);
     if head[0] != 0 || rest.len() as u64 != u64::from(length) {
         return None;
     }
     let mut status = 0;
-    while !rest.is_empty() {
-        let tag = read_varint(&mut rest)?;
-        match (tag >> 3, tag & 7) {
-            (1, 0) => status = read_varint(&mut rest)?,
-            // Fields of a later version, by their wire types.
-            (_, 0) => drop(read_varint(&mut rest)?),
-            (_, 1) => rest = rest.get(8..)?,
-            (_, 2) => {
-                let length = usize::try_from(read_varint(&mut rest)?).ok()?;
-                rest = rest.get(length..)?;
-            }
-            (_, 5) => rest = rest.get(4..)?,
-            _ => return None,
+    for field in Fields::of(rest) {
+        if let (1, Field::Number(number)) = field.ok()? {
+            status = number;
         }
     }
     Some(status)
-}
-
-fn read_varint(rest: &mut &[u8]) -> Option<u64> {
-    let mut number = 0;
-    for shift in (0..64).step_by(7) {
-        let (octet, after) = rest.split_first()?;
-        *rest = after;
-        number |= u64::from(octet & 0x7f) << shift;
-        if octet & 0x80 == 0 {
-            return Some(number);
-        }
-    }
-    None
 }
 
 /// What `grpc-status` says, where it is there: all is well, or the code's name and its message.

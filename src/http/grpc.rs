@@ -44,7 +44,7 @@ const HEADERS_OCTETS_MAX: u32 = 16 * 1024;
 /// Octets of a response that wait in a connection for its client.
 const SENDING_OCTETS_MAX: usize = 256 * 1024;
 /// How long a client may take to read one response.
-const RESPONSE_TIME_MAX: Duration = Duration::from_secs(30);
+const RESPONSE_TIME_MAX: Duration = Duration::from_secs(10);
 /// How often a connection is asked whether anybody is there, and how long the answer may take.
 const PING_EVERY: Duration = Duration::from_secs(20);
 const PONG_TIME_MAX: Duration = Duration::from_secs(20);

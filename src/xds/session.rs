@@ -132,12 +132,16 @@ impl Session {
         if !self.delta && subscription.begun && !request.nonce.is_empty() && !is_last {
             return Ok(None);
         }
-        let spoken_of = subscription.under_way.take_if(|_| is_last).unwrap_or_default();
-        let rejection = request.error.clone().map(|error| {
-            subscription.reject(&spoken_of);
-            Rejection { kind, names: spoken_of.clone(), error }
-        });
-        let confirmed = if rejection.is_none() && kind == Kind::Endpoints { spoken_of } else { Vec::new() };
+        let spoken_of = subscription.under_way.take_if(|_| is_last);
+        let (mut rejection, mut confirmed) = (None, Vec::new());
+        match (spoken_of, request.error.clone()) {
+            (Some(names), Some(error)) => {
+                subscription.reject(&names);
+                rejection = Some(Rejection { kind, names, error });
+            }
+            (Some(names), None) if kind == Kind::Endpoints => confirmed = names,
+            _ => {}
+        }
         subscription.confirmed.extend(confirmed.iter().cloned());
         match self.delta {
             true => subscription.ask_besides(kind, request, view)?,

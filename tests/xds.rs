@@ -1,0 +1,303 @@
+//! xDS as no client of ours would speak it: what it refuses, and what a client costs that rejects, never confirms, asks for
+//! too much or stops reading.
+//!
+//! The client here is h2 and octets. Real ones are in tests/mesh.rs and tests/endpoints.rs; what a stream says and when
+//! is tested in src/xds/session.rs.
+
+mod harness;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use callsign::protobuf::{Fields, Message, Value};
+use callsign::xds::Kind;
+use h2::client::SendRequest;
+use h2::{RecvStream, SendStream};
+use http::Request;
+use serde_json::json;
+use tokio::net::TcpStream;
+use tokio::runtime::Runtime;
+
+use harness::process::resident_kib;
+use harness::{Client, DEADLINE, Server, eventually};
+
+const AGGREGATED: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources";
+const DELTA: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
+
+/// A connection and one stream on it.
+struct Stream {
+    runtime: Runtime,
+    sending: SendStream<Bytes>,
+    receiving: RecvStream,
+    received: Vec<u8>,
+}
+
+/// A response: what it is of, its nonce and the resources in it.
+#[derive(Debug, PartialEq)]
+struct Response {
+    kind: Kind,
+    nonce: String,
+    resources: usize,
+}
+
+impl Stream {
+    /// A stream, or the status and the sentence with which it is refused.
+    fn open(address: SocketAddr, path: &str) -> Result<Self, (String, String)> {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        let runtime = runtime.expect("a runtime");
+        let (sending, receiving) = runtime.block_on(async {
+            let stream = TcpStream::connect(address).await.expect("a connection");
+            let (sender, connection) = h2::client::handshake(stream).await.expect("HTTP/2");
+            tokio::spawn(connection);
+            let mut sender: SendRequest<Bytes> = sender.ready().await.expect("a stream");
+            let head =
+                Request::post(format!("http://{address}{path}")).header("content-type", "application/grpc");
+            let (response, sending) =
+                sender.send_request(head.body(()).expect("a head"), false).expect("a stream");
+            let response = response.await.expect("headers");
+            let text = |name: &str| {
+                response.headers().get(name).map(|value| value.to_str().expect("text").to_owned())
+            };
+            match text("grpc-status") {
+                Some(status) => Err((status, text("grpc-message").unwrap_or_default())),
+                None => Ok((sending, response.into_body())),
+            }
+        })?;
+        Ok(Self { runtime, sending, receiving, received: Vec::new() })
+    }
+
+    fn send(&mut self, request: &Message) {
+        self.send_octets(&request.octets());
+    }
+
+    fn send_octets(&mut self, message: &[u8]) {
+        let mut octets = vec![0];
+        octets.extend_from_slice(&(message.len() as u32).to_be_bytes());
+        octets.extend_from_slice(message);
+        // What the other side has no room for yet waits here; it may end the stream before.
+        let _ = self.sending.send_data(octets.into(), false);
+    }
+
+    /// The next response, or how the stream ended.
+    fn next(&mut self) -> Result<Response, (String, String)> {
+        loop {
+            if let Some((head, rest)) = self.received.split_at_checked(5) {
+                let length = u32::from_be_bytes(head[1..].try_into().expect("four octets")) as usize;
+                if rest.len() >= length {
+                    let response = read(&rest[..length]);
+                    self.received.drain(..5 + length);
+                    return Ok(response);
+                }
+            }
+            let receiving = &mut self.receiving;
+            let data =
+                self.runtime.block_on(async { tokio::time::timeout(DEADLINE, receiving.data()).await });
+            match data.expect("a response in time") {
+                Some(Ok(data)) => {
+                    let _ = self.receiving.flow_control().release_capacity(data.len());
+                    self.received.extend_from_slice(&data);
+                }
+                Some(Err(error)) => return Err(("reset".to_owned(), error.to_string())),
+                None => {
+                    let trailers = self.runtime.block_on(self.receiving.trailers()).expect("the end");
+                    let trailers = trailers.expect("trailers");
+                    let text = |name: &str| trailers[name].to_str().expect("text").to_owned();
+                    return Err((text("grpc-status"), text("grpc-message")));
+                }
+            }
+        }
+    }
+
+    /// True where nothing comes for a while: what must not come cannot be waited for.
+    fn is_silent(&mut self) -> bool {
+        const A_WHILE: Duration = Duration::from_millis(300);
+        let receiving = &mut self.receiving;
+        self.runtime.block_on(async { tokio::time::timeout(A_WHILE, receiving.data()).await }).is_err()
+    }
+}
+
+/// `DiscoveryResponse` and `DeltaDiscoveryResponse` have the same numbers for what is looked at here.
+fn read(octets: &[u8]) -> Response {
+    let mut response = Response { kind: Kind::Cluster, nonce: String::new(), resources: 0 };
+    for field in Fields::of(octets) {
+        match field.expect("a message") {
+            (2, _) => response.resources += 1,
+            (4, url) => response.kind = Kind::of_type_url(url.text().expect("text")).expect("a kind"),
+            (5, nonce) => response.nonce = nonce.text().expect("text").to_owned(),
+            _ => {}
+        }
+    }
+    response
+}
+
+fn world(kind: Kind, names: &[String], nonce: &str) -> Message {
+    Message::new()
+        .with(2, "node", Message::new().with(1, "id", "a-node"))
+        .with(3, "resource_names", names.iter().map(String::as_str).collect::<Value>())
+        .with(4, "type_url", kind.type_url())
+        .with(5, "response_nonce", nonce)
+}
+
+fn rejected(request: Message) -> Message {
+    request.with(6, "error_detail", Message::new().with(1, "code", 3).with(2, "message", "not\nfor me"))
+}
+
+fn register(client: &mut Client, service: &str, port: u16) {
+    let form =
+        json!({"service": service, "id": service, "address": "10.0.0.7", "port": port, "lease": "none"});
+    client.done("registered", &json!({"register": form}));
+}
+
+fn web() -> Vec<String> {
+    vec!["web".to_owned()]
+}
+
+#[test]
+fn what_is_no_stream_of_ours_is_refused_in_words() {
+    let server = Server::start(&["--store", "memory"]);
+    for path in
+        ["/", "/grpc.health.v1.Health/Check", "/envoy.service.secret.v3.SecretDiscoveryService/StreamSecrets"]
+    {
+        let (status, text) = Stream::open(server.http[0], path).err().expect("a refusal");
+        assert_eq!((status.as_str(), text.contains("streams of xDS v3")), ("12", true), "{path}: {text}");
+    }
+    for (octets, status, sentence) in [
+        (&[0, 0, 0, 0, 3, 0x1a, 9, 1][..], "3", "no protocol buffer"),
+        (&[1, 0, 0, 0, 1, 0], "12", "compressed"),
+        (&[0, 0xff, 0, 0, 0, 0], "8", "may have 4194304"),
+    ] {
+        let mut stream = Stream::open(server.http[0], AGGREGATED).ok().expect("a stream");
+        stream.sending.send_data(octets.to_vec().into(), false).expect("an open stream");
+        let (code, text) = stream.next().expect_err("an end");
+        assert_eq!((code.as_str(), text.contains(sentence)), (status, true), "{text}");
+    }
+    // HTTP/1.1 is on the same port as ever.
+    assert_eq!(server.http().get("/v1/status/leader").status, 200);
+}
+
+#[test]
+fn a_hundred_thousand_names_are_refused_in_words() {
+    let server = Server::start(&["--store", "memory"]);
+    let names: Vec<String> = (0..100_000).map(|number| format!("s{number}")).collect();
+    let delta = Message::new().with(2, "type_url", Kind::Endpoints.type_url()).with(
+        3,
+        "resource_names_subscribe",
+        names.iter().map(String::as_str).collect::<Value>(),
+    );
+    for (path, request) in [(AGGREGATED, world(Kind::Endpoints, &names, "")), (DELTA, delta)] {
+        let mut stream = Stream::open(server.http[0], path).ok().expect("a stream");
+        stream.send(&request);
+        let (code, text) = stream.next().expect_err("an end");
+        assert_eq!((code.as_str(), text.starts_with("100000 names")), ("8", true), "{text}");
+    }
+    let mut stream = Stream::open(server.http[0], AGGREGATED).ok().expect("a stream");
+    stream.send(&world(Kind::Endpoints, &["x".repeat(256)], ""));
+    assert!(stream.next().expect_err("an end").1.contains("256 octets"));
+}
+
+#[test]
+fn what_is_rejected_is_said_once_and_sent_again_when_it_is_another_one() {
+    let server = Server::start(&["--store", "memory"]);
+    let mut client = server.client();
+    register(&mut client, "web", 8080);
+    let mut stream = Stream::open(server.http[0], AGGREGATED).ok().expect("a stream");
+    stream.send(&world(Kind::Endpoints, &web(), ""));
+    let first = stream.next().expect("a response");
+    assert_eq!(first, Response { kind: Kind::Endpoints, nonce: "1".to_owned(), resources: 1 });
+    stream.send(&rejected(world(Kind::Endpoints, &web(), "1")));
+    let said = || {
+        server.stderr().lines().filter(|line| line.contains("rejects") && line.contains("not for me")).count()
+    };
+    eventually("a line in the log", DEADLINE, || (said() == 1).then_some(()));
+    register(&mut client, "db", 5432);
+    assert!(stream.is_silent(), "another service is no reason");
+    register(&mut client, "web", 8081);
+    assert_eq!(stream.next().expect("a response").nonce, "2");
+    assert_eq!(said(), 1);
+}
+
+#[test]
+fn who_never_confirms_gets_one_response_and_costs_nothing() {
+    const CHANGES: u16 = 2_000;
+    let server = Server::start(&["--store", "memory"]);
+    let mut client = server.client();
+    register(&mut client, "web", 8080);
+    let mut stream = Stream::open(server.http[0], AGGREGATED).ok().expect("a stream");
+    stream.send(&world(Kind::Endpoints, &web(), ""));
+    assert_eq!(stream.next().expect("a response").nonce, "1");
+    let change = |client: &mut Client, number: u16| register(client, "web", 10_000 + number);
+    (0..CHANGES).for_each(|number| change(&mut client, number));
+    let before = resident_kib(server.pid());
+    (0..CHANGES).for_each(|number| change(&mut client, number));
+    let grown = resident_kib(server.pid()).saturating_sub(before);
+    assert!(grown < 2_048, "{grown} KiB more after {CHANGES} changes");
+    assert!(stream.is_silent());
+    // When it does, it hears what is true then, at once.
+    stream.send(&world(Kind::Endpoints, &web(), "1"));
+    assert_eq!(stream.next().expect("a response").nonce, "2");
+    stream.send(&world(Kind::Endpoints, &web(), "2"));
+    assert!(stream.is_silent());
+}
+
+#[test]
+fn who_stops_reading_is_cut_off_and_the_others_go_on() {
+    /// More than a window of HTTP/2 holds.
+    const INSTANCES: u16 = 3_000;
+    let server = Server::start(&["--store", "memory"]);
+    let mut client = server.client();
+    for number in 0..INSTANCES {
+        let form = json!({"service": "web", "id": format!("w{number}"), "address": "10.0.0.7", "port": 10_000 + number, "lease": "none"});
+        client.done("registered", &json!({"register": form}));
+    }
+    let mut stuck = Stream::open(server.http[0], AGGREGATED).ok().expect("a stream");
+    stuck.send(&world(Kind::Endpoints, &web(), ""));
+    let mut other = Stream::open(server.http[0], AGGREGATED).ok().expect("a stream");
+    other.send(&world(Kind::Endpoints, &web(), ""));
+    assert_eq!(other.next().expect("a response").nonce, "1");
+    let before = resident_kib(server.pid());
+    for number in 0..200 {
+        register(&mut client, "web", 20_000 + number);
+        other.send(&world(Kind::Endpoints, &web(), &(number + 1).to_string()));
+        assert_eq!(other.next().expect("a response").resources, 1);
+    }
+    let grown = resident_kib(server.pid()).saturating_sub(before);
+    assert!(grown < 16 * 1024, "{grown} KiB more");
+    // Its octets are there, up to the window; then the stream ends.
+    eventually("the end of the stream", 2 * DEADLINE, || {
+        server.stderr().contains("was not read within").then_some(())
+    });
+    assert_eq!(stuck.next().expect_err("a reset").0, "reset");
+}
+
+#[test]
+fn over_rest_a_request_is_answered_refused_or_not_modified() {
+    let server = Server::start(&["--store", "memory"]);
+    register(&mut server.client(), "web", 8080);
+    let mut http = server.http();
+    let path = "/v3/discovery:endpoints";
+    let mut ask = |path: &str, body: &serde_json::Value| http.ask("POST", path, body);
+    let response = ask(path, &json!({"resource_names": ["web", "none", "No_Name"]}));
+    let names: Vec<serde_json::Value> = response.json()["resources"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|one| one["cluster_name"].clone())
+        .collect();
+    assert_eq!((response.status, names), (200, vec![json!("none"), json!("web")]));
+    let version = response.json()["version_info"].clone();
+    let again = ask(path, &json!({"version_info": version, "resource_names": ["web", "none", "No_Name"]}));
+    assert_eq!(again.status, 304);
+    for (body, sentence) in [
+        (json!({"resource_names": "web"}), "no DiscoveryRequest"),
+        (json!({"type_url": Kind::Cluster.type_url()}), "here it is"),
+        (json!({"resource_names": vec!["web"; 20_001]}), "may have 20000"),
+    ] {
+        let refused = ask(path, &body);
+        assert_eq!((refused.status, refused.text().contains(sentence)), (400, true), "{}", refused.text());
+    }
+    for kind in Kind::ALL {
+        assert_eq!(ask(&format!("/v3/discovery:{}", kind.plural()), &json!({})).status, 200);
+    }
+    assert_eq!(ask("/v3/discovery:secrets", &json!({})).status, 404);
+}
