@@ -117,6 +117,10 @@ impl Stream {
     }
 }
 
+fn stream(server: &Server, path: &str) -> Stream {
+    Stream::open(server.http[0], path).unwrap_or_else(|refused| panic!("{refused:?}"))
+}
+
 /// `DiscoveryResponse` and `DeltaDiscoveryResponse` have the same numbers for what is looked at here.
 fn read(octets: &[u8]) -> Response {
     let mut response = Response { kind: Kind::Cluster, nonce: String::new(), resources: 0 };
@@ -167,7 +171,7 @@ fn what_is_no_stream_of_ours_is_refused_in_words() {
         (&[1, 0, 0, 0, 1, 0], "12", "compressed"),
         (&[0, 0xff, 0, 0, 0, 0], "8", "may have 4194304"),
     ] {
-        let mut stream = Stream::open(server.http[0], AGGREGATED).ok().expect("a stream");
+        let mut stream = stream(&server, AGGREGATED);
         stream.sending.send_data(octets.to_vec().into(), false).expect("an open stream");
         let (code, text) = stream.next().expect_err("an end");
         assert_eq!((code.as_str(), text.contains(sentence)), (status, true), "{text}");
@@ -186,12 +190,12 @@ fn a_hundred_thousand_names_are_refused_in_words() {
         names.iter().map(String::as_str).collect::<Value>(),
     );
     for (path, request) in [(AGGREGATED, world(Kind::Endpoints, &names, "")), (DELTA, delta)] {
-        let mut stream = Stream::open(server.http[0], path).ok().expect("a stream");
+        let mut stream = stream(&server, path);
         stream.send(&request);
         let (code, text) = stream.next().expect_err("an end");
         assert_eq!((code.as_str(), text.starts_with("100000 names")), ("8", true), "{text}");
     }
-    let mut stream = Stream::open(server.http[0], AGGREGATED).ok().expect("a stream");
+    let mut stream = stream(&server, AGGREGATED);
     stream.send(&world(Kind::Endpoints, &["x".repeat(256)], ""));
     assert!(stream.next().expect_err("an end").1.contains("256 octets"));
 }
@@ -201,7 +205,7 @@ fn what_is_rejected_is_said_once_and_sent_again_when_it_is_another_one() {
     let server = Server::start(&["--store", "memory"]);
     let mut client = server.client();
     register(&mut client, "web", 8080);
-    let mut stream = Stream::open(server.http[0], AGGREGATED).ok().expect("a stream");
+    let mut stream = stream(&server, AGGREGATED);
     stream.send(&world(Kind::Endpoints, &web(), ""));
     let first = stream.next().expect("a response");
     assert_eq!(first, Response { kind: Kind::Endpoints, nonce: "1".to_owned(), resources: 1 });
@@ -223,7 +227,7 @@ fn who_never_confirms_gets_one_response_and_costs_nothing() {
     let server = Server::start(&["--store", "memory"]);
     let mut client = server.client();
     register(&mut client, "web", 8080);
-    let mut stream = Stream::open(server.http[0], AGGREGATED).ok().expect("a stream");
+    let mut stream = stream(&server, AGGREGATED);
     stream.send(&world(Kind::Endpoints, &web(), ""));
     assert_eq!(stream.next().expect("a response").nonce, "1");
     let change = |client: &mut Client, number: u16| register(client, "web", 10_000 + number);
@@ -250,9 +254,9 @@ fn who_stops_reading_is_cut_off_and_the_others_go_on() {
         let form = json!({"service": "web", "id": format!("w{number}"), "address": "10.0.0.7", "port": 10_000 + number, "lease": "none"});
         client.done("registered", &json!({"register": form}));
     }
-    let mut stuck = Stream::open(server.http[0], AGGREGATED).ok().expect("a stream");
+    let mut stuck = stream(&server, AGGREGATED);
     stuck.send(&world(Kind::Endpoints, &web(), ""));
-    let mut other = Stream::open(server.http[0], AGGREGATED).ok().expect("a stream");
+    let mut other = stream(&server, AGGREGATED);
     other.send(&world(Kind::Endpoints, &web(), ""));
     assert_eq!(other.next().expect("a response").nonce, "1");
     let before = resident_kib(server.pid());

@@ -7,8 +7,8 @@
 //! No `Host` is looked at: no browser speaks HTTP/2 without TLS, and nothing here changes anything.
 
 use std::collections::BTreeSet;
-use std::future::poll_fn;
-use std::pin::pin;
+use std::future::{pending, poll_fn};
+use std::pin::{Pin, pin};
 use std::time::Duration;
 
 use axum::body::Bytes;
@@ -22,14 +22,14 @@ use tokio::time::{sleep, timeout};
 
 use super::{Client, HEAD_TIME_MAX, LAST_TIME_MAX, Office};
 use crate::connections::{Octets, Place};
-use crate::journal::{Batch, Ended, Follower, Topic};
+use crate::journal::{Batch, Ended, Follower, Journal, Topic};
 use crate::name::ServiceName;
 use crate::registry::What;
 use crate::view::View;
 use crate::xds::Kind;
 use crate::xds::request::Request;
 use crate::xds::resources::{LISTEN_DEFAULT, Setting, Source};
-use crate::xds::session::Session;
+use crate::xds::session::{Concern, Session};
 
 /// How the first octets of HTTP/2 begin (RFC 9113 section 3.4). No method of ours does.
 pub const PREFACE: &[u8] = b"PRI";
@@ -86,7 +86,7 @@ pub async fn serve(stream: impl Octets, office: &Office, client: &Client, place:
     let mut pings = connection.ping_pong();
     let silent = async {
         // There is one to be had of each connection, and it is ours.
-        let Some(pings) = &mut pings else { return std::future::pending().await };
+        let Some(pings) = &mut pings else { return pending().await };
         while let Ok(Ok(_)) = timeout(PONG_TIME_MAX, pings.ping(Ping::opaque())).await {
             sleep(PING_EVERY).await;
         }
@@ -143,15 +143,13 @@ async fn stream_of(
         }
     };
     let Ok(sending) = respond.send_response(headers, false) else { return };
-    let journal = &office.desk.writer.journal;
-    let changes = journal.follow(Topic::Everything);
     let mut stream = Stream {
         office,
         client,
         place,
         session,
         delta: request.uri().path().contains("/Delta"),
-        changes,
+        changes: Changes::of(&office.desk.writer.journal),
         receiving: request.into_body(),
         received: Vec::new(),
         sending,
@@ -234,7 +232,7 @@ struct Stream<'a> {
     place: &'a Place,
     session: Session,
     delta: bool,
-    changes: Follower,
+    changes: Changes<'a>,
     receiving: RecvStream,
     /// What has come of the next request.
     received: Vec<u8>,
@@ -263,7 +261,7 @@ impl Stream<'_> {
                 let waits = !self.unsent.is_empty();
                 let ended = tokio::select! {
                     data = self.receiving.data() => self.receive(data),
-                    batch = self.changes.next() => self.follow(batch),
+                    news = self.changes.next() => self.follow(news),
                     sent = send(&mut self.sending, &mut self.unsent), if waits => sent,
                     () = &mut until, if waits => {
                         let text = format!("a response was not read within {} s", RESPONSE_TIME_MAX.as_secs());
@@ -322,6 +320,12 @@ impl Stream<'_> {
         }
         let rejection = self.session.take(request, &self.office.desk.view);
         let rejection = rejection.map_err(|refusal| End::new(RESOURCE_EXHAUSTED, refusal.to_string()))?;
+        // Before the session looks at the view, so that nothing falls between.
+        if let Some(concern) = self.session.concern()
+            && self.changes.follow(concern)
+        {
+            self.session.everything_changed(&self.office.desk.view);
+        }
         if let Some(rejection) = rejection {
             let names = rejection.names.iter().take(NAMES_SHOWN_MAX).cloned().collect::<Vec<_>>().join(" ");
             let (kind, error) = (rejection.kind.plural(), rejection.error);
@@ -330,19 +334,102 @@ impl Stream<'_> {
         Ok(())
     }
 
-    fn follow(&mut self, batch: Result<Batch, Ended>) -> Option<End> {
+    fn follow(&mut self, news: News) -> Option<End> {
         let view = &self.office.desk.view;
-        match batch {
-            Ok(batch) => self.session.services_changed(touched(&batch, view).iter(), view),
-            Err(Ended::Lagged(_)) => {
-                // The new place comes before the look, so that nothing falls between.
-                self.changes = self.office.desk.writer.journal.follow(Topic::Everything);
-                self.session.everything_changed(view);
-            }
-            Err(Ended::Closed) => return Some(End::new(UNAVAILABLE, "the server is stopping")),
+        match news {
+            News::Batch(batch) => self.session.services_changed(touched(&batch, view).iter(), view),
+            News::Of(service) => self.session.services_changed(std::iter::once(&service), view),
+            News::Missed => self.session.everything_changed(view),
+            News::Closed => return Some(End::new(UNAVAILABLE, "the server is stopping")),
         }
         None
     }
+}
+
+/// What the registry tells a stream.
+enum News {
+    Batch(Batch),
+    Of(ServiceName),
+    /// Some of it came too fast.
+    Missed,
+    Closed,
+}
+
+/// The followers of one stream: of the services that it asks for, or of everything, where that is many or all.
+struct Changes<'a> {
+    journal: &'a Journal,
+    everything: Option<Follower>,
+    services: BTreeSet<ServiceName>,
+    /// One for each of them.
+    waiting: FuturesUnordered<Waiting>,
+}
+
+type Waiting = Pin<Box<dyn Future<Output = (ServiceName, Follower, Result<Batch, Ended>)> + Send>>;
+
+/// Services of a stream that are followed each for itself.
+const FOLLOWED_MAX: usize = 256;
+
+impl<'a> Changes<'a> {
+    fn of(journal: &'a Journal) -> Self {
+        Self { journal, everything: None, services: BTreeSet::new(), waiting: FuturesUnordered::new() }
+    }
+
+    /// Follows these from here on; true where something may have been missed of what was followed before.
+    fn follow(&mut self, concern: Concern) -> bool {
+        let services = match concern {
+            Concern::Services(services) if services.len() <= FOLLOWED_MAX => services,
+            Concern::Services(_) | Concern::Everything if self.everything.is_some() => return false,
+            Concern::Services(_) | Concern::Everything => {
+                *self = Self {
+                    everything: Some(self.journal.follow(Topic::Everything)),
+                    ..Self::of(self.journal)
+                };
+                return true;
+            }
+        };
+        let grows = self.everything.is_none() && services.is_superset(&self.services);
+        if !grows {
+            *self = Self::of(self.journal);
+        }
+        for service in services.difference(&self.services) {
+            self.waiting.push(waiting(self.journal, service.clone(), None));
+        }
+        self.services = services;
+        !grows
+    }
+
+    /// Cancel-safe.
+    async fn next(&mut self) -> News {
+        if let Some(follower) = &mut self.everything {
+            return match follower.next().await {
+                Ok(batch) => News::Batch(batch),
+                Err(Ended::Closed) => News::Closed,
+                Err(Ended::Lagged(_)) => {
+                    *follower = self.journal.follow(Topic::Everything);
+                    News::Missed
+                }
+            };
+        }
+        match self.waiting.next().await {
+            None => pending().await,
+            Some((_, _, Err(Ended::Closed))) => News::Closed,
+            Some((service, follower, ended)) => {
+                // Whatever was missed of a service shows in its view; a new place is at the end.
+                let follower = ended.is_ok().then_some(follower);
+                self.waiting.push(waiting(self.journal, service.clone(), follower));
+                News::Of(service)
+            }
+        }
+    }
+}
+
+/// The next batch that concerns the service.
+fn waiting(journal: &Journal, service: ServiceName, follower: Option<Follower>) -> Waiting {
+    let mut follower = follower.unwrap_or_else(|| journal.follow(Topic::Service(&service)));
+    Box::pin(async move {
+        let batch = follower.next().await;
+        (service, follower, batch)
+    })
 }
 
 /// Characters of a node's id, and names of rejected resources, that go into the log.

@@ -52,6 +52,13 @@ pub struct Rejection {
     pub error: String,
 }
 
+/// Whose changes concern a stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Concern {
+    Everything,
+    Services(BTreeSet<ServiceName>),
+}
+
 /// See the module's own words.
 #[derive(Debug)]
 pub struct Session {
@@ -62,7 +69,7 @@ pub struct Session {
     subscriptions: [Subscription; 4],
     /// Responses so far: the nonce of the next is one more.
     sent: u64,
-    /// The services in the routes of all as they went out last; none before that.
+    /// The services in the routes of all as they were made last; none before that.
     routed: Option<BTreeSet<String>>,
 }
 
@@ -80,6 +87,8 @@ struct Subscription {
     confirmed: HashSet<String>,
     /// What may be another one than the client has.
     changed: BTreeSet<String>,
+    /// Other names are asked for than when it was last looked at.
+    asked_anew: bool,
     /// A response is owed, though there be nothing to say in it.
     owed: bool,
     /// Of the last response; 0 before there was one.
@@ -151,6 +160,25 @@ impl Session {
         Ok(rejection)
     }
 
+    /// Whose changes concern it from here on; `None` while that is what it was.
+    pub fn concern(&mut self) -> Option<Concern> {
+        let anew =
+            self.subscriptions.iter_mut().map(|subscription| std::mem::take(&mut subscription.asked_anew));
+        if !anew.fold(false, |any, anew| any | anew) {
+            return None;
+        }
+        let mut services = BTreeSet::new();
+        for (kind, subscription) in Kind::ALL.into_iter().zip(&self.subscriptions) {
+            // The one listener behind the wildcard is the same whatever is registered.
+            if kind != Kind::Listener && (subscription.wildcard || subscription.names.contains(ALL_SERVICES))
+            {
+                return Some(Concern::Everything);
+            }
+            services.extend(subscription.names.iter().filter_map(|name| ServiceName::parse(name).ok()));
+        }
+        Some(Concern::Services(services))
+    }
+
     /// These services are other ones than before.
     pub fn services_changed<'a>(
         &mut self,
@@ -201,6 +229,12 @@ impl Session {
         let subscription = &mut self.subscriptions[kind as usize];
         let owed = std::mem::take(&mut subscription.owed);
         let mut changed = std::mem::take(&mut subscription.changed);
+        if kind == Kind::Routes && changed.contains(ALL_SERVICES) {
+            // Before the routes, which are made from it: what comes or goes meanwhile differs from it, and is looked at then.
+            let directory = view.directory();
+            let routed = directory.names().filter(|service| self.is_routed(service.as_str(), view));
+            self.routed = Some(routed.map(ToString::to_string).collect());
+        }
         while let Some(name) = changed.pop_first() {
             let new = Made { octets: self.resource(kind, &name, view), name };
             if !self.differs(kind, &new) {
@@ -234,11 +268,6 @@ impl Session {
             true => delta_response(kind, version, self.sent, &made),
             false => world_response(kind, version, self.sent, &made),
         };
-        if kind == Kind::Routes && made.iter().any(|made| made.name == ALL_SERVICES) {
-            let directory = view.directory();
-            let routed = directory.names().filter(|service| self.is_routed(service.as_str(), view));
-            self.routed = Some(routed.map(ToString::to_string).collect());
-        }
         let (nonce, delta) = (self.sent, self.delta);
         let subscription = &mut self.subscriptions[kind as usize];
         subscription.nonce = nonce;
@@ -251,7 +280,9 @@ impl Session {
     }
 
     fn resource(&self, kind: Kind, name: &str, view: &View) -> Option<Vec<u8>> {
-        let routed = |service: &ServiceName| self.is_routed(service.as_str(), view);
+        let routed = |service: &ServiceName| {
+            self.routed.as_ref().is_some_and(|routed| routed.contains(service.as_str()))
+        };
         resources::resource(view, kind, name, &self.setting, routed).map(|message| message.octets())
     }
 
@@ -276,7 +307,7 @@ impl Session {
         let clusters = &self.subscriptions[Kind::Cluster as usize].held;
         let altered: Vec<String> = made
             .iter()
-            .filter(|made| clusters.contains_key(&made.name))
+            .filter(|made| made.octets.is_some() && clusters.contains_key(&made.name))
             .map(|made| made.name.clone())
             .collect();
         let endpoints = &mut self.subscriptions[Kind::Endpoints as usize];
@@ -313,10 +344,10 @@ impl Session {
         let (clusters, routes) = (self.of(Kind::Cluster), self.of(Kind::Routes));
         match (kind, &self.routed) {
             _ if !self.is_staged() => false,
-            // The routes in use name a cluster that would go, and will be other ones.
-            (Kind::Cluster, Some(routed)) => {
+            // A cluster would go, and routes that do not name it are still to come there.
+            (Kind::Cluster, Some(_)) => {
                 let moving = routes.under_way.is_some() || routes.changed.contains(ALL_SERVICES);
-                let goes = |name: &String| routed.contains(name) && view.service(name).is_none();
+                let goes = |name: &String| clusters.held.contains_key(name) && view.service(name).is_none();
                 moving && clusters.changed.iter().any(goes)
             }
             // The first routes of a stream may replace those of an earlier one, in use.
@@ -342,6 +373,7 @@ impl Subscription {
         if self.begun && (wildcard, &names) == (self.wildcard, &self.names) {
             return Ok(());
         }
+        self.asked_anew = true;
         let count = names.len();
         let fresh: Vec<String> = names.difference(&self.names).cloned().collect();
         let wider = wildcard && !self.wildcard;
@@ -358,6 +390,7 @@ impl Subscription {
     /// Sets what is asked for besides, in a delta.
     fn ask_besides(&mut self, kind: Kind, request: Request, view: &View) -> Result<(), Refusal> {
         let everything = kind.is_whole() && request.names.is_empty() && !self.begun;
+        self.asked_anew |= !self.begun || !request.names.is_empty() || !request.unsubscribed.is_empty();
         within(request.has.len())?;
         if !self.begun {
             for (name, version) in request.has {

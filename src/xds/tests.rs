@@ -6,7 +6,7 @@ use serde_json::{Value as Json, json};
 
 use super::request::Request;
 use super::resources::{self, LISTEN_DEFAULT, Setting, Source};
-use super::session::{NAMES_MAX, Refusal, Session};
+use super::session::{Concern, NAMES_MAX, Refusal, Session, fingerprint};
 use super::{ALL_SERVICES, Kind};
 use crate::name::{Apex, HostName, ServiceName};
 use crate::protobuf::Fields;
@@ -334,6 +334,8 @@ fn a_change_is_told_to_whom_it_concerns_and_once_where_several_came() {
     let changed = system.instance("web", 98);
     client.changed(&system, &changed);
     assert_eq!(client.next(&system), None);
+    assert!(matches!(client.session.concern(), Some(Concern::Services(services)) if services.len() == 1));
+    assert_eq!(client.session.concern(), None);
     // More names: what is new is told, not what is there.
     client.ask(&system, Kind::Endpoints, &["db", "web"], "2");
     let more = client.hears(&system, Kind::Endpoints, 1);
@@ -410,6 +412,42 @@ fn an_envoy_that_comes_back_keeps_its_routes_until_all_is_there() {
         client.confirm(&system, &endpoints, &["web"]);
         assert!(client.hears(&system, Kind::Routes, 1).names("web"));
     }
+}
+
+#[test]
+fn an_envoy_that_has_its_routes_already_hears_of_new_ones() {
+    let mut system = System::new();
+    system.instance("web", 80);
+    let versions = |kind: Kind, name: &str| {
+        let octets = resources::resource(&system.view, kind, name, &SETTING, |_| true).unwrap().octets();
+        vec![(name.to_owned(), format!("{:x}", fingerprint(&octets)))]
+    };
+    let back = |kind: Kind, name: &str, asked: &[&str]| Request {
+        type_url: kind.type_url().to_owned(),
+        names: asked.iter().map(|name| (*name).to_owned()).collect(),
+        has: versions(kind, name),
+        ..Request::default()
+    };
+    let requests = [
+        back(Kind::Cluster, "web", &[]),
+        back(Kind::Endpoints, "web", &["web"]),
+        back(Kind::Routes, ALL_SERVICES, &[ALL_SERVICES]),
+    ];
+    let mut client = Client::new(true);
+    for request in requests {
+        client.session.take(request, &system.view).unwrap();
+    }
+    let clusters = client.hears(&system, Kind::Cluster, 0);
+    client.confirm(&system, &clusters, &[]);
+    assert_eq!(client.next(&system), None, "it has everything else");
+    let changed = system.instance("mail", 25);
+    client.changed(&system, &changed);
+    let clusters = client.hears(&system, Kind::Cluster, 1);
+    client.confirm(&system, &clusters, &[]);
+    client.ask(&system, Kind::Endpoints, &["mail"], "");
+    let endpoints = client.hears(&system, Kind::Endpoints, 1);
+    client.confirm(&system, &endpoints, &[]);
+    assert!(client.hears(&system, Kind::Routes, 1).names("mail"));
 }
 
 #[test]
