@@ -40,11 +40,12 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub use self::grpc::Discovery;
 use self::reply::Failure;
 use crate::connections::tls::{Handshakes, Identity};
 use crate::connections::{Connections, Handed, Octets, Place};
@@ -77,7 +78,6 @@ const KEEPALIVE_EVERY: Duration = Duration::from_secs(15);
 const KEEPALIVE_TIMES: u32 = 4;
 /// Streams that the registration socket has handed over and nobody has taken yet.
 pub const HANDED_MAX: usize = 64;
-pub use self::grpc::STREAMS_MAX as DISCOVERY_STREAMS_MAX;
 
 /// What every endpoint works with.
 pub struct Office {
@@ -102,8 +102,8 @@ pub struct Office {
     pub limited: Arc<Limited>,
     /// What became of names that are not ours.
     pub forwarding: Arc<Forwarding>,
-    /// A permit for each stream of xDS; `DISCOVERY_STREAMS_MAX` of them.
-    pub discovery: Semaphore,
+    /// How much of xDS there may be.
+    pub discovery: Discovery,
 }
 
 /// Who asks.

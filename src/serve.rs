@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -269,7 +269,7 @@ impl Server {
             handshakes: self.encrypted.handshakes.clone(),
             limited: self.limited.clone(),
             forwarding: self.forwarding.clone(),
-            discovery: Semaphore::new(http::DISCOVERY_STREAMS_MAX),
+            discovery: http::Discovery::default(),
         });
         let handed = http::run(http::Source::Handed(handed), office.clone(), stop.clone());
         self.tasks.spawn("http over the registration socket", handed);

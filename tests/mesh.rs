@@ -23,6 +23,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use harness::program::{Program, free_ports};
 use harness::{Client, DEADLINE, Http, Over, Server, callsign, eventually, now};
@@ -116,12 +117,12 @@ impl Instance {
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).expect("a port");
         let address = listener.local_addr().expect("its address");
         let stop = CancellationToken::new();
-        let stopped = stop.clone();
+        let (stopped, connections) = (stop.clone(), TaskTracker::new());
         runtime.spawn(async move {
             while let Some(accepted) = stopped.run_until_cancelled(listener.accept()).await {
                 let (mut stream, _) = accepted.expect("a connection");
                 let stopped = stopped.clone();
-                tokio::spawn(async move {
+                connections.spawn(async move {
                     let (mut request, mut piece) = (Vec::new(), [0; 4096]);
                     // Who stops closes what is idle, and no request that has begun.
                     while let Some(Ok(octets @ 1..)) =

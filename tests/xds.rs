@@ -6,6 +6,7 @@
 
 mod harness;
 
+use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -49,7 +50,7 @@ impl Stream {
         let (sending, receiving) = runtime.block_on(async {
             let stream = TcpStream::connect(address).await.expect("a connection");
             let (sender, connection) = h2::client::handshake(stream).await.expect("HTTP/2");
-            tokio::spawn(connection);
+            runtime.spawn(connection);
             let mut sender: SendRequest<Bytes> = sender.ready().await.expect("a stream");
             let head =
                 Request::post(format!("http://{address}{path}")).header("content-type", "application/grpc");
@@ -176,7 +177,15 @@ fn what_is_no_stream_of_ours_is_refused_in_words() {
         let (code, text) = stream.next().expect_err("an end");
         assert_eq!((code.as_str(), text.contains(sentence)), (status, true), "{text}");
     }
-    // HTTP/1.1 is on the same port as ever.
+    // What begins as HTTP/2 and is none is closed; HTTP/1.1 is on the same port as ever.
+    let mut broken = std::net::TcpStream::connect(server.http[0]).expect("a connection");
+    broken.set_read_timeout(Some(DEADLINE)).expect("an option of a socket of ours");
+    broken.write_all(b"PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n").expect("an open connection");
+    // It may end with a reset, where what was sent is not read.
+    match broken.read_to_end(&mut Vec::new()) {
+        Ok(_) => {}
+        Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset),
+    }
     assert_eq!(server.http().get("/v1/status/leader").status, 200);
 }
 
@@ -198,6 +207,29 @@ fn a_hundred_thousand_names_are_refused_in_words() {
     let mut stream = stream(&server, AGGREGATED);
     stream.send(&world(Kind::Endpoints, &["x".repeat(256)], ""));
     assert!(stream.next().expect_err("an end").1.contains("256 octets"));
+}
+
+#[test]
+fn all_streams_together_have_a_bound_and_what_one_leaves_is_free() {
+    const EACH: usize = 20_000;
+    const ALL: usize = 500_000;
+    let server = Server::start(&["--store", "memory"]);
+    let names: Vec<String> = (0..EACH).map(|number| format!("s{number}")).collect();
+    let open = |names: &[String]| {
+        let mut stream = stream(&server, AGGREGATED);
+        stream.send(&world(Kind::Cluster, names, ""));
+        stream
+    };
+    let mut streams: Vec<Stream> = (0..ALL / EACH).map(|_| open(&names)).collect();
+    for stream in &mut streams {
+        assert_eq!(stream.next().expect("a response").resources, 0);
+    }
+    let (code, text) = open(&names).next().expect_err("an end");
+    assert_eq!((code.as_str(), text.contains("500000 names")), ("8", true), "{text}");
+    let mut first = streams.swap_remove(0);
+    first.send(&world(Kind::Cluster, &web(), "1"));
+    assert_eq!(first.next().expect("a response").nonce, "2");
+    assert_eq!(open(&names[1..]).next().expect("a response").resources, 0);
 }
 
 #[test]

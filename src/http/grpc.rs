@@ -18,6 +18,7 @@ use h2::server::{Builder, SendResponse};
 use h2::{Ping, Reason, RecvStream, SendStream};
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{HeaderMap, Method, Request as Head, Response};
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{sleep, timeout};
 
 use super::{Client, HEAD_TIME_MAX, LAST_TIME_MAX, Office};
@@ -27,14 +28,15 @@ use crate::name::ServiceName;
 use crate::registry::What;
 use crate::view::View;
 use crate::xds::Kind;
-use crate::xds::request::Request;
 use crate::xds::resources::{LISTEN_DEFAULT, Setting, Source};
 use crate::xds::session::{Concern, Session};
 
 /// How the first octets of HTTP/2 begin (RFC 9113 section 3.4). No method of ours does.
 pub const PREFACE: &[u8] = b"PRI";
 /// Streams at once on all connections: each keeps the names and fingerprints of what its client has.
-pub const STREAMS_MAX: usize = 2_000;
+const STREAMS_MAX: usize = 2_000;
+/// Names that all streams together may ask for: some 200 octets each, with what is known of it.
+const NAMES_MAX: usize = 500_000;
 /// The same on one connection: an Envoy has one, or one for each kind of resource.
 const CONNECTION_STREAMS_MAX: u32 = 64;
 /// Octets of a request: 20,000 names of the longest kind are less.
@@ -50,6 +52,18 @@ const PING_EVERY: Duration = Duration::from_secs(20);
 const PONG_TIME_MAX: Duration = Duration::from_secs(20);
 /// The octets in front of each message: whether it is compressed, and its length.
 const FRAME_OCTETS: usize = 5;
+
+/// Permits for what streams take: a place each, and one for each name.
+pub struct Discovery {
+    streams: Semaphore,
+    names: Semaphore,
+}
+
+impl Default for Discovery {
+    fn default() -> Self {
+        Self { streams: Semaphore::new(STREAMS_MAX), names: Semaphore::new(NAMES_MAX) }
+    }
+}
 
 /// How a stream ends: a code of gRPC, and a sentence.
 struct End {
@@ -148,7 +162,7 @@ async fn stream_of(
         client,
         place,
         session,
-        delta: request.uri().path().contains("/Delta"),
+        names: None,
         changes: Changes::of(&office.desk.writer.journal),
         receiving: request.into_body(),
         received: Vec::new(),
@@ -167,44 +181,36 @@ async fn stream_of(
     }
 }
 
+/// The services behind `envoy.service.`, what their calls are named after, and the one kind that each is of.
+const SERVICES: [(&str, &str, Option<Kind>); 5] = [
+    ("discovery.v3.AggregatedDiscoveryService", "AggregatedResources", None),
+    ("cluster.v3.ClusterDiscoveryService", "Clusters", Some(Kind::Cluster)),
+    ("endpoint.v3.EndpointDiscoveryService", "Endpoints", Some(Kind::Endpoints)),
+    ("listener.v3.ListenerDiscoveryService", "Listeners", Some(Kind::Listener)),
+    ("route.v3.RouteDiscoveryService", "Routes", Some(Kind::Routes)),
+];
+
 /// What the path asks for, and a place among all streams.
-fn begin<'a>(
-    office: &'a Office,
-    method: &Method,
-    path: &str,
-) -> Result<(Session, tokio::sync::SemaphorePermit<'a>), End> {
-    let words = path.strip_prefix("/envoy.service.").and_then(|rest| rest.split_once('/'));
-    let own = match words.map(|(service, _)| service) {
-        Some("discovery.v3.AggregatedDiscoveryService") => Some(None),
-        Some("cluster.v3.ClusterDiscoveryService") => Some(Some(Kind::Cluster)),
-        Some("endpoint.v3.EndpointDiscoveryService") => Some(Some(Kind::Endpoints)),
-        Some("listener.v3.ListenerDiscoveryService") => Some(Some(Kind::Listener)),
-        Some("route.v3.RouteDiscoveryService") => Some(Some(Kind::Routes)),
-        _ => None,
-    };
-    let noun = match own {
-        Some(Some(Kind::Cluster)) => "Clusters",
-        Some(Some(Kind::Endpoints)) => "Endpoints",
-        Some(Some(Kind::Listener)) => "Listeners",
-        Some(Some(Kind::Routes)) => "Routes",
-        Some(None) | None => "AggregatedResources",
-    };
-    let call = words.map(|(_, call)| call).unwrap_or_default();
-    let delta = match (own, call.strip_suffix(noun)) {
-        (Some(_), Some("Stream")) => false,
-        (Some(_), Some("Delta")) => true,
-        _ => {
-            let text = format!("there is no `{}` here; streams of xDS v3 are", path.escape_debug());
-            return Err(End::new(UNIMPLEMENTED, text));
+fn begin<'a>(office: &'a Office, method: &Method, path: &str) -> Result<(Session, SemaphorePermit<'a>), End> {
+    let called = path.strip_prefix("/envoy.service.").and_then(|rest| {
+        let (service, call) = rest.split_once('/')?;
+        let (_, noun, own) = SERVICES.iter().find(|(known, ..)| *known == service)?;
+        match call.strip_suffix(noun)? {
+            "Stream" => Some((*own, false)),
+            "Delta" => Some((*own, true)),
+            _ => None,
         }
+    });
+    let Some((own, delta)) = called else {
+        let text = format!("there is no `{}` here; streams of xDS v3 are", path.escape_debug());
+        return Err(End::new(UNIMPLEMENTED, text));
     };
     if method != Method::POST {
         return Err(End::new(UNIMPLEMENTED, "a call of gRPC is a POST"));
     }
-    let permit = office.discovery.try_acquire().map_err(|_| {
+    let permit = office.discovery.streams.try_acquire().map_err(|_| {
         End::new(RESOURCE_EXHAUSTED, format!("{STREAMS_MAX} streams are open already; try again later"))
     })?;
-    let own = own.flatten();
     let source = if own.is_none() { Source::Aggregated } else { Source::Separate { delta } };
     Ok((Session::new(own, delta, Setting { source, listen: LISTEN_DEFAULT }), permit))
 }
@@ -231,7 +237,8 @@ struct Stream<'a> {
     client: &'a Client,
     place: &'a Place,
     session: Session,
-    delta: bool,
+    /// For the names that it asks for.
+    names: Option<SemaphorePermit<'a>>,
     changes: Changes<'a>,
     receiving: RecvStream,
     /// What has come of the next request.
@@ -313,13 +320,16 @@ impl Stream<'_> {
     }
 
     fn take(&mut self, message: &[u8]) -> Result<(), End> {
-        let request = if self.delta { Request::of_delta(message) } else { Request::of_world(message) };
-        let request = request.map_err(|malformed| End::new(INVALID_ARGUMENT, malformed.to_string()))?;
+        let request = self
+            .session
+            .read(message)
+            .map_err(|malformed| End::new(INVALID_ARGUMENT, malformed.to_string()))?;
         if let Some(node) = &request.node {
             self.node = node.id.escape_debug().take(NODE_CHARS_MAX).collect();
         }
         let rejection = self.session.take(request, &self.office.desk.view);
         let rejection = rejection.map_err(|refusal| End::new(RESOURCE_EXHAUSTED, refusal.to_string()))?;
+        self.pay_for_names()?;
         // Before the session looks at the view, so that nothing falls between.
         if let Some(concern) = self.session.concern()
             && self.changes.follow(concern)
@@ -330,6 +340,29 @@ impl Stream<'_> {
             let names = rejection.names.iter().take(NAMES_SHOWN_MAX).cloned().collect::<Vec<_>>().join(" ");
             let (kind, error) = (rejection.kind.plural(), rejection.error);
             tracing::warn!(node = %self.node, kind, count = rejection.names.len(), %names, %error, "a client of xDS rejects what it was sent");
+        }
+        Ok(())
+    }
+
+    /// Has as many permits as there are names.
+    fn pay_for_names(&mut self) -> Result<(), End> {
+        let count = self.session.names();
+        let paid = self.names.as_ref().map_or(0, SemaphorePermit::num_permits);
+        if count < paid {
+            drop(self.names.as_mut().and_then(|permits| permits.split(paid - count)));
+        } else if count > paid {
+            // No stream has as many as do not go into the number.
+            let more = self.office.discovery.names.try_acquire_many((count - paid) as u32);
+            let more = more.map_err(|_| {
+                let text = format!(
+                    "all streams together may ask for {NAMES_MAX} names; ask for `*`, or try again later"
+                );
+                End::new(RESOURCE_EXHAUSTED, text)
+            })?;
+            match &mut self.names {
+                Some(permits) => permits.merge(more),
+                None => self.names = Some(more),
+            }
         }
         Ok(())
     }

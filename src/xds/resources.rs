@@ -139,7 +139,7 @@ fn endpoints(name: &ServiceName, service: Option<&ServiceView>) -> Message {
         Some(service) => &service.members,
         None => &[],
     };
-    let mut reached: BTreeMap<(IpAddr, u16), &Member> = BTreeMap::new();
+    let mut reached: BTreeMap<SocketAddr, &Member> = BTreeMap::new();
     for member in members {
         let Some(at) = address(&member.instance) else { continue };
         // gRPC refuses a list that has an address twice: the better one counts.
@@ -152,7 +152,7 @@ fn endpoints(name: &ServiceName, service: Option<&ServiceView>) -> Message {
     let mut priorities: Vec<u16> = reached.values().map(|member| member.instance.priority).collect();
     priorities.sort_unstable();
     priorities.dedup();
-    let mut groups: BTreeMap<(usize, Place<'_>), Vec<((IpAddr, u16), &Member)>> = BTreeMap::new();
+    let mut groups: BTreeMap<(usize, Place<'_>), Vec<(SocketAddr, &Member)>> = BTreeMap::new();
     for (at, member) in reached {
         let priority = priorities.partition_point(|priority| *priority < member.instance.priority);
         let place = Place::of(&member.instance);
@@ -180,7 +180,7 @@ impl<'a> Place<'a> {
 }
 
 /// `LocalityLbEndpoints`. Its weight is that of its live instances together, so that each of them is met as often as by its own weight.
-fn locality(priority: usize, place: &Place<'_>, members: &[((IpAddr, u16), &Member)]) -> Message {
+fn locality(priority: usize, place: &Place<'_>, members: &[(SocketAddr, &Member)]) -> Message {
     let live = members.iter().filter(|(_, member)| member.is_live());
     let weight: u32 = live.map(|(_, member)| weight(member)).sum();
     let Place([region, zone, sub_zone]) = place;
@@ -200,10 +200,11 @@ fn weight(member: &Member) -> u32 {
 }
 
 /// `LbEndpoint`: the first address, and the others for who tries several.
-fn endpoint((ip, port): (IpAddr, u16), member: &Member) -> Message {
+fn endpoint(at: SocketAddr, member: &Member) -> Message {
     let others = member.instance.addresses().iter().skip(1);
-    let others = others.map(|other| Message::new().with(1, "address", socket_address(*other, port)));
-    let endpoint = Message::new().with(1, "address", socket_address(ip, port)).with(
+    let others = others
+        .map(|other| Message::new().with(1, "address", socket_address(SocketAddr::new(*other, at.port()))));
+    let endpoint = Message::new().with(1, "address", socket_address(at)).with(
         4,
         "additional_addresses",
         others.collect::<Value>(),
@@ -222,14 +223,15 @@ fn endpoint((ip, port): (IpAddr, u16), member: &Member) -> Message {
 
 /// What is connected to: the first address and the first TCP port. One that is known by a host name has none, and
 /// endpoints are addresses.
-fn address(instance: &Instance) -> Option<(IpAddr, u16)> {
+fn address(instance: &Instance) -> Option<SocketAddr> {
     let port = instance.ports.iter().find(|port| port.transport == Transport::Tcp)?;
-    Some((*instance.addresses().first()?, port.number))
+    Some(SocketAddr::new(*instance.addresses().first()?, port.number))
 }
 
 /// `envoy.config.core.v3.Address`
-fn socket_address(ip: IpAddr, port: u16) -> Message {
-    let socket = Message::new().with(2, "address", ip.to_string()).with(3, "port_value", u64::from(port));
+fn socket_address(at: SocketAddr) -> Message {
+    let socket =
+        Message::new().with(2, "address", at.ip().to_string()).with(3, "port_value", u64::from(at.port()));
     Message::new().with(1, "socket_address", socket)
 }
 
@@ -251,10 +253,11 @@ fn listener_of_all(setting: &Setting) -> Message {
         connection_manager(ALL_SERVICES, setting),
     );
     let chain = Message::new().with(3, "filters", Value::from_iter([filter]));
-    Message::new()
-        .with(1, "name", ALL_SERVICES)
-        .with(2, "address", socket_address(setting.listen.ip(), setting.listen.port()))
-        .with(3, "filter_chains", Value::from_iter([chain]))
+    Message::new().with(1, "name", ALL_SERVICES).with(2, "address", socket_address(setting.listen)).with(
+        3,
+        "filter_chains",
+        Value::from_iter([chain]),
+    )
 }
 
 /// `HttpConnectionManager` with these routes.

@@ -20,7 +20,7 @@ use super::request::Request;
 use super::resources::{self, Setting};
 use super::{ALL_SERVICES, Kind, WILDCARD};
 use crate::name::ServiceName;
-use crate::protobuf::{any, put_octets};
+use crate::protobuf::{Malformed, any, put_octets};
 use crate::view::View;
 
 /// Names that a stream may ask for, of one kind: twice the services of the largest registry that we know of. One Envoy asks for
@@ -121,6 +121,11 @@ impl Session {
         Self { own, delta, setting, subscriptions: Default::default(), sent: 0, routed: None }
     }
 
+    /// A request in the variant of this stream.
+    pub fn read(&self, octets: &[u8]) -> Result<Request, Malformed> {
+        if self.delta { Request::of_delta(octets) } else { Request::of_world(octets) }
+    }
+
     /// Takes a request in; what it rejects is for the log.
     ///
     /// # Errors
@@ -158,6 +163,11 @@ impl Session {
         }
         self.look_at_routes(confirmed.iter().map(String::as_str), view);
         Ok(rejection)
+    }
+
+    /// How many names it asks for.
+    pub fn names(&self) -> usize {
+        self.subscriptions.iter().map(|subscription| subscription.names.len()).sum()
     }
 
     /// Whose changes concern it from here on; `None` while that is what it was.
