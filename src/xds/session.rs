@@ -23,8 +23,8 @@ use crate::name::ServiceName;
 use crate::protobuf::{Malformed, any, put_octets};
 use crate::view::View;
 
-/// Names that a stream may ask for, of one kind: twice the services of the largest registry that we know of. One Envoy asks for
-/// every cluster's endpoints by name.
+/// Names that a stream may ask for, of one kind. An Envoy asks for the endpoints of every cluster by name, so this is how many
+/// services it can have.
 pub const NAMES_MAX: usize = 20_000;
 /// Octets of a name: no resource of ours has a longer one.
 pub const NAME_OCTETS_MAX: usize = 255;
