@@ -1,0 +1,354 @@
+//! What grows with the registry, and what does not: `cargo bench --bench growth [-- MODE]`.
+//!
+//!     memory     octets of our own per instance
+//!     changes    time of one change, by size of its service and by size of the registry
+//!     queries    time of one query on the general path, by size of the registry
+//!     churn      queries a second beside 10,000 changes a second
+//!
+//! Registrations are read from lines, as the socket reads them; store and sockets are left out. Medians of one run;
+//! compare within it only.
+
+use std::alloc::System as Heap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use callsign::answer::Over;
+use callsign::dns::wire::{Arrival, Policy, accept};
+use callsign::name::{Apex, HostName};
+use callsign::protocol::{self, Peer, Request};
+use callsign::registry::{Author, Change, Command, FORGET_AFTER, Registry};
+use callsign::time::Now;
+use callsign::view::{Settings, View, Zones};
+use hickory_proto::op::{Message, MessageType, OpCode, Query};
+use hickory_proto::rr::{Name, RecordType};
+use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
+
+#[global_allocator]
+static HEAP: &StatsAlloc<Heap> = &INSTRUMENTED_SYSTEM;
+
+/// Commands of one batch, as the writer takes them.
+const BATCH: usize = 1024;
+/// Changes and queries that a median is of.
+const SAMPLES: usize = 2001;
+/// How long each half of a comparison under churn lasts, and how often both are measured.
+const CHURN: Duration = Duration::from_secs(1);
+const CHURN_ROUNDS: usize = 8;
+const CHURN_RATE: u32 = 10_000;
+
+fn main() {
+    let wanted: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
+    let wants = |what: &str| wanted.is_empty() || wanted.iter().any(|word| word == what);
+    if wants("memory") {
+        memory();
+    }
+    if wants("changes") {
+        changes();
+    }
+    if wants("queries") {
+        queries();
+    }
+    if wants("churn") {
+        churn();
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
+fn clock() -> Instant {
+    Instant::now()
+}
+
+fn in_use() -> usize {
+    let stats = HEAP.stats();
+    stats.bytes_allocated - stats.bytes_deallocated
+}
+
+struct System {
+    registry: Registry,
+    view: View,
+    peer: Peer,
+}
+
+impl System {
+    fn new(reverse: &[&str]) -> Self {
+        let settings = Settings {
+            apexes: vec![Apex::parse("service.local").unwrap()],
+            ttl: 5,
+            ns_addresses: vec![Ipv4Addr::LOCALHOST.into()],
+            consul: None,
+            reverse: reverse.iter().map(|network| network.parse().unwrap()).collect(),
+        };
+        let view = View::new(settings, Zones::default());
+        view.set_ready();
+        let peer = Peer {
+            host: HostName::parse("machine-1").unwrap(),
+            addresses: vec![Ipv4Addr::LOCALHOST.into()],
+            loopback_allowed: true,
+            connection: 1,
+        };
+        Self { registry: Registry::new(2_000_000, FORGET_AFTER), view, peer }
+    }
+
+    /// `instances` in services of `each`.
+    fn filled(instances: usize, each: usize, reverse: &[&str]) -> Self {
+        let mut system = Self::new(reverse);
+        for first in (0..instances).step_by(BATCH) {
+            let last = instances.min(first + BATCH);
+            let lines: Vec<String> = (first..last).map(|number| line(number / each, number)).collect();
+            system.batch(&lines);
+        }
+        system
+    }
+
+    fn command(&self, line: &str) -> Command {
+        match protocol::decode(line.as_bytes()).unwrap() {
+            Request::Register(form) => {
+                Command::Register(Box::new(form.registration(&self.peer, 0x0123_4567_89ab_cdef).unwrap()))
+            }
+            other => panic!("{other:?} is no registration"),
+        }
+    }
+
+    /// One batch as the writer does it, without the store.
+    fn batch(&mut self, lines: &[String]) {
+        let commands: Vec<Command> = lines.iter().map(|line| self.command(line)).collect();
+        self.carry_out(&commands);
+    }
+
+    fn carry_out(&mut self, commands: &[Command]) {
+        let now = Now::default();
+        let mut changes: Vec<Change> = Vec::with_capacity(commands.len());
+        for command in commands {
+            for (reason, what) in self.registry.check(command, now).unwrap() {
+                let revision = self.registry.revision() + 1 + changes.len() as u64;
+                changes.push(Registry::change(revision, reason, what, Author::Server, now));
+            }
+        }
+        for change in &changes {
+            self.registry.apply(change, now);
+        }
+        self.view.publish(&self.registry, &changes);
+    }
+
+    fn ask(&self, query: &[u8]) -> usize {
+        let client = SocketAddr::from(([10, 0, 0, 9], 40_000));
+        accept(&self.view, &Policy::default(), &Arrival { client, over: Over::Udp, draw: 7 }, query)
+            .unwrap()
+            .len()
+    }
+}
+
+/// The instance `number` of the service: name, id, one address, one port.
+fn line(service: usize, number: usize) -> String {
+    let [_, b, c, d] = (number as u32).to_be_bytes();
+    format!(
+        r#"{{"register":{{"service":"s{service}","id":"i{number}","address":"10.{b}.{c}.{d}","port":8080,"lease":"15s"}}}}"#
+    )
+}
+
+fn query(name: &str, qtype: RecordType) -> Vec<u8> {
+    let mut message = Message::new(1, MessageType::Query, OpCode::Query);
+    message.add_query(Query::query(Name::from_ascii(name).unwrap(), qtype));
+    message.to_vec().unwrap()
+}
+
+/// Microseconds: the median, and the 99th in a hundred.
+fn timed(mut what: impl FnMut(usize), samples: usize) -> (f64, f64) {
+    let mut times: Vec<Duration> = (0..samples)
+        .map(|sample| {
+            let started = clock();
+            what(sample);
+            started.elapsed()
+        })
+        .collect();
+    times.sort_unstable();
+    let at = |share: usize| times[(samples - 1) * share / 100].as_secs_f64() * 1e6;
+    (at(50), at(99))
+}
+
+fn memory() {
+    println!("\noctets of our own per instance (name, id, one address, one port):");
+    println!(
+        "| instances | in services of | octets | with names of addresses | after every one registered again |"
+    );
+    println!("|---|---|---|---|---|");
+    for (instances, each) in
+        [(100_000, 10), (1_000_000, 10), (100_000, 3), (1_000_000, 3), (100_000, 1000), (1_000_000, 1000)]
+    {
+        let each_octets = |before: usize| (in_use() - before) as f64 / instances as f64;
+        let before = in_use();
+        let named = System::filled(instances, each, &["10.0.0.0/8"]);
+        let with_names = each_octets(before);
+        drop(named);
+        settle();
+        let before = in_use();
+        let mut system = System::filled(instances, each, &[]);
+        settle();
+        let plain = each_octets(before);
+        for first in (0..instances).step_by(BATCH) {
+            let last = instances.min(first + BATCH);
+            let lines: Vec<String> = (first..last).map(|number| line(number / each, number)).collect();
+            system.batch(&lines);
+        }
+        settle();
+        println!("| {instances} | {each} | {plain:.0} | {with_names:.0} | {:.0} |", each_octets(before));
+        drop(system);
+        settle();
+    }
+}
+
+/// What readers might still hold is given back by the maps when they are used again.
+fn settle() {
+    let mut system = System::new(&[]);
+    for number in 0..1000 {
+        system.batch(&[line(number, number)]);
+    }
+}
+
+fn changes() {
+    println!(
+        "\none change (check, apply, publish), by instances of its service; microseconds, median and 99th:"
+    );
+    println!("| instances | registered again | one more, one less |");
+    println!("|---|---|---|");
+    for instances in [1, 10, 100, 1000, 10_000, 100_000] {
+        let mut system = System::filled(instances, instances, &[]);
+        change_row(&mut system, instances, &|_| 0);
+    }
+    println!("\nthe same, by instances of the registry, in services of 3:");
+    println!("| instances | registered again | one more, one less |");
+    println!("|---|---|---|");
+    for instances in [10, 1000, 100_000, 1_000_000] {
+        let mut system = System::filled(instances, 3, &[]);
+        change_row(&mut system, instances, &|number| number / 3);
+    }
+}
+
+/// Changes of instances all over the registry; `service` says which service an instance is of.
+fn change_row(system: &mut System, instances: usize, service: &dyn Fn(usize) -> usize) {
+    let samples = SAMPLES.min(200_001 / instances.max(1) + 201);
+    let place = |sample: usize| sample.wrapping_mul(7919) % instances;
+    let again: Vec<Command> =
+        (0..samples).map(|sample| system.command(&line(service(place(sample)), place(sample)))).collect();
+    let (again, again_99) = timed(|sample| system.carry_out(&again[sample..=sample]), samples);
+    let new: Vec<Command> = (0..samples)
+        .map(|sample| system.command(&line(service(place(sample)), 9_000_000 + sample)))
+        .collect();
+    let (more, more_99) = timed(
+        |sample| {
+            system.carry_out(&new[sample..=sample]);
+            let Command::Register(registration) = &new[sample] else { return };
+            let holder = callsign::registry::Holder { key: registration.key.clone(), lease_id: None };
+            system.carry_out(&[Command::Deregister(holder)]);
+        },
+        samples,
+    );
+    println!("| {instances} | {again:.1}, {again_99:.1} | {more:.1}, {more_99:.1} |");
+}
+
+fn queries() {
+    println!(
+        "\none query on the general path, by instances of the registry, in services of 3; microseconds, median:"
+    );
+    println!("| instances | A, the same service | A, any service | SRV, any | NXDOMAIN |");
+    println!("|---|---|---|---|---|");
+    for instances in [10, 1000, 100_000, 1_000_000] {
+        let system = System::filled(instances, 3, &[]);
+        let services = instances.div_ceil(3);
+        let any = |qtype: RecordType| -> Vec<Vec<u8>> {
+            let name = |sample: usize| format!("s{}.service.local.", sample.wrapping_mul(7919) % services);
+            (0..SAMPLES).map(|sample| query(&name(sample), qtype)).collect()
+        };
+        let ask = |queries: &[Vec<u8>]| {
+            timed(|sample| assert!(system.ask(&queries[sample]) > 0), SAMPLES);
+            timed(|sample| assert!(system.ask(&queries[sample]) > 0), SAMPLES).0
+        };
+        let (same, none) =
+            (query("s1.service.local.", RecordType::A), query("no.service.local.", RecordType::A));
+        println!(
+            "| {instances} | {:.2} | {:.2} | {:.2} | {:.2} |",
+            ask(&vec![same; SAMPLES]),
+            ask(&any(RecordType::A)),
+            ask(&any(RecordType::SRV)),
+            ask(&vec![none; SAMPLES]),
+        );
+    }
+}
+
+/// One thread asks; beside it nothing changes, or one instance after the other registers again.
+fn churn() {
+    println!(
+        "\nqueries a second of one thread, beside {CHURN_RATE} changes a second (30,000 instances in services of 3):"
+    );
+    let mut system = System::filled(30_000, 3, &[]);
+    let queries: Vec<Vec<u8>> =
+        (0..SAMPLES).map(|sample| query(&format!("s{}.service.local.", sample * 5), RecordType::A)).collect();
+    let commands: Vec<Command> =
+        (0..30_000).map(|number| system.command(&line(number / 3, number))).collect();
+    let (mut quiet, mut busy, mut made) = (Vec::new(), Vec::new(), 0);
+    for round in 0..2 * CHURN_ROUNDS {
+        let stop = AtomicBool::new(false);
+        let System { registry, view, .. } = &mut system;
+        let view = &*view;
+        let asked = thread::scope(|scope| {
+            let (queries, stop) = (&queries, &stop);
+            let asking = scope.spawn(move || {
+                let (mut asked, started) = (0, clock());
+                let client = SocketAddr::from(([10, 0, 0, 9], 40_000));
+                let arrival = Arrival { client, over: Over::Udp, draw: 7 };
+                while !stop.load(Ordering::Relaxed) {
+                    for query in queries {
+                        assert!(accept(view, &Policy::default(), &arrival, query).is_some());
+                    }
+                    asked += queries.len();
+                }
+                asked as f64 / started.elapsed().as_secs_f64()
+            });
+            let (begun, mut changed) = (clock(), 0u32);
+            while begun.elapsed() < CHURN {
+                if round % 2 == 1 {
+                    // Each is published alone, where the writer would publish those together that wait.
+                    for _ in 0..10 {
+                        let command = &commands[(changed as usize * 7919) % commands.len()];
+                        let changes = apply(registry, command);
+                        view.publish(registry, &changes);
+                        changed += 1;
+                    }
+                }
+                let due = begun + (CHURN / CHURN_RATE) * changed.max(1);
+                thread::park_timeout(due.saturating_duration_since(clock()).max(Duration::from_micros(50)));
+            }
+            stop.store(true, Ordering::Relaxed);
+            made += changed;
+            asking.join().expect("it asks to the end")
+        });
+        if round % 2 == 1 { busy.push(asked) } else { quiet.push(asked) }
+    }
+    let mut ratios: Vec<f64> = quiet.iter().zip(&busy).map(|(quiet, busy)| busy / quiet).collect();
+    ratios.sort_by(f64::total_cmp);
+    let middle = |figures: &mut Vec<f64>| {
+        figures.sort_by(f64::total_cmp);
+        figures[figures.len() / 2]
+    };
+    let (quiet, busy) = (middle(&mut quiet), middle(&mut busy));
+    println!(
+        "medians: quiet {quiet:.0}, beside changes {busy:.0}, ratio {:.3}; in pairs {:.3} ({:.3} to {:.3}); {} changes a second",
+        busy / quiet,
+        ratios[ratios.len() / 2],
+        ratios[0],
+        ratios[ratios.len() - 1],
+        u64::from(made) / (CHURN_ROUNDS as u64 * CHURN.as_secs()),
+    );
+}
+
+fn apply(registry: &mut Registry, command: &Command) -> Vec<Change> {
+    let now = Now::default();
+    let mut changes = Vec::with_capacity(1);
+    for (reason, what) in registry.check(command, now).unwrap() {
+        let change = Registry::change(registry.revision() + 1, reason, what, Author::Server, now);
+        registry.apply(&change, now);
+        changes.push(change);
+    }
+    changes
+}
