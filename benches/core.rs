@@ -30,17 +30,17 @@ fn main() {
 }
 
 fn key(service: &str, id: usize) -> Key {
-    Key {
-        service: ServiceName::parse(service).unwrap(),
-        id: InstanceId::parse(&format!("i{id}")).unwrap(),
-        host: HostName::parse("here").unwrap(),
-    }
+    Key::new(
+        ServiceName::parse(service).unwrap(),
+        InstanceId::parse(&format!("i{id}")).unwrap(),
+        HostName::parse("here").unwrap(),
+    )
 }
 
 fn registration(service: &str, id: usize) -> Command {
     Command::Register(Box::new(Registration {
         key: key(service, id),
-        location: Location::Addresses(vec![IpAddr::V4(Ipv4Addr::from(0x0a00_0000 + id as u32))]),
+        location: Location::Addresses(vec![IpAddr::V4(Ipv4Addr::from(0x0a00_0000 + id as u32))].into()),
         ports: vec![Port { name: None, number: 8080, transport: Transport::Tcp }],
         protocol: None,
         tags: Vec::new(),

@@ -82,14 +82,11 @@ async fn main() -> anyhow::Result<()> {
 
 /// One instance of `web` on this machine, until it is deregistered.
 fn web() -> anyhow::Result<Registration> {
-    let key = Key {
-        service: ServiceName::parse("web")?,
-        id: InstanceId::parse("web-1")?,
-        host: HostName::parse("localhost")?,
-    };
+    let key =
+        Key::new(ServiceName::parse("web")?, InstanceId::parse("web-1")?, HostName::parse("localhost")?);
     Ok(Registration {
         key,
-        location: Location::Addresses(vec![IpAddr::V4(Ipv4Addr::LOCALHOST)]),
+        location: Location::Addresses(vec![IpAddr::V4(Ipv4Addr::LOCALHOST)].into()),
         ports: vec![Port { name: None, number: 8080, transport: Transport::Tcp }],
         protocol: None,
         tags: Vec::new(),

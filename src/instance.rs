@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,11 +34,31 @@ pub const LEASE_MS_MIN: u64 = 1000;
 pub const LEASE_MS_MAX: u64 = 7 * 24 * 3600 * 1000;
 
 /// What an instance is known by. Three machines that each register `web` with the id `web` are three instances.
+///
+/// Cloning is cheap: the parts are shared. Leases and every index hold an instance's key.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Key {
+pub struct Key(Arc<KeyParts>);
+
+/// The parts of a key; a key reads as if it had them itself.
+#[derive(Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct KeyParts {
     pub service: ServiceName,
     pub id: InstanceId,
     pub host: HostName,
+}
+
+impl Key {
+    pub fn new(service: ServiceName, id: InstanceId, host: HostName) -> Self {
+        Self(Arc::new(KeyParts { service, id, host }))
+    }
+}
+
+impl Deref for Key {
+    type Target = KeyParts;
+
+    fn deref(&self) -> &KeyParts {
+        &self.0
+    }
 }
 
 impl fmt::Display for Key {
@@ -47,6 +68,8 @@ impl fmt::Display for Key {
 }
 
 /// See the module's own words.
+///
+/// A million of them have to fit: what most do not have is in `extras`, and reads as if the instance had it itself.
 #[derive(Clone, Debug)]
 pub struct Instance {
     pub key: Key,
@@ -54,11 +77,7 @@ pub struct Instance {
     pub label: Label,
     pub location: Location,
     /// The first is the one that SRV at the service's own name shows; none where it was registered without.
-    pub ports: Vec<Port>,
-    /// The application's protocol (`http`, `h2`, `redis` …).
-    pub protocol: Option<Arc<str>>,
-    pub tags: Vec<Tag>,
-    pub meta: BTreeMap<Arc<str>, Arc<str>>,
+    pub ports: Few<Port>,
     pub weight: u16,
     /// Lower is preferred (RFC 2782).
     pub priority: u16,
@@ -67,7 +86,6 @@ pub struct Instance {
     pub lease_id: u64,
     /// When the lease ends; shared by every copy of this registration.
     pub deadline: Arc<LeaseCell>,
-    pub checks: Vec<Check>,
     pub draining: bool,
     /// When it was first registered, and when its health or drain last changed.
     pub registered: Wall,
@@ -75,10 +93,47 @@ pub struct Instance {
     /// The store's counter when it was registered first, and at its last change.
     pub created: u64,
     pub revision: u64,
+    /// None where all of it is empty.
+    pub extras: Option<Arc<Extras>>,
+}
+
+/// What most instances do not have.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Extras {
+    /// The application's protocol (`http`, `h2`, `redis` …).
+    pub protocol: Option<Arc<str>>,
+    pub tags: Vec<Tag>,
+    pub meta: BTreeMap<Arc<str>, Arc<str>>,
+    pub checks: Vec<Check>,
     /// The service file that defines it.
     pub source: Option<Arc<str>>,
     /// What Consul's API has of an instance and nothing else needs, where it came that way.
     pub consul: Option<Arc<ConsulFacts>>,
+}
+
+/// What an instance without extras has.
+static NO_EXTRAS: Extras = Extras {
+    protocol: None,
+    tags: Vec::new(),
+    meta: BTreeMap::new(),
+    checks: Vec::new(),
+    source: None,
+    consul: None,
+};
+
+impl Extras {
+    /// As an instance keeps them.
+    pub fn kept(self) -> Option<Arc<Self>> {
+        (self != NO_EXTRAS).then(|| Arc::new(self))
+    }
+}
+
+impl Deref for Instance {
+    type Target = Extras;
+
+    fn deref(&self) -> &Extras {
+        self.extras.as_deref().unwrap_or(&NO_EXTRAS)
+    }
 }
 
 /// Kept so that a client reads what it wrote.
@@ -102,15 +157,10 @@ impl Instance {
             && self.label == other.label
             && self.location == other.location
             && self.ports == other.ports
-            && self.protocol == other.protocol
-            && self.tags == other.tags
-            && self.meta == other.meta
             && (self.weight, self.priority) == (other.weight, other.priority)
             && self.lease == other.lease
-            && self.checks == other.checks
             && self.draining == other.draining
-            && self.source == other.source
-            && self.consul == other.consul
+            && self.extras == other.extras
     }
 
     /// Health by its own checks: maintenance, else the worst; passing where there is none.
@@ -138,9 +188,50 @@ impl Instance {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Location {
     /// At least one, no duplicates, in the order given.
-    Addresses(Vec<IpAddr>),
+    Addresses(Few<IpAddr>),
     /// A host name that others resolve; SRV points straight at it.
     Target(Name),
+}
+
+/// A list that nearly always has one entry, which is then in place and no allocation of its own.
+#[derive(Clone)]
+pub enum Few<T> {
+    One(T),
+    Several(Box<[T]>),
+}
+
+impl<T> From<Vec<T>> for Few<T> {
+    fn from(mut list: Vec<T>) -> Self {
+        match list.pop() {
+            Some(only) if list.is_empty() => Self::One(only),
+            last => Self::Several(list.into_iter().chain(last).collect()),
+        }
+    }
+}
+
+impl<T> Deref for Few<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        match self {
+            Self::One(only) => std::slice::from_ref(only),
+            Self::Several(list) => list,
+        }
+    }
+}
+
+impl<T: PartialEq> PartialEq for Few<T> {
+    fn eq(&self, other: &Self) -> bool {
+        **self == **other
+    }
+}
+
+impl<T: Eq> Eq for Few<T> {}
+
+impl<T: fmt::Debug> fmt::Debug for Few<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&**self, f)
+    }
 }
 
 /// A port that an instance accepts on.

@@ -303,11 +303,7 @@ mod tests {
         };
         let event = || {
             let what = What::Forgotten {
-                key: Key {
-                    service: name("web"),
-                    id: InstanceId::parse("a").unwrap(),
-                    host: HostName::parse("m1").unwrap(),
-                },
+                key: Key::new(name("web"), InstanceId::parse("a").unwrap(), HostName::parse("m1").unwrap()),
             };
             let now = crate::time::Wall { unix_ms: 0 };
             let change =

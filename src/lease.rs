@@ -173,11 +173,11 @@ mod tests {
     use crate::name::{HostName, InstanceId, ServiceName};
 
     fn cell(duration: Duration) -> Arc<LeaseCell> {
-        let key = Key {
-            service: ServiceName::parse("web").unwrap(),
-            id: InstanceId::parse("web-1").unwrap(),
-            host: HostName::parse("here").unwrap(),
-        };
+        let key = Key::new(
+            ServiceName::parse("web").unwrap(),
+            InstanceId::parse("web-1").unwrap(),
+            HostName::parse("here").unwrap(),
+        );
         LeaseCell::timed(key, duration, Now::default())
     }
 

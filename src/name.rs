@@ -427,10 +427,12 @@ impl InstanceId {
 
     /// The id as a label: itself in lower case where it is one, else `i-` and ten base32 digits.
     pub fn label(&self) -> Label {
-        if is_ldh_label(self.0.as_bytes()) {
+        if !is_ldh_label(self.0.as_bytes()) {
+            Label(format!("i-{}", base32_digits(fnv(&[self.0.as_bytes()]), 10)).into())
+        } else if self.0.bytes().any(|octet| octet.is_ascii_uppercase()) {
             Label(self.0.to_ascii_lowercase().into())
         } else {
-            Label(format!("i-{}", base32_digits(fnv(&[self.0.as_bytes()]), 10)).into())
+            Label(self.0.clone()) // one text for both
         }
     }
 

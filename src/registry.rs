@@ -10,8 +10,9 @@
 mod change;
 mod checks;
 mod command;
+mod service;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,10 +22,13 @@ pub use self::command::{
     Command, Configuration, Holder, HostRegistration, ListedCheck, Refusal, Registration, Report, ReportOf,
     Subject,
 };
+pub use self::service::{Gone, Service};
 use crate::check::{CHECKS_MAX, Check, TTL_EXPIRED, worst};
-use crate::instance::{Health, Host, Instance, Key, Lease, ServiceSettings};
+use crate::instance::{Extras, Health, Host, Instance, Key, Lease, ServiceSettings};
 use crate::lease::{LeaseCell, Leased, Leases};
-use crate::name::{HostName, InstanceId, Label, ServiceName};
+use crate::member::Member;
+use crate::name::{HostName, Label, ServiceName};
+use crate::sorted::Sorted;
 use crate::time::{Now, Wall, nanoseconds};
 
 /// How long an instance that left is remembered: a rolling restart is NODATA, not NXDOMAIN.
@@ -32,20 +36,11 @@ pub const FORGET_AFTER: Duration = Duration::from_secs(60);
 /// Gone instances remembered per service, and in all: a crash loop must not grow the registry.
 pub const GONE_PER_SERVICE_MAX: usize = 64;
 pub const GONE_MAX: usize = 100_000;
-/// Instances registered at once, unless the configuration says otherwise: about 1 GiB of memory.
+/// Instances registered at once, unless the configuration says otherwise: about 600 MiB of memory.
 pub const INSTANCES_MAX: usize = 1_000_000;
 
 /// Services that may have settings: they are an operator's, set by hand.
 pub const SETTINGS_MAX: usize = 10_000;
-
-/// An instance that left, as long as it is remembered.
-#[derive(Clone, Debug)]
-pub struct Gone {
-    pub instance: Arc<Instance>,
-    pub reason: Reason,
-    pub at: Wall,
-    revision: u64,
-}
 
 /// What a store kept of a registry.
 #[derive(Debug, Default)]
@@ -53,20 +48,11 @@ pub struct Kept {
     /// No revision above it was given out.
     pub revision: u64,
     /// Their leases run from the restart on.
-    pub instances: Vec<Instance>,
+    pub instances: Vec<Arc<Instance>>,
     pub hosts: Vec<Host>,
     pub settings: Vec<(ServiceName, ServiceSettings)>,
     /// Those that left: why, when, and at which revision; oldest first.
     pub gone: Vec<(Instance, Reason, Wall, u64)>,
-}
-
-/// One service: its instances by label, and those that left.
-#[derive(Debug, Default)]
-pub struct Service {
-    pub instances: BTreeMap<Label, Arc<Instance>>,
-    labels: HashMap<(InstanceId, HostName), Label>,
-    /// Oldest first.
-    pub gone: VecDeque<Gone>,
 }
 
 /// See the module's own words.
@@ -75,7 +61,7 @@ pub struct Registry {
     services: HashMap<ServiceName, Service>,
     hosts: HashMap<HostName, Arc<Host>>,
     /// The instances on each host: a host's health changes their standing.
-    on_host: HashMap<HostName, BTreeSet<Key>>,
+    on_host: HashMap<HostName, Sorted<Key>>,
     settings: HashMap<ServiceName, ServiceSettings>,
     leases: Leases,
     instances: usize,
@@ -139,17 +125,19 @@ impl Registry {
             self.hosts.insert(host.name.clone(), Arc::new(host));
         }
         for instance in kept.instances {
-            let (key, instance) = (instance.key.clone(), Arc::new(instance));
+            let key = instance.key.clone();
             self.leases.arm(&instance.deadline);
             self.arm_checks(&[], &instance.checks);
             self.on_host.entry(key.host.clone()).or_default().insert(key.clone());
-            let service = self.services.entry(key.service).or_default();
-            service.labels.insert((key.id, key.host), instance.label.clone());
-            service.instances.insert(instance.label.clone(), instance);
+            let member = Member::of(&instance, self.hosts.get(&key.host));
+            self.services.entry(key.service.clone()).or_default().put(None, member);
             self.instances += 1;
         }
         for (instance, reason, at, revision) in kept.gone {
-            self.remember(Arc::new(instance), reason, at, revision, now);
+            let gone = Gone { instance: Arc::new(instance), reason, at, revision };
+            self.forget_later(&gone, now);
+            let service = self.services.entry(gone.instance.key.service.clone()).or_default();
+            self.gone = self.gone + 1 - service.remember(gone);
         }
     }
 
@@ -179,9 +167,7 @@ impl Registry {
     }
 
     pub fn instance(&self, key: &Key) -> Option<&Arc<Instance>> {
-        let service = self.services.get(&key.service)?;
-        let label = service.labels.get(&(key.id.clone(), key.host.clone()))?;
-        service.instances.get(label)
+        self.services.get(&key.service)?.instance(key)
     }
 
     /// What `command` would change: nothing where it is already so.
@@ -237,9 +223,9 @@ impl Registry {
         if before.is_none() && self.instances >= self.instances_max {
             return Err(Refusal::Full { limit: self.instances_max });
         }
-        let label = match before {
-            Some(before) => before.label.clone(),
-            None => self.free_label(key),
+        let (key, label) = match before {
+            Some(before) => (before.key.clone(), before.label.clone()),
+            None => (self.shared(key), self.free_label(key)),
         };
         let deadline = match registration.lease {
             Lease::Timed(duration) => LeaseCell::timed(key.clone(), duration, now),
@@ -252,20 +238,24 @@ impl Registry {
             return Err(Refusal::TooManyChecks);
         }
         let health = worst(&checks);
-        let after = Instance {
-            key: key.clone(),
-            label,
-            location: registration.location.clone(),
-            ports: registration.ports.clone(),
+        let extras = Extras {
             protocol: registration.protocol.clone(),
             tags: registration.tags.clone(),
             meta: registration.meta.clone(),
+            checks,
+            source: registration.source.clone(),
+            consul: registration.consul.clone(),
+        };
+        let after = Instance {
+            key,
+            label,
+            location: registration.location.clone(),
+            ports: registration.ports.clone().into(),
             weight: registration.weight,
             priority: registration.priority,
             lease: registration.lease,
             lease_id: registration.lease_id,
             deadline,
-            checks,
             draining: false,
             registered: before.map_or(now.wall, |before| before.registered),
             since: before
@@ -273,8 +263,7 @@ impl Registry {
                 .map_or(now.wall, |before| before.since),
             created: before.map_or(0, |before| before.created),
             revision: 0,
-            source: registration.source.clone(),
-            consul: registration.consul.clone(),
+            extras: extras.kept(),
         };
         let mut found = Vec::with_capacity(1);
         if let Some(other) = registration.displaces.as_ref().and_then(|key| self.instance(key)) {
@@ -287,10 +276,19 @@ impl Registry {
         Ok(found)
     }
 
+    /// The key with the texts that the registry has already: what a thousand instances have in common is there once.
+    fn shared(&self, key: &Key) -> Key {
+        let service = self.services.get_key_value(&key.service).map_or(&key.service, |(name, _)| name);
+        let host = self.on_host.get_key_value(&key.host).map_or(&key.host, |(name, _)| name);
+        Key::new(service.clone(), key.id.clone(), host.clone())
+    }
+
     /// The id's own label, or one that names the host too where another instance has it.
     fn free_label(&self, key: &Key) -> Label {
         let taken = |label: &Label| {
-            self.services.get(&key.service).is_some_and(|service| service.instances.contains_key(label))
+            self.services
+                .get(&key.service)
+                .is_some_and(|service| service.members.get(label.as_str()).is_some())
         };
         let own = key.id.label();
         if !taken(&own) {
@@ -508,6 +506,9 @@ impl Registry {
                     self.arm_checks(known, &after.checks);
                     self.hosts.insert(after.name.clone(), after.clone());
                 }
+                if let Some(host) = after.as_ref().or(before.as_ref()) {
+                    self.judge_anew(&host.name);
+                }
             }
             What::Settings { service, after, .. } => {
                 match *after == ServiceSettings::default() {
@@ -517,7 +518,7 @@ impl Registry {
             }
             What::Forgotten { key } => {
                 if let Some(service) = self.services.get_mut(&key.service) {
-                    self.gone -= service.forget_key(key);
+                    self.gone -= service.forget(key);
                     self.drop_empty(&key.service);
                 }
             }
@@ -533,27 +534,31 @@ impl Registry {
     ) {
         let Some(key) = after.or(before).map(|instance| instance.key.clone()) else { return };
         let service = self.services.entry(key.service.clone()).or_default();
-        let place = (key.id.clone(), key.host.clone());
-        if let Some(before) = before {
-            service.instances.remove(&before.label);
-            self.instances -= 1;
-        }
         if let Some(after) = after {
-            service.labels.insert(place, after.label.clone());
-            service.instances.insert(after.label.clone(), after.clone());
-            self.instances += 1;
-            self.on_host.entry(key.host.clone()).or_default().insert(key.clone());
+            service.put(before, Member::of(after, self.hosts.get(&key.host)));
+            if before.is_none() {
+                self.instances += 1;
+                self.on_host.entry(key.host.clone()).or_default().insert(key.clone());
+            }
             if !before.is_some_and(|before| Arc::ptr_eq(&before.deadline, &after.deadline)) {
                 self.leases.arm(&after.deadline);
             }
-            self.gone -= service.forget_key(&key);
+            self.gone -= service.forget(&key);
             let known = before.map(|before| before.checks.as_slice()).unwrap_or_default();
             self.arm_checks(known, &after.checks);
             return;
         }
         let Some(before) = before else { return };
-        service.labels.remove(&place);
-        self.remember(before.clone(), change.reason, change.at, change.revision, now);
+        let gone = Gone {
+            instance: before.clone(),
+            reason: change.reason,
+            at: change.at,
+            revision: change.revision,
+        };
+        self.gone += 1;
+        self.gone -= service.leave(gone.clone());
+        self.instances -= 1;
+        self.forget_later(&gone, now);
         if let Some(keys) = self.on_host.get_mut(&key.host) {
             keys.remove(&key);
             if keys.is_empty() {
@@ -572,26 +577,24 @@ impl Registry {
         }
     }
 
-    fn remember(&mut self, instance: Arc<Instance>, reason: Reason, at: Wall, revision: u64, now: Now) {
-        let key = instance.key.clone();
-        let service = self.services.entry(key.service.clone()).or_default();
-        // What left twice is remembered as it left last.
-        self.gone -= service.forget_key(&key);
-        if service.gone.len() == GONE_PER_SERVICE_MAX {
-            service.gone.pop_front();
-            self.gone -= 1;
+    fn forget_later(&mut self, gone: &Gone, now: Now) {
+        let at_ns = now.mono_ns + nanoseconds(self.forget_after);
+        self.forget.push_back((at_ns, gone.instance.key.clone(), gone.revision));
+    }
+
+    /// A host's checks count for every instance on it.
+    fn judge_anew(&mut self, name: &HostName) {
+        let host = self.hosts.get(name);
+        for key in self.on_host.get(name).into_iter().flat_map(Sorted::iter) {
+            let Some(service) = self.services.get_mut(&key.service) else { continue };
+            if let Some(instance) = service.instance(key).cloned() {
+                service.members.put(Member::of(&instance, host));
+            }
         }
-        service.gone.push_back(Gone { instance, reason, at, revision });
-        self.gone += 1;
-        self.forget.push_back((now.mono_ns + nanoseconds(self.forget_after), key, revision));
     }
 
     fn drop_empty(&mut self, name: &ServiceName) {
-        if self
-            .services
-            .get(name)
-            .is_some_and(|service| service.instances.is_empty() && service.gone.is_empty())
-        {
+        if self.services.get(name).is_some_and(Service::is_empty) {
             self.services.remove(name);
         }
     }
@@ -605,8 +608,8 @@ impl Registry {
             What::Host { before, after } => {
                 let name = after.as_ref().or(before.as_ref()).map(|host| &host.name);
                 let keys = name.and_then(|name| self.on_host.get(name));
-                let services: BTreeSet<_> =
-                    keys.into_iter().flatten().map(|key| key.service.clone()).collect();
+                let keys = keys.into_iter().flat_map(Sorted::iter);
+                let services: BTreeSet<_> = keys.map(|key| key.service.clone()).collect();
                 services.into_iter().collect()
             }
             What::Forgotten { key } => vec![key.service.clone()],
@@ -614,18 +617,14 @@ impl Registry {
         }
     }
 
-    /// The keys of the instances on a host, in order.
-    pub fn on_host(&self, name: &HostName) -> impl Iterator<Item = &Key> {
-        self.on_host.get(name).into_iter().flatten()
+    /// The keys of the instances on a host; none where there is no instance.
+    pub fn on_host(&self, name: &HostName) -> Option<&Sorted<Key>> {
+        self.on_host.get(name)
     }
-}
 
-impl Service {
-    /// Takes `key` out of what is remembered; the count of entries that went.
-    fn forget_key(&mut self, key: &Key) -> usize {
-        let before = self.gone.len();
-        self.gone.retain(|gone| gone.instance.key != *key);
-        before - self.gone.len()
+    /// Every host with an instance, and the keys of those on it.
+    pub fn all_on_hosts(&self) -> impl Iterator<Item = (&HostName, &Sorted<Key>)> {
+        self.on_host.iter()
     }
 }
 

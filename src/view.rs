@@ -12,6 +12,7 @@ mod directory;
 mod keys;
 mod spans;
 
+use std::borrow::Borrow;
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -21,16 +22,17 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use ipnet::IpNet;
 
 pub use self::directory::Directory;
-use self::keys::{Keys, add_key, count, remove_key};
+use self::keys::{Ids, Keys, add_key, count, remove_key};
 pub use self::spans::Spans;
-use crate::check::{Check, worst};
 use crate::grammar::reverse::Prefix;
-use crate::instance::{Health, Host, Instance, Key, Lease, Location, ServiceSettings};
+use crate::instance::{Host, Instance, Key, Lease, Location, ServiceSettings};
+pub use crate::member::{Member, Members, Standing};
 use crate::name::{Apex, Datacenter, HostName, InstanceId, Label, Name, ServiceName, Tag};
 use crate::protocol::Filter;
 use crate::record::Soa;
 use crate::registry::{Change, Gone, Refusal, Registry, What};
-use crate::time::{Now, Wall};
+use crate::sorted::Sorted;
+use crate::time::Now;
 use crate::zone::Zone;
 
 /// TTL of SOA and negative answers, in seconds: "not yet started" is the answer that hurts most when it stays.
@@ -41,6 +43,7 @@ pub const APEX_TTL: u32 = 60;
 pub const EDE_OCTETS_MAX: usize = 60;
 /// Services that left and whose last revision is known: what a client that still asks for them is told.
 const EXTINCT_MAX: usize = 10_000;
+
 /// What does not change while the server runs.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -67,12 +70,13 @@ pub struct ConsulZone {
 pub struct View {
     pub settings: Settings,
     services: papaya::HashMap<ServiceName, Arc<ServiceView>>,
-    ids: papaya::HashMap<InstanceId, Keys>,
+    ids: Ids,
+    /// The instances at each address in the networks with names.
     addresses: papaya::HashMap<IpAddr, Keys>,
     /// How many addresses with a name are below a prefix: whether the prefix has a name.
     above_addresses: papaya::HashMap<Prefix, usize>,
-    /// The instances on each host.
-    on_host: papaya::HashMap<HostName, Keys>,
+    /// The instances on each host, as the registry has them.
+    on_host: papaya::HashMap<HostName, Sorted<Key>>,
     /// What was said of hosts themselves.
     hosts: papaya::HashMap<HostName, Arc<Host>>,
     /// When services that are no longer known left; `Spans::gone` for those that are not here any more.
@@ -122,43 +126,20 @@ pub enum Overlap {
 #[derive(Debug)]
 pub struct ServiceView {
     pub name: ServiceName,
-    /// In the order of their labels.
-    pub members: Vec<Member>,
+    /// In the order of their labels; shared with the registry and the views before and after.
+    pub members: Members,
     /// Oldest first.
     pub gone: Vec<Gone>,
     /// The tags of every instance that is registered or remembered, as labels.
-    pub tags: BTreeSet<Label>,
+    pub tags: Arc<BTreeSet<Label>>,
     /// TTL of its records in seconds.
     pub ttl: u32,
     /// The tags of its registered instances as they are spelt: what a list of services shows.
-    pub listed_tags: BTreeSet<Tag>,
+    pub listed_tags: Arc<BTreeSet<Tag>>,
     /// The revision at which a reader could see a difference last.
     pub modified: u64,
     /// Why nothing is live; empty where something is. At most `EDE_OCTETS_MAX` octets.
     pub why_none: Box<str>,
-}
-
-/// A registered instance, and whether it is in the answers.
-#[derive(Clone, Debug)]
-pub struct Member {
-    pub instance: Arc<Instance>,
-    /// What was said of its host, where something was.
-    pub host: Option<Arc<Host>>,
-    /// Its own health and its host's together.
-    pub health: Health,
-    pub standing: Standing,
-}
-
-/// The rule that keeps an instance in the answers or out of them.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Standing {
-    Live,
-    Draining,
-    /// The check that decides, and whether it is its host's.
-    Unhealthy {
-        check: Check,
-        of_host: bool,
-    },
 }
 
 impl Overlap {
@@ -178,81 +159,24 @@ impl Overlap {
     }
 }
 
-impl Member {
-    fn of(instance: &Arc<Instance>, host: Option<&Arc<Host>>) -> Self {
-        let host_checks = host.map(|host| host.checks.as_slice()).unwrap_or_default();
-        let health = instance.health().max(worst(host_checks));
-        let decisive = |checks: &[Check]| checks.iter().find(|check| check.status == health).cloned();
-        let standing = if !health.in_answers() {
-            let own = decisive(&instance.checks);
-            let of_host = own.is_none();
-            match own.or_else(|| decisive(host_checks)) {
-                Some(check) => Standing::Unhealthy { check, of_host },
-                None => Standing::Live, // not reached: some check has the worst status
-            }
-        } else if instance.draining {
-            Standing::Draining
-        } else {
-            Standing::Live
-        };
-        Self { instance: instance.clone(), host: host.cloned(), health, standing }
-    }
-
-    pub fn is_live(&self) -> bool {
-        self.standing == Standing::Live
-    }
-
-    /// Its weight; a registration through Consul's API may name another one for while a check warns.
-    pub fn weight(&self) -> u16 {
-        match &self.instance.consul {
-            Some(facts) if self.health == Health::Warning => facts.weight_warning,
-            _ => self.instance.weight,
-        }
-    }
-
-    /// The rule in words; ids and rule names only, never a check's own output.
-    pub fn rule(&self) -> String {
-        let since = |wall: Wall| wall.time_of_day();
-        match &self.standing {
-            Standing::Live => "live".to_owned(),
-            Standing::Draining => format!("draining since {}", since(self.instance.since)),
-            Standing::Unhealthy { check, of_host: false } => {
-                format!("{} ({}) since {}", check.status, check.id, since(check.since))
-            }
-            Standing::Unhealthy { check, of_host: true } => {
-                format!("{} (host, {}) since {}", check.status, check.id, since(check.since))
-            }
-        }
-    }
-}
-
 impl ServiceView {
     fn of(name: &ServiceName, registry: &Registry, ttl: u32, modified: u64) -> Option<Self> {
         let service = registry.service(name)?;
-        let members: Vec<Member> = service
-            .instances
-            .values()
-            .map(|instance| Member::of(instance, registry.host(&instance.key.host)))
-            .collect();
+        let members = service.members.clone();
         let gone: Vec<Gone> = service.gone.iter().cloned().collect();
         let why_none = why_none(name, &members, &gone);
-        let live = members.iter().filter(|member| member.is_live());
         let ttl = registry.settings(name).ttl.unwrap_or(ttl);
-        let ttl = live.fold(ttl, |ttl, member| ttl_within(ttl, member.instance.lease));
-        let listed_tags = members.iter().flat_map(|member| &member.instance.tags).cloned().collect();
-        let mut view = Self {
+        let ttl = members.shortest_lease().map_or(ttl, |lease| ttl_within(ttl, Lease::Timed(lease)));
+        Some(Self {
             name: name.clone(),
             members,
             gone,
-            tags: BTreeSet::new(),
+            tags: service.known_tags(),
             ttl,
-            listed_tags,
+            listed_tags: service.listed_tags(),
             modified,
             why_none: why_none.into(),
-        };
-        view.tags =
-            view.known().flat_map(|instance| &instance.tags).filter_map(Tag::label).cloned().collect();
-        Some(view)
+        })
     }
 
     pub fn live(&self) -> impl Iterator<Item = &Member> {
@@ -260,18 +184,11 @@ impl ServiceView {
     }
 
     pub fn by_label(&self, label: &str) -> Option<&Member> {
-        let found = self.members.binary_search_by(|member| member.instance.label.as_str().cmp(label));
-        found.ok().map(|position| &self.members[position])
+        self.members.get(label)
     }
 
-    /// The instance by its key: under its own label, under the one with its host's suffix, or wherever it is.
     pub fn by_key(&self, key: &Key) -> Option<&Member> {
-        let own = self.by_label(key.id.label().as_str()).filter(|member| member.instance.key == *key);
-        own.or_else(|| {
-            let label = key.id.label_on(&key.host, 0);
-            self.by_label(label.as_str()).filter(|member| member.instance.key == *key)
-        })
-        .or_else(|| self.members.iter().find(|member| member.instance.key == *key))
+        self.members.by_key(key)
     }
 
     /// Every instance that is registered or remembered: what decides which names exist.
@@ -290,12 +207,11 @@ pub fn ttl_within(ttl: u32, lease: Lease) -> u32 {
 }
 
 /// Made with the view, so that a query finds it ready: the newest reason that something is not there.
-fn why_none(name: &ServiceName, members: &[Member], gone: &[Gone]) -> String {
-    if members.iter().any(Member::is_live) {
+fn why_none(name: &ServiceName, members: &Members, gone: &[Gone]) -> String {
+    if members.any_live() {
         return String::new();
     }
-    let newest = members.iter().max_by_key(|member| member.instance.since);
-    let reason = match (newest, gone.last()) {
+    let reason = match (members.newest(), gone.last()) {
         (Some(member), _) => format!("{} {}", member.instance.label, member.rule()),
         (None, Some(gone)) => {
             format!("{} {} {}", gone.instance.label, gone.reason.as_str(), gone.at.time_of_day())
@@ -319,7 +235,7 @@ impl View {
     pub fn new(settings: Settings, zones: Zones) -> Self {
         Self {
             services: papaya::HashMap::new(),
-            ids: papaya::HashMap::new(),
+            ids: Ids::default(),
             addresses: papaya::HashMap::new(),
             above_addresses: papaya::HashMap::new(),
             on_host: papaya::HashMap::new(),
@@ -381,10 +297,14 @@ impl View {
         touched.sort_unstable();
         touched.dedup();
         let mut seen: HashMap<ServiceName, u64> = HashMap::new();
+        let mut hosts: HashMap<&HostName, u64> = HashMap::new();
         for change in changes {
             match &change.what {
                 What::Instance { before, after } => {
-                    self.index_instance(before.as_ref(), after.as_ref(), change.revision)
+                    self.index_instance(before.as_ref(), after.as_ref());
+                    if let (Some(one), None) | (None, Some(one)) = (before, after) {
+                        hosts.insert(&one.key.host, change.revision);
+                    }
                 }
                 What::Host { before, after } => self.index_host(before.as_ref(), after.as_ref()),
                 What::Settings { service, after, .. } => {
@@ -397,8 +317,16 @@ impl View {
                 seen.extend(registry.touched(change).into_iter().map(|name| (name, change.revision)));
             }
         }
+        for (host, revision) in hosts {
+            self.index_on_host(registry, host, revision);
+        }
+        let mut directory = Directory::clone(&self.directory.load());
+        let mut listed = false;
         for name in &touched {
-            self.publish_service(registry, name, seen.get(name).copied());
+            listed |= self.publish_service(registry, name, seen.get(name).copied(), &mut directory);
+        }
+        if listed {
+            self.directory.store(Arc::new(directory));
         }
         self.instances.store(registry.instances() as u64, Ordering::Relaxed);
         // Last: who sees the new serial sees what it counts.
@@ -409,8 +337,7 @@ impl View {
     /// Makes the whole of `registry` visible: after a restart.
     pub fn publish_all(&self, registry: &Registry) {
         // Room at once: growing by doubling would move everything many times.
-        self.ids.pin().reserve(registry.instances());
-        self.addresses.pin().reserve(registry.instances());
+        self.ids.reserve(registry.instances());
         self.services.pin().reserve(registry.services().count());
         for (service, settings) in registry.all_settings() {
             self.configured.pin().insert(service.clone(), settings.clone());
@@ -419,9 +346,12 @@ impl View {
             self.index_host(None, Some(host));
         }
         for (_, service) in registry.services() {
-            for instance in service.instances.values() {
-                self.index_instance(None, Some(instance), 0);
+            for member in &service.members {
+                self.index_instance(None, Some(&member.instance));
             }
+        }
+        for (host, _) in registry.all_on_hosts() {
+            self.index_on_host(registry, host, 0);
         }
         // Who waited for a revision before the restart is told that this is another one.
         let revision = registry.revision();
@@ -441,8 +371,15 @@ impl View {
         self.revision.store(registry.revision(), Ordering::Release);
     }
 
-    /// `seen` is the revision at which readers see a difference, where they do.
-    fn publish_service(&self, registry: &Registry, name: &ServiceName, seen: Option<u64>) {
+    /// `seen` is the revision at which readers see a difference, where they do. True where the directory is another
+    /// one now.
+    fn publish_service(
+        &self,
+        registry: &Registry,
+        name: &ServiceName,
+        seen: Option<u64>,
+        directory: &mut Directory,
+    ) -> bool {
         let services = self.services.pin();
         let none = BTreeSet::new();
         let old = services.get(name).cloned();
@@ -458,16 +395,17 @@ impl View {
                 services.insert(name.clone(), view);
                 if old.is_none() {
                     self.extinct.pin().remove(name);
-                    self.directory.store(Arc::new(self.directory.load().with(name)));
+                    directory.insert(name);
                 }
+                old.is_none()
             }
             None => {
-                if let Some(old) = old {
-                    services.remove(name);
-                    self.note_extinct(name, modified);
-                    self.count_tags(&old.tags, &none);
-                    self.directory.store(Arc::new(self.directory.load().without(name)));
-                }
+                let Some(old) = old else { return false };
+                services.remove(name);
+                self.note_extinct(name, modified);
+                self.count_tags(&old.tags, &none);
+                directory.remove(name);
+                true
             }
         }
     }
@@ -502,20 +440,38 @@ impl View {
         }
     }
 
+    /// True where an address is in the networks with names.
+    fn has_name(&self, address: &IpAddr) -> bool {
+        self.settings.reverse.iter().any(|network| network.contains(address))
+    }
+
     /// Counts the prefixes above an address that has a name, with its first instance and its last.
     fn count_above_address(&self, address: IpAddr, more: bool) {
-        if self.settings.reverse.iter().any(|network| network.contains(&address)) {
-            for prefix in Prefix::above(address) {
-                count(&self.above_addresses, prefix, more);
-            }
+        for prefix in Prefix::above(address) {
+            count(&self.above_addresses, prefix, more);
         }
     }
 
-    fn index_instance(&self, before: Option<&Arc<Instance>>, after: Option<&Arc<Instance>>, revision: u64) {
-        let addresses = |instance: Option<&Arc<Instance>>| {
-            instance.map(|instance| instance.addresses().to_vec()).unwrap_or_default()
+    /// Takes over from the registry who is on a host, and notes where that is a host that was not, or is no more.
+    fn index_on_host(&self, registry: &Registry, host: &HostName, revision: u64) {
+        let index = self.on_host.pin();
+        let was_there = match registry.on_host(host) {
+            Some(keys) => index.insert(host.clone(), keys.clone()).is_some(),
+            None => index.remove(host).is_some(),
         };
-        let (old, new) = (addresses(before), addresses(after));
+        let is_there = registry.on_host(host).is_some();
+        if was_there != is_there {
+            self.count_above_host(host, is_there);
+            self.spans.hosts.fetch_max(revision, Ordering::AcqRel);
+        }
+    }
+
+    fn index_instance(&self, before: Option<&Arc<Instance>>, after: Option<&Arc<Instance>>) {
+        let named = |instance: Option<&Arc<Instance>>| -> Vec<IpAddr> {
+            let addresses = instance.into_iter().flat_map(|instance| instance.addresses());
+            addresses.filter(|address| self.has_name(address)).copied().collect()
+        };
+        let (old, new) = (named(before), named(after));
         let Some(key) = after.or(before).map(|instance| &instance.key) else { return };
         for address in new.iter().filter(|address| !old.contains(address)) {
             if add_key(&self.addresses, *address, key) {
@@ -528,26 +484,17 @@ impl View {
             }
         }
         match (before, after) {
-            (None, Some(_)) => {
-                add_key(&self.ids, key.id.clone(), key);
-                if add_key(&self.on_host, key.host.clone(), key) {
-                    self.count_above_host(&key.host, true);
-                    self.spans.hosts.fetch_max(revision, Ordering::AcqRel);
-                }
-            }
-            (Some(_), None) => {
-                remove_key(&self.ids, &key.id, key);
-                if remove_key(&self.on_host, &key.host, key) {
-                    self.count_above_host(&key.host, false);
-                    self.spans.hosts.fetch_max(revision, Ordering::AcqRel);
-                }
-            }
+            (None, Some(_)) => self.ids.add(key),
+            (Some(_), None) => self.ids.remove(key),
             _ => {}
         }
     }
 
     /// Counts the services that know each tag, when one service's tags change.
     fn count_tags(&self, old: &BTreeSet<Label>, new: &BTreeSet<Label>) {
+        if std::ptr::eq(old, new) {
+            return; // one set that both views share
+        }
         for label in new.difference(old) {
             count(&self.tags, label.clone(), true);
         }
@@ -671,12 +618,13 @@ impl View {
 
     /// Every instance with this id.
     pub fn by_id(&self, id: &InstanceId) -> Vec<Member> {
-        self.members_of(self.ids.pin().get(id))
+        self.members_of(self.ids.sorted(id))
     }
 
     /// Every instance on this host.
     pub fn on_host(&self, host: &HostName) -> Vec<Member> {
-        self.members_of(self.on_host.pin().get(host))
+        let keys = self.on_host.pin().get(host).cloned().unwrap_or_default();
+        self.members_of(keys.iter())
     }
 
     /// What was said of a host; one that is only known by its instances is as new.
@@ -707,13 +655,13 @@ impl View {
         self.above_addresses.pin().contains_key(prefix)
     }
 
-    /// Every instance at this address.
+    /// Every instance at this address, which is in the networks with names.
     pub fn by_address(&self, address: &IpAddr) -> Vec<Member> {
-        self.members_of(self.addresses.pin().get(address))
+        self.members_of(self.addresses.pin().get(address).map(Keys::sorted).unwrap_or_default())
     }
 
-    fn members_of(&self, keys: Option<&Keys>) -> Vec<Member> {
-        keys.map(Keys::sorted).unwrap_or_default().iter().filter_map(|key| self.member(key)).collect()
+    fn members_of(&self, keys: impl IntoIterator<Item = impl Borrow<Key>>) -> Vec<Member> {
+        keys.into_iter().filter_map(|key| self.member(key.borrow())).collect()
     }
 
     /// The instances that match, in order of service and label, `after` a place in that order, `most` of them;
@@ -739,7 +687,7 @@ impl View {
             let more = self.service(name.as_str()).is_some_and(|service| matching(&service, &mut found));
             return (found, more);
         }
-        if let Some(address) = &filter.address {
+        if let Some(address) = filter.address.as_ref().filter(|address| self.has_name(address)) {
             let mut members = self.by_address(address);
             members.sort_by(|a, b| {
                 (&a.instance.key.service, &a.instance.label)

@@ -22,7 +22,9 @@ use crate::instance::{Health, Instance, Key};
 use crate::journal::{self, Follower, Journal, Topic};
 use crate::name::{HostName, Label, ServiceName};
 use crate::protocol::Filter;
-use crate::registry::{Author, Change, Command, Reason, Refusal, Registry, Report, Subject, What};
+use crate::registry::{
+    Author, Change, Command, Reason, Refusal, Registration, Registry, Report, Subject, What,
+};
 use crate::store::Store;
 use crate::time::{Now, nanoseconds};
 use crate::view::{Member, View};
@@ -163,6 +165,8 @@ struct Round {
     labels: HashSet<(ServiceName, Label)>,
     hosts: HashSet<HostName>,
     settings: HashSet<ServiceName>,
+    /// Of the services that instances are registered of.
+    names: HashSet<ServiceName>,
     new_instances: usize,
 }
 
@@ -327,9 +331,12 @@ impl Writer {
 
     /// Puts a command into the round; returns it where it has to wait for the next.
     fn admit(&self, round: &mut Round, event: Event, now: Now) -> Option<Event> {
-        let Event::Command { command, author, done } = event else { return Some(event) };
+        let Event::Command { mut command, author, done } = event else { return Some(event) };
         if round.touches(&command) {
             return Some(Event::Command { command, author, done });
+        }
+        if let Command::Register(registration) = &mut command {
+            round.share_name(registration);
         }
         let found = match self.registry.check(&command, now) {
             Ok(found) => found,
@@ -465,6 +472,15 @@ impl Round {
                 About::Host(host) => drop(self.hosts.insert(host.clone())),
                 About::Settings(service) => drop(self.settings.insert(service.clone())),
             }
+        }
+    }
+
+    /// The first instances of a service come in one round, before the registry has its name to share.
+    fn share_name(&mut self, registration: &mut Registration) {
+        let key = &registration.key;
+        match self.names.get(&key.service) {
+            Some(name) => registration.key = Key::new(name.clone(), key.id.clone(), key.host.clone()),
+            None => drop(self.names.insert(key.service.clone())),
         }
     }
 

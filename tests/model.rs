@@ -2,22 +2,26 @@
 //!
 //! The model is a list of instances and a list of those that left. After every step the answers over DNS,
 //! the lists and the indexes must be what the model says. `PROPTEST_CASES` sets how many histories.
+//!
+//! A second test is of services with hundreds of instances: what was kept up to date from change to change must be
+//! what a registry makes of the same instances that were put into it at once.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use callsign::answer::{Answer, Asked, CLASS_IN, Over, Question, Rcode, answer};
-use callsign::instance::{Health, Key, Lease, Location, Port, Transport};
-use callsign::name::{Apex, HostName, InstanceId, ServiceName};
+use callsign::balance::Draws;
+use callsign::instance::{Health, Host, Key, Lease, Location, Port, Transport};
+use callsign::name::{Apex, HostName, InstanceId, ServiceName, Tag};
 use callsign::protocol::Filter;
 use callsign::record::{Data, Type};
 use callsign::registry::{
-    Author, Command, FORGET_AFTER, Holder, ListedCheck, Reason, Registration, Registry, Report, ReportOf,
-    Subject, What,
+    Author, Command, Configuration, FORGET_AFTER, Holder, Kept, ListedCheck, Reason, Registration, Registry,
+    Report, ReportOf, Subject, What,
 };
 use callsign::time::Now;
-use callsign::view::{Settings, View, Zones};
+use callsign::view::{ServiceView, Settings, View, Zones};
 use proptest::prelude::*;
 
 const SERVICES: [&str; 3] = ["web", "db", "cache"];
@@ -124,16 +128,7 @@ struct System {
 
 impl System {
     fn new() -> Self {
-        let settings = Settings {
-            apexes: vec![Apex::parse("service.local").unwrap()],
-            ttl: 5,
-            ns_addresses: vec![Ipv4Addr::LOCALHOST.into()],
-            consul: None,
-            reverse: Vec::new(),
-        };
-        let view = View::new(settings, Zones::default());
-        view.set_ready();
-        Self { registry: Registry::new(1000, FORGET_AFTER), view, now: Now::default(), lease_ids: 0 }
+        Self { registry: Registry::new(1000, FORGET_AFTER), view: view(), now: Now::default(), lease_ids: 0 }
     }
 
     fn apply(&mut self, found: Vec<(Reason, What)>) -> usize {
@@ -177,12 +172,25 @@ impl System {
     }
 }
 
+fn view() -> View {
+    let settings = Settings {
+        apexes: vec![Apex::parse("service.local").unwrap()],
+        ttl: 5,
+        ns_addresses: vec![Ipv4Addr::LOCALHOST.into()],
+        consul: None,
+        reverse: vec!["10.0.0.0/8".parse().unwrap()],
+    };
+    let view = View::new(settings, Zones::default());
+    view.set_ready();
+    view
+}
+
 fn key(place: Place) -> Key {
-    Key {
-        service: ServiceName::parse(SERVICES[place.0]).unwrap(),
-        id: InstanceId::parse(IDS[place.1]).unwrap(),
-        host: HostName::parse(HOSTS[place.2]).unwrap(),
-    }
+    Key::new(
+        ServiceName::parse(SERVICES[place.0]).unwrap(),
+        InstanceId::parse(IDS[place.1]).unwrap(),
+        HostName::parse(HOSTS[place.2]).unwrap(),
+    )
 }
 
 fn lease(kind: u8) -> Lease {
@@ -208,7 +216,7 @@ fn run(step: &Step, model: &mut Model, system: &mut System) {
             let lease = lease(kind);
             let registration = Registration {
                 key: key(place),
-                location: Location::Addresses(vec![IpAddr::from([10, 0, 0, address])]),
+                location: Location::Addresses(vec![IpAddr::from([10, 0, 0, address])].into()),
                 ports: vec![Port { name: None, number: port, transport: Transport::Tcp }],
                 protocol: None,
                 tags: Vec::new(),
@@ -366,6 +374,155 @@ proptest! {
         for step in &steps {
             run(step, &mut model, &mut system);
             compare(&model, &system);
+        }
+    }
+}
+
+/// Instances of each service of a crowd: enough for several leaves.
+const CROWD: u64 = 300;
+const CROWD_HOSTS: [&str; 3] = ["a", "b", "c.example"];
+const CROWD_TAGS: [&str; 4] = ["v1", "V1", "blue", "no label"];
+
+/// One random command of a crowd. More is registered than leaves in the first half of a history.
+fn crowd_command(draws: &mut Draws, growing: bool) -> Command {
+    let mut below = |bound: u64| draws.next_u64() % bound;
+    // Ids that are alike but for case, and those that are no label, have labels with a suffix or a hash.
+    let number = below(CROWD);
+    let id = match below(3) {
+        0 => format!("I{number}"),
+        1 => format!("i{number}"),
+        _ => format!("i:{number}"),
+    };
+    let key = Key::new(
+        ServiceName::parse(SERVICES[below(2) as usize]).unwrap(),
+        InstanceId::parse(&id).unwrap(),
+        HostName::parse(CROWD_HOSTS[below(3) as usize]).unwrap(),
+    );
+    let holder = Holder { key: key.clone(), lease_id: None };
+    let status = Health::ALL[below(4) as usize];
+    let report = |on| {
+        Command::Report(Report { on, check: "report".into(), status, output: "".into(), of: ReportOf::Any })
+    };
+    match below(20) {
+        0 => Command::Drain(holder),
+        1..=2 => report(Subject::Instance(holder)),
+        3 if below(4) == 0 => report(Subject::Host(key.host.clone())),
+        3 => Command::Configure(Configuration {
+            service: key.service.clone(),
+            reset: below(2) == 0,
+            ttl: Some(below(30) as u32),
+        }),
+        4..=8 if growing => Command::Deregister(holder),
+        4..=15 if !growing => Command::Deregister(holder),
+        _ => {
+            let tagged = below(16);
+            let tags = CROWD_TAGS.iter().enumerate().filter(|(at, _)| (tagged >> at) & 1 == 1);
+            Command::Register(Box::new(Registration {
+                key,
+                location: Location::Addresses(vec![IpAddr::from([10, 0, 0, below(9) as u8])].into()),
+                ports: vec![Port { name: None, number: 80, transport: Transport::Tcp }],
+                protocol: None,
+                tags: tags.map(|(_, tag)| Tag::parse(tag).unwrap()).collect(),
+                meta: BTreeMap::new(),
+                weight: 1,
+                priority: 0,
+                lease: lease([0, 3, 4, 5, 5, 5][below(6) as usize]),
+                lease_id: below(1000),
+                checks: Vec::new(),
+                keeps_checks: true,
+                source: None,
+                consul: None,
+                anonymous: false,
+                displaces: None,
+            }))
+        }
+    }
+}
+
+/// The same instances, hosts and settings in a registry that never held anything else.
+fn from_nothing(registry: &Registry, now: Now) -> (Registry, View) {
+    let mut kept = Kept { revision: registry.revision(), ..Kept::default() };
+    for (_, service) in registry.services() {
+        kept.instances.extend(service.members.iter().map(|member| member.instance.clone()));
+        let gone = service.gone.iter().map(|gone| ((*gone.instance).clone(), gone.reason, gone.at, 0));
+        kept.gone.extend(gone);
+    }
+    kept.hosts = registry.hosts().map(|host| Host::clone(host)).collect();
+    kept.settings =
+        registry.all_settings().map(|(name, settings)| (name.clone(), settings.clone())).collect();
+    let (mut new, view) = (Registry::new(1000, FORGET_AFTER), view());
+    new.restore(kept, now);
+    view.publish_all(&new);
+    (new, view)
+}
+
+/// Everything that a view says, but for when it was made.
+fn said(service: &ServiceView) -> String {
+    let members: Vec<String> = service
+        .members
+        .iter()
+        .map(|member| {
+            let instance = &member.instance;
+            assert_eq!(
+                service.by_label(instance.label.as_str()).map(|found| &found.instance.key),
+                Some(&instance.key)
+            );
+            assert_eq!(
+                service.by_key(&instance.key).map(|found| &found.instance.label),
+                Some(&instance.label)
+            );
+            let host = member.host.as_ref().map(|host| (&host.name, &host.checks));
+            format!("{} {} {} {} {host:?}", instance.key, instance.label, instance.revision, member.rule())
+        })
+        .collect();
+    assert_eq!(members.len(), service.members.len());
+    let gone: Vec<String> = service
+        .gone
+        .iter()
+        .map(|gone| format!("{} {:?} {}", gone.instance.key, gone.reason, gone.at))
+        .collect();
+    let (tags, listed) = (&service.tags, &service.listed_tags);
+    format!("{members:#?} {gone:#?} {tags:?} {listed:?} {} {:?}", service.ttl, service.why_none)
+}
+
+fn compare_with_nothing(system: &System) {
+    let (registry, view) = from_nothing(&system.registry, system.now);
+    assert_eq!(system.registry.instances(), registry.instances());
+    let names = |view: &View| view.directory().names().cloned().collect::<Vec<_>>();
+    assert_eq!(names(&system.view), names(&view));
+    for name in names(&view) {
+        let (kept, new) = (system.view.service(name.as_str()).unwrap(), view.service(name.as_str()).unwrap());
+        assert_eq!(said(&kept), said(&new), "{name}");
+    }
+    for tag in CROWD_TAGS {
+        assert_eq!(system.view.has_tag(tag), view.has_tag(tag), "{tag}");
+    }
+    assert_eq!(system.view.hosts(), view.hosts());
+    assert_eq!(system.view.has_host_below("example"), view.has_host_below("example"));
+    for host in CROWD_HOSTS {
+        let host = HostName::parse(host).unwrap();
+        let on = |view: &View| -> Vec<String> {
+            view.on_host(&host).iter().map(|member| member.instance.key.to_string()).collect()
+        };
+        assert_eq!(on(&system.view), on(&view), "{host}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 4, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_view_kept_from_change_to_change_is_one_made_from_nothing(seed in any::<u64>()) {
+        let (mut draws, mut system) = (Draws::new(seed), System::new());
+        for step in 0..6000 {
+            let command = crowd_command(&mut draws, step < 3000);
+            let _ = system.command(command);
+            if draws.next_u64().is_multiple_of(50) {
+                system.wait(Duration::from_secs(draws.next_u64() % 20));
+            }
+            if step % 250 == 249 {
+                compare_with_nothing(&system);
+            }
         }
     }
 }

@@ -199,7 +199,8 @@ impl Stage {
             ["close", connection] => {
                 let connection = connection.parse().unwrap();
                 let services: Vec<_> = self.registry.services().map(|(_, service)| service).collect();
-                let instances = services.iter().flat_map(|service| service.instances.values());
+                let members = services.iter().flat_map(|service| &service.members);
+                let instances = members.map(|member| &member.instance);
                 let bound = instances.filter(|instance| matches!(instance.lease, Lease::Connection(_)));
                 let keys = bound.map(|instance| instance.key.clone()).collect();
                 self.command(Command::Closed { connection, keys })
@@ -240,11 +241,11 @@ impl Stage {
 
     /// The outcomes of probes, one after the other: `+` went well, `~` is a warning, `-` failed.
     fn probe(&mut self, service: &str, id: &str, check: &str, outcomes: &str) -> Result<String, Problem> {
-        let key = Key {
-            service: ServiceName::parse(service).unwrap(),
-            id: InstanceId::parse(id).unwrap(),
-            host: HostName::parse("here").unwrap(),
-        };
+        let key = Key::new(
+            ServiceName::parse(service).unwrap(),
+            InstanceId::parse(id).unwrap(),
+            HostName::parse("here").unwrap(),
+        );
         let mut out = String::new();
         for outcome in outcomes.chars() {
             let Some(instance) = self.registry.instance(&key) else { panic!("{key} is not registered") };

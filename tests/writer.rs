@@ -11,17 +11,17 @@ use callsign::view::{Settings, View, Zones};
 use callsign::writer::{Done, Writer};
 
 fn key(id: &str, host: &str) -> Key {
-    Key {
-        service: ServiceName::parse("web").unwrap(),
-        id: InstanceId::parse(id).unwrap(),
-        host: HostName::parse(host).unwrap(),
-    }
+    Key::new(
+        ServiceName::parse("web").unwrap(),
+        InstanceId::parse(id).unwrap(),
+        HostName::parse(host).unwrap(),
+    )
 }
 
 fn register(id: &str, host: &str) -> Command {
     Command::Register(Box::new(Registration {
         key: key(id, host),
-        location: Location::Addresses(vec![[10, 0, 0, 1].into()]),
+        location: Location::Addresses(vec![[10, 0, 0, 1].into()].into()),
         ports: vec![Port { name: None, number: 80, transport: Transport::Tcp }],
         protocol: None,
         tags: Vec::new(),

@@ -438,10 +438,12 @@ mod tests {
         let mut book = Book::new(3);
         book.set(&host("m"), &[alias(None, Some("db"))], Found::Later, 0);
         book.set(&host("n"), &[alias(None, None)], Found::Later, 0);
-        let key = |id: &str, host: &str| Key {
-            service: crate::name::ServiceName::parse("s").unwrap(),
-            id: InstanceId::parse(id).unwrap(),
-            host: HostName::parse(host).unwrap(),
+        let key = |id: &str, host: &str| {
+            Key::new(
+                crate::name::ServiceName::parse("s").unwrap(),
+                InstanceId::parse(id).unwrap(),
+                HostName::parse(host).unwrap(),
+            )
         };
         let heed = |book: &Book, id: &str, host: &str| book.aliases_of_instance(&key(id, host)).count();
         assert_eq!((heed(&book, "db", "m"), heed(&book, "web", "n"), heed(&book, "web", "m")), (1, 1, 0));

@@ -48,7 +48,7 @@ impl RegisterForm {
         };
         let id = id.map_err(|unfit| Problem::invalid("id", unfit))?;
         Ok(Registration {
-            key: Key { service, id, host },
+            key: Key::new(service, id, host),
             location: self.location(peer)?,
             ports,
             protocol: self.protocol.as_deref().map(|protocol| word("protocol", protocol)).transpose()?,
@@ -82,7 +82,8 @@ impl RegisterForm {
             }
             (None, None) => {
                 let usual = peer.addresses.iter().map(|address| usable_address(*address, peer));
-                return Ok(Location::Addresses(usual.collect::<Result<_, _>>()?));
+                let usual: Vec<IpAddr> = usual.collect::<Result<_, _>>()?;
+                return Ok(Location::Addresses(usual.into()));
             }
             (Some(address), None) => &address.0,
         };
@@ -104,7 +105,7 @@ impl RegisterForm {
                 "address",
                 "must not be an empty list; leave it out to take the default",
             )),
-            1..=ADDRESSES_MAX => Ok(Location::Addresses(addresses)),
+            1..=ADDRESSES_MAX => Ok(Location::Addresses(addresses.into())),
             count => Err(Problem::invalid(
                 "address",
                 format!("may list at most {ADDRESSES_MAX} addresses, not {count}"),
@@ -356,11 +357,11 @@ impl Filter {
 }
 
 fn key(service: &str, id: &str, host: Option<&str>, default: &HostName) -> Result<Key, Problem> {
-    Ok(Key {
-        service: ServiceName::parse(service).map_err(|unfit| Problem::invalid("service", unfit))?,
-        id: InstanceId::parse(id).map_err(|unfit| Problem::invalid("id", unfit))?,
-        host: host_or(host, default)?,
-    })
+    Ok(Key::new(
+        ServiceName::parse(service).map_err(|unfit| Problem::invalid("service", unfit))?,
+        InstanceId::parse(id).map_err(|unfit| Problem::invalid("id", unfit))?,
+        host_or(host, default)?,
+    ))
 }
 
 fn host_or(given: Option<&str>, default: &HostName) -> Result<HostName, Problem> {

@@ -4,14 +4,15 @@ use std::sync::Arc;
 
 use super::{ListedCheck, Refusal, Report, ReportOf, What, become_};
 use crate::check::{CHECKS_MAX, Check, Definition, kept_output, worst};
-use crate::instance::{Health, Instance};
+use crate::instance::{Extras, Health, Instance};
 use crate::lease::Leased;
 use crate::time::Now;
 
 /// The instance with other checks; its health may be another one since now.
 pub(super) fn with_checks(before: &Arc<Instance>, checks: Vec<Check>, now: Now) -> What {
     let since = if worst(&checks) == before.health() { before.since } else { now.wall };
-    become_(before, Instance { checks, since, ..(**before).clone() })
+    let extras = Extras { checks, ..(***before).clone() }.kept();
+    become_(before, Instance { extras, since, ..(**before).clone() })
 }
 
 /// The checks that are listed, then, where they are kept, those of `known` that are not. A status that is not given

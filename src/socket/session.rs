@@ -331,9 +331,13 @@ impl<'a, W: AsyncWrite + Unpin> Session<'a, W> {
             }
         }
         let label = instance.label.as_str();
-        if service.known().any(|other| {
-            other.key != instance.key && other.tags.iter().any(|tag| tag.as_str().eq_ignore_ascii_case(label))
-        }) {
+        // The set says first whether it is worth a look at every instance.
+        if service.tags.contains(label)
+            && service.known().any(|other| {
+                other.key != instance.key
+                    && other.tags.iter().any(|tag| tag.as_str().eq_ignore_ascii_case(label))
+            })
+        {
             warnings.push(format!(
                 "the id is spelt like a tag of {name}: {label}.{name} answers this instance, not the tag"
             ));

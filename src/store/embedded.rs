@@ -540,9 +540,12 @@ impl Engine {
             value.ok_or_else(|| EngineError::Damaged(format!("`{key}` is missing")))
         };
         let mut kept = Kept { revision: number(RESERVED)?, ..Kept::default() };
-        for entry in transaction.open_table(INSTANCES)?.iter()? {
+        let instances = transaction.open_table(INSTANCES)?;
+        let mut near = record::Near::default();
+        for entry in instances.iter()? {
             let (_, octets) = entry?;
-            kept.instances.push(record::read_instance(octets.value(), now).map_err(unreadable)?);
+            let instance = record::read_instance(octets.value(), now, &mut near).map_err(unreadable)?;
+            kept.instances.push(Arc::new(instance));
         }
         for entry in transaction.open_table(HOSTS)?.iter()? {
             let (_, octets) = entry?;

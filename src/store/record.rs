@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::check::{Check, Definition, Http, Kind, Place, Tls};
 use crate::instance::{
-    ConsulFacts, Health, Host, Instance, Key, Lease, Location, Port, ServiceSettings, Transport,
+    ConsulFacts, Extras, Health, Host, Instance, Key, Lease, Location, Port, ServiceSettings, Transport,
 };
 use crate::lease::{LeaseCell, Leased};
 use crate::name::{HostName, InstanceId, Label, Name, ServiceName, Tag};
@@ -45,11 +45,11 @@ pub struct Left {
 }
 
 #[derive(Serialize, Deserialize)]
-struct InstanceForm {
-    service: String,
-    id: String,
-    host: String,
-    label: String,
+struct InstanceForm<'a> {
+    service: &'a str,
+    id: &'a str,
+    host: &'a str,
+    label: &'a str,
     addresses: Vec<IpAddr>,
     /// In presentation form; empty where there are addresses.
     target: String,
@@ -156,20 +156,22 @@ struct SettingsForm {
 }
 
 #[derive(Serialize, Deserialize)]
-struct LeftForm {
-    instance: InstanceForm,
+struct LeftForm<'a> {
+    #[serde(borrow)]
+    instance: InstanceForm<'a>,
     reason: u8,
     at: i64,
     revision: u64,
 }
 
 #[derive(Serialize, Deserialize)]
-struct ChangeForm {
+struct ChangeForm<'a> {
     revision: u64,
     at: i64,
     reason: u8,
     author: AuthorForm,
-    what: WhatForm,
+    #[serde(borrow)]
+    what: WhatForm<'a>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -181,8 +183,8 @@ enum AuthorForm {
 }
 
 #[derive(Serialize, Deserialize)]
-enum WhatForm {
-    Instance(Option<Box<InstanceForm>>, Option<Box<InstanceForm>>),
+enum WhatForm<'a> {
+    Instance(#[serde(borrow)] Option<Box<InstanceForm<'a>>>, #[serde(borrow)] Option<Box<InstanceForm<'a>>>),
     Host(Option<HostForm>, Option<HostForm>),
     Forgotten { service: String, id: String, host: String },
     Settings { service: String, before: SettingsForm, after: SettingsForm },
@@ -227,9 +229,9 @@ pub fn write_change(change: &Change) -> Vec<u8> {
         },
         what: match &change.what {
             What::Instance { before, after } => {
-                let form = |instance: &Option<Arc<Instance>>| {
+                fn form(instance: &Option<Arc<Instance>>) -> Option<Box<InstanceForm<'_>>> {
                     instance.as_deref().map(|instance| Box::new(InstanceForm::of(instance)))
-                };
+                }
                 WhatForm::Instance(form(before), form(after))
             }
             What::Host { before, after } => {
@@ -250,9 +252,16 @@ pub fn write_change(change: &Change) -> Vec<u8> {
     })
 }
 
+/// Names that were read last: records lie in the order of their services, and neighbours share what is the same.
+#[derive(Debug, Default)]
+pub struct Near {
+    service: Option<ServiceName>,
+    host: Option<HostName>,
+}
+
 /// Reads an instance; its lease begins at `now`.
-pub fn read_instance(octets: &[u8], now: Now) -> Result<Instance, Unreadable> {
-    read::<InstanceForm>(octets)?.instance(now)
+pub fn read_instance(octets: &[u8], now: Now, near: &mut Near) -> Result<Instance, Unreadable> {
+    read::<InstanceForm<'_>>(octets)?.instance(now, near)
 }
 
 /// Reads a host; the deadlines of its checks begin at `now`.
@@ -265,9 +274,9 @@ pub fn read_settings(octets: &[u8]) -> Result<ServiceSettings, Unreadable> {
 }
 
 pub fn read_left(octets: &[u8], now: Now) -> Result<Left, Unreadable> {
-    let form: LeftForm = read(octets)?;
+    let form: LeftForm<'_> = read(octets)?;
     Ok(Left {
-        instance: form.instance.instance(now)?,
+        instance: form.instance.instance(now, &mut Near::default())?,
         reason: reason(form.reason)?,
         at: Wall { unix_ms: form.at },
         revision: form.revision,
@@ -275,10 +284,12 @@ pub fn read_left(octets: &[u8], now: Now) -> Result<Left, Unreadable> {
 }
 
 pub fn read_change(octets: &[u8]) -> Result<Change, Unreadable> {
-    let form: ChangeForm = read(octets)?;
+    let form: ChangeForm<'_> = read(octets)?;
     let past = Now::default(); // what was has no lease to run out
-    let instance =
-        |form: Option<Box<InstanceForm>>| form.map(|form| form.instance(past).map(Arc::new)).transpose();
+    let mut near = Near::default();
+    let mut instance = |form: Option<Box<InstanceForm<'_>>>| {
+        form.map(|form| form.instance(past, &mut near).map(Arc::new)).transpose()
+    };
     let host = |form: Option<HostForm>| form.map(|form| form.host(past).map(Arc::new)).transpose();
     Ok(Change {
         revision: form.revision,
@@ -331,11 +342,11 @@ fn reason(number: u8) -> Result<Reason, Unreadable> {
 }
 
 fn key(service: &str, id: &str, host: &str) -> Result<Key, Unreadable> {
-    Ok(Key {
-        service: ServiceName::parse(service).map_err(damaged)?,
-        id: InstanceId::parse(id).map_err(damaged)?,
-        host: HostName::parse(host).map_err(damaged)?,
-    })
+    Ok(Key::new(
+        ServiceName::parse(service).map_err(damaged)?,
+        InstanceId::parse(id).map_err(damaged)?,
+        HostName::parse(host).map_err(damaged)?,
+    ))
 }
 
 impl CheckForm {
@@ -505,16 +516,32 @@ impl HostForm {
     }
 }
 
-impl InstanceForm {
-    fn of(instance: &Instance) -> Self {
+impl Near {
+    /// A key with the texts of the one before, where they are the same.
+    fn key(&mut self, service: &str, id: &str, host: &str) -> Result<Key, Unreadable> {
+        let service = match self.service.take().filter(|name| name.as_str() == service) {
+            Some(name) => name,
+            None => ServiceName::parse(service).map_err(damaged)?,
+        };
+        let host = match self.host.take().filter(|name| name.as_str() == host) {
+            Some(name) => name,
+            None => HostName::parse(host).map_err(damaged)?,
+        };
+        (self.service, self.host) = (Some(service.clone()), Some(host.clone()));
+        Ok(Key::new(service, InstanceId::parse(id).map_err(damaged)?, host))
+    }
+}
+
+impl<'a> InstanceForm<'a> {
+    fn of(instance: &'a Instance) -> Self {
         let port = |port: &Port| {
             (port.name.as_deref().map(str::to_owned), port.number, port.transport == Transport::Udp)
         };
         Self {
-            service: instance.key.service.to_string(),
-            id: instance.key.id.to_string(),
-            host: instance.key.host.to_string(),
-            label: instance.label.to_string(),
+            service: instance.key.service.as_str(),
+            id: instance.key.id.as_str(),
+            host: instance.key.host.as_str(),
+            label: instance.label.as_str(),
             addresses: instance.addresses().to_vec(),
             target: match &instance.location {
                 Location::Target(target) => target.to_string(),
@@ -543,8 +570,13 @@ impl InstanceForm {
         }
     }
 
-    fn instance(self, now: Now) -> Result<Instance, Unreadable> {
-        let key = key(&self.service, &self.id, &self.host)?;
+    fn instance(self, now: Now, near: &mut Near) -> Result<Instance, Unreadable> {
+        let key = near.key(self.service, self.id, self.host)?;
+        let own = key.id.label();
+        let label = match own.as_str() == self.label {
+            true => own,
+            false => Label::parse(self.label).map_err(damaged)?,
+        };
         let (lease, deadline) = match self.lease {
             LeaseForm::Milliseconds(milliseconds) => {
                 let duration = Duration::from_millis(milliseconds);
@@ -565,30 +597,33 @@ impl InstanceForm {
             return Err(damaged("an instance without an address"));
         }
         let of = Leased::Instance(key.clone());
-        Ok(Instance {
-            key,
-            label: Label::parse(&self.label).map_err(damaged)?,
-            location: match self.target.as_str() {
-                "" => Location::Addresses(self.addresses),
-                target => Location::Target(Name::parse(target).map_err(damaged)?),
-            },
-            ports,
+        let extras = Extras {
             protocol: self.protocol.map(Into::into),
             tags: self.tags.iter().map(|tag| Tag::parse(tag)).collect::<Result<_, _>>().map_err(damaged)?,
             meta: map(self.meta),
+            checks: self.checks.into_iter().map(|check| check.check(&of, now)).collect::<Result<_, _>>()?,
+            source: self.source.map(Into::into),
+            consul: self.consul.map(|form| Arc::new(form.facts())),
+        };
+        Ok(Instance {
+            key,
+            label,
+            location: match self.target.as_str() {
+                "" => Location::Addresses(self.addresses.into()),
+                target => Location::Target(Name::parse(target).map_err(damaged)?),
+            },
+            ports: ports.into(),
             weight: self.weight,
             priority: self.priority,
             lease,
             lease_id: self.lease_id,
             deadline,
-            checks: self.checks.into_iter().map(|check| check.check(&of, now)).collect::<Result<_, _>>()?,
             draining: self.draining,
             registered: Wall { unix_ms: self.registered },
             since: Wall { unix_ms: self.since },
             created: self.created,
             revision: self.revision,
-            source: self.source.map(Into::into),
-            consul: self.consul.map(|form| Arc::new(form.facts())),
+            extras: extras.kept(),
         })
     }
 }

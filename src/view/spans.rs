@@ -1,9 +1,8 @@
 //! When something that spans services changed last: what reads of the catalog wait for.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::instance::{Host, Instance};
+use crate::instance::Host;
 use crate::registry::{Change, What};
 
 /// Revisions of what spans services, each the last at which a reader could see a difference.
@@ -53,10 +52,9 @@ impl Spans {
         let none = &[][..];
         let (hosts, checks) = match &change.what {
             What::Instance { before, after } => {
-                let checks = |instance: &Option<Arc<Instance>>| {
-                    instance.as_ref().map_or(none, |it| &it.checks).to_vec()
-                };
-                (false, checks(before) != checks(after))
+                let (before, after) = (before.as_ref(), after.as_ref());
+                let before = before.map_or(none, |before| &before.checks);
+                (false, before != after.map_or(none, |after| &after.checks))
             }
             What::Host { before: Some(before), after: Some(after) } => {
                 let said = |host: &Host| Host { checks: Vec::new(), ..host.clone() };

@@ -135,10 +135,7 @@ fn config_source(setting: &Setting) -> Message {
 
 /// `envoy.config.endpoint.v3.ClusterLoadAssignment`: the instances with an address and a TCP port, by priority and place.
 fn endpoints(name: &ServiceName, service: Option<&ServiceView>) -> Message {
-    let members: &[Member] = match service {
-        Some(service) => &service.members,
-        None => &[],
-    };
+    let members = service.into_iter().flat_map(|service| service.members.iter());
     let mut reached: BTreeMap<SocketAddr, &Member> = BTreeMap::new();
     for member in members {
         let Some(at) = address(&member.instance) else { continue };

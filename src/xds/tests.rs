@@ -68,7 +68,7 @@ impl System {
     }
 
     fn holder(&self, service: &str) -> Holder {
-        let key = self.view.service(service).unwrap().members[0].instance.key.clone();
+        let key = self.view.service(service).unwrap().members.iter().next().unwrap().instance.key.clone();
         Holder { key, lease_id: None }
     }
 

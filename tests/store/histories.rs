@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use callsign::check::{Check, Definition, Http, Kind, Place, Tls};
 use callsign::instance::{
-    ConsulFacts, Health, Host, Instance, Key, Lease, Location, Port, ServiceSettings, Transport,
+    ConsulFacts, Extras, Health, Host, Instance, Key, Lease, Location, Port, ServiceSettings, Transport,
 };
 use callsign::name::{HostName, InstanceId, Name, ServiceName, Tag};
 use callsign::registry::{
@@ -133,11 +133,10 @@ impl Stored {
 
 /// All but the deadline, which no store keeps.
 fn instance_text(instance: &Instance) -> Arc<str> {
-    let Instance { key, label, location, ports, protocol, tags, meta, weight, priority, .. } = instance;
-    let Instance { lease, lease_id, deadline: _, checks, draining, registered, since, revision, .. } =
-        instance;
-    let (checks, created, consul) =
-        (checks_text(checks), instance.created, (&instance.source, &instance.consul));
+    let Instance { key, label, location, ports, weight, priority, lease, lease_id, .. } = instance;
+    let Instance { deadline: _, draining, registered, since, revision, .. } = instance;
+    let Extras { protocol, tags, meta, checks, source, consul } = &**instance;
+    let (checks, created, consul) = (checks_text(checks), instance.created, (source, consul));
     let lease = match lease {
         Lease::Timed(duration) => format!("{duration:?}"),
         Lease::Connection(_) => "connection".to_owned(),
@@ -302,21 +301,21 @@ impl World {
         match draws.below(20) {
             16 => Command::AddCheck { on: Subject::Instance(holder(key)), listed: listed("added", draws) },
             17 => Command::RemoveCheck { on: Subject::Instance(holder(key)), check: "added".into() },
-            18 if draws.below(2) == 0 => Command::DeregisterHost(key.host),
+            18 if draws.below(2) == 0 => Command::DeregisterHost(key.host.clone()),
             18 => Command::RegisterHost(Box::new(HostRegistration {
-                name: key.host,
+                name: key.host.clone(),
                 addresses: vec![IpAddr::from([10, 1, 1, draws.below(9) as u8])],
                 meta: [("rack".into(), draws.below(3).to_string().into())].into(),
                 id: (draws.below(2) == 0).then(|| "0af1".into()),
             })),
             19 => {
                 let ttl = (draws.below(2) == 0).then(|| draws.below(300) as u32);
-                Command::Configure(Configuration { service: key.service, reset: true, ttl })
+                Command::Configure(Configuration { service: key.service.clone(), reset: true, ttl })
             }
             0..8 => Command::Register(Box::new(self.registration(key, draws))),
             8..12 => Command::Deregister(holder(key)),
             12 => Command::Drain(holder(key)),
-            13 => report(Subject::Host(key.host), draws),
+            13 => report(Subject::Host(key.host.clone()), draws),
             _ => report(Subject::Instance(holder(key)), draws),
         }
     }
@@ -332,7 +331,7 @@ impl World {
             location: if target {
                 Location::Target(Name::parse("db.example.com.").expect("a name"))
             } else {
-                Location::Addresses(vec![IpAddr::from([10, 0, draws.below(200) as u8, 1])])
+                Location::Addresses(vec![IpAddr::from([10, 0, draws.below(200) as u8, 1])].into())
             },
             ports: (0..1 + draws.below(3))
                 .map(|number| Port {
@@ -406,20 +405,20 @@ fn listed(id: &str, draws: &mut Draws) -> ListedCheck {
 }
 
 fn first_key(id: &str) -> Key {
-    Key {
-        service: ServiceName::parse(SERVICES[0]).expect("a name"),
-        id: InstanceId::parse(id).expect("an id"),
-        host: HostName::parse(HOSTS[0]).expect("a host's name"),
-    }
+    Key::new(
+        ServiceName::parse(SERVICES[0]).expect("a name"),
+        InstanceId::parse(id).expect("an id"),
+        HostName::parse(HOSTS[0]).expect("a host's name"),
+    )
 }
 
 fn key(draws: &mut Draws) -> Key {
     let number = draws.below(IDS);
     // Some are no label of DNS.
     let id = if number.is_multiple_of(3) { format!("id:{number}") } else { format!("id-{number}") };
-    Key {
-        service: ServiceName::parse(SERVICES[draws.below(SERVICES.len())]).expect("a name"),
-        id: InstanceId::parse(&id).expect("an id"),
-        host: HostName::parse(HOSTS[draws.below(HOSTS.len())]).expect("a host's name"),
-    }
+    Key::new(
+        ServiceName::parse(SERVICES[draws.below(SERVICES.len())]).expect("a name"),
+        InstanceId::parse(&id).expect("an id"),
+        HostName::parse(HOSTS[draws.below(HOSTS.len())]).expect("a host's name"),
+    )
 }

@@ -63,11 +63,11 @@ pub struct Wanted {
 
 impl Wanted {
     pub fn new(service: &str, id: &str, addresses: &[&str], port: u16) -> Self {
-        let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
+        let addresses: Vec<IpAddr> = addresses.iter().map(|address| address.parse().unwrap()).collect();
         Self {
             service: service.to_owned(),
             id: id.to_owned(),
-            location: Location::Addresses(addresses),
+            location: Location::Addresses(addresses.into()),
             ports: vec![Port { name: None, number: port, transport: Transport::Tcp }],
             tags: Vec::new(),
             meta: Vec::new(),
@@ -85,11 +85,11 @@ impl Wanted {
     }
 
     fn key(&self) -> Key {
-        Key {
-            service: ServiceName::parse(&self.service).unwrap(),
-            id: InstanceId::parse(&self.id).unwrap(),
-            host: HostName::parse("machine").unwrap(),
-        }
+        Key::new(
+            ServiceName::parse(&self.service).unwrap(),
+            InstanceId::parse(&self.id).unwrap(),
+            HostName::parse("machine").unwrap(),
+        )
     }
 
     fn command(&self) -> Command {

@@ -1,0 +1,165 @@
+//! What the registry holds of one service.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::hash::Hash;
+use std::sync::{Arc, LazyLock};
+
+use super::{GONE_PER_SERVICE_MAX, Reason};
+use crate::instance::{Instance, Key};
+use crate::member::{Member, Members};
+use crate::name::{Label, Tag};
+use crate::time::Wall;
+
+/// The tags of a service that has none; one set for all of them.
+static NO_LABELS: LazyLock<Arc<BTreeSet<Label>>> = LazyLock::new(Arc::default);
+static NO_TEXTS: LazyLock<Arc<BTreeSet<Tag>>> = LazyLock::new(Arc::default);
+
+/// An instance that left, as long as it is remembered.
+#[derive(Clone, Debug)]
+pub struct Gone {
+    pub instance: Arc<Instance>,
+    pub reason: Reason,
+    pub at: Wall,
+    pub(super) revision: u64,
+}
+
+/// One service: its instances, those that left, and the tags of both.
+#[derive(Debug, Default)]
+pub struct Service {
+    pub members: Members,
+    /// Oldest first.
+    pub gone: VecDeque<Gone>,
+    /// None where no instance has a tag.
+    tags: Option<Box<Tags>>,
+}
+
+#[derive(Debug, Default)]
+struct Tags {
+    /// Of every instance that is registered or remembered, as labels.
+    known: Counted<Label>,
+    /// Of its registered instances, as they are spelt.
+    listed: Counted<Tag>,
+}
+
+/// A set whose entries count how often they were put in; copies of the set are shared until it changes.
+#[derive(Debug)]
+struct Counted<T> {
+    counts: HashMap<T, u32>,
+    set: Arc<BTreeSet<T>>,
+}
+
+impl<T> Default for Counted<T> {
+    fn default() -> Self {
+        Self { counts: HashMap::new(), set: Arc::default() }
+    }
+}
+
+impl<T: Clone + Eq + Hash + Ord> Counted<T> {
+    fn put(&mut self, entry: &T) {
+        match self.counts.get_mut(entry) {
+            Some(count) => *count += 1,
+            None => {
+                self.counts.insert(entry.clone(), 1);
+                Arc::make_mut(&mut self.set).insert(entry.clone());
+            }
+        }
+    }
+
+    fn take(&mut self, entry: &T) {
+        let Some(count) = self.counts.get_mut(entry) else { return };
+        *count -= 1;
+        if *count == 0 {
+            self.counts.remove(entry);
+            Arc::make_mut(&mut self.set).remove(entry);
+        }
+    }
+}
+
+impl Service {
+    pub fn instance(&self, key: &Key) -> Option<&Arc<Instance>> {
+        self.members.by_key(key).map(|member| &member.instance)
+    }
+
+    /// The tags of every instance that is registered or remembered, as labels.
+    pub fn known_tags(&self) -> Arc<BTreeSet<Label>> {
+        self.tags.as_ref().map_or_else(|| NO_LABELS.clone(), |tags| tags.known.set.clone())
+    }
+
+    /// The tags of its registered instances as they are spelt.
+    pub fn listed_tags(&self) -> Arc<BTreeSet<Tag>> {
+        self.tags.as_ref().map_or_else(|| NO_TEXTS.clone(), |tags| tags.listed.set.clone())
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.members.is_empty() && self.gone.is_empty()
+    }
+
+    /// Puts a member in; `before` is what its label led to.
+    pub(super) fn put(&mut self, before: Option<&Arc<Instance>>, member: Member) {
+        // The new ones first: a set that is the same afterwards is not copied.
+        self.count_known(&member.instance, true);
+        self.count_listed(&member.instance, true);
+        if let Some(before) = before {
+            self.count_known(before, false);
+            self.count_listed(before, false);
+        }
+        self.members.put(member);
+    }
+
+    /// Takes an instance out and remembers it; the count of entries that were forgotten for it.
+    pub(super) fn leave(&mut self, gone: Gone) -> usize {
+        self.count_listed(&gone.instance, false);
+        self.members.remove(gone.instance.label.as_str());
+        // Known it stays, as the one that is gone.
+        let (known, forgotten) = (gone.instance.clone(), self.remember(gone));
+        self.count_known(&known, false);
+        forgotten
+    }
+
+    /// Remembers an instance that left; the count of entries that were forgotten for it.
+    pub(super) fn remember(&mut self, gone: Gone) -> usize {
+        self.count_known(&gone.instance, true);
+        // What left twice is remembered as it left last.
+        let mut forgotten = self.forget(&gone.instance.key);
+        if self.gone.len() == GONE_PER_SERVICE_MAX
+            && let Some(oldest) = self.gone.pop_front()
+        {
+            self.count_known(&oldest.instance, false);
+            forgotten += 1;
+        }
+        self.gone.push_back(gone);
+        forgotten
+    }
+
+    /// Takes `key` out of what is remembered; the count of entries that went.
+    pub(super) fn forget(&mut self, key: &Key) -> usize {
+        let Some(at) = self.gone.iter().position(|gone| gone.instance.key == *key) else { return 0 };
+        if let Some(gone) = self.gone.remove(at) {
+            self.count_known(&gone.instance, false);
+        }
+        1
+    }
+
+    fn count_known(&mut self, instance: &Instance, more: bool) {
+        for label in instance.tags.iter().filter_map(Tag::label) {
+            self.count(more, |tags| if more { tags.known.put(label) } else { tags.known.take(label) });
+        }
+    }
+
+    fn count_listed(&mut self, instance: &Instance, more: bool) {
+        for tag in &instance.tags {
+            self.count(more, |tags| if more { tags.listed.put(tag) } else { tags.listed.take(tag) });
+        }
+    }
+
+    fn count(&mut self, more: bool, count: impl FnOnce(&mut Tags)) {
+        if more {
+            count(self.tags.get_or_insert_default());
+        } else if let Some(tags) = &mut self.tags {
+            count(tags);
+            if tags.known.counts.is_empty() && tags.listed.counts.is_empty() {
+                self.tags = None;
+            }
+        }
+    }
+}
