@@ -47,7 +47,7 @@ impl Chance {
         addresses.dedup();
         let location = match self.below(40) {
             0 => Location::Target(Name::parse("db.example.com").expect("a name")),
-            _ => Location::Addresses(addresses),
+            _ => Location::Addresses(addresses.into()),
         };
         let mut ports = Vec::new();
         for name in [None].into_iter().chain(PORTS.map(Some)) {
