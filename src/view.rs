@@ -10,19 +10,21 @@
 
 mod directory;
 mod keys;
+pub mod prepared;
 mod spans;
 
 use std::borrow::Borrow;
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use ipnet::IpNet;
 
 pub use self::directory::Directory;
 use self::keys::{Ids, Keys, add_key, count, remove_key};
+use self::prepared::Prepared;
 pub use self::spans::Spans;
 use crate::grammar::reverse::Prefix;
 use crate::instance::{Host, Instance, Key, Lease, Location, ServiceSettings};
@@ -140,6 +142,7 @@ pub struct ServiceView {
     pub modified: u64,
     /// Why nothing is live; empty where something is. At most `EDE_OCTETS_MAX` octets.
     pub why_none: Box<str>,
+    prepared: OnceLock<Box<Prepared>>,
 }
 
 impl Overlap {
@@ -176,6 +179,7 @@ impl ServiceView {
             listed_tags: service.listed_tags(),
             modified,
             why_none: why_none.into(),
+            prepared: OnceLock::new(),
         })
     }
 
@@ -501,6 +505,13 @@ impl View {
         for label in old.difference(new) {
             count(&self.tags, label.clone(), false);
         }
+    }
+
+    /// The records at a service's own name, below the first apex.
+    pub fn prepared<'s>(&self, service: &'s ServiceView) -> &'s Prepared {
+        service.prepared.get_or_init(|| {
+            Box::new(Prepared::of(service, &self.settings.apexes[0], self.ttl(&service.name)))
+        })
     }
 
     /// As `service`, for as long as `look` looks: nothing is counted that another core counts too.

@@ -20,10 +20,9 @@ use crate::instance::{Instance, Location, Port, Transport};
 use crate::live::{Why, first_port, has_tag, has_transport, named_port};
 use crate::name::{Apex, NAME_OCTETS_MAX};
 use crate::record::Type;
+use crate::view::prepared::{BEFORE_TARGET_OCTETS, Item, RECORDS_MAX, Set};
 use crate::view::{EDE_OCTETS_MAX, Member, NEGATIVE_TTL, Overlap, ServiceView, View, ttl_within};
 
-/// Records of an answer: what has more hardly fits a datagram.
-const RECORDS_MAX: usize = 64;
 /// Labels of the longest name: one octet each, and their lengths.
 const LABELS_MAX: usize = NAME_OCTETS_MAX / 2;
 /// Labels below the apex that may mean something; one more says that there are too many.
@@ -254,6 +253,12 @@ impl Reply<'_, '_> {
     }
 
     fn in_service(&mut self, view: &View, service: &ServiceView, owner: Owner<'_>) -> Option<()> {
+        if let Owner::Service(_) = owner
+            && std::ptr::eq(self.apex, &view.settings.apexes[0])
+            && let Some(set) = view.prepared(service).set(self.query.qtype)
+        {
+            return self.copy(set);
+        }
         match (owner, self.query.qtype) {
             (Owner::Service(_), Type::A | Type::AAAA) => self.addresses(view, service, |_| true),
             (Owner::Service(_), Type::SRV) => self.srv(view, service, |instance| instance.ports.first()),
@@ -289,6 +294,31 @@ impl Reply<'_, '_> {
             },
             _ => None,
         }
+    }
+
+    /// Copies what is prepared, in an order of its own.
+    fn copy(&mut self, set: &Set) -> Option<()> {
+        let mut order: ArrayVec<&Item, RECORDS_MAX> = set.items.iter().collect();
+        shuffle(&mut order, |item| item.weight, &mut Draws::new(self.draw));
+        order.sort_by_key(|item| item.priority);
+        let mut targets: ArrayVec<u16, RECORDS_MAX> = ArrayVec::new();
+        for item in &order {
+            targets.push(0xc000 | (self.out.at + BEFORE_TARGET_OCTETS) as u16);
+            self.out.put(set.octets(item).0)?;
+        }
+        self.counts[0] = order.len() as u16;
+        for (item, target) in order.iter().zip(targets) {
+            let mut glue = set.octets(item).1;
+            while let Some((_, record)) = glue.split_first_chunk::<2>() {
+                // Type, class, TTL and length, then as many octets of data.
+                let octets = 10 + usize::from(record[9]);
+                self.out.u16s(&[target])?;
+                self.out.put(&record[..octets])?;
+                self.counts[2] += 1;
+                glue = &record[octets..];
+            }
+        }
+        Some(())
     }
 
     fn by_tag(&mut self, view: &View, service: &ServiceView, tag: &str) -> Option<()> {
