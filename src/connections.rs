@@ -12,10 +12,12 @@ pub mod tls;
 
 use std::collections::HashMap;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::stream::{Stream, StreamExt, poll_fn};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -33,6 +35,11 @@ pub type Handed = (Box<dyn Octets>, Author);
 
 /// How long accepting rests after an error that would come again at once.
 const REST: Duration = Duration::from_millis(50);
+
+/// The connections that come to a TCP listener.
+pub fn coming_to(listener: TcpListener) -> impl Stream<Item = io::Result<(TcpStream, SocketAddr)>> + Unpin {
+    poll_fn(move |context| listener.poll_accept(context).map(Some))
+}
 
 /// The open connections of one kind.
 #[derive(Debug)]
@@ -97,12 +104,45 @@ impl Connections {
         Place { number, life, connections: self.clone() }
     }
 
+    /// Takes what is coming until `stop`, or until there is no more of it, a task for each; then waits for all of them to
+    /// end.
+    ///
+    /// # Errors
+    ///
+    /// The listener itself is broken.
+    pub async fn serve<T, F>(
+        self: &Arc<Self>,
+        stop: CancellationToken,
+        mut coming: impl Stream<Item = io::Result<T>> + Unpin,
+        mut serve: impl FnMut(T, Place) -> F,
+    ) -> io::Result<()>
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let tasks = TaskTracker::new();
+        loop {
+            // Both arms are cancel-safe.
+            let came = tokio::select! {
+                () = stop.cancelled() => break,
+                came = coming.next() => came,
+            };
+            match came {
+                Some(Ok(connection)) => drop(tasks.spawn(serve(connection, self.enter(&stop)))),
+                Some(Err(error)) => self.after_error(error).await?,
+                None => break,
+            }
+        }
+        tasks.close();
+        tasks.wait().await;
+        Ok(())
+    }
+
     /// What to do after `accept` failed: `Ok` to go on, after a rest where the error would come again.
     ///
     /// # Errors
     ///
     /// The listener itself is broken.
-    pub async fn after_error(&self, error: io::Error) -> io::Result<()> {
+    async fn after_error(&self, error: io::Error) -> io::Result<()> {
         use nix::libc::{EMFILE, ENFILE, ENOBUFS, ENOMEM};
         match error.raw_os_error() {
             Some(EMFILE | ENFILE | ENOBUFS | ENOMEM) => {
@@ -156,40 +196,6 @@ impl Streams {
     /// `most` connections of all kinds together.
     pub fn new(most: usize) -> Arc<Self> {
         Arc::new(Self { connections: Connections::in_floods(most), turns: Turns::default() })
-    }
-
-    /// Accepts until `stop`, a task for each connection, and then waits for all of them to end.
-    ///
-    /// # Errors
-    ///
-    /// The listener itself is broken.
-    pub async fn accept<F>(
-        &self,
-        listener: TcpListener,
-        stop: CancellationToken,
-        mut serve: impl FnMut(TcpStream, Place) -> F,
-    ) -> io::Result<()>
-    where
-        F: Future<Output = ()> + Send + 'static,
-    {
-        let tasks = TaskTracker::new();
-        loop {
-            // Both arms are cancel-safe.
-            let accepted = tokio::select! {
-                () = stop.cancelled() => break,
-                accepted = listener.accept() => accepted,
-            };
-            match accepted {
-                Ok((stream, _)) => {
-                    let place = self.connections.enter(&stop);
-                    tasks.spawn(serve(stream, place));
-                }
-                Err(error) => self.connections.after_error(error).await?,
-            }
-        }
-        tasks.close();
-        tasks.wait().await;
-        Ok(())
     }
 }
 

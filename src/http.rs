@@ -34,7 +34,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use futures_util::StreamExt;
+use futures_util::stream::{Stream, StreamExt, poll_fn};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::{SockRef, TcpKeepalive};
@@ -43,7 +43,6 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 pub use self::grpc::Discovery;
 use self::reply::Failure;
@@ -133,22 +132,22 @@ pub enum Source {
 }
 
 impl Source {
-    async fn accept(&mut self) -> io::Result<Option<Handed>> {
-        match self {
-            Self::Tcp(listener) => {
-                let (stream, address) = listener.accept().await?;
-                stream.set_nodelay(true)?;
-                Ok(Some((Box::new(stream), Author::Address(address))))
-            }
-            Self::Handed(receiver) => Ok(receiver.recv().await),
-        }
+    fn coming(mut self) -> impl Stream<Item = io::Result<Handed>> + Unpin {
+        poll_fn(move |context| match &mut self {
+            Self::Tcp(listener) => listener.poll_accept(context).map(|came| {
+                Some(came.and_then(|(stream, address)| {
+                    stream.set_nodelay(true)?;
+                    Ok((Box::new(stream) as Box<dyn Octets>, Author::Address(address)))
+                }))
+            }),
+            Self::Handed(receiver) => receiver.poll_recv(context).map(|came| came.map(Ok)),
+        })
     }
 }
 
 /// Accepts until `stop`, and then waits for every request to be answered.
-pub async fn run(mut source: Source, office: Arc<Office>, stop: CancellationToken) -> io::Result<()> {
+pub async fn run(source: Source, office: Arc<Office>, stop: CancellationToken) -> io::Result<()> {
     let router = router(office.clone());
-    let tasks = TaskTracker::new();
     if let Source::Tcp(listener) = &source {
         // What is accepted inherits it.
         let keepalive = TcpKeepalive::new()
@@ -157,24 +156,8 @@ pub async fn run(mut source: Source, office: Arc<Office>, stop: CancellationToke
             .with_retries(KEEPALIVE_TIMES);
         SockRef::from(listener).set_tcp_keepalive(&keepalive)?;
     }
-    loop {
-        // Both arms are cancel-safe.
-        let accepted = tokio::select! {
-            () = stop.cancelled() => break,
-            accepted = source.accept() => accepted,
-        };
-        match accepted {
-            Ok(Some((stream, author))) => {
-                let place = office.connections.enter(&stop);
-                tasks.spawn(connection(stream, office.clone(), router.clone(), author, place));
-            }
-            Ok(None) => break,
-            Err(error) => office.connections.after_error(error).await?,
-        }
-    }
-    tasks.close();
-    tasks.wait().await;
-    Ok(())
+    let serve = |(stream, author), place| connection(stream, office.clone(), router.clone(), author, place);
+    office.connections.serve(stop, source.coming(), serve).await
 }
 
 async fn connection(

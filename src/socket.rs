@@ -12,12 +12,12 @@ mod stream;
 use std::io;
 use std::sync::Arc;
 
+use futures_util::stream::{Stream, poll_fn};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::mpsc;
 use tokio_util::either::Either;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use self::session::Session;
 use crate::connections::{Handed, Place};
@@ -39,19 +39,20 @@ pub enum Listener {
 }
 
 impl Listener {
-    async fn accept(&self) -> io::Result<(Either<UnixStream, TcpStream>, Author)> {
-        match self {
-            Self::Unix(listener) => {
-                let (stream, _) = listener.accept().await?;
-                let author = Author::User(stream.peer_cred()?.uid());
-                Ok((Either::Left(stream), author))
-            }
-            Self::Tcp(listener) => {
-                let (stream, address) = listener.accept().await?;
-                stream.set_nodelay(true)?;
-                Ok((Either::Right(stream), Author::Address(address)))
-            }
-        }
+    fn coming(self) -> impl Stream<Item = io::Result<(Either<UnixStream, TcpStream>, Author)>> + Unpin {
+        poll_fn(move |context| {
+            let came = match &self {
+                Self::Unix(listener) => listener.poll_accept(context).map_ok(|(stream, _)| {
+                    let author = Author::User(stream.peer_cred()?.uid());
+                    Ok((Either::Left(stream), author))
+                }),
+                Self::Tcp(listener) => listener.poll_accept(context).map_ok(|(stream, address)| {
+                    stream.set_nodelay(true)?;
+                    Ok((Either::Right(stream), Author::Address(address)))
+                }),
+            };
+            came.map(|came| Some(came.flatten()))
+        })
     }
 }
 
@@ -64,24 +65,10 @@ pub async fn run(
     hand_over: Option<mpsc::Sender<Handed>>,
     stop: CancellationToken,
 ) -> io::Result<()> {
-    let tasks = TaskTracker::new();
-    loop {
-        // Both arms are cancel-safe.
-        let accepted = tokio::select! {
-            () = stop.cancelled() => break,
-            accepted = listener.accept() => accepted,
-        };
-        match accepted {
-            Ok((stream, author)) => {
-                let place = desk.connections.enter(&stop);
-                tasks.spawn(connection(stream, desk.clone(), author, place, hand_over.clone(), stop.clone()));
-            }
-            Err(error) => desk.connections.after_error(error).await?,
-        }
-    }
-    tasks.close();
-    tasks.wait().await;
-    Ok(())
+    let serve = |(stream, author), place| {
+        connection(stream, desk.clone(), author, place, hand_over.clone(), stop.clone())
+    };
+    desk.connections.serve(stop.clone(), listener.coming(), serve).await
 }
 
 async fn connection(

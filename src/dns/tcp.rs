@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use crate::answer::Over;
 use crate::balance::Draws;
 use crate::connections::tls::Acceptor;
-use crate::connections::{Place, Streams};
+use crate::connections::{Place, Streams, coming_to};
 use crate::dns::encode::HEADER_OCTETS;
 use crate::dns::wire::{Accepted, Arrival, Responder};
 
@@ -73,11 +73,11 @@ pub async fn run(
     SockRef::from(&listener).set_recv_buffer_size(KERNEL_OCTETS)?;
     SockRef::from(&listener).set_send_buffer_size(KERNEL_OCTETS)?;
     let mut seeds = Draws::new(seed);
-    let serve = |stream, place| {
+    let serve = |(stream, _), place| {
         let (layer, streams, responder) = (layer.clone(), streams.clone(), responder.clone());
         connection(stream, layer, Service { responder, streams, place, draws: Draws::new(seeds.next_u64()) })
     };
-    streams.accept(listener, stop, serve).await
+    streams.connections.serve(stop, coming_to(listener), serve).await
 }
 
 /// What one connection is served with.

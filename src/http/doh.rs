@@ -30,7 +30,7 @@ use tokio_util::task::TaskTracker;
 
 use super::serve;
 use crate::connections::tls::Acceptor;
-use crate::connections::{Place, Streams};
+use crate::connections::{Place, Streams, coming_to};
 
 /// Where questions go: the path that every client proposes.
 const PATH: &str = "/dns-query";
@@ -78,7 +78,7 @@ pub async fn run(
 ) -> io::Result<()> {
     let router = router(answering);
     let requests = Requests(TaskTracker::new());
-    let serve = |stream, place| {
+    let serve = |(stream, _), place| {
         let (acceptor, router, requests) = (acceptor.clone(), router.clone(), requests.clone());
         async move {
             if let Err(error) = connection(stream, &acceptor, router, requests, place).await {
@@ -86,7 +86,7 @@ pub async fn run(
             }
         }
     };
-    streams.accept(listener, stop, serve).await?;
+    streams.connections.serve(stop, coming_to(listener), serve).await?;
     requests.0.close();
     requests.0.wait().await;
     Ok(())
