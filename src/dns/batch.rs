@@ -1,5 +1,8 @@
 //! Datagrams in batches: one system call for many (recvmmsg(2), sendmmsg(2)).
 //!
+//! Replies of one length to one client go to the kernel as one message, which it cuts up again (UDP_SEGMENT, udp(7)): the
+//! way through its layers is most of what a query costs, and is gone once.
+//!
 //! The one place where we talk to the kernel past the libraries: those that have both calls either allocate for each
 //! batch, or give every datagram of it the same control message.
 
@@ -11,6 +14,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::null_mut;
 
+use arrayvec::ArrayVec;
 use nix::libc;
 
 /// Datagrams of one batch: 64 and 256 were slower, for what is in the first cache is what is answered at once.
@@ -22,10 +26,20 @@ const STRIDE_OCTETS: usize = 65_536 + 5 * 64;
 /// Room for one control message: `in6_pktinfo` behind its header is 40 octets.
 const CONTROL_OCTETS: usize = 64;
 
-/// What the kernel says of a datagram beside its octets, aligned as it wants it.
+/// What the kernel says of a datagram beside its octets, and is told, aligned as it wants it.
 #[derive(Clone, Copy)]
 #[repr(C, align(8))]
 struct Control([u8; CONTROL_OCTETS]);
+
+/// A reply that waits to be sent.
+#[derive(Clone, Copy)]
+struct Waiting {
+    /// The place of its datagram.
+    at: usize,
+    octets: usize,
+    /// Client and length in one number; those that have the same go as one.
+    flow: u64,
+}
 
 /// Buffers for a batch of queries and the replies to them.
 pub struct Batch {
@@ -38,8 +52,10 @@ pub struct Batch {
     outgoing: Box<[libc::mmsghdr; BATCH_MAX]>,
     vectors_in: Box<[libc::iovec; BATCH_MAX]>,
     vectors_out: Box<[libc::iovec; BATCH_MAX]>,
-    /// Replies that wait to be sent.
-    waiting: usize,
+    controls_out: Box<[Control; BATCH_MAX]>,
+    waiting: ArrayVec<Waiting, BATCH_MAX>,
+    /// False once the kernel, or a device, has refused to cut up a message.
+    cuts: bool,
 }
 
 impl Batch {
@@ -59,7 +75,9 @@ impl Batch {
             outgoing: Box::new([header; BATCH_MAX]),
             vectors_in: Box::new([vector; BATCH_MAX]),
             vectors_out: Box::new([vector; BATCH_MAX]),
-            waiting: 0,
+            controls_out: Box::new([Control([0; CONTROL_OCTETS]); BATCH_MAX]),
+            waiting: ArrayVec::new(),
+            cuts: true,
         };
         for at in 0..BATCH_MAX {
             batch.vectors_in[at] = libc::iovec {
@@ -71,8 +89,6 @@ impl Batch {
             incoming.msg_iov = &raw mut batch.vectors_in[at];
             incoming.msg_iovlen = 1;
             incoming.msg_control = (&raw mut batch.controls[at]).cast();
-            batch.outgoing[at].msg_hdr.msg_iov = &raw mut batch.vectors_out[at];
-            batch.outgoing[at].msg_hdr.msg_iovlen = 1;
         }
         batch
     }
@@ -84,7 +100,7 @@ impl Batch {
     ///
     /// `WouldBlock` where none came within the socket's timeout, and whatever recvmmsg(2) says.
     pub fn receive(&mut self, socket: BorrowedFd<'_>) -> io::Result<usize> {
-        self.waiting = 0;
+        self.waiting.clear();
         for header in self.incoming.iter_mut() {
             // The kernel has put down here what it used.
             header.msg_hdr.msg_namelen = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
@@ -167,45 +183,188 @@ impl Batch {
     /// Puts the first `octets` of the room beside a datagram among what is to be sent: to where it came from, from where it
     /// was sent to.
     pub fn reply(&mut self, at: usize, octets: usize) {
-        let room = &mut self.replies[at * self.reply_octets..][..self.reply_octets][..octets];
-        let (base, waiting) = (room.as_mut_ptr(), self.waiting);
-        self.vectors_out[waiting] = libc::iovec { iov_base: base.cast(), iov_len: octets };
+        let flow = match self.from(at) {
+            Some(SocketAddr::V4(v4)) if self.cuts && self.control(at).is_none() => {
+                u64::from(v4.ip().to_bits()) << 32 | u64::from(v4.port()) << 16 | octets as u64
+            }
+            _ => at as u64, // no client is at 0.0.0.0, port 0
+        };
+        self.waiting.push(Waiting { at, octets, flow });
+    }
+
+    /// Sends what waits. What cannot be sent at once is dropped, as the network would: the client asks again.
+    pub fn send(&mut self, socket: BorrowedFd<'_>) {
+        let messages = self.address();
+        let mut sent = 0;
+        while sent < messages {
+            match self.hand_over(socket, sent, messages) {
+                Ok(count) => sent += count,
+                // An error is the first one's alone; those behind it are tried again.
+                Err(error) => {
+                    if !self.send_apart(socket, sent) {
+                        tracing::debug!(%error, "sending on UDP");
+                    }
+                    sent += 1;
+                }
+            }
+        }
+        self.waiting.clear();
+    }
+
+    /// Makes the messages of what waits, one for each flow, and returns how many they are.
+    fn address(&mut self) -> usize {
+        let (mut messages, mut vectors) = (0, 0);
+        let mut taken = [false; BATCH_MAX];
+        for first in 0..self.waiting.len() {
+            if taken[first] {
+                continue;
+            }
+            let Waiting { at, octets, flow } = self.waiting[first];
+            let begin = vectors;
+            for (place, waiting) in self.waiting.iter().enumerate().skip(first) {
+                if waiting.flow == flow {
+                    taken[place] = true;
+                    let reply = &mut self.replies[waiting.at * self.reply_octets..][..octets];
+                    self.vectors_out[vectors] =
+                        libc::iovec { iov_base: reply.as_mut_ptr().cast(), iov_len: octets };
+                    vectors += 1;
+                }
+            }
+            self.answer_from(at);
+            let incoming = &self.incoming[at].msg_hdr;
+            let outgoing = &mut self.outgoing[messages].msg_hdr;
+            (outgoing.msg_name, outgoing.msg_namelen) = (incoming.msg_name, incoming.msg_namelen);
+            (outgoing.msg_control, outgoing.msg_controllen) = (incoming.msg_control, incoming.msg_controllen);
+            outgoing.msg_iov = &raw mut self.vectors_out[begin];
+            outgoing.msg_iovlen = (vectors - begin) as _;
+            if vectors - begin > 1 {
+                outgoing.msg_control = (&raw mut self.controls_out[messages]).cast();
+                outgoing.msg_controllen = CONTROL_OCTETS as _;
+                // SAFETY: the control buffer is ours, aligned, and larger than a header with one number.
+                unsafe {
+                    let header = libc::CMSG_FIRSTHDR(outgoing);
+                    ((*header).cmsg_level, (*header).cmsg_type) = (libc::SOL_UDP, libc::UDP_SEGMENT);
+                    (*header).cmsg_len = libc::CMSG_LEN(size_of::<u16>() as _) as _;
+                    libc::CMSG_DATA(header).cast::<u16>().write_unaligned(octets as u16);
+                    outgoing.msg_controllen = libc::CMSG_SPACE(size_of::<u16>() as _) as _;
+                }
+            }
+            messages += 1;
+        }
+        messages
+    }
+
+    /// Makes the address that a datagram was sent to the one that its reply comes from. Another interface than the one
+    /// that it came in by may be the way back.
+    fn answer_from(&mut self, at: usize) {
         if let Some((libc::IPPROTO_IP, libc::IP_PKTINFO, data)) = self.control(at) {
-            // SAFETY: as in `to`; what is written is as large as what was read. Another interface than the one that it
-            // came in by may be the way back.
+            // SAFETY: as in `to`; what is written is as large as what was read.
             unsafe {
                 let mut info = data.cast::<libc::in_pktinfo>().read_unaligned();
                 (info.ipi_ifindex, info.ipi_spec_dst) = (0, info.ipi_addr);
                 data.cast::<libc::in_pktinfo>().write_unaligned(info);
             }
         }
-        let incoming = &self.incoming[at].msg_hdr;
-        let outgoing = &mut self.outgoing[waiting].msg_hdr;
-        (outgoing.msg_name, outgoing.msg_namelen) = (incoming.msg_name, incoming.msg_namelen);
-        (outgoing.msg_control, outgoing.msg_controllen) = (incoming.msg_control, incoming.msg_controllen);
-        self.waiting += 1;
     }
 
-    /// Sends what waits. What cannot be sent at once is dropped, as the network would: the client asks again.
-    pub fn send(&mut self, socket: BorrowedFd<'_>) {
-        let mut sent = 0;
-        while sent < self.waiting {
-            let rest = &mut self.outgoing[sent..self.waiting];
-            // SAFETY: each header points at a reply, an address and a control message of this batch.
-            let count = unsafe {
-                libc::sendmmsg(
-                    socket.as_raw_fd(),
-                    rest.as_mut_ptr(),
-                    rest.len() as libc::c_uint,
-                    libc::MSG_DONTWAIT as _,
-                )
-            };
-            // An error is the first one's alone; those behind it are tried again.
-            sent += usize::try_from(count).ok().filter(|count| *count > 0).unwrap_or_else(|| {
-                tracing::debug!(error = %io::Error::last_os_error(), "sending on UDP");
-                1
-            });
+    /// Hands messages over to the kernel, and returns how many it took.
+    fn hand_over(&mut self, socket: BorrowedFd<'_>, from: usize, to: usize) -> io::Result<usize> {
+        let messages = &mut self.outgoing[from..to];
+        // SAFETY: each header points at replies, an address and a control message of this batch.
+        let count = unsafe {
+            libc::sendmmsg(
+                socket.as_raw_fd(),
+                messages.as_mut_ptr(),
+                messages.len() as libc::c_uint,
+                libc::MSG_DONTWAIT as _,
+            )
+        };
+        match usize::try_from(count) {
+            Ok(0) | Err(_) => Err(io::Error::last_os_error()),
+            Ok(count) => Ok(count),
         }
-        self.waiting = 0;
+    }
+
+    /// Sends the replies of a message, which was refused, each by itself; false where it is one alone. From here on no
+    /// message is to be cut up: not every device can.
+    fn send_apart(&mut self, socket: BorrowedFd<'_>, at: usize) -> bool {
+        let count = self.outgoing[at].msg_hdr.msg_iovlen;
+        if count < 2 {
+            return false;
+        }
+        self.cuts = false;
+        let header = &mut self.outgoing[at].msg_hdr;
+        (header.msg_iovlen, header.msg_control, header.msg_controllen) = (1, null_mut(), 0);
+        for _ in 0..count {
+            if let Err(error) = self.hand_over(socket, at, at + 1) {
+                tracing::debug!(%error, "sending on UDP");
+            }
+            let header = &mut self.outgoing[at].msg_hdr;
+            // SAFETY: the vectors of one message stand in a row; the one behind the last is not looked at.
+            header.msg_iov = unsafe { header.msg_iov.add(1) };
+        }
+        true
+    }
+}
+
+/// Lets timers of this thread go off when they are due, and not up to 50 us later for the sake of company (prctl(2)).
+pub fn sharpen_timers() {
+    // SAFETY: it takes a number.
+    unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1) };
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+    use std::os::fd::AsFd;
+    use std::time::Duration;
+
+    use super::*;
+
+    /// A socket without checksums is one for which the kernel cuts nothing up.
+    #[test]
+    fn what_cannot_be_cut_up_is_sent_apart() {
+        let server = UdpSocket::bind("127.0.0.1:0").expect("a UDP socket");
+        let client = UdpSocket::bind("127.0.0.1:0").expect("a UDP socket");
+        client.set_read_timeout(Some(Duration::from_secs(60))).expect("an option of a socket of ours");
+        let one: libc::c_int = 1;
+        // SAFETY: the number is as long as is said.
+        let set = unsafe {
+            libc::setsockopt(
+                server.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_NO_CHECK,
+                (&raw const one).cast(),
+                size_of::<libc::c_int>() as libc::socklen_t,
+            )
+        };
+        assert_eq!(set, 0);
+        let mut batch = Batch::new(512);
+        for cuts in [true, false] {
+            assert_eq!(batch.cuts, cuts);
+            for number in 0..5u8 {
+                client.send_to(&[number; 20], server.local_addr().expect("its address")).expect("loopback");
+            }
+            let mut received = 0;
+            while received < 5 {
+                let count = batch.receive(server.as_fd()).expect("what was sent");
+                for at in 0..count {
+                    let (query, room) = batch.exchange(at);
+                    room[..query.len()].copy_from_slice(query);
+                    batch.reply(at, 20);
+                }
+                batch.send(server.as_fd());
+                received += count;
+            }
+            let mut replies: Vec<u8> = (0..5)
+                .map(|_| {
+                    let mut buffer = [0; 512];
+                    assert_eq!(client.recv(&mut buffer).expect("a reply"), 20);
+                    buffer[0]
+                })
+                .collect();
+            replies.sort_unstable();
+            assert_eq!(replies, [0, 1, 2, 3, 4]);
+        }
     }
 }

@@ -21,13 +21,16 @@ use futures_util::future::join_all;
 use futures_util::stream::FuturesUnordered;
 use nix::libc;
 use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrStorage, sendmsg, setsockopt, sockopt};
+use nix::sys::time::TimeSpec;
+use nix::time::{ClockId, ClockNanosleepFlags, clock_nanosleep};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::answer::Over;
 use crate::balance::Draws;
-use crate::dns::batch::Batch;
+use crate::dns::batch::{BATCH_MAX, Batch, sharpen_timers};
 use crate::dns::wire::{Accepted, Arrival, Responder, UDP_OCTETS_MAX};
+use crate::time::{Now, nanoseconds};
 
 /// Messages of one worker that wait for the general path, and their octets. Most that come in one breath are questions
 /// for other servers, of which half as many may wait there; the octets are for those that fill a datagram.
@@ -37,6 +40,13 @@ const UNUSUAL_OCTETS_MAX: usize = 4 << 20;
 const TURN_MAX: usize = 64;
 /// How often a worker to whom nobody speaks looks whether it should end.
 const LOOK: Duration = Duration::from_millis(100);
+
+/// How many datagrams in how long are a rush: so many that some eight come in one rest. With fewer the timer costs more
+/// than the waits that it saves (at 85,000 a second it was a quarter more).
+const RUSH_MIN: usize = 130;
+const RUSH_WINDOW: Duration = Duration::from_millis(1);
+/// How long datagrams gather in a rush; 20 us were no gain, 40 less than 60.
+const REST: Duration = Duration::from_micros(60);
 
 /// Asks the kernel to say which address each datagram was sent to; needed on wildcard sockets only.
 pub fn ask_for_destination(socket: &impl AsFd) -> io::Result<()> {
@@ -137,6 +147,8 @@ struct Unusual {
 impl Worker {
     fn run(mut self) {
         let mut batch = Batch::new(UDP_OCTETS_MAX);
+        let mut rush = Rush::default();
+        sharpen_timers();
         while !self.halt.load(Ordering::Acquire) {
             match batch.receive(self.socket.as_fd()) {
                 Ok(received) => {
@@ -144,6 +156,14 @@ impl Worker {
                         self.answer(&mut batch, at);
                     }
                     batch.send(self.socket.as_fd());
+                    if rush.is_on(received, self.responder.clock.now()) && received < BATCH_MAX / 2 {
+                        // Only a signal ends it early, and then that is right.
+                        let _ = clock_nanosleep(
+                            ClockId::CLOCK_MONOTONIC,
+                            ClockNanosleepFlags::empty(),
+                            &TimeSpec::from(REST),
+                        );
+                    }
                 }
                 Err(error)
                     if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
@@ -173,6 +193,29 @@ impl Worker {
     fn pass_on(&self, message: Vec<u8>, arrival: Arrival, to: Option<(IpAddr, u32)>) -> Option<()> {
         let octets = self.octets.clone().try_acquire_many_owned(message.len() as u32).ok()?;
         self.unusual.try_send(Unusual { message, arrival, to, _octets: octets }).ok()
+    }
+}
+
+/// Whether so much comes that it is better taken together.
+///
+/// To wait for each datagram costs more than to answer it. Where very many come, a worker lets a few of them gather: each is
+/// answered some 30 us later, and all for less. Clients who wait for a reply before they ask again never bring it about.
+#[derive(Default)]
+struct Rush {
+    on: bool,
+    /// Datagrams since the window began, in nanoseconds of the monotonic clock.
+    taken: usize,
+    since_ns: u64,
+}
+
+impl Rush {
+    fn is_on(&mut self, received: usize, now: Now) -> bool {
+        self.taken += received;
+        if now.mono_ns.saturating_sub(self.since_ns) >= nanoseconds(RUSH_WINDOW) {
+            self.on = self.taken >= RUSH_MIN;
+            (self.taken, self.since_ns) = (0, now.mono_ns);
+        }
+        self.on
     }
 }
 
@@ -254,6 +297,16 @@ fn send(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_rush_begins_and_ends_with_its_window() {
+        let at = |us: u64| Now { mono_ns: us * 1000, ..Now::default() };
+        let mut rush = Rush::default();
+        assert!(!rush.is_on(RUSH_MIN, at(10)), "the first window is not over");
+        assert!(rush.is_on(1, at(1000)));
+        assert!(rush.is_on(RUSH_MIN - 2, at(1999)), "nor is the second");
+        assert!(!rush.is_on(1, at(2000)), "one too few");
+    }
 
     #[test]
     fn loops_are_seen() {

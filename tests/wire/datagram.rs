@@ -16,7 +16,9 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use super::UDP_OCTETS_MAX;
 use super::fixture::{DEADLINE, fixture};
+use super::judge::judge;
 use super::query::octets_of;
 
 /// Any number: what the loop draws follows from it.
@@ -117,6 +119,47 @@ async fn a_datagram_from_ourselves_is_dropped() {
         let reply = ask(server).await;
         assert_ne!(nth(0, server), nth(1, server), "the draws tell nothing apart");
         assert_eq!(reply, nth(0, server), "wildcard: {wildcard}");
+    }
+}
+
+/// What waits for the worker is answered in one batch, and the replies of one length to one client go out as one message:
+/// each arrives by itself, to whom it belongs. The third client's are of another length.
+#[tokio::test]
+async fn replies_that_go_out_together_arrive_apart() {
+    let view = fixture();
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let server = socket.local_addr().unwrap();
+    let mut clients = Vec::new();
+    for _ in 0..3 {
+        clients.push(UdpSocket::bind("127.0.0.1:0").await.unwrap());
+    }
+    let question = |at: usize, id: u16| {
+        let mut query = web_srv();
+        query[..2].copy_from_slice(&id.to_be_bytes());
+        if at == 2 && id.is_multiple_of(2) {
+            let types = query.len() - 4;
+            query[types..types + 2].copy_from_slice(&1u16.to_be_bytes());
+        }
+        query
+    };
+    const EACH: u16 = 20;
+    for id in 0..EACH {
+        for (at, client) in clients.iter().enumerate() {
+            client.send_to(&question(at, id), server).await.unwrap();
+        }
+    }
+    let _tasks = serve(socket, &view);
+    for (at, client) in clients.iter().enumerate() {
+        let mut missing: Vec<u16> = (0..EACH).collect();
+        while !missing.is_empty() {
+            let mut buffer = [0; 1500];
+            let octets = timeout(DEADLINE, client.recv(&mut buffer)).await.expect("a reply to each").unwrap();
+            let id = u16::from_be_bytes([buffer[0], buffer[1]]);
+            let place = missing.iter().position(|waiting| *waiting == id).expect("one reply to each");
+            missing.remove(place);
+            let (_, faults) = judge(&question(at, id), Over::Udp, UDP_OCTETS_MAX, &buffer[..octets]);
+            assert!(faults.is_empty(), "{faults:?}");
+        }
     }
 }
 
