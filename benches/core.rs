@@ -71,6 +71,7 @@ impl System {
             ns_addresses: vec![Ipv4Addr::LOCALHOST.into()],
             consul: None,
             reverse: Vec::new(),
+            regions: Vec::new(),
         };
         let view = View::new(settings, Zones::default());
         view.set_ready();

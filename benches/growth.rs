@@ -78,6 +78,7 @@ impl System {
             ns_addresses: vec![Ipv4Addr::LOCALHOST.into()],
             consul: None,
             reverse: reverse.iter().map(|network| network.parse().unwrap()).collect(),
+            regions: Vec::new(),
         };
         let view = View::new(settings, Zones::default());
         view.set_ready();

@@ -39,6 +39,7 @@ async fn main() -> anyhow::Result<()> {
         ns_addresses: vec![address.ip()],
         consul: None,
         reverse: Vec::new(),
+        regions: Vec::new(),
     };
     let view = Arc::new(View::new(settings, Zones::default()));
     let registry = Registry::new(INSTANCES_MAX, FORGET_AFTER);

@@ -1,15 +1,103 @@
-//! Which instances, in which order: choice that is stable for a client, order that is random.
+//! Which instances, in which order: the policies that a service may have.
 //!
-//! When everything fits, everything is answered and only the order is drawn. When not, what stays is
+//! Under the usual one everything is answered and only the order is drawn. When not everything fits, what stays is
 //! decided by rendezvous hashing over the client's address, so a client that asks every second sees the
-//! same set, and different clients share the load by weight.
+//! same set, and different clients share the load by weight. The other policies are orders of their own, of which as
+//! much is answered as fits.
 
+mod ring;
+
+use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 
+use ipnet::IpNet;
+
+pub use self::ring::{POINTS, Ring};
 use crate::name::fnv;
 
 /// Items that are put into order one by one.
 const FEW: usize = 64;
+
+/// Octets of an IPv4 and of an IPv6 address that are a client's network: what RFC 7871 section 11.1 tells of a client.
+const NETWORK_OCTETS: (usize, usize) = (3, 7);
+
+/// How a service's instances are chosen and put into order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Balance {
+    pub policy: Policy,
+    /// Only the first one is answered.
+    pub one: bool,
+}
+
+/// An order of instances. Priorities come first under each of them, lowest first (RFC 2782).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Policy {
+    /// By chance: each place is drawn among the rest in proportion to weight.
+    #[default]
+    Weighted,
+    /// In the order of labels, from a place on that is drawn anew for each query; weights do not count.
+    Rotate,
+    /// As `Weighted`, of the lowest priority that has a live instance and of no other.
+    First,
+    /// As `Weighted`, of the instances in the client's region where there are any.
+    Nearest,
+    /// In the order of the client's network on a [`Ring`].
+    Affinity,
+}
+
+impl Policy {
+    pub const ALL: [Self; 5] = [Self::Weighted, Self::Rotate, Self::First, Self::Nearest, Self::Affinity];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Weighted => "weighted",
+            Self::Rotate => "rotate",
+            Self::First => "first",
+            Self::Nearest => "nearest",
+            Self::Affinity => "affinity",
+        }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|policy| policy.as_str() == text)
+    }
+}
+
+impl Balance {
+    /// `rotate`; `one`, which is the first of `weighted`; `one:rotate`.
+    pub fn parse(text: &str) -> Option<Self> {
+        match text.split_once(':') {
+            Some(("one", policy)) => Some(Self { policy: Policy::parse(policy)?, one: true }),
+            Some(_) => None,
+            None if text == "one" => Some(Self { policy: Policy::Weighted, one: true }),
+            None => Some(Self { policy: Policy::parse(text)?, one: false }),
+        }
+    }
+}
+
+impl fmt::Display for Balance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.one, self.policy) {
+            (false, policy) => f.write_str(policy.as_str()),
+            (true, Policy::Weighted) => f.write_str("one"),
+            (true, policy) => write!(f, "one:{}", policy.as_str()),
+        }
+    }
+}
+
+/// A network, and the region that it is in; a region may have several.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Region {
+    pub name: Arc<str>,
+    pub network: IpNet,
+}
+
+/// The region of an address: that of the longest network that it is in.
+pub fn region_of(regions: &[Region], address: IpAddr) -> Option<&str> {
+    let around = regions.iter().filter(|region| region.network.contains(&address));
+    around.max_by_key(|region| region.network.prefix_len()).map(|region| &*region.name)
+}
 
 /// A stream of random numbers from one seed (SplitMix64, by Steele, Lea and Flood).
 pub struct Draws(u64);
@@ -22,6 +110,11 @@ impl Draws {
     pub fn next_u64(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         mix(self.0)
+    }
+
+    /// Below `end`, which is not 0; by a multiplication, whose bias is below 2^-32 for any length that there is.
+    pub fn below(&mut self, end: usize) -> usize {
+        ((u128::from(self.next_u64()) * end as u128) >> 64) as usize
     }
 
     /// In (0, 1].
@@ -66,6 +159,25 @@ pub fn shuffle<T>(items: &mut [T], weight: impl Fn(&T) -> u64, draws: &mut Draws
             items.swap(at, at - 1);
             at -= 1;
         }
+    }
+}
+
+/// How many octets of an address are its network, and the octets.
+fn network_of(address: IpAddr) -> (usize, [u8; 16]) {
+    let mut octets = [0; 16];
+    match address {
+        IpAddr::V4(v4) => {
+            octets[..4].copy_from_slice(&v4.octets());
+            (NETWORK_OCTETS.0, octets)
+        }
+        IpAddr::V6(v6) => (NETWORK_OCTETS.1, v6.octets()),
+    }
+}
+
+/// Turns `items` so that each of them is the first equally often.
+pub fn rotate<T>(items: &mut [T], draws: &mut Draws) {
+    if !items.is_empty() {
+        items.rotate_left(draws.below(items.len()));
     }
 }
 

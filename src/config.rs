@@ -24,8 +24,9 @@ use self::sources::Given;
 pub use self::sources::{Setting, Value};
 use self::values::{
     address, advertise, cookie_secret, datacenter, directory, domain, duration, flag, http_host, log,
-    network, nsid, number, path, socket, special_name, store, underscore, upstream,
+    network, nsid, number, path, region, socket, special_name, store, underscore, upstream,
 };
+use crate::balance::Region;
 use crate::dns::cookie::{self, Secret};
 use crate::dns::forward::{Source, UPSTREAMS_MAX};
 use crate::dns::limit::REPLIES_PER_SECOND_MAX;
@@ -54,6 +55,8 @@ const HISTORY_AGE_MAX: Duration = Duration::from_secs(3650 * 86_400);
 const UDP_OCTETS_MAX: u16 = 65_507;
 /// Networks with names for their addresses: each is looked at for a query below `arpa`.
 const REVERSE_MAX: usize = 64;
+/// Networks with a region: a query of a service whose balance is `nearest` looks at each for every instance.
+const REGIONS_MAX: usize = 64;
 /// Where HTTP is served unless somebody says otherwise.
 const HTTP_PORT: u16 = 5380;
 /// What a server is told. Public fields: whoever embeds a server starts from `Config::defaults`.
@@ -101,6 +104,8 @@ pub struct Config {
     pub advertise: Option<IpAddr>,
     /// Networks whose addresses have names; at most `REVERSE_MAX`.
     pub reverse: Vec<IpNet>,
+    /// Networks whose region is known; at most `REGIONS_MAX`.
+    pub regions: Vec<Region>,
     /// Seconds that a resolver may keep a positive answer; at most `TTL_MAX`.
     pub ttl: u32,
     /// How long a service stays known after its last instance left.
@@ -303,6 +308,7 @@ impl Given {
             history_age: self.one("history-age", |text| duration(text, HISTORY_AGE_MAX))?.unwrap_or(Limits::default().history_age),
             advertise: self.one("advertise", advertise)?,
             reverse: self.list("reverse", network)?.unwrap_or_default(),
+            regions: self.list("regions", region)?.unwrap_or_default(),
             ttl: self.one("ttl", |text| number(text, 0, TTL_MAX.into()))?.unwrap_or(TTL_DEFAULT),
             known_for: self.one("known-for", |text| duration(text, KNOWN_FOR_MAX))?.unwrap_or(FORGET_AFTER),
             instances_max: self.one("instances-max", |text| number(text, 1, u64::MAX))?.unwrap_or(INSTANCES_MAX),
@@ -332,6 +338,14 @@ impl Given {
             bail!(
                 "{} {beyond} is one network too many; there may be {REVERSE_MAX}",
                 self.0["reverse"][REVERSE_MAX].origin
+            );
+        }
+        if let Some(beyond) = config.regions.get(REGIONS_MAX) {
+            bail!(
+                "{} {}={} is one network too many; there may be {REGIONS_MAX}",
+                self.0["regions"][REGIONS_MAX].origin,
+                beyond.name,
+                beyond.network
             );
         }
         self.few_upstreams(&config)?;

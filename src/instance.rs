@@ -11,6 +11,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::balance::Balance;
 use crate::check::{Check, worst};
 use crate::lease::LeaseCell;
 use crate::name::{HostName, InstanceId, Label, Name, ServiceName, Tag};
@@ -347,9 +348,23 @@ impl Host {
     }
 }
 
-/// What is set for a service, whatever its instances say.
+/// What is set for a service, whatever its instances say; `None` is as the server's configuration says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServiceSettings {
     /// TTL of its records in seconds, 0 to 300.
     pub ttl: Option<u32>,
+    pub balance: Option<Balance>,
+    /// Records of an answer at most; 0: any number.
+    pub max_answers: Option<u16>,
+}
+
+impl ServiceSettings {
+    /// These, but for what `given` says.
+    pub fn with(self, given: Self) -> Self {
+        Self {
+            ttl: given.ttl.or(self.ttl),
+            balance: given.balance.or(self.balance),
+            max_answers: given.max_answers.or(self.max_answers),
+        }
+    }
 }

@@ -12,8 +12,8 @@ use std::sync::Arc;
 
 pub(crate) use self::browse::has_transport;
 use self::browse::instance_txt;
+use self::choice::Rule;
 use crate::answer::{Asked, Ede, FIXED_OCTETS, Found, Selection, additional, static_addresses};
-use crate::balance::{Draws, prefer, shuffle};
 use crate::grammar::{self, Owner};
 use crate::instance::{Instance, Location, Port, Transport};
 use crate::name::{Apex, Name, ServiceName, fnv};
@@ -24,6 +24,7 @@ use crate::view::{
 
 mod binding;
 mod browse;
+mod choice;
 pub(crate) mod consul;
 pub(crate) mod reverse;
 
@@ -382,7 +383,7 @@ impl Live<'_> {
         let targets = lowest_live().filter(named).count();
         let candidates = self.each_address(lowest_live());
         let none = candidates.is_empty();
-        let mut selection = self.choose(service.name.as_str(), service.ttl, candidates);
+        let mut selection = self.choose(&Rule::of(service), candidates);
         if lowest.is_none() && service.why_none.is_empty() {
             selection.ede = self.why(Why::NoneLiveTagged(&service.name));
         } else if targets > 0 {
@@ -443,7 +444,7 @@ impl Live<'_> {
             candidates.push(candidate);
         }
         let none_fits = candidates.is_empty() && service.why_none.is_empty();
-        let mut selection = self.choose(service.name.as_str(), service.ttl, candidates);
+        let mut selection = self.choose(&Rule::of(service), candidates);
         if none_fits && selection.ede.is_none() {
             selection.ede = self.why(Why::NoneLiveWithPort(&service.name));
         }
@@ -491,48 +492,6 @@ impl Live<'_> {
             Content::TypeInstance(name, _) => name.len() + 1 + POINTER_OCTETS,
         };
         POINTER_OCTETS + FIXED_OCTETS + data
-    }
-
-    /// Of the candidates as many as fit, the same for the same client; their order is drawn by weight
-    /// within each priority. `whose` they are is for the reason that some are left out.
-    fn choose(&self, whose: &str, ttl: u32, mut candidates: Vec<Candidate<'_>>) -> Selection {
-        let all = candidates.len();
-        let mut selection = Selection::default();
-        if candidates.iter().map(|candidate| self.octets(candidate)).sum::<usize>() > self.asked.room {
-            let (rank, weight) = (|of: &Candidate<'_>| of.priority, |of: &Candidate<'_>| of.weight);
-            prefer(&mut candidates, self.asked.client, Candidate::identity, rank, weight);
-            // On a stream there is no second try, so the reason has a place reserved.
-            let reserved = if !self.asked.over.is_datagram() { EDE_ROOM } else { 0 };
-            let mut room = self.asked.room.saturating_sub(reserved);
-            let fitting = candidates.iter().take_while(|candidate| {
-                let fits = self.octets(candidate) <= room;
-                room = room.saturating_sub(self.octets(candidate));
-                fits
-            });
-            let fitting = fitting.count();
-            candidates.truncate(fitting);
-            selection.cut = true;
-            if !self.asked.over.is_datagram() {
-                selection.ede = self.ede(|| format!("{whose}: {fitting} of {all} records fit"));
-            }
-        }
-        shuffle(&mut candidates, |candidate| candidate.weight, &mut Draws::new(self.asked.draw));
-        candidates.sort_by_key(|candidate| candidate.priority);
-        // Two may name the same target: its addresses go along once.
-        let mut named = HashSet::with_capacity(candidates.len());
-        for candidate in &candidates {
-            let record = self.record(ttl, self.data(candidate));
-            let beside = match candidate.content {
-                Content::Address(_) | Content::Text => Vec::new(),
-                Content::Port(_) | Content::Binding { .. } => self.beside_srv(&record, candidate.member),
-                Content::TypeInstance(_, transport) => self.beside_ptr(&record, candidate.member, transport),
-            };
-            let first = selection.additional.len();
-            selection.additional.extend(beside.into_iter().filter(|record| !named.contains(&record.owner)));
-            named.extend(selection.additional[first..].iter().map(|record| record.owner.clone()));
-            selection.records.push(record);
-        }
-        selection
     }
 
     /// The addresses of the instance, from the same view as its record, or of its target where that is

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::check::{Check, worst};
 use crate::instance::{Health, Host, Instance, Key, Lease};
-use crate::name::Label;
+use crate::name::{Label, fnv};
 use crate::time::Wall;
 
 /// Members of one leaf: what a change copies. Of ten thousand members there are some 200 leaves, whose list it
@@ -71,6 +71,11 @@ impl Member {
             Some(facts) if self.health == Health::Warning => facts.weight_warning,
             _ => self.instance.weight,
         }
+    }
+
+    /// A number for its label, the same on every machine and for every query.
+    pub fn identity(&self) -> u64 {
+        fnv(&[self.label().as_bytes()])
     }
 
     /// The rule in words; ids and rule names only, never a check's own output.

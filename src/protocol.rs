@@ -10,6 +10,7 @@
 
 mod checks;
 mod intake;
+mod settings;
 mod shapes;
 mod shown;
 
@@ -136,6 +137,12 @@ pub struct SettingsForm {
     /// TTL of its records, `0s` to `5m`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl: Option<String>,
+    /// `weighted`, `rotate`, `first`, `nearest`, `affinity`; `one`, or `one:rotate` and so on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub balance: Option<String>,
+    /// Records of an answer at most; 0: any number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_answers: Option<i64>,
     /// Everything that is not given here is as the server's configuration says.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub reset: bool,
@@ -400,6 +407,10 @@ pub struct SettingsShown {
     /// Seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub balance: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_answers: Option<u16>,
 }
 
 /// A part of the log.

@@ -343,10 +343,10 @@ impl Registry {
     }
 
     fn check_configure(&self, configuration: &Configuration) -> Result<Vec<(Reason, What)>, Refusal> {
-        let Configuration { service, reset, ttl } = configuration;
+        let Configuration { service, reset, given } = configuration;
         let before = self.settings(service);
         let kept = if *reset { ServiceSettings::default() } else { before.clone() };
-        let after = ServiceSettings { ttl: ttl.or(kept.ttl) };
+        let after = kept.with(given.clone());
         if before == after {
             return Ok(Vec::new());
         }

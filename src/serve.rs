@@ -462,6 +462,7 @@ fn settings(config: &Config, bound: &Bound) -> Settings {
         ns_addresses,
         consul,
         reverse: config.reverse.clone(),
+        regions: config.regions.clone(),
     }
 }
 

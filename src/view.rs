@@ -26,6 +26,7 @@ pub use self::directory::Directory;
 use self::keys::{Ids, Keys, add_key, count, remove_key};
 use self::prepared::Prepared;
 pub use self::spans::Spans;
+use crate::balance::{Balance, Policy, Region, Ring};
 use crate::grammar::reverse::Prefix;
 use crate::instance::{Host, Instance, Key, Lease, Location, ServiceSettings};
 pub use crate::member::{Member, Members, Standing};
@@ -59,6 +60,8 @@ pub struct Settings {
     pub consul: Option<ConsulZone>,
     /// The networks whose addresses have names.
     pub reverse: Vec<IpNet>,
+    /// The networks whose region is known.
+    pub regions: Vec<Region>,
 }
 
 /// The alias zone: its names are read by `grammar::consul`.
@@ -140,6 +143,9 @@ pub struct ServiceView {
     pub listed_tags: Arc<BTreeSet<Tag>>,
     /// The revision at which a reader could see a difference last.
     pub modified: u64,
+    pub settings: ServiceSettings,
+    /// Under `Policy::Affinity`: its live instances, by the hash of their labels.
+    pub ring: Option<Arc<Ring>>,
     /// Why nothing is live; empty where something is. At most `EDE_OCTETS_MAX` octets.
     pub why_none: Box<str>,
     prepared: OnceLock<Box<Prepared>>,
@@ -163,15 +169,27 @@ impl Overlap {
 }
 
 impl ServiceView {
-    fn of(name: &ServiceName, registry: &Registry, ttl: u32, modified: u64) -> Option<Self> {
+    /// `old` is the view that this one takes the place of.
+    fn of(
+        name: &ServiceName,
+        registry: &Registry,
+        ttl: u32,
+        modified: u64,
+        old: Option<&Self>,
+    ) -> Option<Self> {
         let service = registry.service(name)?;
+        let settings = registry.settings(name);
         let members = service.members.clone();
         let gone: Vec<Gone> = service.gone.iter().cloned().collect();
         let why_none = why_none(name, &members, &gone);
-        let ttl = registry.settings(name).ttl.unwrap_or(ttl);
+        let ttl = settings.ttl.unwrap_or(ttl);
         let ttl = members.shortest_lease().map_or(ttl, |lease| ttl_within(ttl, Lease::Timed(lease)));
+        let affine = settings.balance.is_some_and(|balance| balance.policy == Policy::Affinity);
+        let ring = affine.then(|| ring_of(&members, old.and_then(|old| old.ring.as_ref())));
         Some(Self {
             name: name.clone(),
+            settings,
+            ring,
             members,
             gone,
             tags: service.known_tags(),
@@ -181,6 +199,20 @@ impl ServiceView {
             why_none: why_none.into(),
             prepared: OnceLock::new(),
         })
+    }
+
+    /// True where the usual way of choice applies.
+    pub fn is_plain(&self) -> bool {
+        let balance = self.settings.balance.unwrap_or_default();
+        balance == Balance::default() && self.most_answers().is_none()
+    }
+
+    /// How many records an answer has at most, where that is set.
+    pub fn most_answers(&self) -> Option<usize> {
+        match self.settings.balance {
+            Some(Balance { one: true, .. }) => Some(1),
+            _ => self.settings.max_answers.filter(|most| *most > 0).map(usize::from),
+        }
     }
 
     pub fn live(&self) -> impl Iterator<Item = &Member> {
@@ -198,6 +230,16 @@ impl ServiceView {
     /// Every instance that is registered or remembered: what decides which names exist.
     pub fn known(&self) -> impl Iterator<Item = &Arc<Instance>> {
         self.members.iter().map(|member| &member.instance).chain(self.gone.iter().map(|gone| &gone.instance))
+    }
+}
+
+/// The ring of the live members; `old` where it is of the same ones, for it takes some time to make.
+fn ring_of(members: &Members, old: Option<&Arc<Ring>>) -> Arc<Ring> {
+    let live = members.iter().filter(|member| member.is_live());
+    let live: Vec<(u64, u64)> = live.map(|member| (member.identity(), member.weight().into())).collect();
+    match old.filter(|old| old.is_of(&live)) {
+        Some(old) => old.clone(),
+        None => Arc::new(Ring::new(live)),
     }
 }
 
@@ -366,7 +408,7 @@ impl View {
         let none = BTreeSet::new();
         let services = self.services.pin();
         for name in names {
-            if let Some(view) = ServiceView::of(&name, registry, self.settings.ttl, revision) {
+            if let Some(view) = ServiceView::of(&name, registry, self.settings.ttl, revision, None) {
                 self.count_tags(&none, &view.tags);
                 services.insert(name, Arc::new(view));
             }
@@ -388,7 +430,7 @@ impl View {
         let none = BTreeSet::new();
         let old = services.get(name).cloned();
         let modified = seen.or(old.as_ref().map(|old| old.modified)).unwrap_or(registry.revision());
-        match ServiceView::of(name, registry, self.settings.ttl, modified) {
+        match ServiceView::of(name, registry, self.settings.ttl, modified, old.as_deref()) {
             Some(view) => {
                 let view = Arc::new(view);
                 let listed = |view: &ServiceView| (!view.members.is_empty(), view.listed_tags.clone());

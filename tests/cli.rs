@@ -608,8 +608,8 @@ fn watch_shows_what_is_and_what_becomes() {
 fn the_settings_of_a_service_are_set_shown_and_reset() {
     let server = Server::start();
     assert_snapshot!(server.says("service show web"), @"
-    service  web
-    ttl      as the server's configuration says
+    service   web
+    settings  as the server's configuration says
     ");
     assert_snapshot!(server.says("service set web --ttl 20s"), @"
     service  web
@@ -622,6 +622,14 @@ fn the_settings_of_a_service_are_set_shown_and_reset() {
             .contains("ttl must be whole seconds from 0s to 300s")
     );
     assert!(transcript(&mut server.verb("service set web")).contains("--ttl"), "something has to be set");
+    assert_snapshot!(server.says("service set web --balance one:rotate --max-answers 3"), @"
+    service      web
+    ttl          20s
+    balance      one:rotate
+    max-answers  3
+    ");
+    let refused = transcript(&mut server.verb("service set web --max-answers -1"));
+    assert!(refused.contains("max_answers must be 0 to 65535, not -1"), "{refused}");
     assert!(server.says("service set web --reset").contains("as the server's"));
     assert!(server.says("dig web.service.local A").contains(" 5 IN A 10.0.0.7"));
 }

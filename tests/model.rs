@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use callsign::answer::{Answer, Asked, CLASS_IN, Over, Question, Rcode, answer};
 use callsign::balance::Draws;
-use callsign::instance::{Health, Host, Key, Lease, Location, Port, Transport};
+use callsign::instance::{Health, Host, Key, Lease, Location, Port, ServiceSettings, Transport};
 use callsign::name::{Apex, HostName, InstanceId, ServiceName, Tag};
 use callsign::protocol::Filter;
 use callsign::record::{Data, Type};
@@ -179,6 +179,7 @@ fn view() -> View {
         ns_addresses: vec![Ipv4Addr::LOCALHOST.into()],
         consul: None,
         reverse: vec!["10.0.0.0/8".parse().unwrap()],
+        regions: Vec::new(),
     };
     let view = View::new(settings, Zones::default());
     view.set_ready();
@@ -410,7 +411,7 @@ fn crowd_command(draws: &mut Draws, growing: bool) -> Command {
         3 => Command::Configure(Configuration {
             service: key.service.clone(),
             reset: below(2) == 0,
-            ttl: Some(below(30) as u32),
+            given: ServiceSettings { ttl: Some(below(30) as u32), ..ServiceSettings::default() },
         }),
         4..=8 if growing => Command::Deregister(holder),
         4..=15 if !growing => Command::Deregister(holder),

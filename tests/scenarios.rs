@@ -6,6 +6,7 @@
 //! ```text
 //! apex NAME…  zone NAME … end           before the first command: what is served
 //! reverse NETWORK…                      the networks whose addresses have names
+//! regions NAME=NETWORK…                  the networks whose region is known
 //! consul NAME DATACENTER                the alias zone, where there is one
 //! > register SERVICE ID ADDR:PORT|PORT  [lease L] [tag T]… [meta K=V]… [protocol P] [weight N] [priority N]
 //!                                       [host H] [target NAME] [also ADDR]… [port-name N=PORT[/udp]]… [check ID[=STATUS]]…
@@ -28,11 +29,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use callsign::answer::Over;
+use callsign::balance::Region;
 use callsign::check::{Streak, worst};
 use callsign::dns::wire::{Arrival, Policy, accept};
-use callsign::instance::{Health, Key, Lease};
+use callsign::instance::{Health, Key, Lease, ServiceSettings};
 use callsign::name::{Apex, Datacenter, HostName, InstanceId, Name, ServiceName};
-use callsign::protocol::{self, FilterForm, Peer, Problem, Request};
+use callsign::protocol::{self, FilterForm, Peer, Problem, Request, SettingsShown};
 use callsign::registry::{
     Author, Change, Command, FORGET_AFTER, Holder, HostRegistration, Reason, Registry, Report, ReportOf,
     Subject, What,
@@ -147,8 +149,16 @@ impl Stage {
         let reverse = header.iter().filter_map(|line| line.strip_prefix("reverse "));
         let reverse =
             reverse.flat_map(str::split_whitespace).map(|network| network.parse().unwrap()).collect();
-        let settings =
-            Settings { apexes, ttl: 5, ns_addresses: vec![IpAddr::from([127, 0, 0, 1])], consul, reverse };
+        let regions = header.iter().filter_map(|line| line.strip_prefix("regions "));
+        let regions = regions
+            .flat_map(str::split_whitespace)
+            .map(|region| {
+                let (name, network) = region.split_once('=').unwrap();
+                Region { name: name.into(), network: network.parse().unwrap() }
+            })
+            .collect();
+        let ns_addresses = vec![IpAddr::from([127, 0, 0, 1])];
+        let settings = Settings { apexes, ttl: 5, ns_addresses, consul, reverse, regions };
         let view = View::new(settings, zones);
         view.set_ready();
         let mut registry = Registry::new(100, FORGET_AFTER);
@@ -282,7 +292,7 @@ impl Stage {
             Request::Report(form) => Command::Report(form.report(&host)?),
             Request::Settings(form) => match form.configuration()? {
                 (_, Some(configuration)) => Command::Configure(configuration),
-                (service, None) => return Ok(format!("{:?}\n", self.view.settings_of(&service))),
+                (service, None) => return Ok(format!("{}\n", set(&self.view.settings_of(&service)))),
             },
             Request::Heartbeat(form) => {
                 let holder = form.holder(&host)?;
@@ -332,7 +342,7 @@ impl Stage {
                 }
                 What::Forgotten { key } => writeln!(out, "forgotten {}", key.id).unwrap(),
                 What::Settings { service, after, .. } => {
-                    writeln!(out, "configured {service} {after:?}").unwrap()
+                    writeln!(out, "configured {service}: {}", set(after)).unwrap()
                 }
             }
             changes.push(change);
@@ -380,6 +390,13 @@ impl Stage {
         let reply = accept(&self.view, &Policy::default(), &arrival, &query.to_vec().unwrap()).unwrap();
         shown(&Message::from_vec(&reply).unwrap(), options.contains(&"+order"))
     }
+}
+
+/// What is set for a service, in words.
+fn set(settings: &ServiceSettings) -> String {
+    let words = SettingsShown::of(settings).words();
+    let words: Vec<String> = words.iter().map(|(what, how)| format!("{what} {how}")).collect();
+    if words.is_empty() { "nothing is set".to_owned() } else { words.join(", ") }
 }
 
 /// The words after `register` as a request, and the connection that makes it.

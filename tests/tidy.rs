@@ -34,6 +34,7 @@ use Room::{Core, Edge, Ground, State, Wiring};
 const ROOMS: &[(&str, Room)] = &[
     ("answer.rs", Core),
     ("balance.rs", Core),
+    ("balance/", Core),
     ("check.rs", Core),
     ("explain.rs", Core),
     ("grammar.rs", Core),

@@ -55,6 +55,7 @@ fn together(commands: Vec<Command>) -> (Vec<Done>, Vec<String>) {
             ns_addresses: vec![[127, 0, 0, 1].into()],
             consul: None,
             reverse: Vec::new(),
+            regions: Vec::new(),
         };
         let view = Arc::new(View::new(settings, Zones::default()));
         let registry = Registry::new(100, FORGET_AFTER);

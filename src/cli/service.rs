@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use callsign::protocol::{Reply, Request, SettingsForm};
-use clap::{Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand};
 
 use super::{Asking, Done, Format, output};
 
@@ -19,14 +19,22 @@ pub struct Service {
 enum Verb {
     /// Set something for a service; it is kept, and wins over the configuration
     #[command(
-        after_help = "Example:\n  callsign service set web --ttl 10s\n  callsign service set web --reset"
+        group = ArgGroup::new("what").args(["ttl", "balance", "max_answers", "reset"]).required(true).multiple(true),
+        after_help = "Example:\n  callsign service set web --ttl 10s --balance rotate\n  callsign service set web --reset"
     )]
     Set {
         /// The service's name; it need not be registered yet
         service: String,
         /// How long a resolver may keep its records, 0s to 300s
-        #[arg(long, value_name = "TIME", required_unless_present = "reset")]
+        #[arg(long, value_name = "TIME")]
         ttl: Option<String>,
+        /// How its instances are chosen and put into order: weighted, rotate, first, nearest or affinity; one or
+        /// one:POLICY for a single answer
+        #[arg(long, value_name = "POLICY")]
+        balance: Option<String>,
+        /// How many records an answer has at most; 0 for any number
+        #[arg(long, value_name = "N", allow_negative_numbers = true)]
+        max_answers: Option<i64>,
         /// Back to the server's configuration, but for what is set here
         #[arg(long)]
         reset: bool,
@@ -46,7 +54,9 @@ enum Verb {
 impl Service {
     pub async fn run(self) -> Done {
         let (asking, form) = match self.verb {
-            Verb::Set { service, ttl, reset, asking } => (asking, SettingsForm { service, ttl, reset }),
+            Verb::Set { service, ttl, balance, max_answers, reset, asking } => {
+                (asking, SettingsForm { service, ttl, balance, max_answers, reset })
+            }
             Verb::Show { service, asking } => (asking, SettingsForm { service, ..SettingsForm::default() }),
         };
         let (client, reply) = asking.ask(&Request::Settings(form)).await?;
@@ -55,9 +65,11 @@ impl Service {
         };
         match asking.output {
             Format::Table => {
-                let ttl = reply.settings.ttl.map(|ttl| format!("{ttl}s"));
-                let ttl = ttl.unwrap_or_else(|| "as the server's configuration says".to_owned());
-                output::print(&output::list(&[("service", reply.service), ("ttl", ttl)]))?;
+                let mut words = reply.settings.words();
+                if words.is_empty() {
+                    words.push(("settings", "as the server's configuration says".to_owned()));
+                }
+                output::print(&output::list(&[vec![("service", reply.service)], words].concat()))?;
             }
             format => output::value(format, &reply)?,
         }

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use callsign::protocol::{ChangeForm, FilterForm, InstanceForm, Reply, Request};
+use callsign::protocol::{ChangeForm, FilterForm, InstanceForm, Reply, Request, SettingsShown};
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -58,11 +58,10 @@ pub fn told(change: &ChangeForm) -> String {
         (Some(instance), ..) => sentence(reason, instance),
         (None, Some(service), Some(id)) => format!("{service} {id} {reason} on {host}"),
         (None, Some(service), None) => {
-            let ttl = change.settings.as_ref().and_then(|settings| settings.ttl);
-            format!(
-                "{service} {reason}, {}",
-                ttl.map_or("no TTL of its own".into(), |ttl| format!("TTL {ttl} s"))
-            )
+            let words = change.settings.as_ref().map(SettingsShown::words).unwrap_or_default();
+            let words: Vec<String> = words.iter().map(|(what, how)| format!("{what} {how}")).collect();
+            let words = if words.is_empty() { "nothing set".to_owned() } else { words.join(", ") };
+            format!("{service} {reason}, {words}")
         }
         (None, None, _) => {
             let checks = change.checks.iter().flatten().map(|check| format!("{} {}", check.id, check.status));

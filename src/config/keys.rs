@@ -115,6 +115,12 @@ pub const KEYS: &[Key] = &[
         "NETWORK",
         "Answer PTR for addresses in this network, such as 10.0.0.0/8 [default: none]",
     ),
+    key(
+        "regions",
+        Any,
+        "NAME=NETWORK",
+        "The region of a network, such as eu=10.1.0.0/16, for services whose balance is nearest",
+    ),
     key("ttl", One, "SECONDS", "Seconds that a resolver may keep an answer, 0 to 300 [default: 5]"),
     key(
         "known-for",

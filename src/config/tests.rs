@@ -117,6 +117,7 @@ fn every_key_can_be_said_everywhere() {
         ("probe-allow", "10.0.0.0/8"),
         ("probe-commands", "true"),
         ("rate-limit", "20"),
+        ("regions", "eu=10.1.0.0/16"),
         ("reverse", "10.0.0.0/8"),
         ("services", directory),
         ("socket", "/run/x.sock"),
@@ -249,6 +250,9 @@ fn rules_say_what_to_write() {
         ("probe-allow", "10.0.0.0/33", "such as 10.0.0.0/8"),
         ("probe-allow", "10.0.0.7/8", "such as 10.0.0.0/8"),
         ("probe-commands", "yes", "true or false"),
+        ("regions", "10.1.0.0/16", "such as eu=10.1.0.0/16"),
+        ("regions", "e u=10.1.0.0/16", "such as eu=10.1.0.0/16"),
+        ("regions", "eu=10.1.0.1/16", "such as 10.1.0.0/16"),
         ("reverse", "10.0.0.7/8", "such as 10.0.0.0/8"),
         ("reverse", "0.0.10.in-addr.arpa", "such as 10.0.0.0/8"),
         ("forward", "ns.example.com", "must be `system` or the address of a name server"),
@@ -354,6 +358,9 @@ fn networks_with_names_are_counted() {
     assert_eq!(Config::load(None, flags(64), &around(&[])).unwrap().reverse.len(), 64);
     let error = Config::load(None, flags(65), &around(&[])).unwrap_err().to_string();
     assert_eq!(error, "--reverse 10.64.0.0/16 is one network too many; there may be 64");
+    let regions = (0..65).map(|network| format!("eu=10.{network}.0.0/16")).collect();
+    let error = Config::load(None, vec![Setting::flag("regions", regions)], &around(&[])).unwrap_err();
+    assert_eq!(error.to_string(), "--regions eu=10.64.0.0/16 is one network too many; there may be 64");
 }
 
 #[test]

@@ -9,10 +9,11 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::{DNS_PORT, StoreChoice};
+use crate::balance::Region;
 use crate::dns::cookie::{SECRET_OCTETS, Secret};
 use crate::dns::edns::NSID_OCTETS_MAX;
 use crate::dns::forward::{Source, resolv_conf};
-use crate::name::{Apex, Datacenter, Name};
+use crate::name::{Apex, Datacenter, Name, is_ldh_label};
 use crate::special;
 use crate::time::{format_duration, parse_duration};
 
@@ -154,6 +155,19 @@ pub fn advertise(text: &str) -> Result<IpAddr, String> {
         Err(_) => {
             Err(format!("must be an IPv4 or IPv6 address without a port, not `{}`", text.escape_debug()))
         }
+    }
+}
+
+/// `eu=10.1.0.0/16`
+pub fn region(text: &str) -> Result<Region, String> {
+    match text.split_once('=') {
+        Some((name, given)) if is_ldh_label(name.as_bytes()) => {
+            Ok(Region { name: name.into(), network: network(given)? })
+        }
+        _ => Err(format!(
+            "must be a region and a network of it, such as eu=10.1.0.0/16, not `{}`",
+            text.escape_debug()
+        )),
     }
 }
 

@@ -253,6 +253,9 @@ impl Reply<'_, '_> {
     }
 
     fn in_service(&mut self, view: &View, service: &ServiceView, owner: Owner<'_>) -> Option<()> {
+        if !service.is_plain() {
+            return None;
+        }
         if let Owner::Service(_) = owner
             && std::ptr::eq(self.apex, &view.settings.apexes[0])
             && let Some(set) = view.prepared(service).set(self.query.qtype)

@@ -6,6 +6,7 @@
 use std::collections::HashSet;
 use std::net::IpAddr;
 
+use super::choice::Rule;
 use super::{Candidate, Content, Live};
 use crate::answer::Found;
 use crate::instance::{Instance, Location, Port, Transport};
@@ -72,7 +73,7 @@ impl Live<'_> {
             }
             candidates.push(Candidate { priority, ..Candidate::new(content, member) });
         }
-        let selection = self.choose(service.name.as_str(), service.ttl, candidates);
+        let selection = self.choose(&Rule::of(service), candidates);
         self.records_or_none(selection, Some(service))
     }
 

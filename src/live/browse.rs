@@ -5,6 +5,7 @@
 
 use std::collections::HashSet;
 
+use super::choice::Rule;
 use super::{Candidate, Content, EDE_ROOM, Live, POINTER_OCTETS, first_port, has_tag};
 use crate::answer::{Ede, FIXED_OCTETS, Found, Selection};
 use crate::instance::{Instance, Transport};
@@ -68,7 +69,7 @@ impl Live<'_> {
             }
         }
         let none_fits = candidates.is_empty() && service.why_none.is_empty();
-        let mut selection = self.choose(service.name.as_str(), service.ttl, candidates);
+        let mut selection = self.choose(&Rule::all(service.name.as_str(), service.ttl), candidates);
         if none_fits && selection.ede.is_none() {
             selection.ede =
                 self.ede(|| format!("{}: instances are live, none with this tag or port", service.name));
@@ -139,7 +140,7 @@ impl Live<'_> {
             let records = vec![self.record(service.ttl, Data::txt([]))];
             return Found::Records(Selection { records, ede, ..Selection::default() });
         }
-        Found::Records(self.choose(service.name.as_str(), service.ttl, candidates))
+        Found::Records(self.choose(&Rule::all(service.name.as_str(), service.ttl), candidates))
     }
 }
 

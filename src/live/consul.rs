@@ -7,6 +7,7 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::choice::Rule;
 use super::{Live, Why, address_data, first_port, ns_addresses};
 use crate::answer::{Asked, Found};
 use crate::grammar::consul::{self, Owner, Unread};
@@ -188,7 +189,7 @@ impl Live<'_> {
                 let members = self.view.on_host(&host.name);
                 let leases = members.iter().map(|member| member.instance.lease);
                 let ttl = leases.fold(self.view.settings.ttl, ttl_within);
-                let selection = self.choose(name, ttl, self.each_address(members.iter()));
+                let selection = self.choose(&Rule::all(name, ttl), self.each_address(members.iter()));
                 self.records_or_none(selection, None)
             }
             Type::A | Type::AAAA => {

@@ -6,19 +6,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{
-    CHECK_DEFAULT, FilterForm, HolderForm, LEASE_DEFAULT, Problem, RegisterForm, ReportForm, SettingsForm,
-    checks, printable,
+    CHECK_DEFAULT, FilterForm, HolderForm, LEASE_DEFAULT, Problem, RegisterForm, ReportForm, checks,
+    printable,
 };
 use crate::instance::{
     ADDRESSES_MAX, Health, Instance, Key, LEASE_MS_MAX, LEASE_MS_MIN, Lease, Location, META_KEY_OCTETS_MAX,
     META_MAX, META_VALUE_OCTETS_MAX, PORTS_MAX, Port, TAGS_MAX, Transport, WORD_OCTETS_MAX,
 };
 use crate::name::{HostName, InstanceId, ServiceName, Tag, is_ldh_label, parse_target};
-use crate::registry::{Change, Configuration, Holder, Registration, Report, ReportOf, Subject, What};
+use crate::registry::{Change, Holder, Registration, Report, ReportOf, Subject, What};
 use crate::time::{format_duration, parse_duration};
-
-/// Longest TTL of a service's records, in seconds: who caches for longer misses a death.
-const TTL_MAX: u64 = 300;
 
 /// What the edge knows of the client, for what a registration leaves out.
 #[derive(Clone, Debug)]
@@ -278,29 +275,6 @@ impl ReportForm {
     }
 }
 
-impl SettingsForm {
-    /// What is to be set; `None` where the settings are only asked for.
-    pub fn configuration(&self) -> Result<(ServiceName, Option<Configuration>), Problem> {
-        let service =
-            ServiceName::parse(&self.service).map_err(|unfit| Problem::invalid("service", unfit))?;
-        let ttl = match self.ttl.as_deref() {
-            None => None,
-            Some(text) => {
-                match parse_duration(text).filter(|ttl| ttl.subsec_nanos() == 0).map(|ttl| ttl.as_secs()) {
-                    Some(seconds @ 0..=TTL_MAX) => Some(seconds as u32),
-                    _ => {
-                        let rule =
-                            format!("must be whole seconds from 0s to {TTL_MAX}s, not `{}`", printable(text));
-                        return Err(Problem::invalid("ttl", rule));
-                    }
-                }
-            }
-        };
-        let configuration = Configuration { service: service.clone(), reset: self.reset, ttl };
-        Ok((service, (ttl.is_some() || self.reset).then_some(configuration)))
-    }
-}
-
 /// Which instances: every part that is there must hold.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
@@ -385,7 +359,7 @@ fn lease_id(given: Option<&str>) -> Result<Option<u64>, Problem> {
     }
 }
 
-fn number(field: &str, given: Option<i64>, min: u16, default: u16) -> Result<u16, Problem> {
+pub(super) fn number(field: &str, given: Option<i64>, min: u16, default: u16) -> Result<u16, Problem> {
     match given {
         None => Ok(default),
         Some(value) => u16::try_from(value)

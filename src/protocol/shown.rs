@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{ChangeForm, CheckForm, CheckShown, InstanceForm, Pairs, PortShown, SettingsShown, Several};
 use crate::check::{Check, Definition, Kind, Place};
-use crate::instance::{Health, Instance, Key, Lease, Location, Port, ServiceSettings};
+use crate::instance::{Health, Instance, Key, Lease, Location, Port};
 use crate::name::Tag;
 use crate::registry::{Change, What};
 use crate::time::{Now, format_duration};
@@ -113,12 +113,6 @@ impl ChangeForm {
         self.service = Some(key.service.to_string());
         self.id = Some(key.id.to_string());
         self.host = key.host.to_string();
-    }
-}
-
-impl SettingsShown {
-    pub fn of(settings: &ServiceSettings) -> Self {
-        Self { ttl: settings.ttl }
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use thiserror::Error;
 
 use crate::check::{CHECKS_MAX, Definition};
-use crate::instance::{ConsulFacts, Health, Key, Lease, Location, Port};
+use crate::instance::{ConsulFacts, Health, Key, Lease, Location, Port, ServiceSettings};
 use crate::name::{HostName, ServiceName, Tag};
 
 /// What may be asked of the registry; a refusal changes nothing.
@@ -79,8 +79,7 @@ pub struct Configuration {
     pub service: ServiceName,
     /// Everything is as the server's configuration says, but for what is given here.
     pub reset: bool,
-    /// Seconds, 0 to 300.
-    pub ttl: Option<u32>,
+    pub given: ServiceSettings,
 }
 
 impl ListedCheck {

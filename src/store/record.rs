@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::balance::Balance;
 use crate::check::{Check, Definition, Http, Kind, Place, Tls};
 use crate::instance::{
     ConsulFacts, Extras, Health, Host, Instance, Key, Lease, Location, Port, ServiceSettings, Transport,
@@ -17,8 +18,10 @@ use crate::name::{HostName, InstanceId, Label, Name, ServiceName, Tag};
 use crate::registry::{Author, Change, Reason, What};
 use crate::time::{Now, Wall};
 
-/// The version that this program writes, and the newest it reads.
-pub const VERSION: u8 = 1;
+/// The version of nearly every form that this program writes.
+const VERSION: u8 = 1;
+/// That of the settings of a service, which held a TTL alone at first; the newest that this program reads.
+const SETTINGS_VERSION: u8 = 2;
 
 /// How long a connection-bound instance waits after a restart for its holder to come back.
 pub const CONNECTION_GRACE: Duration = Duration::from_secs(15);
@@ -29,7 +32,9 @@ const NO_CONNECTION: u64 = u64::MAX;
 /// Why octets are no record.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unreadable {
-    #[error("it was written by a newer version of callsign (form {0}, and this one reads up to {VERSION})")]
+    #[error(
+        "it was written by a newer version of callsign (form {0}, and this one reads up to {SETTINGS_VERSION})"
+    )]
     Newer(u8),
     #[error("it is damaged: {0}")]
     Damaged(String),
@@ -150,9 +155,18 @@ struct HostForm {
     revision: u64,
 }
 
+/// The settings that there were at first.
+#[derive(Serialize, Deserialize)]
+struct TtlForm {
+    ttl: Option<u32>,
+}
+
 #[derive(Serialize, Deserialize)]
 struct SettingsForm {
     ttl: Option<u32>,
+    /// In the words that set it.
+    balance: Option<String>,
+    max_answers: Option<u16>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -186,8 +200,22 @@ enum AuthorForm {
 enum WhatForm<'a> {
     Instance(#[serde(borrow)] Option<Box<InstanceForm<'a>>>, #[serde(borrow)] Option<Box<InstanceForm<'a>>>),
     Host(Option<HostForm>, Option<HostForm>),
-    Forgotten { service: String, id: String, host: String },
-    Settings { service: String, before: SettingsForm, after: SettingsForm },
+    Forgotten {
+        service: String,
+        id: String,
+        host: String,
+    },
+    /// Read, and no longer written.
+    Ttl {
+        service: String,
+        before: TtlForm,
+        after: TtlForm,
+    },
+    Settings {
+        service: String,
+        before: SettingsForm,
+        after: SettingsForm,
+    },
 }
 
 /// Where an instance is kept: its service, host and id with a zero octet between, which no name holds.
@@ -204,7 +232,7 @@ pub fn write_host(host: &Host) -> Vec<u8> {
 }
 
 pub fn write_settings(settings: &ServiceSettings) -> Vec<u8> {
-    write(&SettingsForm { ttl: settings.ttl })
+    write_as(SETTINGS_VERSION, &SettingsForm::of(settings))
 }
 
 pub fn write_left(instance: &Instance, change: &Change) -> Vec<u8> {
@@ -245,8 +273,8 @@ pub fn write_change(change: &Change) -> Vec<u8> {
             },
             What::Settings { service, before, after } => WhatForm::Settings {
                 service: service.to_string(),
-                before: SettingsForm { ttl: before.ttl },
-                after: SettingsForm { ttl: after.ttl },
+                before: SettingsForm::of(before),
+                after: SettingsForm::of(after),
             },
         },
     })
@@ -270,7 +298,10 @@ pub fn read_host(octets: &[u8], now: Now) -> Result<Host, Unreadable> {
 }
 
 pub fn read_settings(octets: &[u8]) -> Result<ServiceSettings, Unreadable> {
-    Ok(read::<SettingsForm>(octets)?.settings())
+    match octets {
+        [VERSION, ..] => Ok(read::<TtlForm>(octets)?.settings()),
+        _ => read_as::<SettingsForm>(SETTINGS_VERSION, octets)?.settings(),
+    }
 }
 
 pub fn read_left(octets: &[u8], now: Now) -> Result<Left, Unreadable> {
@@ -307,24 +338,37 @@ pub fn read_change(octets: &[u8]) -> Result<Change, Unreadable> {
             }
             WhatForm::Host(before, after) => What::Host { before: host(before)?, after: host(after)? },
             WhatForm::Forgotten { service, id, host } => What::Forgotten { key: key(&service, &id, &host)? },
-            WhatForm::Settings { service, before, after } => What::Settings {
+            WhatForm::Ttl { service, before, after } => What::Settings {
                 service: ServiceName::parse(&service).map_err(damaged)?,
                 before: before.settings(),
                 after: after.settings(),
+            },
+            WhatForm::Settings { service, before, after } => What::Settings {
+                service: ServiceName::parse(&service).map_err(damaged)?,
+                before: before.settings()?,
+                after: after.settings()?,
             },
         },
     })
 }
 
 fn write(form: &impl Serialize) -> Vec<u8> {
+    write_as(VERSION, form)
+}
+
+fn write_as(version: u8, form: &impl Serialize) -> Vec<u8> {
     // Every form is made of numbers, texts and lists, which postcard can always write into a vector.
-    postcard::to_extend(form, vec![VERSION]).expect("a form has octets")
+    postcard::to_extend(form, vec![version]).expect("a form has octets")
 }
 
 fn read<'a, T: Deserialize<'a>>(octets: &'a [u8]) -> Result<T, Unreadable> {
+    read_as(VERSION, octets)
+}
+
+fn read_as<'a, T: Deserialize<'a>>(version: u8, octets: &'a [u8]) -> Result<T, Unreadable> {
     match octets {
-        [VERSION, form @ ..] => postcard::from_bytes(form).map_err(damaged),
-        [version, ..] if *version > VERSION => Err(Unreadable::Newer(*version)),
+        [found, form @ ..] if *found == version => postcard::from_bytes(form).map_err(damaged),
+        [found, ..] if *found > version => Err(Unreadable::Newer(*found)),
         _ => Err(Unreadable::Damaged("a record has no version".to_owned())),
     }
 }
@@ -473,9 +517,28 @@ impl TlsForm {
     }
 }
 
-impl SettingsForm {
+impl TtlForm {
     fn settings(self) -> ServiceSettings {
-        ServiceSettings { ttl: self.ttl }
+        ServiceSettings { ttl: self.ttl, ..ServiceSettings::default() }
+    }
+}
+
+impl SettingsForm {
+    fn of(settings: &ServiceSettings) -> Self {
+        Self {
+            ttl: settings.ttl,
+            balance: settings.balance.map(|balance| balance.to_string()),
+            max_answers: settings.max_answers,
+        }
+    }
+
+    fn settings(self) -> Result<ServiceSettings, Unreadable> {
+        let balance = |text: String| Balance::parse(&text).ok_or_else(|| damaged("an unknown balance"));
+        Ok(ServiceSettings {
+            ttl: self.ttl,
+            balance: self.balance.map(balance).transpose()?,
+            max_answers: self.max_answers,
+        })
     }
 }
 

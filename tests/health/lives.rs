@@ -112,6 +112,7 @@ impl Within {
             ns_addresses: vec![[127, 0, 0, 1].into()],
             consul: None,
             reverse: Vec::new(),
+            regions: Vec::new(),
         };
         let (view, clock) = (Arc::new(View::new(settings, Zones::default())), Clock::start());
         let registry = Registry::new(100, FORGET_AFTER);

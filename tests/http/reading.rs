@@ -52,6 +52,9 @@ fn settings_are_shown_and_set() {
     assert_eq!((&shown["service"], &shown["ttl"]), (&json!("web"), &Value::Null), "{shown}");
     let set = http.ask("PUT", "/v1/settings/web", &json!({"ttl": "9s"})).json();
     assert_eq!(set["ttl"], 9, "{set}");
+    let both = json!({"balance": "one:affinity", "max_answers": 3});
+    let set = http.ask("PUT", "/v1/settings/web", &both).json();
+    assert_eq!((&set["ttl"], &set["balance"], &set["max_answers"]), (&json!(9), &both["balance"], &json!(3)));
     assert_eq!(http.get("/v1/settings/web").json(), set, "seen by the next");
     // The path says which service, whatever the body says.
     let other = http.ask("PUT", "/v1/settings/web", &json!({"service": "db", "ttl": "8s"})).json();

@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use callsign::balance::Balance;
 use callsign::check::{Check, Definition, Http, Kind, Place, Tls};
 use callsign::instance::{
     ConsulFacts, Extras, Health, Host, Instance, Key, Lease, Location, Port, ServiceSettings, Transport,
@@ -309,8 +310,12 @@ impl World {
                 id: (draws.below(2) == 0).then(|| "0af1".into()),
             })),
             19 => {
-                let ttl = (draws.below(2) == 0).then(|| draws.below(300) as u32);
-                Command::Configure(Configuration { service: key.service.clone(), reset: true, ttl })
+                let given = ServiceSettings {
+                    ttl: (draws.below(2) == 0).then(|| draws.below(300) as u32),
+                    balance: Balance::parse(["rotate", "one:affinity", ""][draws.below(3)]),
+                    max_answers: (draws.below(2) == 0).then(|| draws.below(9) as u16),
+                };
+                Command::Configure(Configuration { service: key.service.clone(), reset: true, given })
             }
             0..8 => Command::Register(Box::new(self.registration(key, draws))),
             8..12 => Command::Deregister(holder(key)),

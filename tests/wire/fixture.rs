@@ -11,11 +11,11 @@ use callsign::dns::cookie::{Cookies, SECRET_OCTETS, Secret};
 use callsign::dns::handler::Handler;
 use callsign::dns::wire::{Policy, Responder};
 use callsign::dns::{tcp, udp};
-use callsign::instance::{ConsulFacts, Health, Key, Lease, Location, Port, Transport};
+use callsign::instance::{ConsulFacts, Health, Key, Lease, Location, Port, ServiceSettings, Transport};
 use callsign::name::{Apex, Datacenter, HostName, InstanceId, Name, ServiceName, Tag, parse_target};
 use callsign::registry::{
-    Author, Change, Command, FORGET_AFTER, Holder, HostRegistration, INSTANCES_MAX, Reason, Registration,
-    Registry, Report, ReportOf, Subject, What,
+    Author, Change, Command, Configuration, FORGET_AFTER, Holder, HostRegistration, INSTANCES_MAX, Reason,
+    Registration, Registry, Report, ReportOf, Subject, What,
 };
 use callsign::time::Now;
 use callsign::view::{ConsulZone, Settings, View, Zones};
@@ -137,6 +137,7 @@ impl Live {
             reverse: ["10.0.0.0/16", "10.6.0.0/22", "2001:db8::/32"]
                 .map(|network| network.parse().unwrap())
                 .to_vec(),
+            regions: Vec::new(),
         };
         let view = Arc::new(View::new(settings, zones));
         Self { registry: Registry::new(INSTANCES_MAX, FORGET_AFTER), view, now: Now::default() }
@@ -186,6 +187,11 @@ impl Live {
 
     pub fn deregister(&mut self, wanted: &Wanted) {
         self.command(&Command::Deregister(Holder { key: wanted.key(), lease_id: None }));
+    }
+
+    pub fn configure(&mut self, service: &str, given: ServiceSettings) {
+        let service = ServiceName::parse(service).unwrap();
+        self.command(&Command::Configure(Configuration { service, reset: true, given }));
     }
 
     pub fn drain(&mut self, wanted: &Wanted) {

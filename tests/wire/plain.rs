@@ -6,10 +6,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use callsign::answer::Over;
-use callsign::balance::Draws;
+use callsign::balance::{Balance, Draws};
 use callsign::clock::Clock;
 use callsign::dns::wire::{Arrival, Policy, Responder, UDP_OCTETS_MAX};
-use callsign::instance::{Health, Lease, Location, Port, Transport};
+use callsign::instance::{Health, Lease, Location, Port, ServiceSettings, Transport};
 use callsign::name::Name;
 use callsign::view::Zones;
 
@@ -87,9 +87,23 @@ impl Chance {
                     _ => {}
                 }
             }
+            if self.below(3) == 0 {
+                live.configure(service, self.settings());
+            }
         }
         live.view.set_ready();
         live
+    }
+
+    /// Balance and bounds, the usual ones spelt out among them.
+    fn settings(&mut self) -> ServiceSettings {
+        let balance =
+            self.pick(&["weighted", "rotate", "first", "nearest", "affinity", "one", "one:affinity"]);
+        ServiceSettings {
+            ttl: self.pick(&[None, Some(0), Some(60)]),
+            balance: Balance::parse(balance).filter(|_| self.below(2) == 0),
+            max_answers: self.pick(&[None, None, Some(0), Some(1), Some(3)]),
+        }
     }
 
     fn name(&mut self) -> Vec<Vec<u8>> {

@@ -1,0 +1,80 @@
+//! A consistent-hash ring with virtual nodes (Karger et al., 1997): which instances a client keeps.
+//!
+//! Every member has points on a circle of 64 bits, as many as its weight is worth. A client's network is a place on the
+//! circle, and the members are taken in the order in which they are met from there on. One that leaves takes its
+//! points along, so that only the clients in front of them move; where a point lies depends on the member alone.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use super::{mix, network_of};
+use crate::name::fnv;
+
+/// Points of the heaviest member: with a thousand the worst share of five members is within a tenth of fair.
+pub const POINTS: usize = 1000;
+/// Points of one ring, 1 MiB of them: with more than 65 members each has fewer, and at least one.
+const RING_POINTS_MAX: usize = 65_536;
+
+/// See the module's own words.
+#[derive(Debug, PartialEq)]
+pub struct Ring {
+    /// Identity and weight of each member, in order: what the ring was made of.
+    members: Vec<(u64, u64)>,
+    /// Places on the circle and whose they are, in order.
+    points: Vec<(u64, u64)>,
+}
+
+impl Ring {
+    /// The ring of `members`, each an identity and a weight. Weight 0 has no point and comes after all others, unless
+    /// nobody weighs anything.
+    pub fn new(mut members: Vec<(u64, u64)>) -> Self {
+        members.sort_unstable();
+        let heaviest = members.iter().map(|(_, weight)| *weight).max().unwrap_or_default();
+        let most = POINTS.min(RING_POINTS_MAX / members.len().max(1)).max(1);
+        let mut points: Vec<(u64, u64)> = Vec::new();
+        for (identity, weight) in &members {
+            let count = match (heaviest, weight) {
+                (0, _) => most as u64,
+                (_, 0) => 0,
+                // The points of a lighter one are the first of those it would have: a change of weight moves few.
+                (heaviest, weight) => (most as u64 * weight / heaviest).max(1),
+            };
+            points.extend((0..count).map(|number| (mix(mix(*identity) ^ mix(!number)), *identity)));
+        }
+        points.sort_unstable();
+        Self { members, points }
+    }
+
+    /// True where a ring of these members, in any order, would be this one.
+    pub fn is_of(&self, members: &[(u64, u64)]) -> bool {
+        let mut members = members.to_vec();
+        members.sort_unstable();
+        self.members == members
+    }
+
+    /// The place of each member in the order of `client`'s network, by identity; who has no point is not there.
+    pub fn places(&self, client: IpAddr) -> HashMap<u64, usize> {
+        let (network, octets) = network_of(client);
+        let from = mix(fnv(&[&octets[..network]]));
+        let first = self.points.partition_point(|(point, _)| *point < from);
+        let mut places = HashMap::with_capacity(self.members.len());
+        for (_, identity) in self.points[first..].iter().chain(&self.points[..first]) {
+            let next = places.len();
+            places.entry(*identity).or_insert(next);
+            if places.len() == self.members.len() {
+                break;
+            }
+        }
+        places
+    }
+
+    /// The pieces of the circle, in order: whose a piece is, and how long. Together they are the whole.
+    pub fn arcs(&self) -> Vec<(u64, u64)> {
+        let last = self.points.last().map_or(0, |(point, _)| *point);
+        let before = std::iter::once(last).chain(self.points.iter().map(|(point, _)| *point));
+        before
+            .zip(&self.points)
+            .map(|(before, (point, whose))| (*whose, point.wrapping_sub(before)))
+            .collect()
+    }
+}
