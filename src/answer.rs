@@ -151,7 +151,7 @@ impl Answer {
 /// What a zone has for a name and type.
 pub(crate) enum Found {
     Records(Selection),
-    Alias(Record, Name),
+    Alias(Record, Name, Option<Ede>),
     /// The name servers of a zone below, and the addresses that they cannot be found without.
     Referral(Vec<Record>, Vec<Record>),
     NoData(Option<Ede>),
@@ -199,10 +199,11 @@ pub fn answer(view: &View, asked: &Asked<'_>) -> Answer {
                 answer.truncated = selection.cut && asked.over.is_datagram();
                 answer.answer.extend(selection.records);
                 answer.additional = selection.additional;
-                answer.ede = selection.ede;
+                answer.ede = selection.ede.or(answer.ede);
                 return answer;
             }
-            Found::Alias(record, target) => {
+            Found::Alias(record, target, ede) => {
+                answer.ede = answer.ede.or(ede);
                 let again = answer.answer.iter().any(|known| known.owner == target) || record.owner == target;
                 room =
                     room.saturating_sub(record.owner.as_wire().len() + FIXED_OCTETS + target.as_wire().len());
@@ -220,13 +221,13 @@ pub fn answer(view: &View, asked: &Asked<'_>) -> Answer {
             }
             Found::NoData(ede) => {
                 answer.authority = served.soa(view).into_iter().collect();
-                answer.ede = ede;
+                answer.ede = ede.or(answer.ede);
                 return answer;
             }
             Found::NoName(ede) => {
                 answer.rcode = Rcode::NxDomain; // of the last name in the chain (RFC 6604 section 3)
                 answer.authority = served.soa(view).into_iter().collect();
-                answer.ede = ede;
+                answer.ede = ede.or(answer.ede);
                 return answer;
             }
         }
@@ -352,7 +353,7 @@ fn find_static(view: &View, zone: &Zone, asked: &Asked<'_>, qname: &Name, wildca
         (None, Some(set)) => match &set.data[..] {
             [Data::Cname(target), ..] => {
                 let record = Record { owner: qname.clone(), ttl: set.ttl, data: Data::Cname(target.clone()) };
-                Found::Alias(record, target.clone())
+                Found::Alias(record, target.clone(), None)
             }
             _ => Found::NoData(None),
         },

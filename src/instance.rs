@@ -14,7 +14,7 @@ use std::time::Duration;
 use crate::balance::Balance;
 use crate::check::{Check, worst};
 use crate::lease::LeaseCell;
-use crate::name::{HostName, InstanceId, Label, Name, ServiceName, Tag};
+use crate::name::{HostName, InstanceId, Label, Name, ServiceName, Tag, Unfit, parse_target};
 use crate::time::Wall;
 
 /// Addresses of one instance: a machine with more interfaces than this registers the ones that matter.
@@ -27,6 +27,8 @@ pub const TAGS_MAX: usize = 64;
 pub const META_MAX: usize = 64;
 pub const META_KEY_OCTETS_MAX: usize = 128;
 pub const META_VALUE_OCTETS_MAX: usize = 512;
+/// Services that may answer in one's stead.
+pub const FAILOVER_MAX: usize = 8;
 /// Length of a port's, a protocol's or a check's name.
 pub const WORD_OCTETS_MAX: usize = 63;
 /// Shortest lease: below it, a lost packet or a paused process looks like a death.
@@ -356,6 +358,35 @@ pub struct ServiceSettings {
     pub balance: Option<Balance>,
     /// Records of an answer at most; 0: any number.
     pub max_answers: Option<u16>,
+    /// Who answers while nothing is live, in this order; at most `FAILOVER_MAX`.
+    pub failover: Option<Arc<[Fallback]>>,
+}
+
+/// Who answers for a service that has nothing live.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fallback {
+    Service(ServiceName),
+    /// A name that is not the registry's: whether it is live is not known here, so it is the last.
+    Name(Name),
+}
+
+impl Fallback {
+    /// `web-standby`, or `cache.other.example`.
+    pub fn parse(text: &str) -> Result<Self, Unfit> {
+        match text.contains('.') {
+            true => parse_target(text).map(Self::Name),
+            false => ServiceName::parse(text).map(Self::Service),
+        }
+    }
+}
+
+impl fmt::Display for Fallback {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Service(service) => write!(f, "{service}"),
+            Self::Name(name) => write!(f, "{name}"),
+        }
+    }
 }
 
 impl ServiceSettings {
@@ -365,6 +396,11 @@ impl ServiceSettings {
             ttl: given.ttl.or(self.ttl),
             balance: given.balance.or(self.balance),
             max_answers: given.max_answers.or(self.max_answers),
+            failover: given.failover.or(self.failover),
         }
+    }
+
+    pub fn fallbacks(&self) -> &[Fallback] {
+        self.failover.as_deref().unwrap_or_default()
     }
 }

@@ -26,6 +26,7 @@ mod binding;
 mod browse;
 mod choice;
 pub(crate) mod consul;
+mod failover;
 pub(crate) mod reverse;
 
 /// Octets of an owner that is a compression pointer.
@@ -212,12 +213,12 @@ impl Live<'_> {
             },
             Owner::Tag(tag) if self.view.has_tag(tag) => Found::NoData(None),
             Owner::Tag(_) => Found::NoName(None),
-            Owner::Service(name) => self.in_service(name, |service| self.of_service(service)),
+            Owner::Service(name) => self.by_service(name, |service| self.of_service(service)),
             Owner::ByTransport(name, transport) => {
-                self.in_service(name, |service| self.by_transport(service, transport))
+                self.by_service(name, |service| self.by_transport(service, transport))
             }
             Owner::ByPort { service, port, transport } => {
-                self.in_service(service, |service| self.by_port(service, port, transport))
+                self.by_service(service, |service| self.by_port(service, port, transport))
             }
             Owner::Ports(name, transport) => self.in_service(name, |service| {
                 let named = |port: &Port| port.name.is_some() && port.transport == transport;
@@ -228,7 +229,7 @@ impl Live<'_> {
                     }
                 }
             }),
-            Owner::ByTag { service, tag } => self.in_service(service, |service| self.by_tag(service, tag)),
+            Owner::ByTag { service, tag } => self.by_service(service, |service| self.by_tag(service, tag)),
             Owner::Below { service, label } => self.in_service(service, |service| self.below(service, label)),
             Owner::TypeInstance { service, label, transport } => {
                 self.in_service(service, |service| self.type_instance(service, label, transport))
@@ -240,6 +241,11 @@ impl Live<'_> {
                 self.in_service(name, |service| self.subtypes(service, transport))
             }
         }
+    }
+
+    /// As `in_service`, where another service may answer instead.
+    fn by_service(&self, name: &str, find: impl Fn(&ServiceView) -> Found) -> Found {
+        self.in_service(name, |service| self.or_instead(service, find))
     }
 
     fn in_service(&self, name: &str, find: impl FnOnce(&ServiceView) -> Found) -> Found {
@@ -335,7 +341,7 @@ impl Live<'_> {
             return self.of_instance(member, first_port(instance, Transport::Tcp).or(instance.ports.first()));
         }
         if service.tags.contains(label) {
-            return self.by_tag(service, label);
+            return self.or_instead(service, |service| self.by_tag(service, label));
         }
         match service.gone.iter().rev().find(|gone| gone.instance.label.as_str() == label) {
             Some(gone) => Found::NoData(
@@ -351,7 +357,7 @@ impl Live<'_> {
         let ttl = ttl_within(self.view.ttl(&instance.key.service), instance.lease);
         match (self.qtype, &instance.location) {
             (Type::A | Type::AAAA, Location::Target(target)) => {
-                Found::Alias(self.record(ttl, Data::Cname(target.clone())), target.clone())
+                Found::Alias(self.record(ttl, Data::Cname(target.clone())), target.clone(), None)
             }
             (qtype @ (Type::A | Type::AAAA), Location::Addresses(_)) => {
                 let mut records = instance_addresses(self.view, instance, self.qname);
@@ -375,7 +381,7 @@ impl Live<'_> {
         if let [only] = live[..]
             && let Location::Target(target) = &only.instance.location
         {
-            return Found::Alias(self.record(service.ttl, Data::Cname(target.clone())), target.clone());
+            return Found::Alias(self.record(service.ttl, Data::Cname(target.clone())), target.clone(), None);
         }
         let lowest = live.iter().map(|member| member.instance.priority).min();
         let lowest_live = || live.iter().copied().filter(|member| Some(member.instance.priority) == lowest);

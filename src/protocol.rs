@@ -143,6 +143,9 @@ pub struct SettingsForm {
     /// Records of an answer at most; 0: any number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_answers: Option<i64>,
+    /// Who answers while nothing is live, in this order: services, and last perhaps a name elsewhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failover: Option<Vec<String>>,
     /// Everything that is not given here is as the server's configuration says.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub reset: bool,
@@ -411,6 +414,8 @@ pub struct SettingsShown {
     pub balance: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_answers: Option<u16>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failover: Option<Vec<String>>,
 }
 
 /// A part of the log.

@@ -10,6 +10,7 @@
 mod change;
 mod checks;
 mod command;
+mod failover;
 mod service;
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
@@ -349,6 +350,9 @@ impl Registry {
         let after = kept.with(given.clone());
         if before == after {
             return Ok(Vec::new());
+        }
+        if let Some(way) = self.failover_cycle(service, &after) {
+            return Err(Refusal::FailoverCycle(way));
         }
         if self.settings.len() >= SETTINGS_MAX && !self.settings.contains_key(service) {
             return Err(Refusal::TooManySettings { limit: SETTINGS_MAX });

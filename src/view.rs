@@ -33,7 +33,7 @@ pub use crate::member::{Member, Members, Standing};
 use crate::name::{Apex, Datacenter, HostName, InstanceId, Label, Name, ServiceName, Tag};
 use crate::protocol::Filter;
 use crate::record::Soa;
-use crate::registry::{Change, Gone, Refusal, Registry, What};
+use crate::registry::{Change, Gone, Refusal, Registry, Service, What};
 use crate::sorted::Sorted;
 use crate::time::Now;
 use crate::zone::Zone;
@@ -177,8 +177,14 @@ impl ServiceView {
         modified: u64,
         old: Option<&Self>,
     ) -> Option<Self> {
-        let service = registry.service(name)?;
         let settings = registry.settings(name);
+        let forgotten = Service::default();
+        let service = match registry.service(name) {
+            Some(service) => service,
+            // Its name stays, for somebody else answers at it.
+            None if !settings.fallbacks().is_empty() => &forgotten,
+            None => return None,
+        };
         let members = service.members.clone();
         let gone: Vec<Gone> = service.gone.iter().cloned().collect();
         let why_none = why_none(name, &members, &gone);
@@ -204,7 +210,17 @@ impl ServiceView {
     /// True where the usual way of choice applies.
     pub fn is_plain(&self) -> bool {
         let balance = self.settings.balance.unwrap_or_default();
-        balance == Balance::default() && self.most_answers().is_none()
+        let fails_over = !self.has_live() && !self.settings.fallbacks().is_empty();
+        balance == Balance::default() && self.most_answers().is_none() && !fails_over
+    }
+
+    pub fn has_live(&self) -> bool {
+        self.why_none.is_empty()
+    }
+
+    /// True where only the settings say that there is such a service.
+    pub fn is_forgotten(&self) -> bool {
+        self.members.is_empty() && self.gone.is_empty()
     }
 
     /// How many records an answer has at most, where that is set.
@@ -262,7 +278,7 @@ fn why_none(name: &ServiceName, members: &Members, gone: &[Gone]) -> String {
         (None, Some(gone)) => {
             format!("{} {} {}", gone.instance.label, gone.reason.as_str(), gone.at.time_of_day())
         }
-        (None, None) => return String::new(),
+        (None, None) => "none is registered".to_owned(),
     };
     // Where the whole does not fit, what can be guessed from the question goes first.
     let texts =
@@ -402,8 +418,11 @@ impl View {
         // Who waited for a revision before the restart is told that this is another one.
         let revision = registry.revision();
         self.spans.restart(revision);
-        let mut names: Vec<ServiceName> = registry.services().map(|(name, _)| name.clone()).collect();
+        let failing_over = registry.all_settings().filter(|(_, settings)| !settings.fallbacks().is_empty());
+        let names = registry.services().map(|(name, _)| name).chain(failing_over.map(|(name, _)| name));
+        let mut names: Vec<ServiceName> = names.cloned().collect();
         names.sort_unstable();
+        names.dedup();
         self.directory.store(Arc::new(Directory::of(&names)));
         let none = BTreeSet::new();
         let services = self.services.pin();

@@ -290,7 +290,7 @@ impl Stage {
             Request::Deregister(form) => Command::Deregister(form.holder(&host)?),
             Request::Drain(form) => Command::Drain(form.holder(&host)?),
             Request::Report(form) => Command::Report(form.report(&host)?),
-            Request::Settings(form) => match form.configuration()? {
+            Request::Settings(form) => match form.configuration(&self.view.settings.apexes)? {
                 (_, Some(configuration)) => Command::Configure(configuration),
                 (service, None) => return Ok(format!("{}\n", set(&self.view.settings_of(&service)))),
             },

@@ -19,7 +19,7 @@ pub struct Service {
 enum Verb {
     /// Set something for a service; it is kept, and wins over the configuration
     #[command(
-        group = ArgGroup::new("what").args(["ttl", "balance", "max_answers", "reset"]).required(true).multiple(true),
+        group = ArgGroup::new("what").args(["ttl", "balance", "max_answers", "failover", "no_failover", "reset"]).required(true).multiple(true),
         after_help = "Example:\n  callsign service set web --ttl 10s --balance rotate\n  callsign service set web --reset"
     )]
     Set {
@@ -35,6 +35,12 @@ enum Verb {
         /// How many records an answer has at most; 0 for any number
         #[arg(long, value_name = "N", allow_negative_numbers = true)]
         max_answers: Option<i64>,
+        /// Who answers while nothing is live: a service, or last a name elsewhere; may be given several times
+        #[arg(long, value_name = "NAME", conflicts_with = "no_failover")]
+        failover: Option<Vec<String>>,
+        /// Nobody answers instead
+        #[arg(long)]
+        no_failover: bool,
         /// Back to the server's configuration, but for what is set here
         #[arg(long)]
         reset: bool,
@@ -54,8 +60,9 @@ enum Verb {
 impl Service {
     pub async fn run(self) -> Done {
         let (asking, form) = match self.verb {
-            Verb::Set { service, ttl, balance, max_answers, reset, asking } => {
-                (asking, SettingsForm { service, ttl, balance, max_answers, reset })
+            Verb::Set { service, ttl, balance, max_answers, failover, no_failover, reset, asking } => {
+                let failover = if no_failover { Some(Vec::new()) } else { failover };
+                (asking, SettingsForm { service, ttl, balance, max_answers, failover, reset })
             }
             Verb::Show { service, asking } => (asking, SettingsForm { service, ..SettingsForm::default() }),
         };

@@ -75,7 +75,7 @@ impl From<Refusal> for Failure {
             Refusal::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
             Refusal::Full { .. } | Refusal::TooManySettings { .. } => StatusCode::INSUFFICIENT_STORAGE,
             Refusal::Superseded(_) | Refusal::Taken { .. } => StatusCode::CONFLICT,
-            Refusal::TooManyChecks => StatusCode::BAD_REQUEST,
+            Refusal::TooManyChecks | Refusal::FailoverCycle(_) => StatusCode::BAD_REQUEST,
         };
         Self::new(status, refusal.to_string())
     }

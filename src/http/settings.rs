@@ -20,7 +20,7 @@ pub fn router() -> Router<Arc<Office>> {
 
 async fn show(State(office): State<Arc<Office>>, Path(service): Path<String>) -> Result<Response, Failure> {
     let form = SettingsForm { service, ..SettingsForm::default() };
-    let (service, _) = form.configuration()?;
+    let (service, _) = form.configuration(&office.desk.view.settings.apexes)?;
     Ok(office.settings(&service))
 }
 
@@ -39,7 +39,7 @@ async fn set(
     }
     let form: SettingsForm =
         serde_json::from_value(value).map_err(|error| Failure::bad(error.to_string()))?;
-    let (service, configuration) = form.configuration()?;
+    let (service, configuration) = form.configuration(&office.desk.view.settings.apexes)?;
     if let Some(configuration) = configuration {
         office.carry_out(Command::Configure(configuration), &client).await?;
     }

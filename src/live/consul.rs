@@ -144,13 +144,13 @@ impl Live<'_> {
             Owner::Tag(tag) if self.view.has_tag(tag) || !is_ldh_label(tag.as_bytes()) => Found::NoData(None),
             Owner::Tag(_) => Found::NoName(None),
             Owner::Service { service, tag: None } => {
-                self.in_service(service, |service| self.of_those(service, |_| true, any_port))
+                self.by_service(service, |service| self.of_those(service, |_| true, any_port))
             }
             Owner::Service { service, tag: Some(tag) } => {
-                self.in_service(service, |service| self.tagged(service, tag))
+                self.by_service(service, |service| self.tagged(service, tag))
             }
             // Consul's instances have one port, of no transport: who has none of this one is not left out.
-            Owner::ByTransport { service, transport } => self.in_service(service, |service| {
+            Owner::ByTransport { service, transport } => self.by_service(service, |service| {
                 self.of_those(
                     service,
                     |_| true,

@@ -1,10 +1,12 @@
 //! The settings of a service, from what was sent and to what is shown.
 
+use std::sync::Arc;
+
 use super::intake::number;
 use super::{Problem, SettingsForm, SettingsShown, printable};
 use crate::balance::Balance;
-use crate::instance::ServiceSettings;
-use crate::name::ServiceName;
+use crate::instance::{FAILOVER_MAX, Fallback, ServiceSettings};
+use crate::name::{Apex, ServiceName, Unfit};
 use crate::registry::Configuration;
 use crate::time::parse_duration;
 
@@ -12,14 +14,15 @@ use crate::time::parse_duration;
 const TTL_MAX: u64 = 300;
 
 impl SettingsForm {
-    /// What is to be set; `None` where the settings are only asked for.
-    pub fn configuration(&self) -> Result<(ServiceName, Option<Configuration>), Problem> {
+    /// What is to be set; `None` where the settings are only asked for. A name below one of `apexes` is a service's.
+    pub fn configuration(&self, apexes: &[Apex]) -> Result<(ServiceName, Option<Configuration>), Problem> {
         let service =
             ServiceName::parse(&self.service).map_err(|unfit| Problem::invalid("service", unfit))?;
         let given = ServiceSettings {
             ttl: self.ttl.as_deref().map(ttl).transpose()?,
             balance: self.balance.as_deref().map(balance).transpose()?,
             max_answers: self.max_answers.map(|most| number("max_answers", Some(most), 0, 0)).transpose()?,
+            failover: self.failover.as_deref().map(|names| failover(names, apexes)).transpose()?,
         };
         let asks = given == ServiceSettings::default() && !self.reset;
         let configuration = Configuration { service: service.clone(), reset: self.reset, given };
@@ -37,6 +40,39 @@ fn ttl(text: &str) -> Result<u32, Problem> {
     }
 }
 
+fn failover(names: &[String], apexes: &[Apex]) -> Result<Arc<[Fallback]>, Problem> {
+    let invalid = |rule: String| Problem::invalid("failover", rule);
+    if names.len() > FAILOVER_MAX {
+        return Err(invalid(format!("may list at most {FAILOVER_MAX} names, not {}", names.len())));
+    }
+    let mut fallbacks: Vec<Fallback> = Vec::new();
+    for name in names {
+        let unfit = |unfit: Unfit| invalid(format!("lists `{}`, which {unfit}", printable(name)));
+        let mut fallback = Fallback::parse(name).map_err(unfit)?;
+        if let Fallback::Name(full) = &fallback
+            && let Some(apex) = apexes.iter().find(|apex| full.is_within(apex.name()))
+        {
+            // Told apart from a name elsewhere, so that a way in a circle is seen.
+            let labels = full.labels_below(apex.name()).unwrap_or_default();
+            let service = match labels[..] {
+                [label] => std::str::from_utf8(label).ok().and_then(|label| ServiceName::parse(label).ok()),
+                _ => None,
+            };
+            let rule = || invalid(format!("lists `{}`, which is ours and no service", printable(name)));
+            fallback = Fallback::Service(service.ok_or_else(rule)?);
+        }
+        if let Some(Fallback::Name(elsewhere)) = fallbacks.last() {
+            let rule = "of which nobody knows here whether it is live; make it the last";
+            return Err(invalid(format!("goes on after {elsewhere}, {rule}")));
+        }
+        if fallbacks.contains(&fallback) {
+            return Err(invalid(format!("lists {fallback} twice")));
+        }
+        fallbacks.push(fallback);
+    }
+    Ok(fallbacks.into())
+}
+
 fn balance(text: &str) -> Result<Balance, Problem> {
     Balance::parse(text).ok_or_else(|| {
         let rule = "must be weighted, rotate, first, nearest or affinity; or one, for a single answer, or one:rotate and so on";
@@ -50,7 +86,11 @@ impl SettingsShown {
         let ttl = self.ttl.map(|ttl| ("ttl", format!("{ttl}s")));
         let balance = self.balance.clone().map(|balance| ("balance", balance));
         let max_answers = self.max_answers.map(|most| ("max-answers", most.to_string()));
-        [ttl, balance, max_answers].into_iter().flatten().collect()
+        let failover = self.failover.as_ref().map(|names| match names.is_empty() {
+            true => ("failover", "none".to_owned()),
+            false => ("failover", names.join(", ")),
+        });
+        [ttl, balance, max_answers, failover].into_iter().flatten().collect()
     }
 
     pub fn of(settings: &ServiceSettings) -> Self {
@@ -58,6 +98,10 @@ impl SettingsShown {
             ttl: settings.ttl,
             balance: settings.balance.map(|balance| balance.to_string()),
             max_answers: settings.max_answers,
+            failover: settings
+                .failover
+                .as_deref()
+                .map(|fallbacks| fallbacks.iter().map(Fallback::to_string).collect()),
         }
     }
 }

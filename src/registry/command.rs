@@ -150,10 +150,16 @@ pub enum Refusal {
     NoCheck(Arc<str>, String),
     #[error("{limit} services have settings, and no more may; reset one that is not needed")]
     TooManySettings { limit: usize },
+    #[error("failover would come back to where it began: {}; leave one of them out", way(.0))]
+    FailoverCycle(Vec<ServiceName>),
     #[error("not stored, so nothing was changed: {0}")]
     Unavailable(Arc<str>),
     #[error("`{name}` is taken by a record at {by}; choose another service name, or remove the record")]
     Taken { name: ServiceName, by: Box<str> },
+}
+
+fn way(services: &[ServiceName]) -> String {
+    services.iter().map(ServiceName::as_str).collect::<Vec<&str>>().join(" to ")
 }
 
 impl Refusal {
@@ -163,7 +169,7 @@ impl Refusal {
             Self::Superseded(_) => "superseded",
             Self::Full { .. } | Self::TooManySettings { .. } => "full",
             Self::Unavailable(_) => "unavailable",
-            Self::TooManyChecks => "invalid",
+            Self::TooManyChecks | Self::FailoverCycle(_) => "invalid",
             Self::Taken { .. } => "taken",
         }
     }
@@ -174,6 +180,7 @@ impl Refusal {
             Self::Superseded(_) => Some("lease_id"),
             Self::Full { .. } | Self::Unavailable(_) => None,
             Self::TooManyChecks => Some("checks"),
+            Self::FailoverCycle(_) => Some("failover"),
             Self::NoCheck(..) => Some("check"),
             Self::Taken { .. } | Self::TooManySettings { .. } => Some("service"),
         }

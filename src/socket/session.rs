@@ -156,7 +156,7 @@ impl<'a, W: AsyncWrite + Unpin> Session<'a, W> {
             Request::Report(form) => form
                 .report(&self.peer.host)
                 .map(|report| (Asked::Report(report.clone()), Command::Report(report))),
-            Request::Settings(form) => match form.configuration() {
+            Request::Settings(form) => match form.configuration(&self.desk.view.settings.apexes) {
                 Ok((service, Some(configuration))) => {
                     Ok((Asked::Settings(service), Command::Configure(configuration)))
                 }

@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 use crate::balance::Balance;
 use crate::check::{Check, Definition, Http, Kind, Place, Tls};
 use crate::instance::{
-    ConsulFacts, Extras, Health, Host, Instance, Key, Lease, Location, Port, ServiceSettings, Transport,
+    ConsulFacts, Extras, Fallback, Health, Host, Instance, Key, Lease, Location, Port, ServiceSettings,
+    Transport,
 };
 use crate::lease::{LeaseCell, Leased};
 use crate::name::{HostName, InstanceId, Label, Name, ServiceName, Tag};
@@ -167,6 +168,7 @@ struct SettingsForm {
     /// In the words that set it.
     balance: Option<String>,
     max_answers: Option<u16>,
+    failover: Option<Vec<String>>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -529,6 +531,10 @@ impl SettingsForm {
             ttl: settings.ttl,
             balance: settings.balance.map(|balance| balance.to_string()),
             max_answers: settings.max_answers,
+            failover: settings
+                .failover
+                .as_deref()
+                .map(|fallbacks| fallbacks.iter().map(Fallback::to_string).collect()),
         }
     }
 
@@ -538,6 +544,11 @@ impl SettingsForm {
             ttl: self.ttl,
             balance: self.balance.map(balance).transpose()?,
             max_answers: self.max_answers,
+            failover: self
+                .failover
+                .map(|names| names.iter().map(|name| Fallback::parse(name)).collect::<Result<_, _>>())
+                .transpose()
+                .map_err(damaged)?,
         })
     }
 }

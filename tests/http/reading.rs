@@ -59,6 +59,10 @@ fn settings_are_shown_and_set() {
     // The path says which service, whatever the body says.
     let other = http.ask("PUT", "/v1/settings/web", &json!({"service": "db", "ttl": "8s"})).json();
     assert_eq!((&other["service"], &other["ttl"]), (&json!("web"), &json!(8)));
+    let over = http.ask("PUT", "/v1/settings/web", &json!({"failover": ["db", "a.example.com"]})).json();
+    assert_eq!(over["failover"], json!(["db", "a.example.com."]), "{over}");
+    let circle = http.ask("PUT", "/v1/settings/db", &json!({"failover": ["web"]}));
+    assert_eq!(circle.status, 400, "{}", circle.text());
     let reset = http.ask("PUT", "/v1/settings/web", &json!({"reset": true})).json();
     assert_eq!(reset["ttl"], Value::Null, "{reset}");
     let same = server.client().ask(&json!({"settings": {"service": "web"}}));

@@ -11,7 +11,8 @@ use std::time::Duration;
 use callsign::balance::Balance;
 use callsign::check::{Check, Definition, Http, Kind, Place, Tls};
 use callsign::instance::{
-    ConsulFacts, Extras, Health, Host, Instance, Key, Lease, Location, Port, ServiceSettings, Transport,
+    ConsulFacts, Extras, Fallback, Health, Host, Instance, Key, Lease, Location, Port, ServiceSettings,
+    Transport,
 };
 use callsign::name::{HostName, InstanceId, Name, ServiceName, Tag};
 use callsign::registry::{
@@ -314,6 +315,9 @@ impl World {
                     ttl: (draws.below(2) == 0).then(|| draws.below(300) as u32),
                     balance: Balance::parse(["rotate", "one:affinity", ""][draws.below(3)]),
                     max_answers: (draws.below(2) == 0).then(|| draws.below(9) as u16),
+                    failover: (draws.below(2) == 0)
+                        .then(|| [Fallback::parse("standby"), Fallback::parse("a.example.com")])
+                        .map(|names| names.map(Result::unwrap).into()),
                 };
                 Command::Configure(Configuration { service: key.service.clone(), reset: true, given })
             }

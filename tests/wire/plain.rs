@@ -9,7 +9,7 @@ use callsign::answer::Over;
 use callsign::balance::{Balance, Draws};
 use callsign::clock::Clock;
 use callsign::dns::wire::{Arrival, Policy, Responder, UDP_OCTETS_MAX};
-use callsign::instance::{Health, Lease, Location, Port, ServiceSettings, Transport};
+use callsign::instance::{Fallback, Health, Lease, Location, Port, ServiceSettings, Transport};
 use callsign::name::Name;
 use callsign::view::Zones;
 
@@ -87,7 +87,7 @@ impl Chance {
                     _ => {}
                 }
             }
-            if self.below(3) == 0 {
+            if self.below(4) == 0 {
                 live.configure(service, self.settings());
             }
         }
@@ -103,6 +103,10 @@ impl Chance {
             ttl: self.pick(&[None, Some(0), Some(60)]),
             balance: Balance::parse(balance).filter(|_| self.below(2) == 0),
             max_answers: self.pick(&[None, None, Some(0), Some(1), Some(3)]),
+            failover: match self.below(4) {
+                0 => Some(["spare", "cache.example.com"].map(|name| Fallback::parse(name).unwrap()).into()),
+                _ => None,
+            },
         }
     }
 
