@@ -86,6 +86,58 @@ impl fmt::Display for Balance {
     }
 }
 
+/// How the weights of instances are told in SRV records.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SrvWeights {
+    #[default]
+    Plain,
+    /// So that HAProxy, which divides by 256 and adds one, comes to the weights that were meant.
+    Haproxy,
+}
+
+impl SrvWeights {
+    pub const ALL: [Self; 2] = [Self::Plain, Self::Haproxy];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Plain => "plain",
+            Self::Haproxy => "haproxy",
+        }
+    }
+
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|weights| weights.as_str() == text)
+    }
+}
+
+/// The greatest weight that HAProxy has for a server.
+const HAPROXY_WEIGHT_MAX: u32 = 256;
+
+/// What the weights of one service become in SRV records; by default what they are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Scale {
+    /// The heaviest instance, where the weights are for HAProxy.
+    haproxy: Option<u16>,
+}
+
+impl Scale {
+    pub fn haproxy(heaviest: u16) -> Self {
+        Self { haproxy: Some(heaviest) }
+    }
+
+    /// For HAProxy `256 k - 1`, of which it makes `k`; other clients see nearly the same shares. Above 256 all weights
+    /// are made less in proportion. 0 stays 0, which HAProxy takes for 1: it knows no server of last resort.
+    pub fn weight(self, weight: u16) -> u16 {
+        let Some(heaviest) = self.haproxy.map(u32::from) else { return weight };
+        let meant = match (u32::from(weight), heaviest) {
+            (0, _) => return 0,
+            (weight, ..=HAPROXY_WEIGHT_MAX) => weight,
+            (weight, _) => ((weight * HAPROXY_WEIGHT_MAX + heaviest / 2) / heaviest).max(1),
+        };
+        (meant.min(HAPROXY_WEIGHT_MAX) * 256 - 1) as u16
+    }
+}
+
 /// A network, and the region that it is in; a region may have several.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Region {

@@ -11,7 +11,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::balance::Balance;
+use crate::balance::{Balance, SrvWeights};
 use crate::check::{Check, worst};
 use crate::lease::LeaseCell;
 use crate::name::{HostName, InstanceId, Label, Name, ServiceName, Tag, Unfit, parse_target};
@@ -360,6 +360,7 @@ pub struct ServiceSettings {
     pub max_answers: Option<u16>,
     /// Who answers while nothing is live, in this order; at most `FAILOVER_MAX`.
     pub failover: Option<Arc<[Fallback]>>,
+    pub srv_weights: Option<SrvWeights>,
 }
 
 /// Who answers for a service that has nothing live.
@@ -397,6 +398,7 @@ impl ServiceSettings {
             balance: given.balance.or(self.balance),
             max_answers: given.max_answers.or(self.max_answers),
             failover: given.failover.or(self.failover),
+            srv_weights: given.srv_weights.or(self.srv_weights),
         }
     }
 

@@ -14,6 +14,7 @@ pub(crate) use self::browse::has_transport;
 use self::browse::instance_txt;
 use self::choice::Rule;
 use crate::answer::{Asked, Ede, FIXED_OCTETS, Found, Selection, additional, static_addresses};
+use crate::balance::Scale;
 use crate::grammar::{self, Owner};
 use crate::instance::{Instance, Location, Port, Transport};
 use crate::name::{Apex, Name, ServiceName, fnv};
@@ -338,7 +339,11 @@ impl Live<'_> {
     fn below(&self, service: &ServiceView, label: &str) -> Found {
         if let Some(member) = service.by_label(label) {
             let instance = &member.instance;
-            return self.of_instance(member, first_port(instance, Transport::Tcp).or(instance.ports.first()));
+            return self.of_instance(
+                service.scale,
+                member,
+                first_port(instance, Transport::Tcp).or(instance.ports.first()),
+            );
         }
         if service.tags.contains(label) {
             return self.or_instead(service, |service| self.by_tag(service, label));
@@ -352,7 +357,7 @@ impl Live<'_> {
     }
 
     /// One instance under its own name, whatever its health: it is asked for by id.
-    fn of_instance(&self, member: &Member, port: Option<&Port>) -> Found {
+    fn of_instance(&self, scale: Scale, member: &Member, port: Option<&Port>) -> Found {
         let instance = &*member.instance;
         let ttl = ttl_within(self.view.ttl(&instance.key.service), instance.lease);
         match (self.qtype, &instance.location) {
@@ -366,7 +371,7 @@ impl Live<'_> {
             }
             (Type::SRV, _) => {
                 let Some(port) = port else { return Found::NoData(None) };
-                let data = self.srv_data(member, port);
+                let data = self.srv_data(scale, member, port);
                 let records = vec![self.record(ttl, data)];
                 let additional = self.beside_srv(&records[0], member);
                 Found::Records(Selection { records, additional, ..Selection::default() })
@@ -457,20 +462,21 @@ impl Live<'_> {
         self.records_or_none(selection, Some(service))
     }
 
-    fn srv_data(&self, member: &Member, port: &Port) -> Data {
+    fn srv_data(&self, scale: Scale, member: &Member, port: &Port) -> Data {
         let instance = &*member.instance;
         let target = match self.consul {
             Some(zone) => consul::target(zone, member).0,
             None => target_of(instance, self.apex),
         };
-        Data::Srv { priority: instance.priority, weight: member.weight(), port: port.number, target }
+        let weight = scale.weight(member.weight());
+        Data::Srv { priority: instance.priority, weight, port: port.number, target }
     }
 
-    fn data(&self, candidate: &Candidate<'_>) -> Data {
+    fn data(&self, scale: Scale, candidate: &Candidate<'_>) -> Data {
         let instance = &*candidate.member.instance;
         match candidate.content {
             Content::Address(address) => address_data(address),
-            Content::Port(port) => self.srv_data(candidate.member, port),
+            Content::Port(port) => self.srv_data(scale, candidate.member, port),
             Content::Binding { port, hints } => self.binding(candidate.member, port, hints),
             Content::Text => instance_txt(instance),
             Content::TypeInstance(name, transport) => {
@@ -493,7 +499,7 @@ impl Live<'_> {
                 (None, Location::Target(target)) => 6 + target.as_wire().len(),
                 (None, Location::Addresses(_)) => 6 + own + apex,
             },
-            Content::Binding { .. } | Content::Text => self.data(candidate).octets_max(),
+            Content::Binding { .. } | Content::Text => self.data(Scale::default(), candidate).octets_max(),
             // `<id>` in front of the type's own name, which is a pointer.
             Content::TypeInstance(name, _) => name.len() + 1 + POINTER_OCTETS,
         };

@@ -146,6 +146,9 @@ pub struct SettingsForm {
     /// Who answers while nothing is live, in this order: services, and last perhaps a name elsewhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failover: Option<Vec<String>>,
+    /// `plain`, or `haproxy`: SRV weights that HAProxy computes the right ones from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub srv_weights: Option<String>,
     /// Everything that is not given here is as the server's configuration says.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub reset: bool,
@@ -416,6 +419,8 @@ pub struct SettingsShown {
     pub max_answers: Option<u16>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failover: Option<Vec<String>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub srv_weights: Option<String>,
 }
 
 /// A part of the log.

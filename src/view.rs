@@ -26,7 +26,7 @@ pub use self::directory::Directory;
 use self::keys::{Ids, Keys, add_key, count, remove_key};
 use self::prepared::Prepared;
 pub use self::spans::Spans;
-use crate::balance::{Balance, Policy, Region, Ring};
+use crate::balance::{Balance, Policy, Region, Ring, Scale, SrvWeights};
 use crate::grammar::reverse::Prefix;
 use crate::instance::{Host, Instance, Key, Lease, Location, ServiceSettings};
 pub use crate::member::{Member, Members, Standing};
@@ -146,6 +146,8 @@ pub struct ServiceView {
     pub settings: ServiceSettings,
     /// Under `Policy::Affinity`: its live instances, by the hash of their labels.
     pub ring: Option<Arc<Ring>>,
+    /// What weights become in its SRV records.
+    pub scale: Scale,
     /// Why nothing is live; empty where something is. At most `EDE_OCTETS_MAX` octets.
     pub why_none: Box<str>,
     prepared: OnceLock<Box<Prepared>>,
@@ -192,10 +194,17 @@ impl ServiceView {
         let ttl = members.shortest_lease().map_or(ttl, |lease| ttl_within(ttl, Lease::Timed(lease)));
         let affine = settings.balance.is_some_and(|balance| balance.policy == Policy::Affinity);
         let ring = affine.then(|| ring_of(&members, old.and_then(|old| old.ring.as_ref())));
+        let scale = match settings.srv_weights {
+            Some(SrvWeights::Haproxy) => {
+                Scale::haproxy(members.iter().map(Member::weight).max().unwrap_or_default())
+            }
+            Some(SrvWeights::Plain) | None => Scale::default(),
+        };
         Some(Self {
             name: name.clone(),
             settings,
             ring,
+            scale,
             members,
             gone,
             tags: service.known_tags(),

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use callsign::balance::{Balance, Draws, POINTS, Policy, Region, Ring, region_of, rotate, shuffle};
+use callsign::balance::{Balance, Draws, POINTS, Policy, Region, Ring, Scale, region_of, rotate, shuffle};
 
 const DRAWS: usize = 1_000_000;
 
@@ -206,6 +206,23 @@ fn enormous_weights_and_crowds_stay_within_bounds() {
     assert_eq!(Ring::new(crowd).arcs().len(), 70_000);
     let mut items = [(0, u64::from(u16::MAX)), (1, 1)];
     shuffle(&mut items, |item| item.1, &mut Draws::new(1));
+}
+
+/// What HAProxy makes of a weight in an SRV record.
+fn in_haproxy(weight: u16) -> u32 {
+    u32::from(weight) / 256 + 1
+}
+
+#[test]
+fn haproxy_computes_the_weights_that_were_meant() {
+    for weight in 1..=256 {
+        assert_eq!(in_haproxy(Scale::haproxy(256).weight(weight)), u32::from(weight));
+        assert_eq!(Scale::default().weight(weight), weight);
+    }
+    let scale = Scale::haproxy(60_000);
+    for (weight, meant) in [(60_000, 256), (30_000, 128), (20_000, 85), (1, 1), (0, 1)] {
+        assert_eq!(in_haproxy(scale.weight(weight)), meant, "{weight}");
+    }
 }
 
 #[test]

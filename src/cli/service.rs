@@ -19,7 +19,7 @@ pub struct Service {
 enum Verb {
     /// Set something for a service; it is kept, and wins over the configuration
     #[command(
-        group = ArgGroup::new("what").args(["ttl", "balance", "max_answers", "failover", "no_failover", "reset"]).required(true).multiple(true),
+        group = ArgGroup::new("what").args(["ttl", "balance", "max_answers", "failover", "no_failover", "srv_weights", "reset"]).required(true).multiple(true),
         after_help = "Example:\n  callsign service set web --ttl 10s --balance rotate\n  callsign service set web --reset"
     )]
     Set {
@@ -41,6 +41,9 @@ enum Verb {
         /// Nobody answers instead
         #[arg(long)]
         no_failover: bool,
+        /// How SRV tells weights: plain, or haproxy for those that HAProxy computes the right ones from
+        #[arg(long, value_name = "FORM")]
+        srv_weights: Option<String>,
         /// Back to the server's configuration, but for what is set here
         #[arg(long)]
         reset: bool,
@@ -60,9 +63,19 @@ enum Verb {
 impl Service {
     pub async fn run(self) -> Done {
         let (asking, form) = match self.verb {
-            Verb::Set { service, ttl, balance, max_answers, failover, no_failover, reset, asking } => {
+            Verb::Set {
+                service,
+                ttl,
+                balance,
+                max_answers,
+                failover,
+                no_failover,
+                srv_weights,
+                reset,
+                asking,
+            } => {
                 let failover = if no_failover { Some(Vec::new()) } else { failover };
-                (asking, SettingsForm { service, ttl, balance, max_answers, failover, reset })
+                (asking, SettingsForm { service, ttl, balance, max_answers, failover, srv_weights, reset })
             }
             Verb::Show { service, asking } => (asking, SettingsForm { service, ..SettingsForm::default() }),
         };

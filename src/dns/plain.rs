@@ -290,7 +290,9 @@ impl Reply<'_, '_> {
 
             (Owner::ByTag { tag, .. }, _) => self.by_tag(view, service, tag),
             (Owner::Below { label, .. }, _) => match service.by_label(label) {
-                Some(member) => self.of_instance(view, &member.instance, member.weight()),
+                Some(member) => {
+                    self.of_instance(view, &member.instance, service.scale.weight(member.weight()))
+                }
                 None if service.tags.contains(label) => self.by_tag(view, service, label),
                 None if service.gone.iter().any(|gone| gone.instance.label.as_str() == label) => None,
                 None => self.no_name(view, Some(Why::NothingBelow(&service.name, label))),
@@ -404,7 +406,7 @@ impl Reply<'_, '_> {
         candidates.sort_by_key(|candidate| candidate.priority);
         let mut targets: ArrayVec<(u16, &Member), RECORDS_MAX> = ArrayVec::new();
         for Candidate { content: (member, port), .. } in &candidates {
-            let target = self.srv_record(service.ttl, member, port)?;
+            let target = self.srv_record(service, member, port)?;
             targets.push((target, *member));
         }
         self.counts[0] = candidates.len() as u16;
@@ -494,9 +496,9 @@ impl Reply<'_, '_> {
     }
 
     /// Adds an SRV record, and returns a pointer to its target.
-    fn srv_record(&mut self, ttl: u32, member: &Member, port: &Port) -> Option<u16> {
+    fn srv_record(&mut self, service: &ServiceView, member: &Member, port: &Port) -> Option<u16> {
         let Location::Addresses(_) = &member.instance.location else { return None };
-        self.write_srv(ttl, &member.instance, member.weight(), port)
+        self.write_srv(service.ttl, &member.instance, service.scale.weight(member.weight()), port)
     }
 
     /// The target is written out (RFC 2782, "Target").

@@ -8,6 +8,7 @@ use std::collections::HashSet;
 use super::choice::Rule;
 use super::{Candidate, Content, EDE_ROOM, Live, POINTER_OCTETS, first_port, has_tag};
 use crate::answer::{Ede, FIXED_OCTETS, Found, Selection};
+use crate::balance::Scale;
 use crate::instance::{Instance, Transport};
 use crate::name::{LABEL_OCTETS_MAX, is_ldh_label};
 use crate::record::{Data, Record, Type};
@@ -69,7 +70,7 @@ impl Live<'_> {
             }
         }
         let none_fits = candidates.is_empty() && service.why_none.is_empty();
-        let mut selection = self.choose(&Rule::all(service.name.as_str(), service.ttl), candidates);
+        let mut selection = self.choose(&Rule::all_of(service), candidates);
         if none_fits && selection.ede.is_none() {
             selection.ede =
                 self.ede(|| format!("{}: instances are live, none with this tag or port", service.name));
@@ -109,21 +110,29 @@ impl Live<'_> {
         let member = instance_named(service, name);
         let port = member.and_then(|member| first_port(&member.instance, transport));
         match (member, port, self.qtype) {
-            (Some(member), Some(port), Type::SRV | Type::TXT) => self.of_instance(member, Some(port)),
+            (Some(member), Some(port), Type::SRV | Type::TXT) => {
+                self.of_instance(service.scale, member, Some(port))
+            }
             (Some(_), Some(_), _) => Found::NoData(None),
             _ => Found::NoName(self.ede(|| format!("{}: no such instance", service.name))),
         }
     }
 
     /// SRV, TXT and addresses of the instance (RFC 6763 section 12.1).
-    pub(super) fn beside_ptr(&self, ptr: &Record, member: &Member, transport: Transport) -> Vec<Record> {
+    pub(super) fn beside_ptr(
+        &self,
+        scale: Scale,
+        ptr: &Record,
+        member: &Member,
+        transport: Transport,
+    ) -> Vec<Record> {
         let instance = &*member.instance;
         let (Data::Ptr(owner), Some(port)) = (&ptr.data, first_port(instance, transport)) else {
             return Vec::new();
         };
         let ttl = ttl_within(self.view.ttl(&instance.key.service), instance.lease);
         let record = |data| Record { owner: owner.clone(), ttl, data };
-        let srv = record(self.srv_data(member, port));
+        let srv = record(self.srv_data(scale, member, port));
         let addresses = self.beside_srv(&srv, member);
         [srv, record(instance_txt(instance))].into_iter().chain(addresses).collect()
     }
@@ -140,7 +149,7 @@ impl Live<'_> {
             let records = vec![self.record(service.ttl, Data::txt([]))];
             return Found::Records(Selection { records, ede, ..Selection::default() });
         }
-        Found::Records(self.choose(&Rule::all(service.name.as_str(), service.ttl), candidates))
+        Found::Records(self.choose(&Rule::all_of(service), candidates))
     }
 }
 

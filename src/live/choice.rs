@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use super::{Candidate, Content, EDE_ROOM, Live};
 use crate::answer::Selection;
-use crate::balance::{Balance, Draws, Policy, Ring, prefer, region_of, rotate, shuffle};
+use crate::balance::{Balance, Draws, Policy, Ring, Scale, prefer, region_of, rotate, shuffle};
 use crate::view::ServiceView;
 
 /// Whose records are chosen from, and how.
@@ -15,6 +15,7 @@ pub(super) struct Rule<'a> {
     balance: Balance,
     most: Option<usize>,
     ring: Option<&'a Ring>,
+    scale: Scale,
 }
 
 impl<'a> Rule<'a> {
@@ -24,13 +25,18 @@ impl<'a> Rule<'a> {
             balance: service.settings.balance.unwrap_or_default(),
             most: service.most_answers(),
             ring: service.ring.as_deref(),
-            ..Self::all(service.name.as_str(), service.ttl)
+            ..Self::all_of(service)
         }
     }
 
-    /// Everything, as far as it fits: for lists.
+    /// Everything of the service: for lists.
+    pub(super) fn all_of(service: &'a ServiceView) -> Self {
+        Self { scale: service.scale, ..Self::all(service.name.as_str(), service.ttl) }
+    }
+
+    /// Everything, as far as it fits.
     pub(super) fn all(whose: &'a str, ttl: u32) -> Self {
-        Self { whose, ttl, balance: Balance::default(), most: None, ring: None }
+        Self { whose, ttl, balance: Balance::default(), most: None, ring: None, scale: Scale::default() }
     }
 }
 
@@ -78,7 +84,7 @@ impl Live<'_> {
         if !self.fit(&candidates) {
             self.cut(rule, &mut candidates, all, &mut selection);
         }
-        self.put_down(rule.ttl, &candidates, selection)
+        self.put_down(rule, &candidates, selection)
     }
 
     fn fit(&self, candidates: &[Candidate<'_>]) -> bool {
@@ -131,15 +137,17 @@ impl Live<'_> {
     }
 
     /// The records, and the addresses that go along.
-    fn put_down(&self, ttl: u32, candidates: &[Candidate<'_>], mut selection: Selection) -> Selection {
+    fn put_down(&self, rule: &Rule<'_>, candidates: &[Candidate<'_>], mut selection: Selection) -> Selection {
         // Two may name the same target: its addresses go along once.
         let mut named = HashSet::with_capacity(candidates.len());
         for candidate in candidates {
-            let record = self.record(ttl, self.data(candidate));
+            let record = self.record(rule.ttl, self.data(rule.scale, candidate));
             let beside = match candidate.content {
                 Content::Address(_) | Content::Text => Vec::new(),
                 Content::Port(_) | Content::Binding { .. } => self.beside_srv(&record, candidate.member),
-                Content::TypeInstance(_, transport) => self.beside_ptr(&record, candidate.member, transport),
+                Content::TypeInstance(_, transport) => {
+                    self.beside_ptr(rule.scale, &record, candidate.member, transport)
+                }
             };
             let first = selection.additional.len();
             selection.additional.extend(beside.into_iter().filter(|record| !named.contains(&record.owner)));

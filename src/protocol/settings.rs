@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::intake::number;
 use super::{Problem, SettingsForm, SettingsShown, printable};
-use crate::balance::Balance;
+use crate::balance::{Balance, SrvWeights};
 use crate::instance::{FAILOVER_MAX, Fallback, ServiceSettings};
 use crate::name::{Apex, ServiceName, Unfit};
 use crate::registry::Configuration;
@@ -23,6 +23,7 @@ impl SettingsForm {
             balance: self.balance.as_deref().map(balance).transpose()?,
             max_answers: self.max_answers.map(|most| number("max_answers", Some(most), 0, 0)).transpose()?,
             failover: self.failover.as_deref().map(|names| failover(names, apexes)).transpose()?,
+            srv_weights: self.srv_weights.as_deref().map(srv_weights).transpose()?,
         };
         let asks = given == ServiceSettings::default() && !self.reset;
         let configuration = Configuration { service: service.clone(), reset: self.reset, given };
@@ -73,6 +74,12 @@ fn failover(names: &[String], apexes: &[Apex]) -> Result<Arc<[Fallback]>, Proble
     Ok(fallbacks.into())
 }
 
+fn srv_weights(text: &str) -> Result<SrvWeights, Problem> {
+    SrvWeights::parse(text).ok_or_else(|| {
+        Problem::invalid("srv_weights", format!("must be plain or haproxy, not `{}`", printable(text)))
+    })
+}
+
 fn balance(text: &str) -> Result<Balance, Problem> {
     Balance::parse(text).ok_or_else(|| {
         let rule = "must be weighted, rotate, first, nearest or affinity; or one, for a single answer, or one:rotate and so on";
@@ -90,7 +97,8 @@ impl SettingsShown {
             true => ("failover", "none".to_owned()),
             false => ("failover", names.join(", ")),
         });
-        [ttl, balance, max_answers, failover].into_iter().flatten().collect()
+        let srv_weights = self.srv_weights.clone().map(|weights| ("srv-weights", weights));
+        [ttl, balance, max_answers, failover, srv_weights].into_iter().flatten().collect()
     }
 
     pub fn of(settings: &ServiceSettings) -> Self {
@@ -102,6 +110,7 @@ impl SettingsShown {
                 .failover
                 .as_deref()
                 .map(|fallbacks| fallbacks.iter().map(Fallback::to_string).collect()),
+            srv_weights: settings.srv_weights.map(|weights| weights.as_str().to_owned()),
         }
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::balance::Balance;
+use crate::balance::{Balance, SrvWeights};
 use crate::check::{Check, Definition, Http, Kind, Place, Tls};
 use crate::instance::{
     ConsulFacts, Extras, Fallback, Health, Host, Instance, Key, Lease, Location, Port, ServiceSettings,
@@ -169,6 +169,7 @@ struct SettingsForm {
     balance: Option<String>,
     max_answers: Option<u16>,
     failover: Option<Vec<String>>,
+    srv_weights: Option<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -535,10 +536,12 @@ impl SettingsForm {
                 .failover
                 .as_deref()
                 .map(|fallbacks| fallbacks.iter().map(Fallback::to_string).collect()),
+            srv_weights: settings.srv_weights.map(|weights| weights.as_str().to_owned()),
         }
     }
 
     fn settings(self) -> Result<ServiceSettings, Unreadable> {
+        let weights = |text: String| SrvWeights::parse(&text).ok_or_else(|| damaged("unknown weights"));
         let balance = |text: String| Balance::parse(&text).ok_or_else(|| damaged("an unknown balance"));
         Ok(ServiceSettings {
             ttl: self.ttl,
@@ -549,6 +552,7 @@ impl SettingsForm {
                 .map(|names| names.iter().map(|name| Fallback::parse(name)).collect::<Result<_, _>>())
                 .transpose()
                 .map_err(damaged)?,
+            srv_weights: self.srv_weights.map(weights).transpose()?,
         })
     }
 }

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use callsign::balance::Balance;
+use callsign::balance::{Balance, SrvWeights};
 use callsign::check::{Check, Definition, Http, Kind, Place, Tls};
 use callsign::instance::{
     ConsulFacts, Extras, Fallback, Health, Host, Instance, Key, Lease, Location, Port, ServiceSettings,
@@ -318,6 +318,7 @@ impl World {
                     failover: (draws.below(2) == 0)
                         .then(|| [Fallback::parse("standby"), Fallback::parse("a.example.com")])
                         .map(|names| names.map(Result::unwrap).into()),
+                    srv_weights: SrvWeights::parse(["plain", "haproxy", ""][draws.below(3)]),
                 };
                 Command::Configure(Configuration { service: key.service.clone(), reset: true, given })
             }

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use callsign::answer::Over;
-use callsign::balance::{Balance, Draws};
+use callsign::balance::{Balance, Draws, SrvWeights};
 use callsign::clock::Clock;
 use callsign::dns::wire::{Arrival, Policy, Responder, UDP_OCTETS_MAX};
 use callsign::instance::{Fallback, Health, Lease, Location, Port, ServiceSettings, Transport};
@@ -107,6 +107,7 @@ impl Chance {
                 0 => Some(["spare", "cache.example.com"].map(|name| Fallback::parse(name).unwrap()).into()),
                 _ => None,
             },
+            srv_weights: self.pick(&[None, Some(SrvWeights::Plain), Some(SrvWeights::Haproxy)]),
         }
     }
 
