@@ -46,6 +46,8 @@ mod limits;
 mod plain;
 #[path = "wire/query.rs"]
 mod query;
+#[path = "wire/shares.rs"]
+mod shares;
 #[path = "wire/sizes.rs"]
 mod sizes;
 #[path = "wire/stream.rs"]

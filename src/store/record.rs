@@ -733,3 +733,41 @@ impl ConsulForm {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_are_read_as_they_were_written_whatever_the_version() {
+        let ttl = |seconds| ServiceSettings { ttl: seconds, ..ServiceSettings::default() };
+        // What version 1 wrote: no TTL, and one of 60 seconds.
+        assert_eq!(read_settings(&[1, 0]), Ok(ttl(None)));
+        assert_eq!(read_settings(&[1, 1, 60]), Ok(ttl(Some(60))));
+        let settings = ServiceSettings {
+            ttl: Some(0),
+            balance: Balance::parse("one:affinity"),
+            max_answers: Some(7),
+            failover: Some(["standby", "a.example.com"].map(|name| Fallback::parse(name).unwrap()).into()),
+            srv_weights: Some(SrvWeights::Haproxy),
+        };
+        assert_eq!(read_settings(&write_settings(&settings)), Ok(settings));
+        assert_eq!(read_settings(&[3, 0]), Err(Unreadable::Newer(3)));
+        assert!(matches!(read_settings(&[]), Err(Unreadable::Damaged(_))));
+    }
+
+    #[test]
+    fn a_change_of_settings_of_version_1_is_read() {
+        let what = WhatForm::Ttl {
+            service: "web".to_owned(),
+            before: TtlForm { ttl: None },
+            after: TtlForm { ttl: Some(60) },
+        };
+        let reason = reason_number(Reason::Configured);
+        let octets = write(&ChangeForm { revision: 7, at: 0, reason, author: AuthorForm::Server, what });
+        // The number of the form is what it was: the fourth.
+        assert_eq!(octets[5..], [3, 3, b'w', b'e', b'b', 0, 1, 60]);
+        let What::Settings { service, after, .. } = read_change(&octets).unwrap().what else { panic!() };
+        assert_eq!((service.as_str(), after.ttl), ("web", Some(60)));
+    }
+}

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use callsign::balance::Region;
 use callsign::clock::Clock;
 use callsign::connections::Streams;
 use callsign::dns::cookie::{Cookies, SECRET_OCTETS, Secret};
@@ -137,7 +138,7 @@ impl Live {
             reverse: ["10.0.0.0/16", "10.6.0.0/22", "2001:db8::/32"]
                 .map(|network| network.parse().unwrap())
                 .to_vec(),
-            regions: Vec::new(),
+            regions: vec![Region { name: "eu".into(), network: "10.1.0.0/16".parse().unwrap() }],
         };
         let view = Arc::new(View::new(settings, zones));
         Self { registry: Registry::new(INSTANCES_MAX, FORGET_AFTER), view, now: Now::default() }
