@@ -22,6 +22,8 @@ pub struct Ring {
     members: Vec<(u64, u64)>,
     /// Places on the circle and whose they are, in order.
     points: Vec<(u64, u64)>,
+    /// Members that have points.
+    placed: usize,
 }
 
 impl Ring {
@@ -31,6 +33,7 @@ impl Ring {
         members.sort_unstable();
         let heaviest = members.iter().map(|(_, weight)| *weight).max().unwrap_or_default();
         let most = POINTS.min(RING_POINTS_MAX / members.len().max(1)).max(1);
+        let placed = members.iter().filter(|(_, weight)| heaviest == 0 || *weight > 0).count();
         let mut points: Vec<(u64, u64)> = Vec::new();
         for (identity, weight) in &members {
             let count = match (heaviest, weight) {
@@ -42,7 +45,7 @@ impl Ring {
             points.extend((0..count).map(|number| (mix(mix(*identity) ^ mix(!number)), *identity)));
         }
         points.sort_unstable();
-        Self { members, points }
+        Self { members, points, placed }
     }
 
     /// True where a ring of these members, in any order, would be this one.
@@ -57,11 +60,11 @@ impl Ring {
         let (network, octets) = network_of(client);
         let from = mix(fnv(&[&octets[..network]]));
         let first = self.points.partition_point(|(point, _)| *point < from);
-        let mut places = HashMap::with_capacity(self.members.len());
+        let mut places = HashMap::with_capacity(self.placed);
         for (_, identity) in self.points[first..].iter().chain(&self.points[..first]) {
             let next = places.len();
             places.entry(*identity).or_insert(next);
-            if places.len() == self.members.len() {
+            if places.len() == self.placed {
                 break;
             }
         }

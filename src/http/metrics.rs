@@ -47,7 +47,9 @@ fn text(office: &Office) -> String {
     let directory = view.directory();
     page.gauge("callsign_services", "Services that are known.", directory.len() as f64);
     let (mut live, mut draining, mut unhealthy) = (0_u64, 0_u64, [0_u64; Health::ALL.len()]);
+    let mut live_services = 0_u64;
     for service in directory.names().filter_map(|name| view.service(name.as_str())) {
+        live_services += u64::from(service.has_live());
         for member in &service.members {
             match member.standing {
                 Standing::Live => live += 1,
@@ -70,6 +72,18 @@ fn text(office: &Office) -> String {
         let at = Health::ALL.iter().position(|known| *known == health).unwrap_or_default();
         page.line("callsign_instances", &[("standing", health.as_str())], unhealthy[at] as f64);
     }
+    page.gauge(
+        "callsign_services_live",
+        "Services that have at least one live instance.",
+        live_services as f64,
+    );
+    let there = (live + live_services) as f64;
+    let all = (live + draining + unhealthy.iter().sum::<u64>()) as f64 + directory.len() as f64;
+    page.gauge(
+        "callsign_availability_ratio",
+        "Live instances and services with one, of instances registered and services known; 1 where there are none.",
+        if all > 0.0 { there / all } else { 1.0 },
+    );
     page.head("callsign_connections", "gauge", "Open connections.");
     page.line("callsign_connections", &[("port", "registration")], office.desk.connections.open() as f64);
     page.line("callsign_connections", &[("port", "http")], office.connections.open() as f64);

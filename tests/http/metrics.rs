@@ -48,9 +48,21 @@ fn numbers_are_those_of_the_server() {
     assert_eq!(found["callsign_instances{standing=\"draining\"}"], 1.0);
     assert_eq!(found["callsign_instances{standing=\"critical\"}"], 1.0);
     assert_eq!(found["callsign_revision"], 5.0);
+    // One live instance and the service that has it, of three instances and the service.
+    assert_eq!(found["callsign_services_live"], 1.0);
+    assert_eq!(found["callsign_availability_ratio"], 2.0 / 4.0);
     assert!(found["callsign_connections{port=\"registration\"}"] >= 1.0);
     assert_eq!(found["callsign_probes_total{kind=\"tcp\",outcome=\"passing\"}"], 0.0);
     assert_eq!(found["callsign_limited_replies_total{fate=\"slipped\"}"], 0.0);
+    // Two more services: one is live as a whole, of the other only the name is known. 2 + 2 of 4 + 3.
+    for (service, id) in [("db", "d"), ("cache", "e")] {
+        let form = json!({"service": service, "id": id, "address": "10.0.0.8", "port": 80, "lease": "none"});
+        client.done("registered", &json!({ "register": form }));
+    }
+    client.done("deregistered", &json!({"deregister": {"service": "cache", "id": "e"}}));
+    let later = samples(&server);
+    assert_eq!((later["callsign_services"], later["callsign_services_live"]), (3.0, 2.0));
+    assert_eq!(later["callsign_availability_ratio"], 4.0 / 7.0);
     // What clients name is in no label.
     assert!(!found.keys().any(|name| name.contains("web")), "{found:?}");
 }
