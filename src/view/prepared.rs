@@ -137,7 +137,7 @@ fn srv(service: &ServiceView, apex: &Apex, service_ttl: u32) -> Option<Set> {
             service.ttl,
             &[
                 &instance.priority.to_be_bytes(),
-                &member.weight().to_be_bytes(),
+                &service.scale.weight(member.weight()).to_be_bytes(),
                 &number.to_be_bytes(),
                 &[label.len() as u8],
                 label.as_bytes(),

@@ -203,6 +203,9 @@ fn a_verdict_on_a_check_as_it_was_is_none_on_what_it_is_now() {
     let host = HostName::parse("m1").expect("a name");
     let target = Target::new(Manner::Silence);
     let on = Subject::Host(host.clone());
+    // Who begins with a check that is there already probes it some time within its interval: it has begun before.
+    within.carry_out(Command::AddCheck { on: on.clone(), listed: tcp("first", &target) });
+    within.until(&host, "first", Health::Passing);
     let mut listed = tcp("port", &target);
     // Long enough that nobody but this test says anything after the first probe.
     let interval = Duration::from_secs(3600);
