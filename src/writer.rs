@@ -163,6 +163,8 @@ struct Round {
     answers: Vec<(Checked, Option<oneshot::Sender<Verdict>>)>,
     keys: HashSet<Key>,
     labels: HashSet<(ServiceName, Label)>,
+    /// Services that an instance leaves in this round.
+    left: HashSet<ServiceName>,
     hosts: HashSet<HostName>,
     settings: HashSet<ServiceName>,
     /// Of the services that instances are registered of.
@@ -484,11 +486,15 @@ impl Round {
         }
     }
 
-    /// True where a new instance would get a label that the round has given away.
+    /// True where a new instance would get a label that the round has given away, or not its own, which the round may
+    /// have set free.
     fn collides(&self, found: &[(Reason, What)]) -> bool {
         let new = found.iter().filter_map(|(_, what)| new_instance(what));
-        new.into_iter()
-            .any(|instance| self.labels.contains(&(instance.key.service.clone(), instance.label.clone())))
+        new.into_iter().any(|instance| {
+            let service = &instance.key.service;
+            self.labels.contains(&(service.clone(), instance.label.clone()))
+                || (self.left.contains(service) && instance.label != instance.key.id.label())
+        })
     }
 
     fn overfills(&self, found: &[(Reason, What)], registry: &Registry) -> bool {
@@ -502,6 +508,9 @@ impl Round {
         if let Some(instance) = new_instance(&change.what) {
             self.labels.insert((instance.key.service.clone(), instance.label.clone()));
             self.new_instances += 1;
+        }
+        if let What::Instance { before: Some(before), after: None } = &change.what {
+            self.left.insert(before.key.service.clone());
         }
         self.changes.push(change);
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use callsign::clock::Clock;
 use callsign::instance::{Key, Lease, Location, Port, Transport};
 use callsign::name::{Apex, HostName, InstanceId, ServiceName};
-use callsign::registry::{Author, Command, FORGET_AFTER, Holder, Registration, Registry};
+use callsign::registry::{Author, Command, FORGET_AFTER, Holder, Registration, Registry, What};
 use callsign::store::Store;
 use callsign::view::{Settings, View, Zones};
 use callsign::writer::{Done, Writer};
@@ -95,6 +95,16 @@ fn commands_about_one_instance_are_carried_out_in_their_order() {
     ]);
     assert!(done.iter().all(|done| done.changes.len() == 1), "{done:?}");
     assert_eq!(left, ["web/a@one"]);
+}
+
+#[test]
+fn a_label_that_gets_free_in_the_batch_is_free() {
+    // The first batch is the registration alone; the other two meet in the second.
+    let (done, left) =
+        together(vec![register("web", "one"), deregister("web", "one"), register("web", "two")]);
+    assert_eq!(left, ["web/web@two"]);
+    let What::Instance { after: Some(after), .. } = &done[2].changes[0].what else { panic!("{done:?}") };
+    assert_eq!(after.label, after.key.id.label());
 }
 
 #[test]
