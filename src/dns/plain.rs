@@ -6,7 +6,6 @@
 //! there. Options, other classes and zones, aliases and answers that have to be cut are `wire`'s.
 
 use std::fmt::{self, Write};
-use std::net::IpAddr;
 
 use arrayvec::ArrayVec;
 
@@ -20,15 +19,16 @@ use crate::instance::{Instance, Location, Port, Transport};
 use crate::live::{Why, first_port, has_tag, has_transport, named_port};
 use crate::name::{Apex, NAME_OCTETS_MAX};
 use crate::record::Type;
-use crate::view::prepared::{BEFORE_TARGET_OCTETS, Item, RECORDS_MAX, Set};
+use crate::view::prepared::{
+    BEFORE_TARGET_OCTETS, Candidate, Place, QNAME, RECORDS_MAX, Room, Set, addresses, ports, put_address,
+    put_fixed, put_glue, put_srv,
+};
 use crate::view::{EDE_OCTETS_MAX, Member, NEGATIVE_TTL, Overlap, ServiceView, View, ttl_within};
 
 /// Labels of the longest name: one octet each, and their lengths.
 const LABELS_MAX: usize = NAME_OCTETS_MAX / 2;
 /// Labels below the apex that may mean something; one more says that there are too many.
 const LABELS_READ_MAX: usize = 5;
-/// The owner of nearly every record: a pointer to the question's name (RFC 1035 section 4.1.4).
-const QNAME: u16 = 0xc000 | HEADER_OCTETS as u16;
 
 /// A question without anything unusual about it.
 pub struct Query<'m> {
@@ -220,16 +220,6 @@ struct Reply<'a, 'o> {
     why: Words,
 }
 
-/// One record that could be answered.
-#[derive(Clone, Copy)]
-struct Candidate<T> {
-    content: T,
-    priority: u16,
-    weight: u64,
-}
-
-type Candidates<T> = ArrayVec<Candidate<T>, RECORDS_MAX>;
-
 impl Reply<'_, '_> {
     /// `None` where the question turns out not to be plain.
     fn answer(&mut self, view: &View) -> Option<()> {
@@ -303,12 +293,12 @@ impl Reply<'_, '_> {
 
     /// Copies what is prepared, in an order of its own.
     fn copy(&mut self, set: &Set) -> Option<()> {
-        let mut order: ArrayVec<&Item, RECORDS_MAX> = set.items.iter().collect();
+        let mut order: ArrayVec<&Candidate<Place>, RECORDS_MAX> = set.items.iter().collect();
         shuffle(&mut order, |item| item.weight, &mut Draws::new(self.draw));
         order.sort_by_key(|item| item.priority);
         let mut targets: ArrayVec<u16, RECORDS_MAX> = ArrayVec::new();
         for item in &order {
-            targets.push(0xc000 | (self.out.at + BEFORE_TARGET_OCTETS) as u16);
+            targets.push(self.next_target());
             self.out.put(set.octets(item).0)?;
         }
         self.counts[0] = order.len() as u16;
@@ -347,26 +337,7 @@ impl Reply<'_, '_> {
         fits: impl Fn(&Instance) -> bool,
     ) -> Option<()> {
         let family = self.query.qtype;
-        let mut lowest: Option<u16> = None;
-        let mut candidates = Candidates::new();
-        for member in service.live().filter(|member| fits(&member.instance)) {
-            let Location::Addresses(addresses) = &member.instance.location else { return None };
-            let priority = member.instance.priority;
-            if lowest.is_some_and(|lowest| lowest < priority) {
-                continue;
-            }
-            if lowest != Some(priority) {
-                candidates.clear();
-                lowest = Some(priority);
-            }
-            for content in addresses.iter().filter(|address| address.is_ipv4() == (family == Type::A)) {
-                let weight = member.weight().into();
-                match candidates.iter_mut().find(|known| known.content == *content) {
-                    Some(known) => known.weight += weight,
-                    None => candidates.try_push(Candidate { content: *content, priority: 0, weight }).ok()?,
-                }
-            }
-        }
+        let (lowest, mut candidates) = addresses(service, family, fits)?;
         if candidates.is_empty() {
             return match lowest {
                 None if service.why_none.is_empty() => {
@@ -378,7 +349,7 @@ impl Reply<'_, '_> {
         }
         shuffle(&mut candidates, |candidate| candidate.weight, &mut Draws::new(self.draw));
         for candidate in &candidates {
-            self.address(QNAME, service.ttl, candidate.content)?;
+            put_address(&mut self.out, QNAME, service.ttl, candidate.content)?;
         }
         self.counts[0] = candidates.len() as u16;
         Some(())
@@ -390,12 +361,7 @@ impl Reply<'_, '_> {
         service: &'s ServiceView,
         port: impl Fn(&'s Instance) -> Option<&'s Port>,
     ) -> Option<()> {
-        let mut candidates = Candidates::new();
-        for member in service.live() {
-            let Some(port) = port(&member.instance) else { continue };
-            let (content, weight) = ((member, port), member.weight().into());
-            candidates.try_push(Candidate { content, priority: member.instance.priority, weight }).ok()?;
-        }
+        let mut candidates = ports(service, port)?;
         if candidates.is_empty() {
             return match service.why_none.is_empty() {
                 true => self.nothing(view, Some(Why::NoneLiveWithPort(&service.name))),
@@ -406,13 +372,14 @@ impl Reply<'_, '_> {
         candidates.sort_by_key(|candidate| candidate.priority);
         let mut targets: ArrayVec<(u16, &Member), RECORDS_MAX> = ArrayVec::new();
         for Candidate { content: (member, port), .. } in &candidates {
-            let target = self.srv_record(service, member, port)?;
-            targets.push((target, *member));
+            targets.push((self.next_target(), *member));
+            let weight = service.scale.weight(member.weight());
+            put_srv(&mut self.out, service.ttl, &member.instance, weight, port, self.apex)?;
         }
         self.counts[0] = candidates.len() as u16;
         let ttl = view.ttl(&service.name);
         for (target, member) in targets {
-            self.glue(target, ttl, &member.instance)?;
+            self.counts[2] += put_glue(&mut self.out, target, ttl, &member.instance)?;
         }
         Some(())
     }
@@ -425,16 +392,16 @@ impl Reply<'_, '_> {
         match self.query.qtype {
             qtype @ (Type::A | Type::AAAA) => {
                 for address in addresses.iter().filter(|address| address.is_ipv4() == (qtype == Type::A)) {
-                    self.address(QNAME, ttl, *address)?;
+                    put_address(&mut self.out, QNAME, ttl, *address)?;
                     self.counts[0] += 1;
                 }
             }
             Type::SRV => {
                 let port = first_port(instance, Transport::Tcp).or(instance.ports.first());
                 if let Some(port) = port {
-                    self.write_srv(ttl, instance, weight, port)?;
+                    put_srv(&mut self.out, ttl, instance, weight, port, self.apex)?;
                     self.counts[0] = 1;
-                    self.glue(QNAME, service_ttl, instance)?;
+                    self.counts[2] = put_glue(&mut self.out, QNAME, service_ttl, instance)?;
                 }
             }
             Type::TXT | Type::ANY => return None,
@@ -465,7 +432,7 @@ impl Reply<'_, '_> {
         let apex = 0xc000 | (HEADER_OCTETS + self.apex_at) as u16;
         let numbers = view.soa_numbers();
         let octets = (b"\x02ns".len() + b"\x0ahostmaster".len() + 4 + 4 * numbers.len()) as u16;
-        self.fixed(apex, Type::SOA, NEGATIVE_TTL, octets)?;
+        put_fixed(&mut self.out, apex, Type::SOA, NEGATIVE_TTL, octets)?;
         self.out.put(b"\x02ns")?;
         self.out.u16s(&[apex])?;
         self.out.put(b"\x0ahostmaster")?;
@@ -477,56 +444,9 @@ impl Reply<'_, '_> {
         Some(())
     }
 
-    /// What stands in front of a record's data: its owner is a pointer.
-    fn fixed(&mut self, owner: u16, rtype: Type, ttl: u32, octets: u16) -> Option<()> {
-        self.out.u16s(&[owner, rtype.0, CLASS_IN, (ttl >> 16) as u16, ttl as u16, octets])
-    }
-
-    fn address(&mut self, owner: u16, ttl: u32, address: IpAddr) -> Option<()> {
-        match address {
-            IpAddr::V4(v4) => {
-                self.fixed(owner, Type::A, ttl, 4)?;
-                self.out.put(&v4.octets())
-            }
-            IpAddr::V6(v6) => {
-                self.fixed(owner, Type::AAAA, ttl, 16)?;
-                self.out.put(&v6.octets())
-            }
-        }
-    }
-
-    /// Adds an SRV record, and returns a pointer to its target.
-    fn srv_record(&mut self, service: &ServiceView, member: &Member, port: &Port) -> Option<u16> {
-        let Location::Addresses(_) = &member.instance.location else { return None };
-        self.write_srv(service.ttl, &member.instance, service.scale.weight(member.weight()), port)
-    }
-
-    /// The target is written out (RFC 2782, "Target").
-    fn write_srv(&mut self, ttl: u32, instance: &Instance, weight: u16, port: &Port) -> Option<u16> {
-        let (label, service) = (instance.label.as_str().as_bytes(), instance.key.service.as_str().as_bytes());
-        let apex = self.apex.name().as_wire();
-        let octets = 6 + label.len() + service.len() + 2 + apex.len();
-        self.fixed(QNAME, Type::SRV, ttl, octets as u16)?;
-        self.out.u16s(&[instance.priority, weight, port.number])?;
-        let target = 0xc000 | self.out.at as u16;
-        for label in [label, service] {
-            self.out.put(&[label.len() as u8])?;
-            self.out.put(label)?;
-        }
-        self.out.put(apex)?;
-        Some(target)
-    }
-
-    /// The addresses of an instance beside its SRV record, each RRset in one run.
-    fn glue(&mut self, owner: u16, service_ttl: u32, instance: &Instance) -> Option<()> {
-        let ttl = ttl_within(service_ttl, instance.lease);
-        for v4 in [true, false] {
-            for address in instance.addresses().iter().filter(|address| address.is_ipv4() == v4) {
-                self.address(owner, ttl, *address)?;
-                self.counts[2] += 1;
-            }
-        }
-        Some(())
+    /// A pointer to the target of the SRV record that is written next.
+    fn next_target(&self) -> u16 {
+        0xc000 | (self.out.at + BEFORE_TARGET_OCTETS) as u16
     }
 }
 
@@ -536,14 +456,16 @@ struct Out<'o> {
     at: usize,
 }
 
-impl Out<'_> {
+impl Room for Out<'_> {
     fn put(&mut self, octets: &[u8]) -> Option<()> {
         let end = self.at + octets.len();
         self.octets.get_mut(self.at..end)?.copy_from_slice(octets);
         self.at = end;
         Some(())
     }
+}
 
+impl Out<'_> {
     fn u16s<const N: usize>(&mut self, numbers: &[u16; N]) -> Option<()> {
         let end = self.at + 2 * N;
         let place = self.octets.get_mut(self.at..end)?;
