@@ -281,16 +281,19 @@ class Knot(Server):
         cls.program = on_path("knotd", "knot")
 
     def start(self):
-        here = self.directory
-        self.spawn(*self.program, "-c", self.write("knot.conf", f"""
-server:
-  rundir: {here}
+        self.spawn(*self.program, "-c", self.configuration(f"""
   listen: 127.0.0.1@{self.port}
+  tcp-workers: 1"""))
+
+    def configuration(self, listening):
+        """A file with one worker and our zone; `listening` is the end of its `server` section, and may begin another."""
+        return self.write("knot.conf", f"""
+server:
+  rundir: {self.directory}
   udp-workers: 1
-  tcp-workers: 1
-  background-workers: 1
+  background-workers: 1{listening}
 database:
-  storage: {here}
+  storage: {self.directory}
 log:
   - target: stderr
     any: warning
@@ -299,7 +302,7 @@ zone:
     file: {self.zone_file()}
     zonefile-sync: -1
     journal-content: none
-"""))
+""")
 
 
 class KnotXdp(Knot):
@@ -313,25 +316,9 @@ class KnotXdp(Knot):
     CARD = "bench0"
 
     def start(self):
-        here = self.directory
-        config = self.write("knot.conf", f"""
-server:
-  rundir: {here}
-  udp-workers: 1
-  background-workers: 1
+        config = self.configuration(f"""
 xdp:
-  listen: {self.CARD}@{self.port}
-database:
-  storage: {here}
-log:
-  - target: stderr
-    any: warning
-zone:
-  - domain: {registry.APEX}
-    file: {self.zone_file()}
-    zonefile-sync: -1
-    journal-content: none
-""")
+  listen: {self.CARD}@{self.port}""")
         self.spawn("unshare", "--net", "sh", "-c", f"""
             until ip link set {self.CARD} up; do sleep 0.05; done 2>/dev/null
             ip addr add {self.address}/24 dev {self.CARD}
