@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{Draws, Ended, Server, seed};
 use crate::picture::{
-    Picture, apply, ask, command, facts, fed, key, lines, listed, register, revision, status,
+    Picture, apply, ask, assert_same, command, fed, lines, listed, register, revision, status, without,
 };
 
 const STORES: [&[&str]; 2] = [&["--store", "memory"], &[]];
@@ -56,14 +56,17 @@ fn an_empty_server_fed_from_the_start_is_the_same() {
         let registry = listed(&source);
         assert!(!registry.is_empty() && changes.len() >= until as usize);
         let target = Server::start(&[&["--known-for", "24h"], store].concat());
-        for time in ["once", "twice"] {
-            acknowledged(&apply(&target, fed.as_bytes()), changes.len());
-            assert_eq!(listed(&target), registry, "seed {seed}: {time}");
-        }
+        acknowledged(&apply(&target, fed.as_bytes()), changes.len());
+        assert_same(&listed(&target), &registry, &format!("seed {seed}: once"));
+        // Again from the start, over what came of it. Of an id that several hosts have, another instance may have
+        // the plain label then: whoever came while those of the first time were still there took another.
+        let registry = without(registry, &["label"]);
+        acknowledged(&apply(&target, fed.as_bytes()), changes.len());
+        assert_same(&without(listed(&target), &["label"]), &registry, &format!("seed {seed}: twice"));
         // A part of it again, as a queue delivers that was not acknowledged in time.
         let again = &changes[changes.len() - 20..];
         acknowledged(&apply(&target, &text(again)), again.len());
-        assert_eq!(listed(&target), registry, "seed {seed}: the end again");
+        assert_same(&without(listed(&target), &["label"]), &registry, &format!("seed {seed}: the end again"));
         let leases: Vec<Value> =
             target.client().list().iter().map(|instance| instance["lease"].clone()).collect();
         assert!(leases.iter().all(|lease| *lease == "none"), "they last until the feed says otherwise");
@@ -78,23 +81,17 @@ fn what_is_registered_now_is_enough_for_an_empty_server() {
     let (source, _) = grown(seed, 400, &["--store", "memory"]);
     // Hosts' checks, outputs and labels are history: they are not in what is registered now.
     let now = |server: &Server| -> Picture {
-        let plain = server.client().list().into_iter().map(|instance| {
-            let mut facts = facts(&instance);
-            ["health", "live", "label"].iter().for_each(|field| drop(facts[*field].take()));
-            facts["checks"]
-                .as_array_mut()
-                .into_iter()
-                .flatten()
-                .for_each(|check| drop(check["output"].take()));
-            (key(&instance), facts)
-        });
-        plain.collect()
+        let mut picture = without(listed(server), &["health", "live", "label"]);
+        for check in picture.values_mut().filter_map(|facts| facts["checks"].as_array_mut()).flatten() {
+            check["output"].take();
+        }
+        picture
     };
     let count = listed(&source).len();
     let printed = ask(&source, &["feed", "--most", &count.to_string()]).stdout;
     let target = Server::start(&["--store", "memory"]);
     acknowledged(&apply(&target, printed.as_bytes()), count);
-    assert_eq!(now(&target), now(&source), "seed {seed}");
+    assert_same(&now(&target), &now(&source), &format!("seed {seed}"));
 }
 
 #[test]

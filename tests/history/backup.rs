@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::harness::{Draws, Ended, Server, callsign, seed};
-use crate::picture::{ask, command, fed, folded, lines, listed, register, revision, status};
+use crate::picture::{ask, assert_same, command, fed, folded, lines, listed, register, revision, status};
 
 /// The file of the store in its directory.
 const FILE: &str = "callsign.redb";
@@ -125,7 +125,7 @@ fn a_backup_is_the_registry_at_one_moment() {
         let log = lines(&ask(&restored, &["log", "--most", "1", "-o", "jsonl"]).stdout);
         let moment = revision(&log[0]);
         let then = folded(all.iter().filter(|change| revision(change) <= moment));
-        assert_eq!(listed(&restored), then, "seed {seed}: at revision {moment}");
+        assert_same(&listed(&restored), &then, &format!("seed {seed}: at revision {moment}"));
         let reread = fed(&mut restored.client(), Some(0), moment);
         assert_eq!(reread.len() as u64, moment, "the log is in it");
         println!("backup: at revision {moment} of {newest}, {} instances", then.len());

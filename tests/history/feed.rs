@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{Client, DEADLINE, Draws, Server, binary, eventually, seed};
 use crate::picture::{
-    Picture, ask, at, change, command, fed, fold, folded, lines, listed, register, revision,
+    Picture, ask, assert_same, at, change, command, fed, fold, folded, lines, listed, register, revision,
 };
 
 const WRITERS: u64 = 3;
@@ -73,7 +73,7 @@ fn every_change_comes_once_and_in_order() {
         for feed in &feeds {
             let revisions: Vec<u64> = feed.iter().map(revision).collect();
             assert!(revisions.iter().copied().eq(1..=feed.len() as u64), "seed {seed}: {revisions:?}");
-            assert_eq!(folded(feed), listed(&server), "seed {seed}");
+            assert_same(&folded(feed), &listed(&server), &format!("seed {seed}"));
             assert!(feed == &feeds[0], "seed {seed}: all heard the same");
         }
         println!("feed: {} heard of {} changes each, store {store:?}", feeds.len(), feeds[0].len());

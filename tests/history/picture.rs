@@ -1,6 +1,6 @@
 //! The registry as somebody knows it who only hears of changes, and the commands that make changes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::process::{Command, Stdio};
 
@@ -36,6 +36,24 @@ pub fn picture(instances: &[Value]) -> Picture {
 /// What the server says is registered.
 pub fn listed(server: &Server) -> Picture {
     picture(&server.client().list())
+}
+
+/// The picture without these facts.
+pub fn without(mut picture: Picture, facts: &[&str]) -> Picture {
+    for instance in picture.values_mut().filter_map(Value::as_object_mut) {
+        facts.iter().for_each(|fact| drop(instance.remove(*fact)));
+    }
+    picture
+}
+
+/// Says where two pictures differ, and only that: there are hundreds of instances in one.
+pub fn assert_same(seen: &Picture, expected: &Picture, what: &str) {
+    let keys: BTreeSet<&[String; 3]> = seen.keys().chain(expected.keys()).collect();
+    let unlike = keys.into_iter().filter(|key| seen.get(*key) != expected.get(*key));
+    let unlike: Vec<String> = unlike
+        .map(|key| format!("{key:?}\n    seen     {:?}\n    expected {:?}", seen.get(key), expected.get(key)))
+        .collect();
+    assert!(unlike.is_empty(), "{what}: {} instances differ\n{}", unlike.len(), unlike.join("\n"));
 }
 
 /// Does what a change says.
