@@ -11,10 +11,12 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::ops::Range;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Sleep;
 
 use crate::check::worst;
 use crate::clock::Clock;
@@ -150,6 +152,9 @@ pub struct Writer {
     seen_ns: u64,
     /// Facts alone are not offered to a store that refused before this time.
     again_ns: u64,
+    /// When the time is looked at next. It is moved, not made anew: tokio wakes a thread for each new timer that comes
+    /// before all others, which here would be twice a batch.
+    timer: Pin<Box<Sleep>>,
 }
 
 /// The places of a command's changes in its round, or why it is refused.
@@ -190,6 +195,7 @@ impl Writer {
             undone,
             seen_ns,
             again_ns: 0,
+            timer: Box::pin(tokio::time::sleep(TICK)),
         };
         (writer, Handle { events: sender, journal })
     }
@@ -206,12 +212,13 @@ impl Writer {
                     batch.push(event);
                 }
             } else {
-                let sleep = tokio::time::sleep_until(self.next_look().into());
-                // Both arms are cancel-safe: `recv_many` loses nothing, and the deadline is computed anew.
+                let look = self.next_look();
+                self.timer.as_mut().reset(look.into());
+                // Both arms are cancel-safe: `recv_many` loses nothing, and the timer is set anew.
                 let received = tokio::select! {
                     biased;
                     received = self.events.recv_many(&mut batch, BATCH_MAX) => Some(received),
-                    () = sleep => None,
+                    () = &mut self.timer => None,
                 };
                 if received == Some(0) {
                     break;
@@ -425,10 +432,12 @@ impl Writer {
     async fn store(&mut self, changes: Vec<Change>) -> Result<(), Arc<str>> {
         let mut committing = std::pin::pin!(self.store.commit(changes));
         loop {
-            // Both arms are cancel-safe: the commit is polled on, and a tick is made anew.
+            let now = self.clock.now();
+            self.timer.as_mut().reset(self.clock.instant(now.mono_ns + nanoseconds(TICK)).into());
+            // Both arms are cancel-safe: the commit is polled on, and the timer is set anew.
             let committed = tokio::select! {
                 committed = &mut committing => Some(committed),
-                () = tokio::time::sleep(TICK) => None,
+                () = &mut self.timer => None,
             };
             notice_absence(&self.registry, &mut self.seen_ns, self.clock.now());
             if let Some(committed) = committed {
