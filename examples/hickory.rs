@@ -56,6 +56,7 @@ async fn main() -> anyhow::Result<()> {
             clock: Clock::start(),
             limiter: None,
             forwarder: None,
+            queries: Arc::default(),
         }),
         u64::from_ne_bytes(seed),
     ));

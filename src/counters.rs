@@ -3,15 +3,18 @@
 //! Every number is one atomic of its own and is only ever added to: who reads them sees sums that are each right,
 //! and a moment apart.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
 use crate::check::Kind;
 use crate::instance::Health;
+use crate::name::ServiceName;
+use crate::time::nanoseconds;
 
 /// What probes did, from the start of the server.
 #[derive(Debug, Default)]
@@ -28,6 +31,8 @@ pub struct Probes {
     pub lateness: Histogram,
     /// How long each probe took.
     pub duration: Histogram,
+    /// The same for each service: the probes of its instances.
+    services: Mutex<HashMap<ServiceName, Mean>>,
 }
 
 /// Replies that response rate limiting kept, from the start of the server.
@@ -42,6 +47,8 @@ pub struct Limited {
 pub const KINDS: [&str; 5] = ["tcp", "http", "grpc", "script", "alias"];
 /// What a probe may have found; `void` is one that says more of us than of the target.
 pub const OUTCOMES: [&str; 4] = ["passing", "warning", "critical", "void"];
+/// Services whose probes are summed up: as many as one server probes in a minute, at a hundred octets each.
+pub const PROBED_SERVICES_MAX: usize = 10_000;
 /// A probe that begins later than this is late: a tenth of the shortest interval.
 pub const LATE: Duration = Duration::from_millis(100);
 
@@ -117,6 +124,27 @@ impl Probes {
         }
     }
 
+    /// A probe of an instance of this service took so long. Where there are too many services, those that are not
+    /// `known` any more are given up, and a new one only has a mean if that made room.
+    pub fn took(&self, service: &ServiceName, duration: Duration, known: impl Fn(&ServiceName) -> bool) {
+        let mut services = self.services.lock().unwrap_or_else(PoisonError::into_inner);
+        if services.len() >= PROBED_SERVICES_MAX && !services.contains_key(service) {
+            services.retain(|service, _| known(service));
+            if services.len() >= PROBED_SERVICES_MAX {
+                return;
+            }
+        }
+        let mean = services.entry(service.clone()).or_default();
+        mean.count += 1;
+        mean.sum_ns = mean.sum_ns.saturating_add(nanoseconds(duration));
+    }
+
+    /// The probes of a service's instances, from the start of the server.
+    pub fn of_service(&self, service: &ServiceName) -> Mean {
+        let services = self.services.lock().unwrap_or_else(PoisonError::into_inner);
+        services.get(service).copied().unwrap_or_default()
+    }
+
     /// Every kind with every outcome, and how often.
     pub fn made(&self) -> impl Iterator<Item = (&'static str, &'static str, u64)> {
         let kinds = KINDS.iter().zip(&self.made);
@@ -135,28 +163,67 @@ pub const BUCKETS_US: [u64; 16] = [
     2_500_000, 10_000_000, 60_000_000,
 ];
 
+/// The same for queries: from a plain one to a whole list of services.
+pub const QUERY_BUCKETS_US: [u64; 14] =
+    [1, 2, 5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 100_000];
+
 /// How many took how long.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Histogram {
-    buckets: [AtomicU64; BUCKETS_US.len() + 1],
-    sum_us: AtomicU64,
+    ends_us: &'static [u64],
+    /// One more than there are ends.
+    buckets: Box<[AtomicU64]>,
+    sum_ns: AtomicU64,
+}
+
+impl Default for Histogram {
+    fn default() -> Self {
+        Self::new(&BUCKETS_US)
+    }
 }
 
 impl Histogram {
+    fn new(ends_us: &'static [u64]) -> Self {
+        let buckets = std::iter::repeat_with(AtomicU64::default).take(ends_us.len() + 1).collect();
+        Self { ends_us, buckets, sum_ns: AtomicU64::default() }
+    }
+
     pub fn add(&self, duration: Duration) {
-        let us = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
-        let bucket = BUCKETS_US.partition_point(|end| *end < us);
-        self.buckets[bucket].fetch_add(1, Ordering::Relaxed);
-        self.sum_us.fetch_add(us, Ordering::Relaxed);
+        self.add_many(duration, 1);
+    }
+
+    /// So many that took equally long.
+    pub fn add_many(&self, duration: Duration, many: u64) {
+        let ns = nanoseconds(duration);
+        let bucket = self.ends_us.partition_point(|end| end * 1000 < ns);
+        self.buckets[bucket].fetch_add(many, Ordering::Relaxed);
+        self.sum_ns.fetch_add(ns.saturating_mul(many), Ordering::Relaxed);
+    }
+
+    /// Adds what another one with the same buckets holds.
+    fn add_all(&self, other: &Self) {
+        for (bucket, count) in self.buckets.iter().zip(other.buckets()) {
+            bucket.fetch_add(count, Ordering::Relaxed);
+        }
+        self.sum_ns.fetch_add(other.sum_ns.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+
+    /// Upper ends of the buckets in microseconds; what took longer is in one more.
+    pub fn ends_us(&self) -> &'static [u64] {
+        self.ends_us
     }
 
     /// How many are in each bucket, not summed up.
-    pub fn buckets(&self) -> [u64; BUCKETS_US.len() + 1] {
-        std::array::from_fn(|bucket| self.buckets[bucket].load(Ordering::Relaxed))
+    pub fn buckets(&self) -> Vec<u64> {
+        self.buckets.iter().map(|bucket| bucket.load(Ordering::Relaxed)).collect()
     }
 
     pub fn sum(&self) -> Duration {
-        Duration::from_micros(self.sum_us.load(Ordering::Relaxed))
+        Duration::from_nanos(self.sum_ns.load(Ordering::Relaxed))
+    }
+
+    pub fn mean(&self) -> Mean {
+        Mean { count: self.buckets().iter().sum(), sum_ns: self.sum_ns.load(Ordering::Relaxed) }
     }
 
     /// The end of the bucket that this share of all lies in or below; the longest where none does.
@@ -164,13 +231,65 @@ impl Histogram {
         let buckets = self.buckets();
         let wanted = (buckets.iter().sum::<u64>() as f64 * share).ceil() as u64;
         let mut sum = 0;
-        for (count, end) in buckets.iter().zip(BUCKETS_US) {
+        for (count, end) in buckets.iter().zip(self.ends_us) {
             sum += count;
             if sum >= wanted {
-                return Duration::from_micros(end);
+                return Duration::from_micros(*end);
             }
         }
         Duration::MAX
+    }
+}
+
+/// How many there were, and how long they took together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Mean {
+    pub count: u64,
+    pub sum_ns: u64,
+}
+
+/// How long queries take. One in [`Queries::TIMED_EVERY`] is timed, for a clock costs as much as a hundredth of a query.
+#[derive(Debug)]
+pub struct Queries {
+    /// One for each worker of UDP, so that they write to no memory in common.
+    workers: Mutex<Vec<Arc<Histogram>>>,
+    /// Queries of the general path, whatever brought them.
+    general: Histogram,
+    turn: AtomicU64,
+}
+
+impl Default for Queries {
+    fn default() -> Self {
+        let general = Histogram::new(&QUERY_BUCKETS_US);
+        Self { workers: Mutex::default(), general, turn: AtomicU64::default() }
+    }
+}
+
+impl Queries {
+    /// Of so many batches, and of so many queries of the general path, one is timed; the first of them is.
+    pub const TIMED_EVERY: u64 = 16;
+
+    /// What one more worker adds its times to.
+    pub fn worker(&self) -> Arc<Histogram> {
+        let times = Arc::new(Histogram::new(&QUERY_BUCKETS_US));
+        self.workers.lock().unwrap_or_else(PoisonError::into_inner).push(times.clone());
+        times
+    }
+
+    /// Where the next query of the general path adds its time, if it is one that is timed.
+    pub fn next_general(&self) -> Option<&Histogram> {
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        turn.is_multiple_of(Self::TIMED_EVERY).then_some(&self.general)
+    }
+
+    /// All of them together.
+    pub fn all(&self) -> Histogram {
+        let all = Histogram::new(&QUERY_BUCKETS_US);
+        all.add_all(&self.general);
+        for worker in self.workers.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            all.add_all(worker);
+        }
+        all
     }
 }
 
@@ -190,6 +309,35 @@ mod tests {
         assert_eq!(histogram.sum(), Duration::from_millis(5050));
         histogram.add(Duration::from_secs(100));
         assert_eq!(histogram.within(1.0), Duration::MAX);
+    }
+
+    #[test]
+    fn every_sixteenth_query_is_timed_from_the_first_on() {
+        let queries = Queries::default();
+        let timed: Vec<bool> = (0..33).map(|_| queries.next_general().is_some()).collect();
+        let places: Vec<usize> = (0..33).filter(|at| timed[*at]).collect();
+        assert_eq!(places, [0, 16, 32]);
+        queries.worker().add_many(Duration::from_nanos(1500), 3);
+        queries.worker().add(Duration::from_micros(7));
+        queries.next_general();
+        let all = queries.all();
+        assert_eq!(all.mean(), Mean { count: 4, sum_ns: 11_500 });
+        assert_eq!(all.buckets()[..4], [0, 3, 0, 1]);
+    }
+
+    #[test]
+    fn a_service_that_left_makes_room_for_another() {
+        let probes = Probes::default();
+        let name = |number: usize| ServiceName::parse(&format!("s{number}")).unwrap();
+        let took = |number, known: bool| probes.took(&name(number), Duration::from_micros(2), |_| known);
+        (0..PROBED_SERVICES_MAX).for_each(|number| took(number, true));
+        took(0, true);
+        took(PROBED_SERVICES_MAX, true);
+        assert_eq!(probes.of_service(&name(0)), Mean { count: 2, sum_ns: 4000 });
+        assert_eq!(probes.of_service(&name(PROBED_SERVICES_MAX)), Mean::default());
+        took(PROBED_SERVICES_MAX, false);
+        assert_eq!(probes.of_service(&name(PROBED_SERVICES_MAX)).count, 1);
+        assert_eq!(probes.of_service(&name(0)), Mean::default());
     }
 
     #[test]

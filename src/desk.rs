@@ -1,8 +1,12 @@
 //! What the edges that take registrations work with: the view to read from, the writer to ask, and what is known of
 //! this machine and of who is at the other end.
 
+mod figures;
+
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+
+pub use self::figures::{Figures, LiveTime};
 
 use crate::check::worst;
 use crate::clock::Clock;
@@ -31,6 +35,7 @@ pub struct Desk {
     pub loopback_allowed: bool,
     /// The log of changes.
     pub history: History,
+    pub figures: Figures,
     /// One for all listeners: a connection's number is its name in leases.
     pub connections: Arc<Connections>,
     /// For `status`: what does not change.

@@ -41,6 +41,7 @@ use crate::counters::Probes;
 use crate::instance::Health;
 use crate::journal::{Batch, Ended as NoMore, Follower, Topic};
 use crate::lease::Leased;
+use crate::name::ServiceName;
 use crate::registry::{Author, Command, Holder, Report, ReportOf, Subject, What};
 use crate::time::nanoseconds;
 use crate::view::View;
@@ -325,6 +326,10 @@ impl Scheduler {
         // A timeout that we missed is doubted once: a machine that is always short of time must still notice who is gone.
         let doubt = ended.doubt.filter(|doubt| *doubt != Doubt::Late || !entry.late);
         entry.late = doubt == Some(Doubt::Late);
+        if let Leased::Instance(key) = &entry.of {
+            let known = |service: &ServiceName| self.view.service(service.as_str()).is_some();
+            self.counters.took(&key.service, ended.took, known);
+        }
         self.counters.outcome(&entry.definition.kind, doubt.is_none().then_some(ended.outcome.health));
         match doubt {
             None => {}

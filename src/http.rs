@@ -48,7 +48,7 @@ pub use self::grpc::Discovery;
 use self::reply::Failure;
 use crate::connections::tls::{Handshakes, Identity};
 use crate::connections::{Connections, Handed, Octets, Place};
-use crate::counters::{Forwarding, Limited, Probes};
+use crate::counters::{Forwarding, Limited, Probes, Queries};
 use crate::desk::Desk;
 use crate::name::Name;
 use crate::protocol::Peer;
@@ -91,6 +91,8 @@ pub struct Office {
     pub connections: Arc<Connections>,
     /// What probes did.
     pub probes: Arc<Probes>,
+    /// How long queries of DNS take.
+    pub queries: Arc<Queries>,
     /// Connections of DNS over TCP, TLS and HTTPS, and those over QUIC.
     pub dns_streams: Arc<Connections>,
     pub dns_quic: Arc<Connections>,

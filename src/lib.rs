@@ -8,7 +8,7 @@
 //! function of a view and what was asked. Around them: [`name`] and [`record`] (what is said in DNS),
 //! [`grammar`] (owner name to what is asked of which service, in our words and in Consul's), `live` (what each answers), [`balance`] (order and choice),
 //! [`lease`] (deadlines), [`zone`] and [`zone_file`] (static zones), [`special`] (names of special use), [`protocol`] (the registration
-//! protocol), [`explain`] (why a name is not in DNS), [`xds`] (what Envoy and gRPC are told, in [`protobuf`]), [`time`].
+//! protocol), [`explain`] (why a name is not in DNS), [`availability`] (how much of the time what was live), [`xds`] (what Envoy and gRPC are told, in [`protobuf`]), [`time`].
 //!
 //! **The state**: [`writer`] is the one task that changes the registry; [`store`] keeps the changes.
 //!
@@ -19,6 +19,7 @@
 //! lie [`clock`], [`connections`] and [`counters`].
 
 pub mod answer;
+pub mod availability;
 pub mod balance;
 pub mod bind;
 pub mod check;

@@ -56,6 +56,7 @@ pub enum Request<'a> {
     Explain(ExplainForm),
     Log(LogForm),
     At(AtForm),
+    Availability(AvailabilityForm),
     Feed(FeedForm),
     Backup(StatusForm),
     Status(StatusForm),
@@ -219,6 +220,18 @@ pub struct AtForm {
     pub service: String,
 }
 
+/// How much of what there is was live, and how long answers and probes take: of every service, or of one and its
+/// instances.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AvailabilityForm {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
+    /// Only services after this one: the `next` of the reply before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<String>,
+}
+
 /// Every change after a revision, and then every change to come. Without one, what is registered now
 /// comes first, as changes of the present revision.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -249,6 +262,7 @@ pub enum Reply {
     Explained(ExplainedForm),
     Log(LogPage),
     At(InstancesForm),
+    Availability(Box<AvailabilityReply>),
     Record(RecordForm),
     Backup(BackupForm),
     Status(Box<ServerForm>),
@@ -431,6 +445,79 @@ pub struct LogPage {
     /// Where there may be more: the `before` of the next request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next: Option<u64>,
+}
+
+/// The figures of availability; `docs/availability.md` defines each.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AvailabilityReply {
+    /// Live instances and services with one, of registered instances and known services; 0 to 1.
+    pub ratio: f64,
+    pub instances: u64,
+    pub instances_live: u64,
+    pub services: u64,
+    pub services_live: u64,
+    /// Of this server's queries; left out before the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub query_time: Option<MeanForm>,
+    /// Of all probes, or of the one service's; left out before the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probe_time: Option<MeanForm>,
+    /// In order of their names, at most `LIST_MAX`.
+    pub of_services: Vec<LiveTimeForm>,
+    /// Where one service is asked for: those that are registered first, at most `LIST_MAX`.
+    pub of_instances: Vec<LiveTimeForm>,
+    /// Instances that are not among them, for there are too many.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub left_out: u64,
+    /// Where there are more services: the `after` of the next request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+}
+
+/// A mean over what was timed since the server started.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MeanForm {
+    pub mean_us: f64,
+    /// How many were timed.
+    pub timed: u64,
+}
+
+/// Live time over registered time, of a service or an instance.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LiveTimeForm {
+    pub service: String,
+    /// Left out, with `host`, for a service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    /// In the answers now; of a service, that some instance is.
+    pub live: bool,
+    /// Registered now; of a service, known.
+    pub registered: bool,
+    /// Probes of the service's instances.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probe_time: Option<MeanForm>,
+    pub spans: Vec<SpanForm>,
+}
+
+/// The time before now that a figure is about.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SpanForm {
+    /// `1h`, `24h` or `30d`.
+    pub span: String,
+    pub live_ms: i64,
+    pub registered_ms: i64,
+    /// Left out where it was never registered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ratio: Option<f64>,
+    /// From when on, where the log does not reach back over the whole span.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<String>,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// One record of a backup; key and value in hexadecimal.

@@ -25,9 +25,9 @@ use crate::bind;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::connections::{Connections, Streams};
-use crate::counters::{Forwarding, Limited, Probes};
+use crate::counters::{Forwarding, Limited, Probes, Queries};
 use crate::definitions::Definitions;
-use crate::desk::Desk;
+use crate::desk::{Desk, Figures};
 use crate::dns::cookie::{Cookies, Secret};
 use crate::dns::forward::{self, Forwarder};
 use crate::dns::limit::Limiter;
@@ -79,6 +79,8 @@ pub async fn run(config: Config) -> Result<()> {
         streams: Streams::new(tcp::CONNECTIONS_MAX),
         encrypted: encrypted::Encrypted::new(identity),
         forwarding: Arc::default(),
+        probes: Arc::default(),
+        queries: Arc::default(),
         stop_dns: CancellationToken::new(),
         stop_registrations: CancellationToken::new(),
     };
@@ -116,6 +118,7 @@ pub async fn run(config: Config) -> Result<()> {
         addresses: bind::default_route_addresses(),
         loopback_allowed: loopback_only || config.allow_loopback,
         history,
+        figures: Figures::new(server.probes.clone(), server.queries.clone(), config.known_for),
         connections: Connections::new(socket::CONNECTIONS_MAX),
         server: server_form(&server.view, store_name, &server.lines),
     });
@@ -165,6 +168,9 @@ struct Server {
     encrypted: encrypted::Encrypted,
     /// What became of names that are not ours.
     forwarding: Arc<Forwarding>,
+    /// What probes did, and how long queries take.
+    probes: Arc<Probes>,
+    queries: Arc<Queries>,
     stop_dns: CancellationToken,
     stop_registrations: CancellationToken,
 }
@@ -192,8 +198,8 @@ impl Server {
             let watching = forwarder.run(self.stop_dns.clone());
             self.tasks.spawn("forwarding", behind(begin.clone(), watching));
         }
-        let responder =
-            Arc::new(Responder { view: self.view.clone(), policy, clock: self.clock, limiter, forwarder });
+        let (view, queries) = (self.view.clone(), self.queries.clone());
+        let responder = Arc::new(Responder { view, policy, clock: self.clock, limiter, forwarder, queries });
         for dns in bound {
             self.lines.push(format!("dns udp+tcp {}", dns.address));
             let (seed, stop) = (self.seeds.next_u64(), self.stop_dns.clone());
@@ -237,7 +243,6 @@ impl Server {
         desk: Arc<Desk>,
     ) -> Result<JoinSet<()>> {
         let stop = &self.stop_registrations;
-        let probes = Arc::new(Probes::default());
         let probing = health::Probing {
             view: self.view.clone(),
             writer: desk.writer.clone(),
@@ -245,7 +250,7 @@ impl Server {
             allow: config.probe_allow.clone(),
             commands: config.probe_commands,
             seed: self.seeds.next_u64(),
-            counters: probes.clone(),
+            counters: self.probes.clone(),
         };
         self.tasks.spawn("health", health::run(probing, stop.clone()));
         let (hand_over, handed) = mpsc::channel(http::HANDED_MAX);
@@ -262,7 +267,8 @@ impl Server {
             hosts: config.http_hosts.clone(),
             underscore_is_hyphen: config.underscore_is_hyphen,
             connections: Connections::new(http::CONNECTIONS_MAX),
-            probes,
+            probes: self.probes.clone(),
+            queries: self.queries.clone(),
             dns_streams: self.streams.connections.clone(),
             dns_quic: self.encrypted.quic.clone(),
             identity: self.encrypted.identity.clone(),

@@ -18,6 +18,11 @@ impl Now {
     pub fn after(self, by: Duration) -> Self {
         Self { mono_ns: self.mono_ns.saturating_add(nanoseconds(by)), wall: self.wall.after(by) }
     }
+
+    /// How long ago `earlier` was, by the monotonic clock.
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_nanos(self.mono_ns.saturating_sub(earlier.mono_ns))
+    }
 }
 
 /// A duration in nanoseconds, at most `u64::MAX / 2` (292 years), so that sums do not overflow.

@@ -2,6 +2,7 @@
 //!
 //! - `log`: what changed, when, why and by whom; how far back.
 //! - `at`: who was there at a time.
+//! - `availability`: how much of the time what was live.
 //! - `feed`: every change once and in order, from any revision on, across a crash.
 //! - `apply`: an empty server fed from the start ends with the same registry.
 //! - `queue`: the same through Redis Streams.
@@ -17,6 +18,8 @@ mod harness;
 mod apply;
 #[path = "history/at.rs"]
 mod at;
+#[path = "history/availability.rs"]
+mod availability;
 #[path = "history/backup.rs"]
 mod backup;
 #[path = "history/feed.rs"]

@@ -18,6 +18,7 @@
 //! > close N                             connection N ends (`lease connection` binds to connection 1, `… 2` to 2)
 //! > wait DURATION                       prints what time did
 //! > dig NAME TYPE [+tcp] [+noedns] [+bufsize=N] [from ADDR] [+order]
+//! > availability [SERVICE] [log DURATION]        live time over registered time; of a log that is so long
 //! > explain NAME        > list [key value]…        > not-ready
 //! ```
 
@@ -29,6 +30,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use callsign::answer::Over;
+use callsign::availability::{Census, Known, Past, SPANS, Times};
 use callsign::balance::Region;
 use callsign::check::{Streak, worst};
 use callsign::dns::wire::{Arrival, Policy, accept};
@@ -39,7 +41,7 @@ use callsign::registry::{
     Author, Change, Command, FORGET_AFTER, Holder, HostRegistration, Reason, Registry, Report, ReportOf,
     Subject, What,
 };
-use callsign::time::{Now, parse_duration};
+use callsign::time::{Now, format_duration, parse_duration, parse_time};
 use callsign::view::{ConsulZone, Settings, View, Zones};
 use callsign::zone::{Kind, Zone};
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query};
@@ -116,6 +118,8 @@ struct Stage {
     lease_ids: u64,
     draws: u64,
     streaks: HashMap<(Key, String), Streak>,
+    /// The log, oldest first.
+    log: Vec<Change>,
 }
 
 impl Stage {
@@ -165,7 +169,15 @@ impl Stage {
         registry.set_taken(
             view.zones().trees.iter().flat_map(|tree| tree.taken(&format!("{}zone", tree.apex))).collect(),
         );
-        Self { registry, view, now: Now::default(), lease_ids: 0, draws: 0, streaks: HashMap::new() }
+        Self {
+            registry,
+            view,
+            now: Now::default(),
+            lease_ids: 0,
+            draws: 0,
+            streaks: HashMap::new(),
+            log: Vec::new(),
+        }
     }
 
     fn run(&mut self, command: &str) -> Result<String, Problem> {
@@ -228,6 +240,10 @@ impl Stage {
                 }
                 Ok(out)
             }
+            ["availability", "log", length] => Ok(self.availability(None, Some(length))),
+            ["availability"] => Ok(self.availability(None, None)),
+            ["availability", service] => Ok(self.availability(Some(service), None)),
+            ["availability", service, "log", length] => Ok(self.availability(Some(service), Some(length))),
             ["list", pairs @ ..] => {
                 let mut form = serde_json::Map::new();
                 for pair in pairs.chunks(2) {
@@ -348,6 +364,7 @@ impl Stage {
             changes.push(change);
         }
         self.view.publish(&self.registry, &changes);
+        self.log.append(&mut changes);
         out
     }
 
@@ -364,6 +381,41 @@ impl Stage {
                 return out;
             }
         }
+    }
+
+    /// What there is now; and of each service, or of one and its instances, how long it was live of how long it was
+    /// registered, span by span. The log may be known for some time only.
+    fn availability(&self, service: Option<&str>, length: Option<&str>) -> String {
+        let mut past =
+            Past::new(self.now.wall, service.map(|name| ServiceName::parse(name).unwrap()), FORGET_AFTER);
+        let start = length.map(|length| parse_time(length, self.now.wall).unwrap());
+        let kept = self.log.iter().rev().take_while(|change| start.is_none_or(|start| change.at >= start));
+        kept.for_each(|change| past.undo(change));
+        let known = start.map_or(Known::WHOLE, |start| Known::since(start, FORGET_AFTER));
+        let line = |name: &dyn std::fmt::Display, times: &Times| {
+            let spans = SPANS.iter().enumerate().map(|(span, (length, _))| {
+                let [live, registered] =
+                    [times.live_ms, times.registered_ms].map(|ms| Duration::from_millis(ms[span] as u64));
+                format!(" {length} {}/{}", format_duration(live), format_duration(registered))
+            });
+            format!("{name}{}\n", spans.collect::<String>())
+        };
+        let census = Census::of(&self.view);
+        let mut out = format!(
+            "available {:.3}: {} of {} instances, {} of {} services\n",
+            census.ratio(),
+            census.live,
+            census.instances(),
+            census.services_live,
+            census.services
+        );
+        for of in past.services(&self.view, known) {
+            out.push_str(&line(&of.name, &of.times));
+            for (key, times) in of.instances.iter().filter(|_| service.is_some()) {
+                out.push_str(&line(&format!("  {}", key.id), times));
+            }
+        }
+        out
     }
 
     fn dig(&mut self, name: &str, qtype: &str, options: &[&str]) -> String {

@@ -33,6 +33,7 @@ use Room::{Core, Edge, Ground, State, Wiring};
 /// A file below `src/`, or a folder, which ends in `/`.
 const ROOMS: &[(&str, Room)] = &[
     ("answer.rs", Core),
+    ("availability.rs", Core),
     ("balance.rs", Core),
     ("balance/", Core),
     ("check.rs", Core),
@@ -66,6 +67,7 @@ const ROOMS: &[(&str, Room)] = &[
     ("connections/", Ground),
     ("counters.rs", Ground),
     ("desk.rs", State),
+    ("desk/", State),
     ("journal.rs", State),
     ("store/", State),
     ("writer.rs", State),

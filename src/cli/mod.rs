@@ -6,6 +6,7 @@
 
 mod apply;
 mod at;
+mod availability;
 mod deregister;
 mod dig;
 mod doctor;
@@ -78,6 +79,7 @@ enum Verb {
     Explain(explain::Explain),
     Log(log::Log),
     At(at::At),
+    Availability(availability::Availability),
     Feed(feed::Feed),
     Apply(apply::Apply),
     Store(store::Store),
@@ -125,6 +127,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Verb::Explain(verb) => wait(verb.run()),
         Verb::Log(verb) => wait(verb.run()),
         Verb::At(verb) => wait(verb.run()),
+        Verb::Availability(verb) => wait(verb.run()),
         Verb::Feed(verb) => wait(verb.run()),
         Verb::Apply(verb) => wait(verb.run()),
         Verb::Store(verb) => wait(verb.run()),

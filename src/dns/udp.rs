@@ -28,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::answer::Over;
 use crate::balance::Draws;
+use crate::counters::{Histogram, Queries};
 use crate::dns::batch::{BATCH_MAX, Batch, sharpen_timers};
 use crate::dns::wire::{Accepted, Arrival, Responder, UDP_OCTETS_MAX};
 use crate::time::{Now, nanoseconds};
@@ -86,6 +87,7 @@ pub async fn run(
             socket: socket.clone(),
             responder: responder.clone(),
             draws: Draws::new(seed),
+            times: responder.queries.worker(),
             unusual,
             octets: Arc::new(Semaphore::new(UNUSUAL_OCTETS_MAX)),
             halt: halt.0.clone(),
@@ -129,6 +131,9 @@ struct Worker {
     local: SocketAddr,
     responder: Arc<Responder>,
     draws: Draws,
+    /// Of one batch in some, how long each of its plain queries took: from when the batch was taken to when its
+    /// replies were sent.
+    times: Arc<Histogram>,
     unusual: mpsc::Sender<Unusual>,
     /// What the queue has room for.
     octets: Arc<Semaphore>,
@@ -148,15 +153,21 @@ impl Worker {
     fn run(mut self) {
         let mut batch = Batch::new(UDP_OCTETS_MAX);
         let mut rush = Rush::default();
+        let mut batches = 0_u64;
         sharpen_timers();
         while !self.halt.load(Ordering::Acquire) {
             match batch.receive(self.socket.as_fd()) {
                 Ok(received) => {
-                    for at in 0..received {
-                        self.answer(&mut batch, at);
-                    }
+                    let timed = batches.is_multiple_of(Queries::TIMED_EVERY);
+                    batches += 1;
+                    let began = timed.then(|| self.responder.clock.now());
+                    let plain = (0..received).filter(|at| self.answer(&mut batch, *at)).count();
                     batch.send(self.socket.as_fd());
-                    if rush.is_on(received, self.responder.clock.now()) && received < BATCH_MAX / 2 {
+                    let now = self.responder.clock.now();
+                    if let Some(began) = began {
+                        self.times.add_many(now.since(began), plain as u64);
+                    }
+                    if rush.is_on(received, now) && received < BATCH_MAX / 2 {
                         // Only a signal ends it early, and then that is right.
                         let _ = clock_nanosleep(
                             ClockId::CLOCK_MONOTONIC,
@@ -173,21 +184,23 @@ impl Worker {
         }
     }
 
-    fn answer(&mut self, batch: &mut Batch, at: usize) {
-        let (Some(from), to) = (batch.from(at), batch.to(at)) else { return };
+    /// True where the reply was made here.
+    fn answer(&mut self, batch: &mut Batch, at: usize) -> bool {
+        let (Some(from), to) = (batch.from(at), batch.to(at)) else { return false };
         if loops(from, to.map(|(ip, _)| ip), self.local) {
-            return;
+            return false;
         }
         let arrival = Arrival { client: from, over: Over::Udp, draw: self.draws.next_u64() };
         let (query, room) = batch.exchange(at);
-        match self.responder.reply_plainly(&arrival, query, room) {
-            Some(octets) => batch.reply(at, octets),
-            // Where the general path is behind, what more comes for it is dropped; who is plain is not.
-            None if self.pass_on(query.to_vec(), arrival, to).is_none() => {
-                tracing::debug!(client = %from, "the general path has no room");
-            }
-            None => {}
+        if let Some(octets) = self.responder.reply_plainly(&arrival, query, room) {
+            batch.reply(at, octets);
+            return true;
         }
+        // Where the general path is behind, what more comes for it is dropped; who is plain is not.
+        if self.pass_on(query.to_vec(), arrival, to).is_none() {
+            tracing::debug!(client = %from, "the general path has no room");
+        }
+        false
     }
 
     fn pass_on(&self, message: Vec<u8>, arrival: Arrival, to: Option<(IpAddr, u32)>) -> Option<()> {

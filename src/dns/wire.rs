@@ -16,6 +16,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::answer::{Answer, Asked, CLASS_IN, Ede, Over, Question, Rcode, answer};
 use crate::clock::Clock;
+use crate::counters::Queries;
 use crate::dns::cookie::{Cookies, Judged, ServerPart};
 use crate::dns::edns::{Edns, Options};
 use crate::dns::encode::{Frame, HEADER_OCTETS};
@@ -70,6 +71,8 @@ pub struct Responder {
     pub limiter: Option<Limiter>,
     /// Who asks other servers for names that are not ours; where there is none, they are refused.
     pub forwarder: Option<Arc<Forwarder>>,
+    /// How long queries take.
+    pub queries: Arc<Queries>,
 }
 
 /// What becomes of a message.
@@ -96,9 +99,15 @@ impl Responder {
     /// What becomes of `message`, at once: whoever is given [`Accepted::Pending`] answers others meanwhile.
     pub fn accept(self: &Arc<Self>, arrival: &Arrival, message: &[u8]) -> Accepted {
         let onward = self.forwarder.as_deref().map(|forwarder| Onward { forwarder, told: None });
-        match (self.respond(self.clock.now(), onward, arrival, message), &self.forwarder) {
+        let now = self.clock.now();
+        match (self.respond(now, onward, arrival, message), &self.forwarder) {
             (Verdict::Ask(query), Some(forwarder)) => self.pend(forwarder, query, arrival, message),
-            (Verdict::Reply(reply), _) => Accepted::Reply(reply),
+            (Verdict::Reply(reply), _) => {
+                if let Some(times) = self.queries.next_general() {
+                    times.add(self.clock.now().since(now));
+                }
+                Accepted::Reply(reply)
+            }
             (Verdict::Silence | Verdict::Ask(_), _) => Accepted::Silence,
         }
     }

@@ -14,9 +14,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
 use super::Office;
-use crate::counters::{BUCKETS_US, Forwarding, Histogram};
-use crate::instance::Health;
-use crate::view::Standing;
+use crate::availability::{Census, SPANS};
+use crate::counters::{Forwarding, Histogram};
 
 pub fn router() -> Router<Arc<Office>> {
     Router::new().route("/metrics", get(metrics))
@@ -44,45 +43,36 @@ fn text(office: &Office) -> String {
     page.gauge("callsign_revision", "The revision of the last change published.", view.revision() as f64);
     page.gauge("callsign_serial", "The serial of the live zone's SOA.", f64::from(view.serial()));
 
-    let directory = view.directory();
-    page.gauge("callsign_services", "Services that are known.", directory.len() as f64);
-    let (mut live, mut draining, mut unhealthy) = (0_u64, 0_u64, [0_u64; Health::ALL.len()]);
-    let mut live_services = 0_u64;
-    for service in directory.names().filter_map(|name| view.service(name.as_str())) {
-        live_services += u64::from(service.has_live());
-        for member in &service.members {
-            match member.standing {
-                Standing::Live => live += 1,
-                Standing::Draining => draining += 1,
-                Standing::Unhealthy { .. } => {
-                    let health = Health::ALL.iter().position(|health| *health == member.health);
-                    unhealthy[health.unwrap_or_default()] += 1;
-                }
-            }
-        }
-    }
+    let census = Census::of(view);
+    page.gauge("callsign_services", "Services that are known.", census.services as f64);
     page.head(
         "callsign_instances",
         "gauge",
         "Instances registered, by why they are or are not in the answers.",
     );
-    page.line("callsign_instances", &[("standing", "live")], live as f64);
-    page.line("callsign_instances", &[("standing", "draining")], draining as f64);
-    for health in [Health::Critical, Health::Maintenance] {
-        let at = Health::ALL.iter().position(|known| *known == health).unwrap_or_default();
-        page.line("callsign_instances", &[("standing", health.as_str())], unhealthy[at] as f64);
+    for (standing, count) in [
+        ("live", census.live),
+        ("draining", census.draining),
+        ("critical", census.critical),
+        ("maintenance", census.maintenance),
+    ] {
+        page.line("callsign_instances", &[("standing", standing)], count as f64);
     }
     page.gauge(
         "callsign_services_live",
         "Services that have at least one live instance.",
-        live_services as f64,
+        census.services_live as f64,
     );
-    let there = (live + live_services) as f64;
-    let all = (live + draining + unhealthy.iter().sum::<u64>()) as f64 + directory.len() as f64;
     page.gauge(
         "callsign_availability_ratio",
         "Live instances and services with one, of instances registered and services known; 1 where there are none.",
-        if all > 0.0 { there / all } else { 1.0 },
+        census.ratio(),
+    );
+    live_time(&mut page, office);
+    page.histogram(
+        "callsign_query_duration_seconds",
+        "How long queries took that are answered here; one batch in 16 is timed.",
+        &office.queries.all(),
     );
     page.head("callsign_connections", "gauge", "Open connections.");
     page.line("callsign_connections", &[("port", "registration")], office.desk.connections.open() as f64);
@@ -126,6 +116,38 @@ fn text(office: &Office) -> String {
     forwarding(&mut page, &office.forwarding);
     page.0.push_str("# EOF\n");
     page.0
+}
+
+/// Live time over registered time; it is worked out at most once a minute, and left out where the log cannot be read.
+fn live_time(page: &mut Page, office: &Office) {
+    let Some(of) = tokio::task::block_in_place(|| office.desk.live_time()) else { return };
+    let whose = [
+        ("instances", &of.instances, of.known.instances_ms),
+        ("services", &of.services, of.known.services_ms),
+    ];
+    page.head(
+        "callsign_live_time_ratio",
+        "gauge",
+        "Live time over registered time of all instances, and of all services, by how long back.",
+    );
+    for (of_what, times, _) in whose {
+        for (span, (name, _)) in SPANS.iter().enumerate() {
+            if let Some(ratio) = times.ratio(span) {
+                page.line("callsign_live_time_ratio", &[("of", of_what), ("span", name)], ratio);
+            }
+        }
+    }
+    page.head(
+        "callsign_live_time_covered_seconds",
+        "gauge",
+        "How much of the span the log of changes reaches back.",
+    );
+    for (of_what, _, known_ms) in whose {
+        for (name, length) in SPANS {
+            let covered = of.covered(length, known_ms).as_secs_f64();
+            page.line("callsign_live_time_covered_seconds", &[("of", of_what), ("span", name)], covered);
+        }
+    }
 }
 
 /// Handshakes and certificates of DNS over TLS and HTTPS.
@@ -217,7 +239,8 @@ impl Page {
         let mut count = 0;
         for (at, bucket) in buckets.iter().enumerate() {
             count += bucket;
-            let end = BUCKETS_US.get(at).map_or("+Inf".to_owned(), |us| (*us as f64 / 1e6).to_string());
+            let end =
+                histogram.ends_us().get(at).map_or("+Inf".to_owned(), |us| (*us as f64 / 1e6).to_string());
             self.line(&format!("{name}_bucket"), &[("le", &end)], count as f64);
         }
         self.line(&format!("{name}_count"), &[], count as f64);

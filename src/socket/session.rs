@@ -185,6 +185,9 @@ impl<'a, W: AsyncWrite + Unpin> Session<'a, W> {
                 return Ok(Next::GoOn);
             }
             Request::Log(form) => return self.answer_later(|desk| desk.log(&form)).await,
+            Request::Availability(form) => {
+                return self.answer_later(|desk| desk.availability(&form)).await;
+            }
             Request::At(form) => return self.answer_later(|desk| desk.at(&form)).await,
             read => {
                 self.settle().await;

@@ -190,6 +190,7 @@ fn f_13_not_even_before_the_registry_is_loaded() {
         clock: Clock::start(),
         limiter: None,
         forwarder: Some(forwarder.expect("an upstream that is not us")),
+        queries: Arc::default(),
     });
     let client = SocketAddr::from(([127, 0, 0, 1], 5353));
     let accept = |ask: &Ask| {

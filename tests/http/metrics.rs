@@ -63,6 +63,16 @@ fn numbers_are_those_of_the_server() {
     let later = samples(&server);
     assert_eq!((later["callsign_services"], later["callsign_services_live"]), (3.0, 2.0));
     assert_eq!(later["callsign_availability_ratio"], 4.0 / 7.0);
+    // Of live time only that there is a figure, at most 1, for each span, and that the log reaches back all of it.
+    for of in ["instances", "services"] {
+        for (span, seconds) in [("1h", 3600.0), ("24h", 86_400.0), ("30d", 2_592_000.0)] {
+            let labels = format!("{{of=\"{of}\",span=\"{span}\"}}");
+            let ratio = found[&format!("callsign_live_time_ratio{labels}")];
+            assert!((0.0..=1.0).contains(&ratio), "{labels}: {ratio}");
+            assert_eq!(found[&format!("callsign_live_time_covered_seconds{labels}")], seconds, "{labels}");
+        }
+    }
+    assert_eq!(found["callsign_query_duration_seconds_count"], 0.0);
     // What clients name is in no label.
     assert!(!found.keys().any(|name| name.contains("web")), "{found:?}");
 }

@@ -37,6 +37,7 @@ fn serve(socket: UdpSocket, view: &Arc<View>) -> JoinSet<io::Result<()>> {
         clock: Clock::start(),
         limiter: None,
         forwarder: None,
+        queries: Arc::default(),
     });
     let sockets = vec![socket.into_std().unwrap()];
     tasks.spawn(udp::run(sockets, responder, SEED, CancellationToken::new()));

@@ -70,6 +70,7 @@ impl Encrypted {
             clock: Clock::start(),
             limiter: None,
             forwarder: None,
+            queries: Arc::default(),
         });
         let streams = Streams::new(tcp::CONNECTIONS_MAX);
         let handshakes = Arc::<Handshakes>::default();

@@ -402,6 +402,7 @@ impl Servers {
             clock: Clock::start(),
             limiter: None,
             forwarder: None,
+            queries: Arc::default(),
         });
         let sockets = vec![udp_socket.into_std().unwrap()];
         let running = udp::run(sockets, responder.clone(), 1, stop.clone());
@@ -423,6 +424,7 @@ impl Servers {
                 clock: Clock::start(),
                 limiter: None,
                 forwarder: None,
+                queries: Arc::default(),
             }),
             3,
         ));

@@ -53,6 +53,7 @@ pub fn run(framing: &str, cases: usize, each: impl Fn(&Bench, u64, usize) -> Cou
         clock: Clock::start(),
         limiter: None,
         forwarder: None,
+        queries: Arc::default(),
     };
     let bench = Arc::new(Bench { responder, real });
     let start = Instant::now();

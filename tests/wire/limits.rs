@@ -32,8 +32,14 @@ impl Limits {
     fn new(policy: Policy) -> Self {
         let counts = Arc::new(Limited::default());
         let limiter = Some(Limiter::new(RATE as u32, Secret([3; 16]), counts.clone()));
-        let responder =
-            Responder { view: fixture(), policy, clock: Clock::start(), limiter, forwarder: None };
+        let responder = Responder {
+            view: fixture(),
+            policy,
+            clock: Clock::start(),
+            limiter,
+            forwarder: None,
+            queries: Arc::default(),
+        };
         Self { responder, counts, now: Now::default().after(Duration::from_secs(1000)) }
     }
 

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use callsign::answer::Over;
@@ -189,7 +190,14 @@ impl Chance {
 }
 
 fn responder(live: &Live, policy: Policy) -> Responder {
-    Responder { view: live.view.clone(), policy, clock: Clock::start(), limiter: None, forwarder: None }
+    Responder {
+        view: live.view.clone(),
+        policy,
+        clock: Clock::start(),
+        limiter: None,
+        forwarder: None,
+        queries: Arc::default(),
+    }
 }
 
 /// What kind of reply the plain way gave; none where it gave none.
