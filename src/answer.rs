@@ -121,6 +121,7 @@ pub struct Ede {
 
 impl Ede {
     pub const OTHER: u16 = 0;
+    pub const STALE_ANSWER: u16 = 3;
     pub const CACHED_ERROR: u16 = 13;
     pub const NOT_READY: u16 = 14;
     pub const PROHIBITED: u16 = 18;

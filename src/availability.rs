@@ -38,6 +38,9 @@ pub struct Census {
     pub services: u64,
     /// Services with an instance that is live.
     pub services_live: u64,
+    /// Services that a guard has, and the instances that guards hold in the answers.
+    pub guarded: u64,
+    pub held: u64,
 }
 
 impl Census {
@@ -51,6 +54,8 @@ impl Census {
     pub fn with(mut self, service: &ServiceView) -> Self {
         self.services += 1;
         self.services_live += u64::from(service.has_live());
+        self.guarded += u64::from(service.guard.is_some());
+        self.held += service.answered.iter().filter(|member| member.held).count() as u64;
         for member in &service.members {
             let count = match (&member.standing, member.health) {
                 (Standing::Live, _) => &mut self.live,
@@ -222,7 +227,7 @@ impl Past {
                 let (was, is) = (State::of_host(before.as_deref()), State::of_host(after.as_deref()));
                 self.hosts.entry(known.name.clone()).or_insert_with(empty).turned(at, was, is);
             }
-            What::Forgotten { .. } | What::Settings { .. } => {}
+            What::Forgotten { .. } | What::Settings { .. } | What::Guard { .. } => {}
         }
     }
 

@@ -62,7 +62,9 @@ impl Desk {
     }
 
     pub fn shown(&self, member: &Member) -> InstanceForm {
-        InstanceForm::of(&member.instance, member.health, member.is_live(), self.clock.now())
+        let now = self.clock.now();
+        let form = InstanceForm::of(&member.instance, member.health, member.is_live(), now);
+        InstanceForm { held: member.held, ..form }
     }
 
     /// The next page of a snapshot, and what is left of it; at least one page, which may be empty.

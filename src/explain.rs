@@ -118,25 +118,34 @@ fn verdict(view: &View, domain: &Name) -> (bool, String) {
 }
 
 fn instances(service: &ServiceView) -> Vec<ExplainedInstance> {
-    let lowest = service.live().map(|member| member.instance.priority).min();
+    let lowest = service.in_answers().map(|member| member.instance.priority).min();
     let registered = service.members.iter().map(|member| ExplainedInstance {
         id: member.instance.key.id.to_string(),
         host: member.instance.key.host.to_string(),
-        in_answers: member.is_live(),
+        in_answers: member.is_answered(),
         rule: rule(member, lowest),
     });
-    let gone = service.gone.iter().rev().map(|gone| ExplainedInstance {
-        id: gone.instance.key.id.to_string(),
-        host: gone.instance.key.host.to_string(),
-        in_answers: false,
-        rule: format!("gone: {} at {}", gone.reason.as_str(), gone.at),
+    let gone = service.gone.iter().rev().map(|gone| {
+        let in_answers = service.answered.by_key(&gone.instance.key).is_some();
+        let rule = format!("gone: {} at {}", gone.reason.as_str(), gone.at);
+        ExplainedInstance {
+            id: gone.instance.key.id.to_string(),
+            host: gone.instance.key.host.to_string(),
+            in_answers,
+            rule: if in_answers { held(&rule) } else { rule },
+        }
     });
     registered.chain(gone).collect()
+}
+
+fn held(rule: &str) -> String {
+    format!("held in the answers by the guard; {rule}")
 }
 
 fn rule(member: &Member, lowest: Option<u16>) -> String {
     let instance = &member.instance;
     match lowest {
+        _ if member.held => held(&member.rule()),
         _ if !member.is_live() => format!("not in the answers: {}", member.rule()),
         Some(lowest) if instance.priority > lowest => {
             format!(

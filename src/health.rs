@@ -263,7 +263,7 @@ impl Scheduler {
                         }
                     }
                 }
-                What::Forgotten { .. } | What::Settings { .. } => {}
+                What::Forgotten { .. } | What::Settings { .. } | What::Guard { .. } => {}
             }
         }
     }

@@ -361,6 +361,10 @@ pub struct ServiceSettings {
     /// Who answers while nothing is live, in this order; at most `FAILOVER_MAX`.
     pub failover: Option<Arc<[Fallback]>>,
     pub srv_weights: Option<SrvWeights>,
+    /// Percent of its instances; when more go bad at once, they are held in the answers. 0: never.
+    pub guard: Option<u8>,
+    /// How long they are held at most.
+    pub guard_for: Option<Duration>,
 }
 
 /// Who answers for a service that has nothing live.
@@ -399,7 +403,14 @@ impl ServiceSettings {
             max_answers: given.max_answers.or(self.max_answers),
             failover: given.failover.or(self.failover),
             srv_weights: given.srv_weights.or(self.srv_weights),
+            guard: given.guard.or(self.guard),
+            guard_for: given.guard_for.or(self.guard_for),
         }
+    }
+
+    /// The percentage over which the service is guarded; none where it never is.
+    pub fn guarded_over(&self) -> Option<u8> {
+        self.guard.filter(|share| *share > 0)
     }
 
     pub fn fallbacks(&self) -> &[Fallback] {

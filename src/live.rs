@@ -32,8 +32,9 @@ pub(crate) mod reverse;
 
 /// Octets of an owner that is a compression pointer.
 const POINTER_OCTETS: usize = 2;
-/// Octets of an Extended DNS Error at its longest (RFC 8914 section 2).
-const EDE_ROOM: usize = 6 + EDE_OCTETS_MAX;
+/// Octets of an Extended DNS Error besides its text, and of one at its longest (RFC 8914 section 2).
+const EDE_OCTETS: usize = 6;
+const EDE_ROOM: usize = EDE_OCTETS + EDE_OCTETS_MAX;
 
 /// The addresses of one instance, of the name server or of a name in the record tree.
 pub(crate) fn addresses(view: &View, apex: &Apex, name: &Name) -> Vec<Record> {
@@ -48,7 +49,7 @@ pub(crate) fn addresses(view: &View, apex: &Apex, name: &Name) -> Vec<Record> {
         }
         Some(Owner::Service(service)) if view.service(service).is_some() => {
             let service = view.service(service);
-            let live = service.iter().flat_map(|service| service.live());
+            let live = service.iter().flat_map(|service| service.in_answers());
             let mut records: Vec<Record> =
                 live.flat_map(|member| instance_addresses(view, &member.instance, name)).collect();
             records.sort_by_key(|record| record.data.rtype());
@@ -282,8 +283,8 @@ impl Live<'_> {
     /// `web`: A, AAAA, SRV, TXT and HTTPS of its live instances.
     fn of_service(&self, service: &ServiceView) -> Found {
         match self.qtype {
-            Type::A | Type::AAAA => self.addresses(service, service.live().collect()),
-            Type::SRV => self.srv(service, service.live(), |instance| instance.ports.first()),
+            Type::A | Type::AAAA => self.addresses(service, service.in_answers().collect()),
+            Type::SRV => self.srv(service, service.in_answers(), |instance| instance.ports.first()),
             Type::TXT => self.service_txt(service),
             Type::HTTPS => self.https(service),
             _ => self.no_data(service),
@@ -295,7 +296,7 @@ impl Live<'_> {
             return Found::NoName(self.why(Why::NoPort(&service.name, transport)));
         }
         match self.qtype {
-            Type::SRV => self.srv(service, service.live(), |instance| first_port(instance, transport)),
+            Type::SRV => self.srv(service, service.in_answers(), |instance| first_port(instance, transport)),
             Type::PTR if service.name.is_service_type() => self.browse(service, transport, None),
             _ => self.no_data(service),
         }
@@ -306,7 +307,9 @@ impl Live<'_> {
             return Found::NoName(self.why(Why::NoPortNamed(&service.name, transport, port)));
         }
         match self.qtype {
-            Type::SRV => self.srv(service, service.live(), |instance| named_port(instance, port, transport)),
+            Type::SRV => {
+                self.srv(service, service.in_answers(), |instance| named_port(instance, port, transport))
+            }
             Type::SVCB => self.bindings(service, |instance| named_port(instance, port, transport)),
             _ => self.no_data(service),
         }
@@ -327,7 +330,7 @@ impl Live<'_> {
         fits: impl Fn(&Instance) -> bool,
         port: impl Fn(&Instance) -> Option<&Port>,
     ) -> Found {
-        let fitting = service.live().filter(|member| fits(&member.instance));
+        let fitting = service.in_answers().filter(|member| fits(&member.instance));
         match self.qtype {
             Type::A | Type::AAAA => self.addresses(service, fitting.collect()),
             Type::SRV => self.srv(service, fitting, port),
@@ -339,11 +342,11 @@ impl Live<'_> {
     fn below(&self, service: &ServiceView, label: &str) -> Found {
         if let Some(member) = service.by_label(label) {
             let instance = &member.instance;
-            return self.of_instance(
-                service.scale,
-                member,
-                first_port(instance, Transport::Tcp).or(instance.ports.first()),
-            );
+            let port = first_port(instance, Transport::Tcp).or(instance.ports.first());
+            return match self.of_instance(service.scale, member, port) {
+                Found::Records(selection) if member.held => self.records_or_none(selection, Some(service)),
+                found => found,
+            };
         }
         if service.tags.contains(label) {
             return self.or_instead(service, |service| self.by_tag(service, label));
@@ -386,7 +389,8 @@ impl Live<'_> {
         if let [only] = live[..]
             && let Location::Target(target) = &only.instance.location
         {
-            return Found::Alias(self.record(service.ttl, Data::Cname(target.clone())), target.clone(), None);
+            let record = self.record(service.ttl, Data::Cname(target.clone()));
+            return Found::Alias(record, target.clone(), stale(service));
         }
         let lowest = live.iter().map(|member| member.instance.priority).min();
         let lowest_live = || live.iter().copied().filter(|member| Some(member.instance.priority) == lowest);
@@ -528,8 +532,9 @@ impl Live<'_> {
         self.records_or_none(Selection { records, ..Selection::default() }, None)
     }
 
-    fn records_or_none(&self, selection: Selection, service: Option<&ServiceView>) -> Found {
+    fn records_or_none(&self, mut selection: Selection, service: Option<&ServiceView>) -> Found {
         if !selection.records.is_empty() {
+            selection.ede = service.and_then(stale).or(selection.ede);
             return Found::Records(selection);
         }
         match (selection.ede, service) {
@@ -550,6 +555,11 @@ impl Live<'_> {
     fn ede(&self, text: impl FnOnce() -> String) -> Option<Ede> {
         self.asked.edns.then(|| Ede::new(Ede::OTHER, text()))
     }
+}
+
+/// That some of an answer is held by the guard.
+fn stale(service: &ServiceView) -> Option<Ede> {
+    (!service.stale.is_empty()).then(|| Ede::new(Ede::STALE_ANSWER, &*service.stale))
 }
 
 pub(crate) fn first_port(instance: &Instance, transport: Transport) -> Option<&Port> {

@@ -26,6 +26,8 @@ pub struct Member {
     /// Its own health and its host's together.
     pub health: Health,
     pub standing: Standing,
+    /// The guard of its service keeps it in the answers, though it went bad.
+    pub held: bool,
 }
 
 /// The rule that keeps an instance in the answers or out of them.
@@ -58,11 +60,15 @@ impl Member {
         } else {
             Standing::Live
         };
-        Self { instance: instance.clone(), host: host.cloned(), health, standing }
+        Self { instance: instance.clone(), host: host.cloned(), health, standing, held: false }
     }
 
     pub fn is_live(&self) -> bool {
         self.standing == Standing::Live
+    }
+
+    pub fn is_answered(&self) -> bool {
+        self.held || self.is_live()
     }
 
     /// Its weight; a registration through Consul's API may name another one for while a check warns.
@@ -123,8 +129,8 @@ struct Leaf {
 /// What is asked of all members at once.
 #[derive(Clone, Copy, Debug, Default)]
 struct Sums {
-    live: u32,
-    /// The shortest lease of a live member.
+    answered: u32,
+    /// The shortest lease of a member in the answers.
     lease: Option<Duration>,
     /// When the health or drain of a member changed last, live or not.
     newest: Option<Wall>,
@@ -133,14 +139,14 @@ struct Sums {
 impl Sums {
     fn with(self, member: &Member) -> Self {
         let newest = self.newest.max(Some(member.instance.since));
-        if !member.is_live() {
+        if !member.is_answered() {
             return Self { newest, ..self };
         }
         let lease = match member.instance.lease {
             Lease::Timed(duration) => Some(self.lease.map_or(duration, |lease| lease.min(duration))),
             Lease::Connection(_) | Lease::None => self.lease,
         };
-        Self { live: self.live + 1, lease, newest }
+        Self { answered: self.answered + 1, lease, newest }
     }
 }
 
@@ -173,11 +179,22 @@ impl Members {
     }
 
     /// True where some member is in the answers.
-    pub fn any_live(&self) -> bool {
-        self.leaves.iter().any(|leaf| leaf.sums.live > 0)
+    pub fn any_answered(&self) -> bool {
+        self.leaves.iter().any(|leaf| leaf.sums.answered > 0)
     }
 
-    /// The shortest lease of a live member; none where no live member's lease has an end.
+    /// How many members are in the answers.
+    pub fn answered(&self) -> usize {
+        self.leaves.iter().map(|leaf| leaf.sums.answered as usize).sum()
+    }
+
+    /// The members that are not in the answers; leaves without any cost nothing.
+    pub fn not_answered(&self) -> impl Iterator<Item = &Member> {
+        let leaves = self.leaves.iter().filter(|leaf| (leaf.sums.answered as usize) < leaf.members.len());
+        leaves.flat_map(|leaf| &leaf.members).filter(|member| !member.is_answered())
+    }
+
+    /// The shortest lease of a member in the answers; none where no such lease has an end.
     pub fn shortest_lease(&self) -> Option<Duration> {
         self.leaves.iter().filter_map(|leaf| leaf.sums.lease).min()
     }

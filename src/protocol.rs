@@ -150,6 +150,12 @@ pub struct SettingsForm {
     /// `plain`, or `haproxy`: SRV weights that HAProxy computes the right ones from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub srv_weights: Option<String>,
+    /// `50%`: when more of its instances go bad at once, they are held in the answers; `off`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guard: Option<String>,
+    /// How long they are held at most, `1s` to `24h`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guard_for: Option<String>,
     /// Everything that is not given here is as the server's configuration says.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub reset: bool,
@@ -369,8 +375,11 @@ pub struct InstanceForm {
     pub health: String,
     pub checks: Vec<CheckShown>,
     pub draining: bool,
-    /// In the answers.
+    /// In the answers by its own merit.
     pub live: bool,
+    /// In the answers though it is not live: the guard of its service holds it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub held: bool,
     /// The service file that defines it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
@@ -435,6 +444,10 @@ pub struct SettingsShown {
     pub failover: Option<Vec<String>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub srv_weights: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guard: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guard_for: Option<String>,
 }
 
 /// A part of the log.

@@ -11,6 +11,7 @@ mod change;
 mod checks;
 mod command;
 mod failover;
+mod guard;
 mod service;
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
@@ -23,6 +24,8 @@ pub use self::command::{
     Command, Configuration, Holder, HostRegistration, ListedCheck, Refusal, Registration, Report, ReportOf,
     Subject,
 };
+use self::guard::Guarding;
+pub use self::guard::{GUARD_FOR, GUARDED_MIN, Guard};
 pub use self::service::{Gone, Service};
 use crate::check::{CHECKS_MAX, Check, TTL_EXPIRED, worst};
 use crate::instance::{Extras, Health, Host, Instance, Key, Lease, ServiceSettings};
@@ -34,7 +37,7 @@ use crate::time::{Now, Wall, nanoseconds};
 
 /// How long an instance that left is remembered: a rolling restart is NODATA, not NXDOMAIN.
 pub const FORGET_AFTER: Duration = Duration::from_secs(60);
-/// Gone instances remembered per service, and in all: a crash loop must not grow the registry.
+/// Gone instances remembered per service, but for one with a guard, and in all: a crash loop must not grow the registry.
 pub const GONE_PER_SERVICE_MAX: usize = 64;
 pub const GONE_MAX: usize = 100_000;
 /// Instances registered at once, unless the configuration says otherwise: about 600 MiB of memory.
@@ -54,6 +57,7 @@ pub struct Kept {
     pub settings: Vec<(ServiceName, ServiceSettings)>,
     /// Those that left: why, when, and at which revision; oldest first.
     pub gone: Vec<(Instance, Reason, Wall, u64)>,
+    pub guards: Vec<(ServiceName, Guard)>,
 }
 
 /// See the module's own words.
@@ -64,6 +68,7 @@ pub struct Registry {
     /// The instances on each host: a host's health changes their standing.
     on_host: HashMap<HostName, Sorted<Key>>,
     settings: HashMap<ServiceName, ServiceSettings>,
+    guards: HashMap<ServiceName, Guarding>,
     leases: Leases,
     instances: usize,
     instances_max: usize,
@@ -83,6 +88,7 @@ impl Registry {
             hosts: HashMap::new(),
             on_host: HashMap::new(),
             settings: HashMap::new(),
+            guards: HashMap::new(),
             leases: Leases::default(),
             instances: 0,
             instances_max,
@@ -137,8 +143,12 @@ impl Registry {
         for (instance, reason, at, revision) in kept.gone {
             let gone = Gone { instance: Arc::new(instance), reason, at, revision };
             self.forget_later(&gone, now);
+            let most = self.gone_max(&gone.instance.key.service);
             let service = self.services.entry(gone.instance.key.service.clone()).or_default();
-            self.gone = self.gone + 1 - service.remember(gone);
+            self.gone = self.gone + 1 - service.remember(gone, most);
+        }
+        for (service, guard) in kept.guards {
+            self.apply_guard(&service, Some(guard), now);
         }
     }
 
@@ -176,8 +186,13 @@ impl Registry {
         match command {
             Command::Register(registration) => self.check_register(registration, now),
             Command::Deregister(holder) => Ok(match self.held(holder) {
-                // Deregistering what is not there is no error, so a retry is safe.
-                Err(Refusal::NotFound(_)) => Vec::new(),
+                // Deregistering what is not there is no error, so a retry is safe. Held, it leaves the answers.
+                Err(Refusal::NotFound(key)) => {
+                    let held = self.held_by_key(&key).filter(|gone| {
+                        holder.lease_id.is_none_or(|lease_id| lease_id == gone.instance.lease_id)
+                    });
+                    held.map(|_| (Reason::Deregistered, What::Forgotten { key })).into_iter().collect()
+                }
                 Err(refusal) => return Err(refusal),
                 Ok(instance) => vec![(Reason::Deregistered, leave(instance))],
             }),
@@ -258,7 +273,10 @@ impl Registry {
             lease_id: registration.lease_id,
             deadline,
             draining: false,
-            registered: before.map_or(now.wall, |before| before.registered),
+            // Who comes back from among the held stays held until its checks have spoken.
+            registered: before
+                .or(self.held_by_key(&registration.key).map(|gone| &gone.instance))
+                .map_or(now.wall, |before| before.registered),
             since: before
                 .filter(|before| before.health() == health && !before.draining)
                 .map_or(now.wall, |before| before.since),
@@ -290,6 +308,7 @@ impl Registry {
             self.services
                 .get(&key.service)
                 .is_some_and(|service| service.members.get(label.as_str()).is_some())
+                || self.is_held_label(key, label)
         };
         let own = key.id.label();
         if !taken(&own) {
@@ -383,10 +402,11 @@ impl Registry {
         }
     }
 
-    /// What time has changed by `now`: leases that ran out, gone instances to forget; `most` of each.
+    /// What time has changed by `now`: leases that ran out, guards that end, gone instances to forget; `most` of each.
     pub fn due(&mut self, now: Now, most: usize) -> Vec<(Reason, What)> {
         let expired = self.leases.expired(now, most);
         let mut due = self.ended(&expired, now);
+        due.extend(self.guards_over(now));
         let mut over = self.gone.saturating_sub(GONE_MAX);
         let enough = due.len() + most;
         while due.len() < enough
@@ -396,7 +416,12 @@ impl Registry {
             let gone = self.services.get(&key.service).map(|service| &service.gone);
             let later = gone.and_then(|gone| gone.iter().find(|gone| gone.instance.key == key));
             match later {
-                Some(gone) if gone.revision == revision => over = over.saturating_sub(1),
+                Some(gone) if gone.revision == revision => {
+                    if over == 0 && self.forget_after_guard(&key, revision) {
+                        continue;
+                    }
+                    over = over.saturating_sub(1);
+                }
                 // It left again since, or is back.
                 Some(_) => continue,
                 None if self.instance(&key).is_some() => continue,
@@ -469,7 +494,7 @@ impl Registry {
     /// When `due` next has something to say, in nanoseconds of the monotonic clock.
     pub fn next_due_ns(&self) -> Option<u64> {
         let forget = self.forget.front().map(|(at_ns, ..)| *at_ns);
-        self.leases.next_ns().into_iter().chain(forget).min()
+        self.leases.next_ns().into_iter().chain(forget).chain(self.guard_due_ns()).min()
     }
 
     /// Gives its revision to a change that `check` or `due` found.
@@ -519,7 +544,15 @@ impl Registry {
                     true => self.settings.remove(service),
                     false => self.settings.insert(service.clone(), after.clone()),
                 };
+                if let Some(guarding) = self.guards.get_mut(service) {
+                    guarding.set_end(after, now);
+                }
+                let most = self.gone_max(service);
+                if let Some(known) = self.services.get_mut(service) {
+                    self.gone -= known.keep(most);
+                }
             }
+            What::Guard { service, after, .. } => self.apply_guard(service, *after, now),
             What::Forgotten { key } => {
                 if let Some(service) = self.services.get_mut(&key.service) {
                     self.gone -= service.forget(key);
@@ -537,6 +570,7 @@ impl Registry {
         now: Now,
     ) {
         let Some(key) = after.or(before).map(|instance| instance.key.clone()) else { return };
+        let most = self.gone_max(&key.service);
         let service = self.services.entry(key.service.clone()).or_default();
         if let Some(after) = after {
             service.put(before, Member::of(after, self.hosts.get(&key.host)));
@@ -560,7 +594,7 @@ impl Registry {
             revision: change.revision,
         };
         self.gone += 1;
-        self.gone -= service.leave(gone.clone());
+        self.gone -= service.leave(gone.clone(), most);
         self.instances -= 1;
         self.forget_later(&gone, now);
         if let Some(keys) = self.on_host.get_mut(&key.host) {
@@ -617,7 +651,7 @@ impl Registry {
                 services.into_iter().collect()
             }
             What::Forgotten { key } => vec![key.service.clone()],
-            What::Settings { service, .. } => vec![service.clone()],
+            What::Settings { service, .. } | What::Guard { service, .. } => vec![service.clone()],
         }
     }
 

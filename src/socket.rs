@@ -152,7 +152,8 @@ impl Desk {
         let now = self.clock.now();
         let directory = self.view.directory();
         let live = directory.names().filter_map(|name| self.view.service(name.as_str()));
-        let live = live.map(|service| service.live().count() as u64).sum();
+        let live =
+            live.map(|service| service.members.iter().filter(|member| member.is_live()).count() as u64).sum();
         Reply::Status(Box::new(ServerForm {
             ready: self.view.is_ready(),
             store_trouble: self.view.store_trouble().map(|trouble| trouble.to_string()),

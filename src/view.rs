@@ -33,7 +33,7 @@ pub use crate::member::{Member, Members, Standing};
 use crate::name::{Apex, Datacenter, HostName, InstanceId, Label, Name, ServiceName, Tag};
 use crate::protocol::Filter;
 use crate::record::Soa;
-use crate::registry::{Change, Gone, Refusal, Registry, Service, What};
+use crate::registry::{Change, Gone, Guard, Refusal, Registry, Service, What};
 use crate::sorted::Sorted;
 use crate::time::Now;
 use crate::zone::Zone;
@@ -103,6 +103,8 @@ pub struct View {
     /// The revisions at which something that spans services changed last.
     spans: Spans,
     instances: AtomicU64,
+    /// How often a guard began.
+    guards: AtomicU64,
     ready: AtomicBool,
     /// Why the store takes nothing now.
     store_trouble: ArcSwapOption<String>,
@@ -133,6 +135,11 @@ pub struct ServiceView {
     pub name: ServiceName,
     /// In the order of their labels; shared with the registry and the views before and after.
     pub members: Members,
+    /// What answers are made of: the members, and who left and is held by the guard.
+    pub answered: Members,
+    pub guard: Option<Guard>,
+    /// That some of the answers are held, in words; empty where none is. At most `EDE_OCTETS_MAX` octets.
+    pub stale: Box<str>,
     /// Oldest first.
     pub gone: Vec<Gone>,
     /// The tags of every instance that is registered or remembered, as labels.
@@ -187,16 +194,18 @@ impl ServiceView {
             None if !settings.fallbacks().is_empty() => &forgotten,
             None => return None,
         };
-        let members = service.members.clone();
+        let (members, answered) = registry.members(name);
+        let guard = registry.guard(name);
+        let stale = guard.map(|guard| stale(name, &answered, guard)).unwrap_or_default();
         let gone: Vec<Gone> = service.gone.iter().cloned().collect();
-        let why_none = why_none(name, &members, &gone);
+        let why_none = if answered.any_answered() { String::new() } else { why_none(name, &members, &gone) };
         let ttl = settings.ttl.unwrap_or(ttl);
-        let ttl = members.shortest_lease().map_or(ttl, |lease| ttl_within(ttl, Lease::Timed(lease)));
+        let ttl = answered.shortest_lease().map_or(ttl, |lease| ttl_within(ttl, Lease::Timed(lease)));
         let affine = settings.balance.is_some_and(|balance| balance.policy == Policy::Affinity);
-        let ring = affine.then(|| ring_of(&members, old.and_then(|old| old.ring.as_ref())));
+        let ring = affine.then(|| ring_of(&answered, old.and_then(|old| old.ring.as_ref())));
         let scale = match settings.srv_weights {
             Some(SrvWeights::Haproxy) => {
-                Scale::haproxy(members.iter().map(Member::weight).max().unwrap_or_default())
+                Scale::haproxy(answered.iter().map(Member::weight).max().unwrap_or_default())
             }
             Some(SrvWeights::Plain) | None => Scale::default(),
         };
@@ -206,6 +215,9 @@ impl ServiceView {
             ring,
             scale,
             members,
+            answered,
+            guard,
+            stale: stale.into(),
             gone,
             tags: service.known_tags(),
             ttl,
@@ -219,11 +231,11 @@ impl ServiceView {
     /// True where the usual way of choice applies.
     pub fn is_plain(&self) -> bool {
         let balance = self.settings.balance.unwrap_or_default();
-        let fails_over = !self.has_live() && !self.settings.fallbacks().is_empty();
+        let fails_over = !self.has_answers() && !self.settings.fallbacks().is_empty();
         balance == Balance::default() && self.most_answers().is_none() && !fails_over
     }
 
-    pub fn has_live(&self) -> bool {
+    pub fn has_answers(&self) -> bool {
         self.why_none.is_empty()
     }
 
@@ -240,12 +252,14 @@ impl ServiceView {
         }
     }
 
-    pub fn live(&self) -> impl Iterator<Item = &Member> {
-        self.members.iter().filter(|member| member.is_live())
+    /// The live ones, and those that are held.
+    pub fn in_answers(&self) -> impl Iterator<Item = &Member> {
+        self.answered.iter().filter(|member| member.is_answered())
     }
 
+    /// Whoever is registered under its label, or held.
     pub fn by_label(&self, label: &str) -> Option<&Member> {
-        self.members.get(label)
+        self.answered.get(label)
     }
 
     pub fn by_key(&self, key: &Key) -> Option<&Member> {
@@ -258,9 +272,9 @@ impl ServiceView {
     }
 }
 
-/// The ring of the live members; `old` where it is of the same ones, for it takes some time to make.
+/// The ring of the members in the answers; `old` where it is of the same ones, for it takes some time to make.
 fn ring_of(members: &Members, old: Option<&Arc<Ring>>) -> Arc<Ring> {
-    let live = members.iter().filter(|member| member.is_live());
+    let live = members.iter().filter(|member| member.is_answered());
     let live: Vec<(u64, u64)> = live.map(|member| (member.identity(), member.weight().into())).collect();
     match old.filter(|old| old.is_of(&live)) {
         Some(old) => old.clone(),
@@ -279,9 +293,6 @@ pub fn ttl_within(ttl: u32, lease: Lease) -> u32 {
 
 /// Made with the view, so that a query finds it ready: the newest reason that something is not there.
 fn why_none(name: &ServiceName, members: &Members, gone: &[Gone]) -> String {
-    if members.any_live() {
-        return String::new();
-    }
     let reason = match (members.newest(), gone.last()) {
         (Some(member), _) => format!("{} {}", member.instance.label, member.rule()),
         (None, Some(gone)) => {
@@ -290,8 +301,22 @@ fn why_none(name: &ServiceName, members: &Members, gone: &[Gone]) -> String {
         (None, None) => "none is registered".to_owned(),
     };
     // Where the whole does not fit, what can be guessed from the question goes first.
-    let texts =
-        [format!("{name}: no live instance; {reason}"), format!("no live instance; {reason}"), reason];
+    fitting([format!("{name}: no live instance; {reason}"), format!("no live instance; {reason}"), reason])
+}
+
+/// What an answer says that is not only of live instances.
+fn stale(name: &ServiceName, answered: &Members, guard: Guard) -> String {
+    let held = answered.iter().filter(|member| member.held).count();
+    if held == 0 {
+        return String::new();
+    }
+    let (all, since) = (answered.answered(), guard.since.time_of_day());
+    let text = format!("{held} of {all} held by the guard since {since}");
+    fitting([format!("{name}: {text}"), text.clone(), text])
+}
+
+/// The first text that fits an Extended DNS Error, or as much of the last as does.
+fn fitting(texts: [String; 3]) -> String {
     let fitting = texts.iter().find(|text| text.len() <= EDE_OCTETS_MAX);
     let mut text = fitting.unwrap_or(&texts[2]).clone();
     // Labels, rule names and times are ASCII; a check's id may not be.
@@ -324,6 +349,7 @@ impl View {
             revision: AtomicU64::new(0),
             spans: Spans::default(),
             instances: AtomicU64::new(0),
+            guards: AtomicU64::new(0),
             ready: AtomicBool::new(false),
             store_trouble: ArcSwapOption::empty(),
         }
@@ -380,6 +406,9 @@ impl View {
                 What::Host { before, after } => self.index_host(before.as_ref(), after.as_ref()),
                 What::Settings { service, after, .. } => {
                     self.configured.pin().insert(service.clone(), after.clone());
+                }
+                What::Guard { after, .. } => {
+                    self.guards.fetch_add(u64::from(after.is_some()), Ordering::Relaxed);
                 }
                 What::Forgotten { .. } => {}
             }
@@ -624,6 +653,11 @@ impl View {
     /// Instances registered.
     pub fn instances(&self) -> u64 {
         self.instances.load(Ordering::Relaxed)
+    }
+
+    /// How often a guard began since this server started.
+    pub fn guards(&self) -> u64 {
+        self.guards.load(Ordering::Relaxed)
     }
 
     /// The SOA's serial: goes up with every change (RFC 1982).

@@ -273,6 +273,7 @@ impl Writer {
                 Event::Watch { .. } | Event::Ping { .. } => after.push(event),
             }
         }
+        self.settle(&mut facts, now);
         self.show(&facts);
         let mut round = Round::default();
         for event in commands {
@@ -318,15 +319,37 @@ impl Writer {
         }
     }
 
+    /// Lets guards begin and end, as the changes want it.
+    fn settle(&mut self, changes: &mut Vec<Change>, now: Now) {
+        let found = self.registry.settle(changes, now);
+        self.happen(found, now, changes);
+    }
+
     /// Makes changes that the registry holds visible, and tells those who follow.
     fn show(&self, changes: &[Change]) {
         if changes.is_empty() {
             return;
         }
         let touched = self.view.publish(&self.registry, changes);
+        changes.iter().for_each(|change| self.log_guard(change));
         if self.journal.is_followed() {
             let event = |change: &Change| journal::Event::new(change.clone(), self.host_health(change));
             self.journal.publish(&changes.iter().map(event).collect(), &touched);
+        }
+    }
+
+    /// Whoever operates us hears when a service's answers are no longer only of live instances, and when they are again.
+    fn log_guard(&self, change: &Change) {
+        match &change.what {
+            What::Guard { service, after: Some(_), .. } => {
+                let view = self.view.service(service.as_str());
+                let stale = view.as_ref().map(|view| &*view.stale).unwrap_or_default();
+                tracing::warn!(%service, stale, "too many instances went bad at once; they stay in the answers");
+            }
+            What::Guard { service, after: None, .. } => {
+                tracing::info!(%service, "the guard ended; the answers are of live instances again");
+            }
+            _ => {}
         }
     }
 
@@ -371,7 +394,7 @@ impl Writer {
 
     /// Makes the round durable, then so, then visible, then acknowledged; or refuses all of it.
     async fn commit(&mut self, round: Round, now: Now) {
-        let Round { changes, answers, .. } = round;
+        let Round { mut changes, answers, .. } = round;
         let facts_can_wait = self.unstored.is_empty() || now.mono_ns < self.again_ns;
         let stored = if changes.is_empty() && facts_can_wait {
             Ok(())
@@ -393,6 +416,7 @@ impl Writer {
                     }
                     self.registry.apply(change, now);
                 }
+                self.settle(&mut changes, now);
                 self.show(&changes);
             }
             Err(_) => self.again_ns = now.mono_ns + nanoseconds(STORE_AGAIN),

@@ -140,9 +140,16 @@ impl System {
             self.registry.apply(&change, self.now);
             changes.push(change);
         }
+        let asked_for = changes.len();
+        for (reason, what) in self.registry.settle(&changes, self.now) {
+            let change =
+                Registry::change(self.registry.revision() + 1, reason, what, Author::Server, self.now);
+            self.registry.apply(&change, self.now);
+            changes.push(change);
+        }
         self.view.publish(&self.registry, &changes);
         assert_eq!(self.view.serial() as usize - before as usize, changes.len());
-        changes.len()
+        asked_for
     }
 
     /// How many changes it made; `None` where it was refused.
@@ -411,7 +418,12 @@ fn crowd_command(draws: &mut Draws, growing: bool) -> Command {
         3 => Command::Configure(Configuration {
             service: key.service.clone(),
             reset: below(2) == 0,
-            given: ServiceSettings { ttl: Some(below(30) as u32), ..ServiceSettings::default() },
+            given: ServiceSettings {
+                ttl: Some(below(30) as u32),
+                guard: [None, Some(0), Some(1), Some(10)][below(4) as usize],
+                guard_for: [None, Some(Duration::from_secs(30))][below(2) as usize],
+                ..ServiceSettings::default()
+            },
         }),
         4..=8 if growing => Command::Deregister(holder),
         4..=15 if !growing => Command::Deregister(holder),
@@ -443,6 +455,7 @@ fn crowd_command(draws: &mut Draws, growing: bool) -> Command {
 /// The same instances, hosts and settings in a registry that never held anything else.
 fn from_nothing(registry: &Registry, now: Now) -> (Registry, View) {
     let mut kept = Kept { revision: registry.revision(), ..Kept::default() };
+    kept.guards = registry.guards().map(|(name, guard)| (name.clone(), guard)).collect();
     for (_, service) in registry.services() {
         kept.instances.extend(service.members.iter().map(|member| member.instance.clone()));
         let gone = service.gone.iter().map(|gone| ((*gone.instance).clone(), gone.reason, gone.at, 0));
@@ -473,7 +486,8 @@ fn said(service: &ServiceView) -> String {
                 Some(&instance.label)
             );
             let host = member.host.as_ref().map(|host| (&host.name, &host.checks));
-            format!("{} {} {} {} {host:?}", instance.key, instance.label, instance.revision, member.rule())
+            let (rule, held) = (member.rule(), member.held);
+            format!("{} {} {} {rule} {held} {host:?}", instance.key, instance.label, instance.revision)
         })
         .collect();
     assert_eq!(members.len(), service.members.len());
@@ -482,8 +496,11 @@ fn said(service: &ServiceView) -> String {
         .iter()
         .map(|gone| format!("{} {:?} {}", gone.instance.key, gone.reason, gone.at))
         .collect();
+    let answered: Vec<String> =
+        service.in_answers().map(|member| format!("{} {}", member.instance.key, member.held)).collect();
     let (tags, listed) = (&service.tags, &service.listed_tags);
-    format!("{members:#?} {gone:#?} {tags:?} {listed:?} {} {:?}", service.ttl, service.why_none)
+    let (why_none, stale) = (&service.why_none, &service.stale);
+    format!("{members:#?} {answered:#?} {gone:#?} {tags:?} {listed:?} {} {why_none:?} {stale:?}", service.ttl)
 }
 
 fn compare_with_nothing(system: &System) {
@@ -525,5 +542,6 @@ proptest! {
                 compare_with_nothing(&system);
             }
         }
+        assert!(system.view.guards() > 0, "no guard ever began");
     }
 }

@@ -19,7 +19,7 @@
 //! > wait DURATION                       prints what time did
 //! > dig NAME TYPE [+tcp] [+noedns] [+bufsize=N] [from ADDR] [+order]
 //! > availability [SERVICE] [log DURATION]        live time over registered time; of a log that is so long
-//! > explain NAME        > list [key value]…        > not-ready
+//! > explain NAME        > list [key value]…        > not-ready        > restart
 //! ```
 
 use std::collections::HashMap;
@@ -34,13 +34,14 @@ use callsign::availability::{Census, Known, Past, SPANS, Times};
 use callsign::balance::Region;
 use callsign::check::{Streak, worst};
 use callsign::dns::wire::{Arrival, Policy, accept};
-use callsign::instance::{Health, Key, Lease, ServiceSettings};
+use callsign::instance::{Health, Host, Key, Lease, ServiceSettings};
 use callsign::name::{Apex, Datacenter, HostName, InstanceId, Name, ServiceName};
 use callsign::protocol::{self, FilterForm, Peer, Problem, Request, SettingsShown};
 use callsign::registry::{
-    Author, Change, Command, FORGET_AFTER, Holder, HostRegistration, Reason, Registry, Report, ReportOf,
-    Subject, What,
+    Author, Change, Command, FORGET_AFTER, Holder, HostRegistration, Kept, Reason, Registry, Report,
+    ReportOf, Subject, What,
 };
+use callsign::store::record;
 use callsign::time::{Now, format_duration, parse_duration, parse_time};
 use callsign::view::{ConsulZone, Settings, View, Zones};
 use callsign::zone::{Kind, Zone};
@@ -254,8 +255,15 @@ impl Stage {
                 let (members, _) = self.view.list(&form.filter()?, None, 1000);
                 Ok(members
                     .iter()
-                    .map(|member| format!("{} {}\n", member.instance.key, member.rule()))
+                    .map(|member| {
+                        let held = if member.held { ", held" } else { "" };
+                        format!("{} {}{held}\n", member.instance.key, member.rule())
+                    })
                     .collect())
+            }
+            ["restart"] => {
+                self.restart();
+                Ok(String::new())
             }
             ["not-ready"] => {
                 self.view = View::new(self.view.settings.clone(), Zones::default());
@@ -330,8 +338,22 @@ impl Stage {
     }
 
     fn apply(&mut self, found: Vec<(Reason, What)>, author: &Author) -> String {
-        let mut out = String::new();
-        let mut changes: Vec<Change> = Vec::new();
+        let (mut out, mut changes) = (String::new(), Vec::new());
+        self.happen(found, author, &mut changes, &mut out);
+        let settled = self.registry.settle(&changes, self.now);
+        self.happen(settled, &Author::Server, &mut changes, &mut out);
+        self.view.publish(&self.registry, &changes);
+        self.log.append(&mut changes);
+        out
+    }
+
+    fn happen(
+        &mut self,
+        found: Vec<(Reason, What)>,
+        author: &Author,
+        changes: &mut Vec<Change>,
+        out: &mut String,
+    ) {
         for (reason, what) in found {
             let change =
                 Registry::change(self.registry.revision() + 1, reason, what, author.clone(), self.now);
@@ -356,16 +378,42 @@ impl Stage {
                     let host = after.as_ref().or(before.as_ref()).unwrap();
                     writeln!(out, "{} host {}, {}", reason.as_str(), host.name, worst(&host.checks)).unwrap()
                 }
-                What::Forgotten { key } => writeln!(out, "forgotten {}", key.id).unwrap(),
+                What::Forgotten { key } => writeln!(out, "{} {}", reason.as_str(), key.id).unwrap(),
+                What::Guard { service, .. } => writeln!(out, "{} {service}", reason.as_str()).unwrap(),
                 What::Settings { service, after, .. } => {
                     writeln!(out, "configured {service}: {}", set(after)).unwrap()
                 }
             }
             changes.push(change);
         }
-        self.view.publish(&self.registry, &changes);
-        self.log.append(&mut changes);
-        out
+    }
+
+    /// A registry made of what a store keeps.
+    fn restart(&mut self) {
+        let (old, now) = (&self.registry, self.now);
+        let mut near = record::Near::default();
+        let mut kept = Kept { revision: old.revision(), ..Kept::default() };
+        for (_, service) in old.services() {
+            for member in &service.members {
+                let octets = record::write_instance(&member.instance);
+                kept.instances.push(Arc::new(record::read_instance(&octets, now, &mut near).unwrap()));
+            }
+            for gone in &service.gone {
+                kept.gone.push(((*gone.instance).clone(), gone.reason, gone.at, kept.gone.len() as u64));
+            }
+        }
+        let read_host = |host: &Arc<Host>| record::read_host(&record::write_host(host), now).unwrap();
+        kept.hosts = old.hosts().map(read_host).collect();
+        let read_settings = |settings| record::read_settings(&record::write_settings(settings)).unwrap();
+        kept.settings =
+            old.all_settings().map(|(name, settings)| (name.clone(), read_settings(settings))).collect();
+        let read_guard = |guard| record::read_guard(&record::write_guard(guard)).unwrap();
+        kept.guards = old.guards().map(|(name, guard)| (name.clone(), read_guard(guard))).collect();
+        self.registry = Registry::new(100, FORGET_AFTER);
+        self.registry.restore(kept, now);
+        self.view = View::new(self.view.settings.clone(), Zones::default());
+        self.view.publish_all(&self.registry);
+        self.view.set_ready();
     }
 
     fn wait(&mut self, duration: Duration) -> String {

@@ -90,7 +90,9 @@ pub fn ports(instance: &InstanceForm) -> String {
 
 /// Health, and `draining` where it is, as one word.
 pub fn standing(instance: &InstanceForm) -> String {
-    if instance.draining { format!("{}, draining", instance.health) } else { instance.health.clone() }
+    let marks = [(instance.draining, ", draining"), (instance.held, ", held")];
+    let marks = marks.into_iter().filter_map(|(is, mark)| is.then_some(mark));
+    marks.fold(instance.health.clone(), |standing, mark| standing + mark)
 }
 
 /// What is left of the lease, rounded up to a second so that a living one never shows 0.

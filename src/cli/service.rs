@@ -19,7 +19,7 @@ pub struct Service {
 enum Verb {
     /// Set something for a service; it is kept, and wins over the configuration
     #[command(
-        group = ArgGroup::new("what").args(["ttl", "balance", "max_answers", "failover", "no_failover", "srv_weights", "reset"]).required(true).multiple(true),
+        group = ArgGroup::new("what").args(["ttl", "balance", "max_answers", "failover", "no_failover", "srv_weights", "guard", "guard_for", "reset"]).required(true).multiple(true),
         after_help = "Example:\n  callsign service set web --ttl 10s --balance rotate\n  callsign service set web --reset"
     )]
     Set {
@@ -44,6 +44,12 @@ enum Verb {
         /// How SRV tells weights: plain, or haproxy for those that HAProxy computes the right ones from
         #[arg(long, value_name = "FORM")]
         srv_weights: Option<String>,
+        /// Hold its instances in the answers when more than this share goes bad at once: 50%, or off
+        #[arg(long, value_name = "SHARE")]
+        guard: Option<String>,
+        /// How long they are held at most, 1s to 24h (10m where nothing is set)
+        #[arg(long, value_name = "TIME")]
+        guard_for: Option<String>,
         /// Back to the server's configuration, but for what is set here
         #[arg(long)]
         reset: bool,
@@ -71,11 +77,24 @@ impl Service {
                 failover,
                 no_failover,
                 srv_weights,
+                guard,
+                guard_for,
                 reset,
                 asking,
             } => {
                 let failover = if no_failover { Some(Vec::new()) } else { failover };
-                (asking, SettingsForm { service, ttl, balance, max_answers, failover, srv_weights, reset })
+                let form = SettingsForm {
+                    service,
+                    ttl,
+                    balance,
+                    max_answers,
+                    failover,
+                    srv_weights,
+                    guard,
+                    guard_for,
+                    reset,
+                };
+                (asking, form)
             }
             Verb::Show { service, asking } => (asking, SettingsForm { service, ..SettingsForm::default() }),
         };

@@ -70,9 +70,9 @@ impl Show {
     }
 }
 
-/// A live instance of the lowest priority that has one, by weight (RFC 2782).
+/// A live or held instance of the lowest priority that has one, by weight (RFC 2782).
 fn choose(instances: &[InstanceForm], random: u64) -> Option<&InstanceForm> {
-    let live = || instances.iter().filter(|instance| instance.live);
+    let live = || instances.iter().filter(|instance| instance.live || instance.held);
     let lowest = live().map(|instance| instance.priority).min()?;
     let candidates: Vec<&InstanceForm> = live().filter(|instance| instance.priority == lowest).collect();
     let total: u64 = candidates.iter().map(|instance| u64::from(instance.weight)).sum();
@@ -110,6 +110,11 @@ fn described(instance: &InstanceForm) -> String {
         None => instance.lease.clone(),
     };
     let meta: Vec<String> = instance.meta.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    let live = match (instance.live, instance.held) {
+        (true, _) => "yes",
+        (false, true) => "no, held in the answers by the guard",
+        (false, false) => "no",
+    };
     let mut pairs = vec![
         ("service", instance.service.clone()),
         ("id", instance.id.clone()),
@@ -124,7 +129,7 @@ fn described(instance: &InstanceForm) -> String {
         ("priority", instance.priority.to_string()),
         ("lease", lease),
         ("health", format!("{} since {}", output::standing(instance), instance.since)),
-        ("live", if instance.live { "yes" } else { "no" }.to_owned()),
+        ("live", live.to_owned()),
         ("registered", instance.registered.clone()),
         ("revision", instance.revision.to_string()),
     ];

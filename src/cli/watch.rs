@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use callsign::protocol::{ChangeForm, FilterForm, InstanceForm, Reply, Request, SettingsShown};
+use callsign::protocol::{ChangeForm, FilterForm, InstanceForm, Reply, Request};
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -58,7 +58,10 @@ pub fn told(change: &ChangeForm) -> String {
         (Some(instance), ..) => sentence(reason, instance),
         (None, Some(service), Some(id)) => format!("{service} {id} {reason} on {host}"),
         (None, Some(service), None) => {
-            let words = change.settings.as_ref().map(SettingsShown::words).unwrap_or_default();
+            let Some(settings) = &change.settings else {
+                return format!("{at} {service} {reason} by {author}");
+            };
+            let words = settings.words();
             let words: Vec<String> = words.iter().map(|(what, how)| format!("{what} {how}")).collect();
             let words = if words.is_empty() { "nothing set".to_owned() } else { words.join(", ") };
             format!("{service} {reason}, {words}")

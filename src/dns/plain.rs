@@ -161,6 +161,7 @@ impl Plain<'_> {
             counts: [0; 3],
             rcode: Rcode::NoError,
             why: Words::default(),
+            code: Ede::OTHER,
         };
         reply.out.put(query.question)?;
         match overlap {
@@ -169,9 +170,9 @@ impl Plain<'_> {
             Overlap::Tree => reply.answer(self.view).filter(|()| reply.counts[0] > 0)?,
             Overlap::Zone => return None,
         }
-        let Reply { out: Out { at, .. }, counts, rcode, why, .. } = reply;
+        let Reply { out: Out { at, .. }, counts, rcode, why, code, .. } = reply;
         let mut out = Out { octets: &mut out[..limit], at };
-        self.finish(&mut out, query, counts, rcode, &why)
+        self.finish(&mut out, query, counts, rcode, (code, &why))
     }
 
     /// The OPT record and the header.
@@ -181,7 +182,7 @@ impl Plain<'_> {
         query: &Query<'_>,
         [answers, authorities, additionals]: [u16; 3],
         rcode: Rcode,
-        why: &Words,
+        (code, why): (u16, &Words),
     ) -> Option<usize> {
         if let Some((_, dnssec_ok)) = query.edns {
             let ttl = if dnssec_ok { DO } else { 0 };
@@ -191,7 +192,7 @@ impl Plain<'_> {
                 [] => out.u16s(&[0])?,
                 text => {
                     let octets = (EDE_OCTETS + text.len()) as u16;
-                    out.u16s(&[octets, EXTENDED_ERROR, octets - OPTION_OCTETS as u16, Ede::OTHER])?;
+                    out.u16s(&[octets, EXTENDED_ERROR, octets - OPTION_OCTETS as u16, code])?;
                     out.put(text)?;
                 }
             }
@@ -216,8 +217,9 @@ struct Reply<'a, 'o> {
     /// Records of the answer, the authority and the additional section.
     counts: [u16; 3],
     rcode: Rcode,
-    /// Why there is nothing.
+    /// Why there is nothing, or that it is held; and the code of such an Extended DNS Error.
     why: Words,
+    code: u16,
 }
 
 impl Reply<'_, '_> {
@@ -250,7 +252,8 @@ impl Reply<'_, '_> {
             && std::ptr::eq(self.apex, &view.settings.apexes[0])
             && let Some(set) = view.prepared(service).set(self.query.qtype)
         {
-            return self.copy(set);
+            self.copy(set)?;
+            return self.mark(service);
         }
         match (owner, self.query.qtype) {
             (Owner::Service(_), Type::A | Type::AAAA) => self.addresses(view, service, |_| true),
@@ -281,7 +284,8 @@ impl Reply<'_, '_> {
             (Owner::ByTag { tag, .. }, _) => self.by_tag(view, service, tag),
             (Owner::Below { label, .. }, _) => match service.by_label(label) {
                 Some(member) => {
-                    self.of_instance(view, &member.instance, service.scale.weight(member.weight()))
+                    self.of_instance(view, &member.instance, service.scale.weight(member.weight()))?;
+                    if member.held { self.mark(service) } else { Some(()) }
                 }
                 None if service.tags.contains(label) => self.by_tag(view, service, label),
                 None if service.gone.iter().any(|gone| gone.instance.label.as_str() == label) => None,
@@ -352,7 +356,7 @@ impl Reply<'_, '_> {
             put_address(&mut self.out, QNAME, service.ttl, candidate.content)?;
         }
         self.counts[0] = candidates.len() as u16;
-        Some(())
+        self.mark(service)
     }
 
     fn srv<'s>(
@@ -380,6 +384,15 @@ impl Reply<'_, '_> {
         let ttl = view.ttl(&service.name);
         for (target, member) in targets {
             self.counts[2] += put_glue(&mut self.out, target, ttl, &member.instance)?;
+        }
+        self.mark(service)
+    }
+
+    /// Says of records that the guard holds some of them.
+    fn mark(&mut self, service: &ServiceView) -> Option<()> {
+        if self.counts[0] > 0 && self.query.edns.is_some() && !service.stale.is_empty() {
+            self.code = Ede::STALE_ANSWER;
+            self.why.write_str(&service.stale).ok()?;
         }
         Some(())
     }

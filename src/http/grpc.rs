@@ -484,7 +484,9 @@ fn touched(batch: &Batch, view: &View) -> BTreeSet<ServiceName> {
                 }
             }
             What::Forgotten { key } => drop(services.insert(key.service.clone())),
-            What::Settings { service, .. } => drop(services.insert(service.clone())),
+            What::Settings { service, .. } | What::Guard { service, .. } => {
+                services.insert(service.clone());
+            }
         }
     }
     services

@@ -64,6 +64,13 @@ fn text(office: &Office) -> String {
         census.services_live as f64,
     );
     page.gauge(
+        "callsign_services_guarded",
+        "Services that are guarded against mass death now.",
+        census.guarded as f64,
+    );
+    page.gauge("callsign_instances_held", "Instances that guards hold in the answers.", census.held as f64);
+    page.counter("callsign_guards", "Guards that began.", view.guards());
+    page.gauge(
         "callsign_availability_ratio",
         "Live instances and services with one, of instances registered and services known; 1 where there are none.",
         census.ratio(),

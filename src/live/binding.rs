@@ -57,7 +57,7 @@ impl Live<'_> {
         port: impl Fn(&'m Instance) -> Option<&'m Port>,
     ) -> Found {
         let fitting: Vec<(&Member, &Port)> =
-            service.live().filter_map(|member| Some((member, port(&member.instance)?))).collect();
+            service.in_answers().filter_map(|member| Some((member, port(&member.instance)?))).collect();
         let lowest = fitting.iter().map(|(member, _)| member.instance.priority).min();
         let mut seen = HashSet::new();
         let mut candidates = Vec::with_capacity(fitting.len());

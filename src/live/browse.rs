@@ -55,7 +55,7 @@ impl Live<'_> {
     pub(super) fn browse(&self, service: &ServiceView, transport: Transport, tag: Option<&str>) -> Found {
         let mut shown = HashSet::new();
         let mut candidates = Vec::new();
-        for member in &service.members {
+        for member in &service.answered {
             let instance = &*member.instance;
             let id = instance.key.id.as_str();
             // In the order of labels, as `instance_named` looks: of two ids alike but for case the first is found.
@@ -65,7 +65,7 @@ impl Live<'_> {
                 instance.label.as_str()
             };
             let fits = tag.is_none_or(|tag| has_tag(instance, tag));
-            if member.is_live() && fits && first_port(instance, transport).is_some() {
+            if member.is_answered() && fits && first_port(instance, transport).is_some() {
                 candidates.push(Candidate::new(Content::TypeInstance(name, transport), member));
             }
         }
@@ -141,7 +141,7 @@ impl Live<'_> {
     /// its name is there for secondaries too.
     pub(super) fn service_txt(&self, service: &ServiceView) -> Found {
         let mut seen = HashSet::new();
-        let different = service.live().filter(|member| seen.insert(instance_txt(&member.instance)));
+        let different = service.in_answers().filter(|member| seen.insert(instance_txt(&member.instance)));
         let candidates: Vec<Candidate<'_>> =
             different.map(|member| Candidate::new(Content::Text, member)).collect();
         if candidates.is_empty() {
@@ -172,7 +172,7 @@ fn instance_named<'s>(service: &'s ServiceView, name: &str) -> Option<&'s Member
         return service.by_label(name);
     }
     let of_id = |member: &&Member| member.instance.key.id.as_str().eq_ignore_ascii_case(name);
-    service.members.iter().filter(of_id).find(|member| shows_id(&member.instance))
+    service.answered.iter().filter(of_id).find(|member| shows_id(&member.instance))
 }
 
 /// Metadata as RFC 6763 section 6.3 writes it, and the tags.

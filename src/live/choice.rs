@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::{Candidate, Content, EDE_ROOM, Live};
+use super::{Candidate, Content, EDE_OCTETS, EDE_ROOM, Live};
 use crate::answer::Selection;
 use crate::balance::{Balance, Draws, Policy, Ring, Scale, prefer, region_of, rotate, shuffle};
 use crate::view::ServiceView;
@@ -16,6 +16,8 @@ pub(super) struct Rule<'a> {
     most: Option<usize>,
     ring: Option<&'a Ring>,
     scale: Scale,
+    /// Octets that an Extended DNS Error of every answer takes.
+    said: usize,
 }
 
 impl<'a> Rule<'a> {
@@ -31,12 +33,14 @@ impl<'a> Rule<'a> {
 
     /// Everything of the service: for lists.
     pub(super) fn all_of(service: &'a ServiceView) -> Self {
-        Self { scale: service.scale, ..Self::all(service.name.as_str(), service.ttl) }
+        let said = if service.stale.is_empty() { 0 } else { EDE_OCTETS + service.stale.len() };
+        Self { scale: service.scale, said, ..Self::all(service.name.as_str(), service.ttl) }
     }
 
     /// Everything, as far as it fits.
     pub(super) fn all(whose: &'a str, ttl: u32) -> Self {
-        Self { whose, ttl, balance: Balance::default(), most: None, ring: None, scale: Scale::default() }
+        let (balance, scale) = (Balance::default(), Scale::default());
+        Self { whose, ttl, balance, most: None, ring: None, scale, said: 0 }
     }
 }
 
@@ -54,7 +58,7 @@ impl Live<'_> {
         }
         match policy {
             Policy::Weighted | Policy::First | Policy::Nearest => {
-                if rule.most.is_none() && !self.fit(&candidates) {
+                if rule.most.is_none() && !self.fit(rule, &candidates) {
                     // Which of them stay is the same for the same client; only their order is drawn.
                     let (rank, weight) = (|of: &Candidate<'_>| of.priority, |of: &Candidate<'_>| of.weight);
                     prefer(&mut candidates, self.asked.client, Candidate::identity, rank, weight);
@@ -81,14 +85,20 @@ impl Live<'_> {
             selection.ede =
                 self.ede(|| format!("{}: {most} of {all} records; no more are wanted", rule.whose));
         }
-        if !self.fit(&candidates) {
+        if !self.fit(rule, &candidates) {
             self.cut(rule, &mut candidates, all, &mut selection);
         }
         self.put_down(rule, &candidates, selection)
     }
 
-    fn fit(&self, candidates: &[Candidate<'_>]) -> bool {
-        candidates.iter().map(|candidate| self.octets(candidate)).sum::<usize>() <= self.asked.room
+    fn fit(&self, rule: &Rule<'_>, candidates: &[Candidate<'_>]) -> bool {
+        let octets = candidates.iter().map(|candidate| self.octets(candidate)).sum::<usize>();
+        octets <= self.room(rule)
+    }
+
+    /// Octets left for records.
+    fn room(&self, rule: &Rule<'_>) -> usize {
+        self.asked.room.saturating_sub(if self.asked.edns { rule.said } else { 0 })
     }
 
     /// As many of the first as fit. With a bound the answer is whole by definition: it says so in words, not in TC.
@@ -101,7 +111,10 @@ impl Live<'_> {
     ) {
         // Where there is no second try, the reason has a place reserved.
         let final_word = !self.asked.over.is_datagram() || rule.most.is_some();
-        let mut room = self.asked.room.saturating_sub(if final_word { EDE_ROOM } else { 0 });
+        let mut room = match final_word {
+            true => self.asked.room.saturating_sub(EDE_ROOM),
+            false => self.room(rule),
+        };
         let fitting = candidates.iter().take_while(|candidate| {
             let fits = self.octets(candidate) <= room;
             room = room.saturating_sub(self.octets(candidate));

@@ -49,7 +49,7 @@ pub(crate) fn addresses(view: &View, zone: &ConsulZone, name: &Name) -> Vec<Reco
         },
         Ok(Owner::Service { service, tag: None }) => {
             let service = view.service(service);
-            let live = service.iter().flat_map(|service| service.live());
+            let live = service.iter().flat_map(|service| service.in_answers());
             let mut addresses: Vec<IpAddr> =
                 live.flat_map(|member| member.instance.addresses()).copied().collect();
             addresses.sort_unstable();

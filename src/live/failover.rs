@@ -23,7 +23,7 @@ impl Live<'_> {
     pub(super) fn or_instead(&self, service: &ServiceView, find: impl Fn(&ServiceView) -> Found) -> Found {
         let own = find(service);
         let is_missing = match own {
-            Found::NoData(_) => !service.has_live(),
+            Found::NoData(_) => !service.has_answers(),
             // Of what is forgotten nobody knows which ports and tags it had.
             Found::NoName(_) => service.is_forgotten(),
             Found::Records(_) | Found::Alias(..) | Found::Referral(..) => false,
@@ -66,7 +66,7 @@ impl Live<'_> {
                 return None;
             }
             let Some(next) = next else { continue };
-            if next.has_live() {
+            if next.has_answers() {
                 return Some(Instead::Service(next));
             }
             if let Some(instead) = self.instead(&next, tried) {

@@ -314,7 +314,7 @@ impl Filter {
                 let matches = |it: &Arc<Instance>| self.matches(it, it.health().max(host));
                 before.as_ref().is_some_and(matches) || after.as_ref().is_some_and(matches)
             }
-            What::Forgotten { .. } | What::Host { .. } | What::Settings { .. } => false,
+            What::Forgotten { .. } | What::Host { .. } | What::Settings { .. } | What::Guard { .. } => false,
         }
     }
 

@@ -1,6 +1,7 @@
 //! The settings of a service, from what was sent and to what is shown.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::intake::number;
 use super::{Problem, SettingsForm, SettingsShown, printable};
@@ -8,10 +9,13 @@ use crate::balance::{Balance, SrvWeights};
 use crate::instance::{FAILOVER_MAX, Fallback, ServiceSettings};
 use crate::name::{Apex, ServiceName, Unfit};
 use crate::registry::Configuration;
-use crate::time::parse_duration;
+use crate::time::{format_duration, parse_duration};
 
 /// Longest TTL of a service's records, in seconds: who caches for longer misses a death.
 const TTL_MAX: u64 = 300;
+/// Shortest and longest time that a guard holds: less than a lease is none, and after a day the dead are dead.
+const GUARD_FOR_MIN: Duration = Duration::from_secs(1);
+const GUARD_FOR_MAX: Duration = Duration::from_secs(24 * 3600);
 
 impl SettingsForm {
     /// What is to be set; `None` where the settings are only asked for. A name below one of `apexes` is a service's.
@@ -24,6 +28,8 @@ impl SettingsForm {
             max_answers: self.max_answers.map(|most| number("max_answers", Some(most), 0, 0)).transpose()?,
             failover: self.failover.as_deref().map(|names| failover(names, apexes)).transpose()?,
             srv_weights: self.srv_weights.as_deref().map(srv_weights).transpose()?,
+            guard: self.guard.as_deref().map(guard).transpose()?,
+            guard_for: self.guard_for.as_deref().map(guard_for).transpose()?,
         };
         let asks = given == ServiceSettings::default() && !self.reset;
         let configuration = Configuration { service: service.clone(), reset: self.reset, given };
@@ -80,6 +86,25 @@ fn srv_weights(text: &str) -> Result<SrvWeights, Problem> {
     })
 }
 
+fn guard(text: &str) -> Result<u8, Problem> {
+    let share = match text {
+        "off" => Some(0),
+        share => share
+            .strip_suffix('%')
+            .and_then(|share| share.parse().ok())
+            .filter(|share| matches!(share, 1..=99)),
+    };
+    share.ok_or_else(|| {
+        Problem::invalid("guard", format!("must be 1% to 99%, or off, not `{}`", printable(text)))
+    })
+}
+
+fn guard_for(text: &str) -> Result<Duration, Problem> {
+    parse_duration(text).filter(|time| (GUARD_FOR_MIN..=GUARD_FOR_MAX).contains(time)).ok_or_else(|| {
+        Problem::invalid("guard_for", format!("must be from 1s to 24h, not `{}`", printable(text)))
+    })
+}
+
 fn balance(text: &str) -> Result<Balance, Problem> {
     Balance::parse(text).ok_or_else(|| {
         let rule = "must be weighted, rotate, first, nearest or affinity; or one, for a single answer, or one:rotate and so on";
@@ -98,7 +123,10 @@ impl SettingsShown {
             false => ("failover", names.join(", ")),
         });
         let srv_weights = self.srv_weights.clone().map(|weights| ("srv-weights", weights));
-        [ttl, balance, max_answers, failover, srv_weights].into_iter().flatten().collect()
+        let guard = self.guard.clone().map(|guard| ("guard", guard));
+        let guard_for = self.guard_for.clone().map(|time| ("guard-for", time));
+        let words = [ttl, balance, max_answers, failover, srv_weights, guard, guard_for];
+        words.into_iter().flatten().collect()
     }
 
     pub fn of(settings: &ServiceSettings) -> Self {
@@ -111,6 +139,11 @@ impl SettingsShown {
                 .as_deref()
                 .map(|fallbacks| fallbacks.iter().map(Fallback::to_string).collect()),
             srv_weights: settings.srv_weights.map(|weights| weights.as_str().to_owned()),
+            guard: settings.guard.map(|share| match share {
+                0 => "off".to_owned(),
+                share => format!("{share}%"),
+            }),
+            guard_for: settings.guard_for.map(format_duration),
         }
     }
 }

@@ -24,7 +24,7 @@ pub fn lease_id_text(lease_id: u64) -> String {
 }
 
 impl InstanceForm {
-    /// `health` is the instance's own and its host's together; `live`, whether it is in the answers.
+    /// `health` is the instance's own and its host's together; `live`, whether that puts it in the answers.
     pub fn of(instance: &Instance, health: Health, live: bool, now: Now) -> Self {
         Self {
             service: instance.key.service.to_string(),
@@ -52,6 +52,7 @@ impl InstanceForm {
             checks: instance.checks.iter().map(CheckShown::of).collect(),
             draining: instance.draining,
             live,
+            held: false,
             source: instance.source.as_deref().map(str::to_owned),
             registered: instance.registered.to_string(),
             since: instance.since.to_string(),
@@ -95,6 +96,7 @@ impl ChangeForm {
                 });
             }
             What::Forgotten { key } => form.name(key),
+            What::Guard { service, .. } => form.service = Some(service.to_string()),
             What::Settings { service, after, .. } => {
                 form.service = Some(service.to_string());
                 form.settings = Some(SettingsShown::of(after));

@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use super::Guard;
 use crate::instance::{Health, Host, Instance, Key, ServiceSettings};
 use crate::name::ServiceName;
 use crate::time::Wall;
@@ -39,6 +40,12 @@ pub enum What {
         before: ServiceSettings,
         after: ServiceSettings,
     },
+    /// One of the two is there.
+    Guard {
+        service: ServiceName,
+        before: Option<Guard>,
+        after: Option<Guard>,
+    },
 }
 
 /// Why something changed.
@@ -56,11 +63,15 @@ pub enum Reason {
     /// A check was critical for as long as its definition allows.
     Reaped,
     Configured,
+    /// Too many instances went bad at once.
+    Guarded,
+    /// A guard ended.
+    Released,
 }
 
 impl Reason {
     /// In the order of their numbers on the disk.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::Registered,
         Self::Expired,
         Self::Deregistered,
@@ -71,6 +82,8 @@ impl Reason {
         Self::Checked,
         Self::Reaped,
         Self::Configured,
+        Self::Guarded,
+        Self::Released,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -85,6 +98,8 @@ impl Reason {
             Self::Checked => "checked",
             Self::Reaped => "reaped",
             Self::Configured => "configured",
+            Self::Guarded => "guarded",
+            Self::Released => "released",
         }
     }
 }
@@ -128,7 +143,7 @@ impl Change {
             What::Instance { before: Some(before), after: Some(after) } => !before.says_same(after),
             What::Host { before: Some(before), after: Some(after) } => !before.says_same(after),
             What::Instance { .. } | What::Host { .. } => true,
-            What::Forgotten { .. } | What::Settings { .. } => false,
+            What::Forgotten { .. } | What::Settings { .. } | What::Guard { .. } => false,
         }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::hash::Hash;
 use std::sync::{Arc, LazyLock};
 
-use super::{GONE_PER_SERVICE_MAX, Reason};
+use super::Reason;
 use crate::instance::{Instance, Key};
 use crate::member::{Member, Members};
 use crate::name::{Label, Tag};
@@ -107,28 +107,31 @@ impl Service {
     }
 
     /// Takes an instance out and remembers it; the count of entries that were forgotten for it.
-    pub(super) fn leave(&mut self, gone: Gone) -> usize {
+    pub(super) fn leave(&mut self, gone: Gone, most: usize) -> usize {
         self.count_listed(&gone.instance, false);
         self.members.remove(gone.instance.label.as_str());
         // Known it stays, as the one that is gone.
-        let (known, forgotten) = (gone.instance.clone(), self.remember(gone));
+        let (known, forgotten) = (gone.instance.clone(), self.remember(gone, most));
         self.count_known(&known, false);
         forgotten
     }
 
-    /// Remembers an instance that left; the count of entries that were forgotten for it.
-    pub(super) fn remember(&mut self, gone: Gone) -> usize {
+    /// Remembers an instance that left, of `most` in all; the count of entries that were forgotten for it.
+    pub(super) fn remember(&mut self, gone: Gone, most: usize) -> usize {
         self.count_known(&gone.instance, true);
         // What left twice is remembered as it left last.
-        let mut forgotten = self.forget(&gone.instance.key);
-        if self.gone.len() == GONE_PER_SERVICE_MAX
-            && let Some(oldest) = self.gone.pop_front()
-        {
-            self.count_known(&oldest.instance, false);
-            forgotten += 1;
-        }
+        let forgotten = self.forget(&gone.instance.key);
         self.gone.push_back(gone);
-        forgotten
+        forgotten + self.keep(most)
+    }
+
+    /// Remembers no more than `most`; the count of entries that were forgotten, the oldest.
+    pub(super) fn keep(&mut self, most: usize) -> usize {
+        let over = self.gone.len().saturating_sub(most);
+        for oldest in self.gone.drain(..over).collect::<Vec<Gone>>() {
+            self.count_known(&oldest.instance, false);
+        }
+        over
     }
 
     /// Takes `key` out of what is remembered; the count of entries that went.

@@ -20,8 +20,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use nix::fcntl::{Flock, FlockArg};
 use redb::{
-    Database, Durability, ReadableDatabase, ReadableTable, ReadableTableMetadata, StorageBackend,
-    TableDefinition, WriteTransaction,
+    Database, Durability, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable,
+    ReadableTableMetadata, StorageBackend, TableDefinition, TableError, WriteTransaction,
 };
 use tokio::sync::oneshot;
 
@@ -37,6 +37,8 @@ const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 const INSTANCES: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("instances");
 const HOSTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("hosts");
 const SETTINGS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("settings");
+/// The guards in force; not there in files of before there were any.
+const GUARDS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("guards");
 const GONE: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("gone");
 const LOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("log");
 /// Not 0: an empty redo log is of no epoch.
@@ -551,11 +553,19 @@ impl Engine {
             let (_, octets) = entry?;
             kept.hosts.push(record::read_host(octets.value(), now).map_err(unreadable)?);
         }
+        let named =
+            |name: &str| ServiceName::parse(name).map_err(|error| EngineError::Damaged(error.to_string()));
         for entry in transaction.open_table(SETTINGS)?.iter()? {
             let (name, octets) = entry?;
-            let name =
-                ServiceName::parse(name.value()).map_err(|error| EngineError::Damaged(error.to_string()))?;
-            kept.settings.push((name, record::read_settings(octets.value()).map_err(unreadable)?));
+            let settings = record::read_settings(octets.value()).map_err(unreadable)?;
+            kept.settings.push((named(name.value())?, settings));
+        }
+        if let Some(guards) = opened(&transaction, GUARDS)? {
+            for entry in guards.iter()? {
+                let (name, octets) = entry?;
+                let guard = record::read_guard(octets.value()).map_err(unreadable)?;
+                kept.guards.push((named(name.value())?, guard));
+            }
         }
         for entry in transaction.open_table(GONE)?.iter()? {
             let (_, octets) = entry?;
@@ -596,6 +606,9 @@ impl Engine {
                     "settings" => drop(
                         transaction.open_table(SETTINGS)?.insert(text(key)?.as_str(), value.as_slice())?,
                     ),
+                    "guards" => {
+                        drop(transaction.open_table(GUARDS)?.insert(text(key)?.as_str(), value.as_slice())?)
+                    }
                     "log" => {
                         record::read_change(value).map_err(unreadable)?;
                         drop(transaction.open_table(LOG)?.insert(number(key)?, value.as_slice())?);
@@ -687,6 +700,18 @@ fn in_memory(transaction: &mut WriteTransaction) -> Result<(), EngineError> {
     transaction.set_durability(Durability::None).map_err(|error| damaged(&error.to_string()))
 }
 
+/// A table that the file may not have yet.
+fn opened(
+    transaction: &ReadTransaction,
+    table: TableDefinition<'_, &'static str, &'static [u8]>,
+) -> Result<Option<ReadOnlyTable<&'static str, &'static [u8]>>, EngineError> {
+    match transaction.open_table(table) {
+        Ok(table) => Ok(Some(table)),
+        Err(TableError::TableDoesNotExist(_)) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// Puts `changes`, which `entry` has as the log does, into the tables.
 fn apply(transaction: &WriteTransaction, changes: &[Change], entry: &Entry) -> Result<(), EngineError> {
     let mut instances = transaction.open_table(INSTANCES)?;
@@ -722,6 +747,15 @@ fn apply(transaction: &WriteTransaction, changes: &[Change], entry: &Entry) -> R
                     false => {
                         drop(settings.insert(service.as_str(), record::write_settings(after).as_slice())?)
                     }
+                }
+            }
+            What::Guard { service, after, .. } => {
+                let mut guards = transaction.open_table(GUARDS)?;
+                match after {
+                    Some(guard) => {
+                        drop(guards.insert(service.as_str(), record::write_guard(*guard).as_slice())?)
+                    }
+                    None => drop(guards.remove(service.as_str())?),
                 }
             }
             What::Forgotten { key } => drop(gone.remove(record::place(key).as_slice())?),
@@ -930,8 +964,9 @@ impl History {
                 return Ok(());
             }
         }
-        for (name, table) in [("hosts", HOSTS), ("settings", SETTINGS)] {
-            for entry in transaction.open_table(table)?.iter()? {
+        for (name, table) in [("hosts", HOSTS), ("settings", SETTINGS), ("guards", GUARDS)] {
+            let Some(table) = opened(&transaction, table)? else { continue };
+            for entry in table.iter()? {
                 let (key, value) = entry?;
                 if !put(name, key.value().into(), value.value().into()) {
                     return Ok(());

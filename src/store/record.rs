@@ -16,13 +16,15 @@ use crate::instance::{
 };
 use crate::lease::{LeaseCell, Leased};
 use crate::name::{HostName, InstanceId, Label, Name, ServiceName, Tag};
-use crate::registry::{Author, Change, Reason, What};
+use crate::registry::{Author, Change, Guard, Reason, What};
 use crate::time::{Now, Wall};
 
 /// The version of nearly every form that this program writes.
 const VERSION: u8 = 1;
 /// That of the settings of a service, which held a TTL alone at first; the newest that this program reads.
-const SETTINGS_VERSION: u8 = 2;
+const SETTINGS_VERSION: u8 = 3;
+/// That of the settings without a guard, which is still read.
+const UNGUARDED_VERSION: u8 = 2;
 
 /// How long a connection-bound instance waits after a restart for its holder to come back.
 pub const CONNECTION_GRACE: Duration = Duration::from_secs(15);
@@ -172,6 +174,21 @@ struct SettingsForm {
     srv_weights: Option<String>,
 }
 
+/// Settings with what version 3 has more than version 2.
+#[derive(Serialize, Deserialize)]
+struct GuardedForm {
+    rest: SettingsForm,
+    /// Percent.
+    guard: Option<u8>,
+    guard_for_ms: Option<u64>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct GuardForm {
+    from: i64,
+    since: i64,
+}
+
 #[derive(Serialize, Deserialize)]
 struct LeftForm<'a> {
     #[serde(borrow)]
@@ -214,10 +231,21 @@ enum WhatForm<'a> {
         before: TtlForm,
         after: TtlForm,
     },
+    /// Read, and no longer written.
     Settings {
         service: String,
         before: SettingsForm,
         after: SettingsForm,
+    },
+    GuardedSettings {
+        service: String,
+        before: GuardedForm,
+        after: GuardedForm,
+    },
+    Guard {
+        service: String,
+        before: Option<GuardForm>,
+        after: Option<GuardForm>,
     },
 }
 
@@ -235,7 +263,11 @@ pub fn write_host(host: &Host) -> Vec<u8> {
 }
 
 pub fn write_settings(settings: &ServiceSettings) -> Vec<u8> {
-    write_as(SETTINGS_VERSION, &SettingsForm::of(settings))
+    write_as(SETTINGS_VERSION, &GuardedForm::of(settings))
+}
+
+pub fn write_guard(guard: Guard) -> Vec<u8> {
+    write(&GuardForm::of(guard))
 }
 
 pub fn write_left(instance: &Instance, change: &Change) -> Vec<u8> {
@@ -274,10 +306,15 @@ pub fn write_change(change: &Change) -> Vec<u8> {
                 id: key.id.to_string(),
                 host: key.host.to_string(),
             },
-            What::Settings { service, before, after } => WhatForm::Settings {
+            What::Settings { service, before, after } => WhatForm::GuardedSettings {
                 service: service.to_string(),
-                before: SettingsForm::of(before),
-                after: SettingsForm::of(after),
+                before: GuardedForm::of(before),
+                after: GuardedForm::of(after),
+            },
+            What::Guard { service, before, after } => WhatForm::Guard {
+                service: service.to_string(),
+                before: before.map(GuardForm::of),
+                after: after.map(GuardForm::of),
             },
         },
     })
@@ -303,8 +340,13 @@ pub fn read_host(octets: &[u8], now: Now) -> Result<Host, Unreadable> {
 pub fn read_settings(octets: &[u8]) -> Result<ServiceSettings, Unreadable> {
     match octets {
         [VERSION, ..] => Ok(read::<TtlForm>(octets)?.settings()),
-        _ => read_as::<SettingsForm>(SETTINGS_VERSION, octets)?.settings(),
+        [UNGUARDED_VERSION, ..] => read_as::<SettingsForm>(UNGUARDED_VERSION, octets)?.settings(),
+        _ => read_as::<GuardedForm>(SETTINGS_VERSION, octets)?.settings(),
     }
+}
+
+pub fn read_guard(octets: &[u8]) -> Result<Guard, Unreadable> {
+    Ok(read::<GuardForm>(octets)?.guard())
 }
 
 pub fn read_left(octets: &[u8], now: Now) -> Result<Left, Unreadable> {
@@ -350,6 +392,16 @@ pub fn read_change(octets: &[u8]) -> Result<Change, Unreadable> {
                 service: ServiceName::parse(&service).map_err(damaged)?,
                 before: before.settings()?,
                 after: after.settings()?,
+            },
+            WhatForm::GuardedSettings { service, before, after } => What::Settings {
+                service: ServiceName::parse(&service).map_err(damaged)?,
+                before: before.settings()?,
+                after: after.settings()?,
+            },
+            WhatForm::Guard { service, before, after } => What::Guard {
+                service: ServiceName::parse(&service).map_err(damaged)?,
+                before: before.map(GuardForm::guard),
+                after: after.map(GuardForm::guard),
             },
         },
     })
@@ -553,7 +605,33 @@ impl SettingsForm {
                 .transpose()
                 .map_err(damaged)?,
             srv_weights: self.srv_weights.map(weights).transpose()?,
+            ..ServiceSettings::default()
         })
+    }
+}
+
+impl GuardedForm {
+    fn of(settings: &ServiceSettings) -> Self {
+        Self {
+            rest: SettingsForm::of(settings),
+            guard: settings.guard,
+            guard_for_ms: settings.guard_for.map(|time| time.as_millis() as u64),
+        }
+    }
+
+    fn settings(self) -> Result<ServiceSettings, Unreadable> {
+        let guard_for = self.guard_for_ms.map(Duration::from_millis);
+        Ok(ServiceSettings { guard: self.guard, guard_for, ..self.rest.settings()? })
+    }
+}
+
+impl GuardForm {
+    fn of(guard: Guard) -> Self {
+        Self { from: guard.from.unix_ms, since: guard.since.unix_ms }
+    }
+
+    fn guard(self) -> Guard {
+        Guard { from: Wall { unix_ms: self.from }, since: Wall { unix_ms: self.since } }
     }
 }
 
@@ -750,9 +828,15 @@ mod tests {
             max_answers: Some(7),
             failover: Some(["standby", "a.example.com"].map(|name| Fallback::parse(name).unwrap()).into()),
             srv_weights: Some(SrvWeights::Haproxy),
+            ..ServiceSettings::default()
         };
+        // What version 2 wrote.
+        let before = write_as(2, &SettingsForm::of(&settings));
+        assert_eq!(read_settings(&before), Ok(settings.clone()));
+        let settings =
+            ServiceSettings { guard: Some(50), guard_for: Some(Duration::from_secs(60)), ..settings };
         assert_eq!(read_settings(&write_settings(&settings)), Ok(settings));
-        assert_eq!(read_settings(&[3, 0]), Err(Unreadable::Newer(3)));
+        assert_eq!(read_settings(&[4, 0]), Err(Unreadable::Newer(4)));
         assert!(matches!(read_settings(&[]), Err(Unreadable::Damaged(_))));
     }
 

@@ -112,7 +112,7 @@ pub fn addresses(
 ) -> Option<(Option<u16>, Candidates<IpAddr>)> {
     let mut lowest: Option<u16> = None;
     let mut candidates = Candidates::new();
-    for member in service.live().filter(|member| fits(&member.instance)) {
+    for member in service.in_answers().filter(|member| fits(&member.instance)) {
         let Location::Addresses(addresses) = &member.instance.location else { return None };
         let priority = member.instance.priority;
         if lowest.is_some_and(|lowest| lowest < priority) {
@@ -139,7 +139,7 @@ pub fn ports<'s>(
     port: impl Fn(&'s Instance) -> Option<&'s Port>,
 ) -> Option<Candidates<(&'s Member, &'s Port)>> {
     let mut candidates = Candidates::new();
-    for member in service.live() {
+    for member in service.in_answers() {
         let Some(port) = port(&member.instance) else { continue };
         let Location::Addresses(_) = &member.instance.location else { return None };
         let (content, weight) = ((member, port), member.weight().into());

@@ -61,7 +61,7 @@ impl Spans {
                 (!said(before).says_same(&said(after)), before.checks != after.checks)
             }
             What::Host { .. } => (true, true),
-            What::Forgotten { .. } | What::Settings { .. } => (false, false),
+            What::Forgotten { .. } | What::Settings { .. } | What::Guard { .. } => (false, false),
         };
         for (span, changed) in [(&self.hosts, hosts), (&self.checks, checks), (&self.any, change.is_seen())] {
             if changed {

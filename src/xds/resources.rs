@@ -135,7 +135,7 @@ fn config_source(setting: &Setting) -> Message {
 
 /// `envoy.config.endpoint.v3.ClusterLoadAssignment`: the instances with an address and a TCP port, by priority and place.
 fn endpoints(name: &ServiceName, service: Option<&ServiceView>) -> Message {
-    let members = service.into_iter().flat_map(|service| service.members.iter());
+    let members = service.into_iter().flat_map(|service| service.answered.iter());
     let mut reached: BTreeMap<SocketAddr, &Member> = BTreeMap::new();
     for member in members {
         let Some(at) = address(&member.instance) else { continue };
@@ -162,7 +162,7 @@ fn endpoints(name: &ServiceName, service: Option<&ServiceView>) -> Message {
 /// Which of two instances at one address is meant.
 fn rank(member: &Member) -> (bool, bool, u16) {
     let draining = member.standing == Standing::Draining;
-    (!member.is_live(), draining, member.instance.priority)
+    (!member.is_answered(), draining, member.instance.priority)
 }
 
 /// Where an instance is, by its metadata: `region`, `zone` and `sub-zone`.
@@ -178,7 +178,7 @@ impl<'a> Place<'a> {
 
 /// `LocalityLbEndpoints`. Its weight is that of its live instances together, so that each of them is met as often as by its own weight.
 fn locality(priority: usize, place: &Place<'_>, members: &[(SocketAddr, &Member)]) -> Message {
-    let live = members.iter().filter(|(_, member)| member.is_live());
+    let live = members.iter().filter(|(_, member)| member.is_answered());
     let weight: u32 = live.map(|(_, member)| weight(member)).sum();
     let Place([region, zone, sub_zone]) = place;
     let place =
@@ -207,6 +207,7 @@ fn endpoint(at: SocketAddr, member: &Member) -> Message {
         others.collect::<Value>(),
     );
     let health = match member.standing {
+        _ if member.held => Value::Word(1, "HEALTHY"),
         Standing::Live => Value::Word(1, "HEALTHY"),
         Standing::Unhealthy { .. } => Value::Word(2, "UNHEALTHY"),
         Standing::Draining => Value::Word(3, "DRAINING"),

@@ -16,7 +16,7 @@ use callsign::instance::{
 };
 use callsign::name::{HostName, InstanceId, Name, ServiceName, Tag};
 use callsign::registry::{
-    Author, Change, Command, Configuration, Holder, HostRegistration, Kept, ListedCheck, Reason,
+    Author, Change, Command, Configuration, Guard, Holder, HostRegistration, Kept, ListedCheck, Reason,
     Registration, Registry, Report, ReportOf, Subject, What,
 };
 use callsign::store::Limits;
@@ -48,6 +48,7 @@ pub struct Stored {
     pub hosts: BTreeMap<String, Arc<str>>,
     pub settings: BTreeMap<String, ServiceSettings>,
     pub gone: BTreeMap<Vec<u8>, Arc<str>>,
+    pub guards: BTreeMap<String, Guard>,
     /// The newest `LIMITS.history_changes`.
     pub log: BTreeMap<u64, Arc<str>>,
 }
@@ -77,6 +78,10 @@ impl Stored {
                 What::Settings { service, after, .. } => {
                     self.settings.insert(service.to_string(), after.clone());
                 }
+                What::Guard { service, after: Some(guard), .. } => {
+                    self.guards.insert(service.to_string(), *guard);
+                }
+                What::Guard { service, after: None, .. } => drop(self.guards.remove(service.as_str())),
                 What::Instance { before: None, after: None } | What::Host { before: None, after: None } => {}
             }
             self.log.insert(change.revision, change_text(change));
@@ -97,6 +102,9 @@ impl Stored {
         }
         for (service, settings) in &kept.settings {
             stored.settings.insert(service.to_string(), settings.clone());
+        }
+        for (service, guard) in &kept.guards {
+            stored.guards.insert(service.to_string(), *guard);
         }
         for (instance, reason, at, revision) in &kept.gone {
             stored.gone.insert(record::place(&instance.key), left_text(instance, *reason, *at, *revision));
@@ -129,6 +137,7 @@ impl Stored {
             .or_else(|| first("host", &self.hosts, &other.hosts))
             .or_else(|| first("settings", &self.settings, &other.settings))
             .or_else(|| first("gone", &self.gone, &other.gone))
+            .or_else(|| first("guard", &self.guards, &other.guards))
             .or_else(|| first("log", &self.log, &other.log))
     }
 }
@@ -179,6 +188,7 @@ fn change_text(change: &Change) -> Arc<str> {
         }
         What::Settings { service, before, after } => format!("{service} {before:?} {after:?}"),
         What::Forgotten { key } => format!("forgotten {key}"),
+        What::Guard { service, before, after } => format!("guard {service} {before:?} {after:?}"),
     };
     format!("{revision} {at:?} {reason:?} {author} {what}").into()
 }
@@ -252,6 +262,12 @@ impl World {
     }
 
     fn publish(&mut self, facts: Vec<(Reason, What)>) {
+        let first = self.unstored.len();
+        self.happen(facts);
+        self.happen(self.registry.settle(&self.unstored[first..], self.now));
+    }
+
+    fn happen(&mut self, facts: Vec<(Reason, What)>) {
         for (reason, what) in facts {
             let revision = self.registry.revision() + 1;
             let change = Registry::change(revision, reason, what, Author::Server, self.now);
@@ -291,6 +307,7 @@ impl World {
         for change in &batch.commands {
             self.registry.apply(change, self.now);
         }
+        self.happen(self.registry.settle(&batch.commands, self.now));
     }
 
     fn command(&mut self, key: Key, draws: &mut Draws) -> Command {
@@ -319,6 +336,8 @@ impl World {
                         .then(|| [Fallback::parse("standby"), Fallback::parse("a.example.com")])
                         .map(|names| names.map(Result::unwrap).into()),
                     srv_weights: SrvWeights::parse(["plain", "haproxy", ""][draws.below(3)]),
+                    guard: [None, Some(0), Some(1), Some(20), Some(50)][draws.below(5)],
+                    guard_for: [None, Some(Duration::from_secs(20))][draws.below(2)],
                 };
                 Command::Configure(Configuration { service: key.service.clone(), reset: true, given })
             }

@@ -157,7 +157,9 @@ impl Live {
     }
 
     fn carry_out(&mut self, found: Vec<(Reason, What)>) {
-        let changes = self.apply(found);
+        let mut changes = self.apply(found);
+        let settled = self.registry.settle(&changes, self.now);
+        changes.extend(self.apply(settled));
         self.view.publish(&self.registry, &changes);
     }
 
@@ -197,6 +199,13 @@ impl Live {
 
     pub fn drain(&mut self, wanted: &Wanted) {
         self.command(&Command::Drain(Holder { key: wanted.key(), lease_id: None }));
+    }
+
+    /// As `report`, of one that may have left.
+    pub fn report_if_there(&mut self, wanted: &Wanted, status: Health) {
+        if self.registry.instance(&wanted.key()).is_some() {
+            self.report(wanted, status);
+        }
     }
 
     pub fn report(&mut self, wanted: &Wanted, status: Health) {

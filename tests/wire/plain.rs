@@ -72,13 +72,21 @@ impl Chance {
         }
     }
 
-    /// Some services, with instances that are live, draining, ill and gone.
+    /// Some services, with instances that are live, draining, ill, gone and held.
     fn registry(&mut self) -> Live {
         let mut live = Live::new(if self.below(4) == 0 { zones() } else { Zones::default() });
         for service in SERVICES {
             let number = self.pick(&[0, 1, 1, 2, 3, 5, 30, 90]);
+            let guarded = self.below(3) == 0;
+            let number = if guarded { self.pick(&[6, 8, 12]) } else { number };
+            if guarded {
+                let guard = self.pick(&[Some(1), Some(30)]);
+                live.configure(service, ServiceSettings { guard, ..ServiceSettings::default() });
+            }
+            let mut registered = Vec::new();
             for number in 0..number {
                 let wanted = self.wanted(service, number);
+                registered.push(wanted.clone());
                 live.register(&wanted);
                 match self.below(10) {
                     0 => live.drain(&wanted),
@@ -88,7 +96,15 @@ impl Chance {
                     _ => {}
                 }
             }
-            if self.below(4) == 0 {
+            if guarded {
+                // Enough of them expire or fail for the guard to begin, most of the time.
+                live.wait(Duration::from_secs(1));
+                live.wait(Duration::from_secs(2));
+                registered.retain(|_| self.below(2) == 0);
+                for wanted in registered.iter().filter(|wanted| wanted.lease == Lease::None) {
+                    live.report_if_there(wanted, Health::Critical);
+                }
+            } else if self.below(3) == 0 {
                 live.configure(service, self.settings());
             }
         }
@@ -109,6 +125,7 @@ impl Chance {
                 _ => None,
             },
             srv_weights: self.pick(&[None, Some(SrvWeights::Plain), Some(SrvWeights::Haproxy)]),
+            ..ServiceSettings::default()
         }
     }
 
@@ -217,7 +234,12 @@ fn compare(responder: &Responder, live: &Live, arrival: &Arrival, message: &[u8]
         (0, _) => format!("many {asked}"),
         (rcode, _) => panic!("rcode {rcode} to {message:02x?}"),
     };
-    Some(format!("{kind}, {edns}"))
+    let held = reply_says(&out[..octets], b"held by the guard");
+    Some(format!("{}{kind}, {edns}", if held { "held: " } else { "" }))
+}
+
+fn reply_says(reply: &[u8], words: &[u8]) -> bool {
+    reply.windows(words.len()).any(|window| window == words)
 }
 
 /// Where the question's type stands.
@@ -264,6 +286,10 @@ fn plain_replies_are_what_the_general_path_says() {
             let count = kinds.get(&kind).copied().unwrap_or_default();
             assert!(count > 50, "{kind}: {count} are too few to show anything");
         }
+    }
+    for kind in ["held: many 1", "held: many 28", "held: many 33"] {
+        let count = kinds.get(&format!("{kind}, EDNS")).copied().unwrap_or_default();
+        assert!(count > 50, "{kind}: {count} are too few to show anything");
     }
     // Half of the questions are odd ones; were all of them asked of the general path, nothing would be shown.
     let general = kinds["general"];
