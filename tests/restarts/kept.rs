@@ -72,6 +72,46 @@ fn a_timed_lease_begins_anew() {
     }
 }
 
+#[test]
+fn a_guard_goes_on() {
+    for signal in [Signal::SIGKILL, Signal::SIGTERM] {
+        let kept = Kept::new();
+        let server = kept.serve();
+        let mut client = server.client();
+        client.done("settings", &json!({"settings": {"service": "web", "guard": "50%"}}));
+        for id in ["a", "b", "c", "d", "e"] {
+            let form = json!({"service": "web", "id": id, "address": "10.0.0.7", "port": 80, "lease": "1s"});
+            client.done("registered", &json!({ "register": form }));
+        }
+        let is_marked = |server: &Server| {
+            let said = server.http().get("/metrics");
+            said.text().lines().any(|line| line == "callsign_services_guarded 1").then_some(())
+        };
+        eventually("the guard", DEADLINE, || is_marked(&server));
+        eventually("the last expiry", DEADLINE, || client.list().is_empty().then_some(()));
+        let ports = |server: &Server| {
+            let reply = server.resolver().udp("web.service.local.", RecordType::SRV);
+            crate::harness::dns::ports(&reply).len()
+        };
+        assert_eq!(ports(&server), 5, "{signal}");
+        // What was found out by ourselves is stored with the next commit, and this one waits for it.
+        client.done("registered", &json!({"register": {"service": "db", "port": 1, "lease": "none"}}));
+        assert!(server.stderr().contains("too many instances went bad at once"), "{}", server.stderr());
+        drop(client);
+        end(server, signal);
+        let server = kept.serve();
+        is_marked(&server).expect("it is guarded still");
+        assert_eq!(ports(&server), 5, "{signal}");
+        let mut client = server.client();
+        for id in ["a", "b", "c"] {
+            let form =
+                json!({"service": "web", "id": id, "address": "10.0.0.7", "port": 80, "lease": "none"});
+            client.done("registered", &json!({ "register": form }));
+        }
+        assert_eq!(ports(&server), 3, "{signal}: acknowledged, it is over");
+    }
+}
+
 /// `callsign run`, with a command that does nothing for long; ended with its command when it is dropped.
 struct Running {
     child: Child,
