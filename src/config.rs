@@ -94,6 +94,8 @@ pub struct Config {
     pub zones: Option<PathBuf>,
     /// The directory of service files.
     pub services: Option<PathBuf>,
+    /// Service files that go away together may take the last instances of a service with them.
+    pub allow_empty: bool,
     pub store: StoreChoice,
     /// The directory of the embedded store; `None` where nothing is kept.
     pub data: Option<PathBuf>,
@@ -302,6 +304,7 @@ impl Given {
                 None => Some(around.directory.join("zones")).filter(|path| path.is_dir()),
             },
             services: self.one("services", directory)?,
+            allow_empty: self.one("allow-empty", flag)?.unwrap_or(false),
             store,
             data: self.data(store, around)?,
             history_changes: self.one("history-changes", |text| number(text, 0, u64::MAX))?.unwrap_or(Limits::default().history_changes),

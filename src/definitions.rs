@@ -32,6 +32,8 @@ pub struct Definitions {
     directory: PathBuf,
     office: Arc<Office>,
     files: BTreeMap<PathBuf, File>,
+    /// One look may take the last instances of a service out, though it takes out several.
+    allow_empty: bool,
     /// The directory could not be read, and it was said.
     troubled: bool,
 }
@@ -43,8 +45,8 @@ struct File {
 }
 
 impl Definitions {
-    pub fn new(directory: PathBuf, office: Arc<Office>) -> Self {
-        Self { directory, office, files: BTreeMap::new(), troubled: false }
+    pub fn new(directory: PathBuf, allow_empty: bool, office: Arc<Office>) -> Self {
+        Self { directory, office, files: BTreeMap::new(), allow_empty, troubled: false }
     }
 
     /// Looks again and again, until `stop`.
@@ -104,8 +106,17 @@ impl Definitions {
             gone.extend(self.left_over());
         }
         let said: BTreeSet<&Key> = self.files.values().flat_map(|file| &file.keys).collect();
-        for key in gone.iter().filter(|key| !said.contains(key)) {
-            let command = Command::Deregister(Holder { key: key.clone(), lease_id: None });
+        gone.retain(|key| !said.contains(key));
+        let emptied = match self.allow_empty {
+            true => BTreeSet::new(),
+            false => self.office.desk.view.emptied_without(&gone),
+        };
+        for service in &emptied {
+            let reason = "it would have no live instance left; deregister its instances one by one, or serve with --allow-empty";
+            tracing::error!(%service, reason, "no service file defines it any more, and it stays");
+        }
+        for key in gone.into_iter().filter(|key| !emptied.contains(&key.service)) {
+            let command = Command::Deregister(Holder { key, lease_id: None });
             self.carry_out(command, &self.directory).await;
         }
     }

@@ -284,7 +284,7 @@ impl Server {
             self.tasks.spawn("http", http::run(source, office.clone(), stop.clone()));
         }
         if let Some(directory) = config.services.clone() {
-            let mut definitions = Definitions::new(directory, office);
+            let mut definitions = Definitions::new(directory, config.allow_empty, office);
             definitions.look().await; // what files say is registered before anybody is told that we are ready
             self.tasks.spawn("service files", definitions.run(stop.clone()));
         }

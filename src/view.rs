@@ -731,6 +731,22 @@ impl View {
         if instance.deadline.renew(now) { Ok(instance.lease) } else { Err(not_found()) }
     }
 
+    /// The services that would lose the last of their answers with these instances. One alone is no bulk: whoever takes
+    /// it out knows which it is.
+    pub fn emptied_without(&self, keys: &BTreeSet<Key>) -> BTreeSet<ServiceName> {
+        if keys.len() < 2 {
+            return BTreeSet::new();
+        }
+        let services: BTreeSet<&ServiceName> = keys.iter().map(|key| &key.service).collect();
+        let is_emptied = |name: &&ServiceName| {
+            self.service(name.as_str()).is_some_and(|service| {
+                service.has_answers()
+                    && service.in_answers().all(|member| keys.contains(&member.instance.key))
+            })
+        };
+        services.into_iter().filter(is_emptied).cloned().collect()
+    }
+
     /// Every instance with this id.
     pub fn by_id(&self, id: &InstanceId) -> Vec<Member> {
         self.members_of(self.ids.sorted(id))

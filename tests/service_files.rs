@@ -34,10 +34,14 @@ impl Files {
     }
 
     fn start(&self) -> Server {
+        self.start_with(&[])
+    }
+
+    fn start_with(&self, flags: &[&str]) -> Server {
         let shown = |path: &Path| path.display().to_string();
         let (services, data) =
             (shown(&self.directory.path().join("services")), shown(&self.directory.path().join("data")));
-        Server::start(&["--services", &services, "--data", &data])
+        Server::start(&[&["--services", &services, "--data", &data], flags].concat())
     }
 }
 
@@ -113,6 +117,35 @@ fn a_bad_file_keeps_what_it_said_and_is_named_with_its_line() {
     assert_eq!(ids(&server), ["web/web-1"]);
     files.write("web.toml", "");
     becomes(&server, &[]);
+}
+
+#[test]
+fn files_that_lose_several_instances_at_once_empty_no_service() {
+    let db = WEB.replace("web", "db");
+    let others = ["web-2", "web-3"].map(|id| WEB.replace("web-1", id));
+    let all = [WEB, &others[0], &others[1], &db].concat();
+    for allowed in [false, true] {
+        let files = Files::new();
+        files.write("all.toml", &all);
+        let server = files.start_with(if allowed { &["--allow-empty"] } else { &[] });
+        becomes(&server, &["db/db-1", "web/web-1", "web/web-2", "web/web-3"]);
+        // Two of three leave together, and one is left.
+        files.write("all.toml", &[WEB, &db].concat());
+        becomes(&server, &["db/db-1", "web/web-1"]);
+        files.write("all.toml", "");
+        if allowed {
+            becomes(&server, &[]);
+            continue;
+        }
+        says(&server, "no service file defines it any more, and it stays");
+        assert_eq!(ids(&server), ["db/db-1", "web/web-1"]);
+        // One alone is meant.
+        files.write("all.toml", &all);
+        becomes(&server, &["db/db-1", "web/web-1", "web/web-2", "web/web-3"]);
+        files.write("all.toml", &all.replace(&db, ""));
+        becomes(&server, &["web/web-1", "web/web-2", "web/web-3"]);
+        stop(server);
+    }
 }
 
 #[test]

@@ -4,8 +4,8 @@ use std::process::ExitCode;
 
 use callsign::client::{Client, ClientError};
 use callsign::protocol::{
-    self, ChangeForm, CheckForm, CheckShown, DeregisteredForm, FRAME_OCTETS_MAX, HolderForm, InstanceForm,
-    Pairs, PortForm, Problem, RegisterForm, Reply, ReportForm, Request, Several,
+    self, ChangeForm, CheckForm, CheckShown, DeregisteredForm, FRAME_OCTETS_MAX, FilterForm, HolderForm,
+    InstanceForm, Pairs, PortForm, Problem, RegisterForm, Reply, ReportForm, Request, Several,
 };
 use clap::Args;
 use serde::Deserialize;
@@ -19,12 +19,16 @@ const LINE_OCTETS_MAX: u64 = 8 * FRAME_OCTETS_MAX as u64;
 /// Read requests or changes, a line of JSON each, and acknowledge each
 ///
 /// Requests are those of the registration socket; changes are lines of `callsign feed`. Saying a line twice
-/// does no harm. A registration from a change lasts until the feed says that it ended.
+/// does no harm. A registration from a change lasts until the feed says that it ended. All lines are one bulk:
+/// from the second deregistration on, none takes the last live instance of a service, but with `--allow-empty`.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Example:\n  callsign feed --since 0 --server unix:/run/a.sock | callsign apply --server unix:/run/b.sock\n  echo '{\"register\":{\"service\":\"db\",\"address\":\"10.0.0.7\",\"port\":5432,\"lease\":\"none\"}}' | callsign apply"
 )]
 pub struct Apply {
+    /// Let lines take the last live instance of a service, as a copy of another registry has to
+    #[arg(long)]
+    allow_empty: bool,
     #[command(flatten)]
     asking: Asking,
 }
@@ -42,6 +46,7 @@ impl Apply {
         let mut client = self.asking.connect().await?;
         let mut lines = BufReader::new(stdin());
         let (mut line, mut refused) = (Vec::new(), 0u64);
+        let mut bulk = Bulk { allow_empty: self.allow_empty, taken: false };
         loop {
             let read = next_line(&mut lines, &mut line).await;
             let more = read.map_err(|error| Failure::new(FAILED, format!("reading stdin: {error}")))?;
@@ -52,7 +57,7 @@ impl Apply {
             if line.is_empty() {
                 continue;
             }
-            let reply = match apply(&mut client, line).await {
+            let reply = match apply(&mut client, &mut bulk, line).await {
                 Ok(reply) => reply,
                 Err(ClientError::Refused(problem)) => {
                     refused += 1;
@@ -85,7 +90,7 @@ async fn next_line(lines: &mut BufReader<Stdin>, line: &mut Vec<u8>) -> std::io:
 }
 
 /// Does what one line says, and returns what acknowledges it.
-async fn apply(client: &mut Client, line: &[u8]) -> Result<Reply, ClientError> {
+async fn apply(client: &mut Client, bulk: &mut Bulk, line: &[u8]) -> Result<Reply, ClientError> {
     if line.len() as u64 > LINE_OCTETS_MAX {
         let text = format!("a line may have {LINE_OCTETS_MAX} octets; this one was skipped");
         return Err(ClientError::Refused(Problem::new("malformed", text)));
@@ -96,7 +101,7 @@ async fn apply(client: &mut Client, line: &[u8]) -> Result<Reply, ClientError> {
             let text = "a stream cannot be applied; use the verb of that name";
             return Err(ClientError::Refused(Problem::new("invalid", text)));
         }
-        return client.request(&request).await;
+        return bulk.request(client, &request).await;
     };
     // A registration has no place for what a check said: that is reported first, where the instance is
     // there. Where it is not, or has other checks, the registration itself says all that matters.
@@ -114,9 +119,54 @@ async fn apply(client: &mut Client, line: &[u8]) -> Result<Reply, ClientError> {
         revision: change.revision,
     });
     for request in requests(&change) {
-        reply = client.request(&request).await?;
+        reply = bulk.request(client, &request).await?;
     }
     Ok(reply)
+}
+
+/// The deregistrations of one run.
+struct Bulk {
+    allow_empty: bool,
+    /// There was one before: that one alone may have been meant so.
+    taken: bool,
+}
+
+impl Bulk {
+    async fn request(&mut self, client: &mut Client, request: &Request<'_>) -> Result<Reply, ClientError> {
+        if let Request::Deregister(form) = request {
+            if self.taken && !self.allow_empty && is_last(client, form).await? {
+                let text = format!(
+                    "{} would have no live instance left; use `callsign deregister` for {}, or apply with --allow-empty",
+                    form.service, form.id
+                );
+                return Err(ClientError::Refused(Problem::new("last", text)));
+            }
+            self.taken = true;
+        }
+        client.request(request).await
+    }
+}
+
+/// True where an instance is in the answers, and no other one of its service is.
+async fn is_last(client: &mut Client, form: &HolderForm<'_>) -> Result<bool, ClientError> {
+    let mut filter = FilterForm { service: Some(form.service.to_string()), ..FilterForm::default() };
+    let mut is_there = false;
+    loop {
+        let reply = client.request(&Request::List(Box::new(filter.clone()))).await?;
+        let Reply::Instances(page) = reply else { return Err(client.unexpected(&reply)) };
+        for instance in page.instances.iter().filter(|instance| instance.live || instance.held) {
+            let is_it = instance.id == form.id
+                && form.host.as_ref().is_none_or(|host| host.eq_ignore_ascii_case(&instance.host));
+            if !is_it {
+                return Ok(false);
+            }
+            is_there = true;
+        }
+        match page.next {
+            Some(next) => filter.after = Some(next),
+            None => return Ok(is_there),
+        }
+    }
 }
 
 /// What makes a change so: one request, or a few; none where it only says that something was forgotten.

@@ -94,6 +94,12 @@ pub const KEYS: &[Key] = &[
         "DIR",
         "A directory of files that say what is registered, in TOML or as Consul's JSON",
     ),
+    key(
+        "allow-empty",
+        Switch,
+        "",
+        "Let files of it that go away together leave a service without a live instance",
+    ),
     key("store", One, "STORE", "Where the registry is kept, embedded or memory [default: embedded]"),
     key(
         "data",

@@ -88,6 +88,7 @@ fn every_key_can_be_said_everywhere() {
     let directory = directory.path().to_str().unwrap();
     let said = [
         ("advertise", "10.0.0.1"),
+        ("allow-empty", "true"),
         ("allow-loopback", "true"),
         ("allow-unauthenticated", "true"),
         ("claim-local", "true"),

@@ -4,7 +4,8 @@ use serde_json::{Value, json};
 
 use crate::harness::{Draws, Ended, Server, seed};
 use crate::picture::{
-    Picture, apply, ask, assert_same, command, fed, lines, listed, register, revision, status, without,
+    Picture, apply, apply_with, ask, assert_same, command, fed, lines, listed, register, revision, status,
+    without,
 };
 
 const STORES: [&[&str]; 2] = [&["--store", "memory"], &[]];
@@ -210,4 +211,33 @@ fn what_was_forgotten_is_acknowledged_and_changes_nothing() {
     let target = Server::start(&["--known-for", "24h"]);
     acknowledged(&apply(&target, &text(&wrapped)), 3);
     assert_eq!(revision(&status(&target)), 2, "it forgets by its own clock");
+}
+
+#[test]
+fn one_run_takes_the_last_live_instance_of_no_service() {
+    let server = Server::start(&[]);
+    let mut client = server.client();
+    for (service, id) in [("web", "a"), ("web", "b"), ("web", "c"), ("db", "a")] {
+        client.done("registered", &register(service, id, 80));
+    }
+    client.done("reported", &json!({"report": {"service": "web", "id": "c", "status": "critical"}}));
+    let deregister = |service: &str, id: &str| json!({"deregister": {"service": service, "id": id}});
+    // The critical one is none that is answered.
+    let said =
+        [deregister("web", "a"), deregister("web", "b"), deregister("db", "a"), deregister("web", "c")];
+    let ended = apply_with(&[], &server, &text(&said));
+    assert_eq!(ended.code, Some(1));
+    let replies = lines(&ended.stdout);
+    let verbs: Vec<String> = replies.iter().map(verb).collect();
+    assert_eq!(verbs, ["deregistered", "error", "error", "deregistered"]);
+    for refused in &replies[1..3] {
+        assert_eq!(refused["error"]["code"], "last", "{refused}");
+    }
+    // One alone is meant, and so is what is allowed.
+    assert_eq!(apply_with(&[], &server, &text(&said[1..2])).code, Some(0));
+    for id in ["a", "b"] {
+        client.done("registered", &register("web", id, 80));
+    }
+    acknowledged(&apply(&server, &text(&said)), said.len());
+    assert_eq!(client.list(), Vec::<Value>::new());
 }

@@ -163,10 +163,15 @@ pub fn lines(text: &str) -> Vec<Value> {
     text.lines().map(read).collect()
 }
 
-/// `callsign apply` to this server, told `input`.
+/// `callsign apply` to this server, told `input`; it may empty services.
 pub fn apply(server: &Server, input: &[u8]) -> Ended {
+    apply_with(&["--allow-empty"], server, input)
+}
+
+pub fn apply_with(flags: &[&str], server: &Server, input: &[u8]) -> Ended {
     let mut child = Command::new(binary())
         .args(["apply", "--server", &at(server), "--timeout", "30s"])
+        .args(flags)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

@@ -131,7 +131,7 @@ struct Applying {
 impl Applying {
     fn start(server: &Server) -> Self {
         let mut child = Command::new(binary())
-            .args(["apply", "--server", &at(server), "--timeout", "30s"])
+            .args(["apply", "--allow-empty", "--server", &at(server), "--timeout", "30s"])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

@@ -418,3 +418,29 @@ fn the_end_of_the_server_is_everybodys_end() {
         assert_eq!(http.line(), None, "the end of the watch");
     }
 }
+
+#[test]
+fn a_host_takes_the_last_live_instance_of_no_service_along() {
+    let server = Server::start(&[]);
+    let mut http = server.http();
+    let on = |node: &str, service: &str, id: &str| {
+        let service = json!({"Service": service, "ID": id, "Port": 80});
+        json!({"Node": node, "Address": "10.0.0.7", "Service": service})
+    };
+    for (node, service, id) in
+        [("one", "web", "a"), ("one", "db", "b"), ("two", "web", "c"), ("three", "s", "d")]
+    {
+        http.put(CATALOG, &on(node, service, id));
+    }
+    let deregister = |http: &mut Http, query: &str, node: &str| {
+        http.ask("PUT", &format!("/v1/catalog/deregister{query}"), &json!({ "Node": node }))
+    };
+    let refused = deregister(&mut http, "", "one");
+    assert_eq!(refused.status, 409);
+    assert!(refused.text().starts_with("db would have no live instance left"), "{}", refused.text());
+    assert_eq!(server.client().list().len(), 4, "all of it or nothing");
+    // One instance alone is no bulk.
+    assert_eq!(deregister(&mut http, "", "three").status, 200);
+    assert_eq!(deregister(&mut http, "?allow-empty", "one").status, 200);
+    assert_eq!(server.client().list().len(), 1);
+}

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use axum::body::Bytes;
-use axum::extract::Path;
+use axum::extract::{Path, RawQuery};
 use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Serialize;
@@ -15,8 +15,9 @@ use super::definition::Definition;
 use super::read::Read;
 use super::shapes::{Node, Service, check_id};
 use super::{Client, Office, State, by_key};
+use crate::http::query::Query;
 use crate::http::reply::{self, Failure};
-use crate::instance::{META_KEY_OCTETS_MAX, META_MAX, META_VALUE_OCTETS_MAX};
+use crate::instance::{Key, META_KEY_OCTETS_MAX, META_MAX, META_VALUE_OCTETS_MAX};
 use crate::name::{HostName, InstanceId, Tag};
 use crate::registry::{Command, HostRegistration, ListedCheck, Registration, Subject};
 use crate::view::{Member, Spans};
@@ -273,7 +274,7 @@ fn host_registration(
     })
 }
 
-fn key_on(office: &Office, host: &HostName, id: &str) -> Option<crate::instance::Key> {
+fn key_on(office: &Office, host: &HostName, id: &str) -> Option<Key> {
     let members = office.desk.view.by_id(&InstanceId::parse(id).ok()?);
     members.into_iter().map(|member| member.instance.key.clone()).find(|key| key.host == *host)
 }
@@ -281,7 +282,13 @@ fn key_on(office: &Office, host: &HostName, id: &str) -> Option<crate::instance:
 const DEREGISTER_FIELDS: &[&str] =
     &["Node", "Datacenter", "ServiceID", "CheckID", "Address", "Namespace", "Partition", "PeerName"];
 
-pub async fn deregister(office: State, client: Client, body: Bytes) -> Result<Response, Failure> {
+/// The whole of a host with several instances is a bulk: it empties no service, but with `?allow-empty`.
+pub async fn deregister(
+    office: State,
+    client: Client,
+    RawQuery(query): RawQuery,
+    body: Bytes,
+) -> Result<Response, Failure> {
     let value = decode::object(&body)?;
     let fields = Fields::of(&value, DEREGISTER_FIELDS)?;
     let host = node_of(&office, &fields)?;
@@ -302,8 +309,19 @@ pub async fn deregister(office: State, client: Client, body: Bytes) -> Result<Re
             office.carry_out(Command::RemoveCheck { on, check: check.into() }, &client).await?;
         }
         (None, None) => {
-            for member in office.desk.view.on_host(&host) {
-                office.carry_out(Command::Deregister(by_key(member.instance.key.clone())), &client).await?;
+            let members = office.desk.view.on_host(&host);
+            let keys: BTreeSet<Key> = members.iter().map(|member| member.instance.key.clone()).collect();
+            let emptied = office.desk.view.emptied_without(&keys);
+            if let Some(service) = emptied.first()
+                && !Query::of(query.as_deref()).has("allow-empty")
+            {
+                let text = format!(
+                    "{service} would have no live instance left; deregister its instances one by one, or ask with ?allow-empty"
+                );
+                return Err(Failure::new(StatusCode::CONFLICT, text));
+            }
+            for key in keys {
+                office.carry_out(Command::Deregister(by_key(key)), &client).await?;
             }
             office.carry_out(Command::DeregisterHost(host), &client).await?;
         }
