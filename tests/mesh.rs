@@ -184,16 +184,25 @@ impl Drop for Process {
     }
 }
 
+impl Process {
+    /// An instance that says its name, and is registered for as long as it lives.
+    fn instance(server: &Server, service: &str, name: &str) -> Self {
+        let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/mesh/instance.py");
+        let mut command = Command::new("/usr/bin/python3");
+        command.arg(program).arg(&server.socket).args([service, name]);
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        Self(command.spawn().expect("running python3"))
+    }
+
+    fn kill(&self) {
+        kill(Pid::from_raw(self.0.id() as i32), Signal::SIGKILL).expect("our own child");
+    }
+}
+
 #[test]
 fn the_printed_bootstrap_is_enough_and_the_dead_leave() {
     let server = Server::start(&["--store", "memory"]);
-    let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/mesh/instance.py");
-    let instance = |name: &str| {
-        let mut command = Command::new("/usr/bin/python3");
-        command.arg(&program).arg(&server.socket).arg(name).stdin(Stdio::null()).stdout(Stdio::null());
-        Process(command.spawn().expect("running python3"))
-    };
-    let one = instance("one");
+    let one = Process::instance(&server, "web", "one");
     let [port] = free_ports();
     let listen = SocketAddr::from(([127, 0, 0, 1], port));
     let mut envoy = Envoy::start(&setup(&server, listen), listen);
@@ -202,12 +211,12 @@ fn the_printed_bootstrap_is_enough_and_the_dead_leave() {
         assert_eq!(asked(&mut http, host, "/"), (200, "one".to_owned()), "{host}");
     }
     assert_eq!(asked(&mut http, "nobody", "/").0, 404);
-    let _two = instance("two");
+    let _two = Process::instance(&server, "web", "two");
     eventually("an answer of the second", DEADLINE, || {
         (asked(&mut http, "web", "/").1 == "two").then_some(())
     });
     let begun = now();
-    kill(Pid::from_raw(one.0.id() as i32), Signal::SIGKILL).expect("our own child");
+    one.kill();
     let mut last_of_one = Duration::ZERO;
     eventually("Envoy without the dead", DEADLINE, || {
         // What is on its way when the process dies may fail; of what comes after nothing does.
@@ -223,6 +232,80 @@ fn the_printed_bootstrap_is_enough_and_the_dead_leave() {
     println!(
         "after kill -9: the last other answer at {last_of_one:?}, out of Envoy at {dropped:?} at the latest"
     );
+}
+
+/// Answers of `web` until as many in a row are one of these.
+fn until_only(http: &mut Http, names: &[&str]) {
+    const IN_A_ROW: usize = 50;
+    let mut in_a_row = 0;
+    eventually(&format!("only answers of {names:?}"), DEADLINE, || {
+        let (status, body) = asked(http, "web", "/");
+        in_a_row = if status == 200 && names.contains(&body.as_str()) { in_a_row + 1 } else { 0 };
+        (in_a_row == IN_A_ROW).then_some(())
+    });
+}
+
+#[test]
+fn who_stands_in_answers_when_all_are_killed_and_not_before() {
+    for kind in ["DELTA_GRPC", "GRPC"] {
+        let server = Server::start(&["--store", "memory"]);
+        let settings = json!({"service": "web", "failover": ["web-standby"]});
+        server.client().done("settings", &json!({"settings": settings}));
+        let instances = ["one", "two", "three"].map(|name| Process::instance(&server, "web", name));
+        let _standby = Process::instance(&server, "web-standby", "standby");
+        let mut envoy = Envoy::of(&server, kind);
+        let mut http = envoy.until_it_serves("web");
+        eventually("four endpoints", DEADLINE, || {
+            envoy.program.must_run();
+            (envoy.members("web")?.len() == 4).then_some(())
+        });
+        until_only(&mut http, &["one", "two", "three"]);
+        let report = json!({"service": "web", "id": "one", "status": "critical"});
+        server.client().done("reported", &json!({"report": report}));
+        let report = json!({"service": "web", "id": "two", "status": "critical"});
+        server.client().done("reported", &json!({"report": report}));
+        // One of three is enough: by itself Envoy would have gone on to the next priority.
+        until_only(&mut http, &["three"]);
+        instances.iter().for_each(Process::kill);
+        until_only(&mut http, &["standby"]);
+        let _four = Process::instance(&server, "web", "four");
+        until_only(&mut http, &["four"]);
+    }
+}
+
+#[test]
+fn a_client_stays_with_its_instance_under_affinity() {
+    let runtime = runtime();
+    let server = Server::start(&["--store", "memory"]);
+    let mut client = server.client();
+    let mut instances: Vec<Instance> = (0..5).map(|_| Instance::start(&runtime)).collect();
+    instances.iter().for_each(|instance| instance.register(&mut client, &json!({})));
+    let mut envoy = Envoy::of(&server, "DELTA_GRPC");
+    let mut http = envoy.until_it_serves("web");
+    eventually("answers of two, under the usual balance", DEADLINE, || {
+        (asked(&mut http, "web", "/").1 != asked(&mut http, "web", "/").1).then_some(())
+    });
+    client.done("settings", &json!({"settings": {"service": "web", "balance": "affinity"}}));
+    let ports: Vec<String> = instances.iter().map(|instance| instance.address.port().to_string()).collect();
+    let mut kept = None;
+    eventually("one instance for all requests", DEADLINE, || {
+        let port = asked(&mut http, "web", "/").1;
+        all_say(&mut http, &port)?;
+        kept = ports.iter().position(|known| *known == port);
+        kept
+    });
+    // When it leaves, the client goes on to one other.
+    let gone = instances.remove(kept.expect("one of them"));
+    client.done("deregistered", &json!({"deregister": gone.key()}));
+    eventually("another instance for all requests", DEADLINE, || {
+        let port = asked(&mut http, "web", "/").1;
+        all_say(&mut http, &port).filter(|()| port != gone.address.port().to_string())
+    });
+}
+
+/// Some if that is the answer to forty requests in a row.
+fn all_say(http: &mut Http, name: &str) -> Option<()> {
+    (0..40).all(|_| asked(http, "web", "/") == (200, name.to_owned())).then_some(())
 }
 
 #[test]

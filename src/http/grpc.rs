@@ -212,7 +212,7 @@ fn begin<'a>(office: &'a Office, method: &Method, path: &str) -> Result<(Session
         End::new(RESOURCE_EXHAUSTED, format!("{STREAMS_MAX} streams are open already; try again later"))
     })?;
     let source = if own.is_none() { Source::Aggregated } else { Source::Separate { delta } };
-    Ok((Session::new(own, delta, Setting { source, listen: LISTEN_DEFAULT }), permit))
+    Ok((Session::new(own, delta, Setting { source, listen: LISTEN_DEFAULT, region: None }), permit))
 }
 
 /// `grpc-status` and, percent-encoded where it has to be, `grpc-message`.
@@ -255,11 +255,15 @@ impl Stream<'_> {
         let view = &self.office.desk.view;
         let closing = &self.client.closing;
         loop {
-            if self.unsent.is_empty()
-                && let Some(response) = self.session.next(view)
-            {
-                self.unsent = framed(&response);
-                self.sending.reserve_capacity(self.unsent.len());
+            while self.unsent.is_empty() {
+                let response = self.session.next(view);
+                let missed = self.follow_concern();
+                if let Some(response) = response {
+                    self.unsent = framed(&response);
+                    self.sending.reserve_capacity(self.unsent.len());
+                } else if !missed {
+                    break;
+                }
             }
             // The receiving ends are cancel-safe; of a response what is written is written, and its time runs from its beginning.
             let until = sleep(RESPONSE_TIME_MAX);
@@ -331,17 +335,22 @@ impl Stream<'_> {
         let rejection = rejection.map_err(|refusal| End::new(RESOURCE_EXHAUSTED, refusal.to_string()))?;
         self.pay_for_names()?;
         // Before the session looks at the view, so that nothing falls between.
-        if let Some(concern) = self.session.concern()
-            && self.changes.follow(concern)
-        {
-            self.session.everything_changed(&self.office.desk.view);
-        }
+        self.follow_concern();
         if let Some(rejection) = rejection {
             let names = rejection.names.iter().take(NAMES_SHOWN_MAX).cloned().collect::<Vec<_>>().join(" ");
             let (kind, error) = (rejection.kind.plural(), rejection.error);
             tracing::warn!(node = %self.node, kind, count = rejection.names.len(), %names, %error, "a client of xDS rejects what it was sent");
         }
         Ok(())
+    }
+
+    /// Follows whom the session looks at; true where it has to look again, for something may have been missed.
+    fn follow_concern(&mut self) -> bool {
+        let missed = self.session.concern().is_some_and(|concern| self.changes.follow(concern));
+        if missed {
+            self.session.everything_changed(&self.office.desk.view);
+        }
+        missed
     }
 
     /// Has as many permits as there are names.

@@ -49,8 +49,9 @@ fn discover(State(office): State<Arc<Office>>, kind: Kind, body: Bytes) -> Resul
     if names.is_empty() || names.remove(WILDCARD) {
         names.extend(resources::names(view, kind));
     }
-    let listen = request.node.and_then(|node| node.listen).unwrap_or(LISTEN_DEFAULT);
-    let setting = Setting { source: Source::Rest, listen };
+    let node = request.node.unwrap_or_default();
+    let listen = node.listen.unwrap_or(LISTEN_DEFAULT);
+    let setting = Setting { source: Source::Rest, listen, region: node.region };
     let resource = |name: &String| resources::resource(view, kind, name, &setting, |_| true);
     let resources: Vec<_> = names
         .iter()

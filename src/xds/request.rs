@@ -10,6 +10,9 @@ use crate::protobuf::{Field, Fields, Malformed};
 /// Octets of an error's text that are kept.
 const ERROR_OCTETS_MAX: usize = 512;
 
+/// Octets of a region's name; a longer one is none of ours.
+const REGION_OCTETS_MAX: usize = 255;
+
 /// `DiscoveryRequest` or `DeltaDiscoveryRequest`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Request {
@@ -36,6 +39,8 @@ pub struct Node {
     pub id: String,
     /// Its metadata `listen`: where its listener shall listen.
     pub listen: Option<SocketAddr>,
+    /// The region of its locality, at most `REGION_OCTETS_MAX` octets.
+    pub region: Option<Box<str>>,
 }
 
 impl Request {
@@ -99,11 +104,17 @@ impl Request {
         struct NodeForm {
             id: String,
             metadata: serde_json::Map<String, serde_json::Value>,
+            locality: LocalityForm,
+        }
+        #[derive(Default, Deserialize)]
+        #[serde(default)]
+        struct LocalityForm {
+            region: String,
         }
         let form: Form = serde_json::from_slice(octets)?;
         let listen = form.node.metadata.get("listen").and_then(|value| value.as_str()?.parse().ok());
         Ok(Self {
-            node: Some(Node { id: form.node.id, listen }),
+            node: Some(Node { id: form.node.id, listen, region: region(&form.node.locality.region) }),
             type_url: form.type_url,
             version: form.version_info,
             names: form.resource_names,
@@ -126,10 +137,22 @@ fn node(octets: &[u8]) -> Result<Node, Malformed> {
             (3, field) => {
                 node.listen = text_in_struct(field.octets()?, "listen")?.and_then(|at| at.parse().ok())
             }
+            // Locality { region = 1 }
+            (4, field) => {
+                for field in Fields::of(field.octets()?) {
+                    if let (1, name) = field? {
+                        node.region = region(name.text()?);
+                    }
+                }
+            }
             _ => {}
         }
     }
     Ok(node)
+}
+
+fn region(name: &str) -> Option<Box<str>> {
+    (1..=REGION_OCTETS_MAX).contains(&name.len()).then(|| name.into())
 }
 
 /// The text under a key of a `google.protobuf.Struct`.
@@ -191,8 +214,11 @@ mod tests {
         let listen = Message::new().with(3, "string_value", "127.0.0.1:8000");
         let metadata =
             Message::new().with(1, "fields", Value::Entry("listen".to_owned(), Box::new(listen.into())));
-        let node = Message::new().with(1, "id", "n1").with(3, "metadata", metadata);
-        let asked = Node { id: "n1".to_owned(), listen: "127.0.0.1:8000".parse().ok() };
+        let place = Message::new().with(1, "region", "eu").with(2, "zone", "a");
+        let node =
+            Message::new().with(1, "id", "n1").with(3, "metadata", metadata).with(4, "locality", place);
+        let asked =
+            Node { id: "n1".to_owned(), listen: "127.0.0.1:8000".parse().ok(), region: Some("eu".into()) };
         let error = Message::new().with(1, "code", 3).with(2, "message", "no\nthanks");
         let world = Message::new()
             .with(1, "version_info", "7")
@@ -217,8 +243,8 @@ mod tests {
         assert_eq!((read.names, read.unsubscribed), (vec!["web".to_owned()], vec!["db".to_owned()]));
         assert_eq!(read.has, [("x".to_owned(), "1a".to_owned())]);
         for text in [
-            r#"{"versionInfo":"9","node":{"id":"n1","metadata":{"listen":"127.0.0.1:8000","x":1}},"resourceNames":["web"]}"#,
-            r#"{"version_info":"9","node":{"id":"n1","cluster":"c","metadata":{"listen":"127.0.0.1:8000"}},"resource_names":["web"]}"#,
+            r#"{"versionInfo":"9","node":{"id":"n1","metadata":{"listen":"127.0.0.1:8000","x":1},"locality":{"region":"eu"}},"resourceNames":["web"]}"#,
+            r#"{"version_info":"9","node":{"id":"n1","cluster":"c","metadata":{"listen":"127.0.0.1:8000"},"locality":{"region":"eu","zone":"a"}},"resource_names":["web"]}"#,
         ] {
             let read = Request::of_json(text.as_bytes()).unwrap();
             assert_eq!((read.node.as_ref(), read.version.as_str()), (Some(&asked), "9"));

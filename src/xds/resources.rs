@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 
 use super::{ALL_SERVICES, Kind};
-use crate::instance::{Instance, Transport};
+use crate::balance::{Policy, region_of};
+use crate::instance::{Fallback, Instance, Transport};
 use crate::name::ServiceName;
 use crate::protobuf::{Message, Value};
 use crate::view::{Member, ServiceView, Standing, View};
@@ -23,15 +25,22 @@ const REFRESH_S: u64 = 1;
 const PRIORITIES_MAX: usize = 128;
 /// A request is sent again where no instance has seen it, to others than before.
 const RETRIES_MAX: u32 = 2;
+/// Services whose instances are looked at for one cluster besides its own: as many as for an answer in DNS.
+const STAND_INS_MAX: usize = 32;
+/// Percent: a priority has all requests for as long as one in 10,000 of its instances is live. By itself Envoy begins with
+/// the next one when less than five of seven are.
+const OVERPROVISIONING: u32 = 100 * 10_000;
 /// How often Envoy looks for an instance that the request has not been to.
 const OTHER_HOST_TRIES_MAX: u64 = 5;
 
 /// What the resources of a client depend on beside the view.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Setting {
     pub source: Source,
     /// Where its listener shall listen.
     pub listen: SocketAddr,
+    /// Where the client is, if it says so.
+    pub region: Option<Box<str>>,
 }
 
 /// By which way one resource leads to the next: the one that the client came by.
@@ -63,8 +72,8 @@ pub fn resource(
     let known = view.service(name);
     match kind {
         // Who knows the service from elsewhere hears that it has no instance: endpoints have no other end.
-        Kind::Endpoints => Some(endpoints(&service, known.as_deref())),
-        Kind::Cluster => known.map(|known| cluster(&known, setting)),
+        Kind::Endpoints => Some(endpoints(view, &service, known, setting)),
+        Kind::Cluster => known.map(|known| cluster(view, &known, setting)),
         Kind::Listener => known.map(|_| listener(&service, setting)),
         Kind::Routes => known.map(|_| routes(&service)),
     }
@@ -78,16 +87,52 @@ pub fn names(view: &View, kind: Kind) -> Vec<String> {
     }
 }
 
+/// The services that a cluster is made from besides its own, known or not: who answers while nothing of it is live, in this
+/// order and each of them once. Names elsewhere are not among them, for endpoints are addresses.
+pub fn stand_ins(view: &View, service: &ServiceName) -> Vec<ServiceName> {
+    fn add(view: &View, of: &ServiceName, first: &ServiceName, found: &mut Vec<ServiceName>) {
+        for fallback in view.settings_of(of).fallbacks() {
+            let Fallback::Service(next) = fallback else { continue };
+            if found.len() < STAND_INS_MAX && next != first && !found.contains(next) {
+                found.push(next.clone());
+                add(view, next, first, found);
+            }
+        }
+    }
+    let mut found = Vec::new();
+    add(view, service, service, &mut found);
+    found
+}
+
+fn known_stand_ins(view: &View, service: &ServiceName) -> impl Iterator<Item = Arc<ServiceView>> {
+    stand_ins(view, service).into_iter().filter_map(|name| view.service(name.as_str()))
+}
+
+fn policy(service: &ServiceView) -> Policy {
+    service.settings.balance.unwrap_or_default().policy
+}
+
 /// `envoy.config.cluster.v3.Cluster`
-fn cluster(service: &ServiceView, setting: &Setting) -> Message {
+fn cluster(view: &View, service: &ServiceView, setting: &Setting) -> Message {
     let message = Message::new()
         .with(1, "name", service.name.as_str())
         .with(2, "type", Value::Word(3, "EDS"))
         .with(3, "eds_cluster_config", Message::new().with(1, "eds_config", config_source(setting)))
         .with(4, "connect_timeout", Value::Seconds(CONNECT_TIMEOUT_S))
+        // In turn, by weight: of the others only this one goes by the client.
+        .with(
+            6,
+            "lb_policy",
+            match policy(service) {
+                Policy::Affinity => Value::Word(2, "RING_HASH"),
+                Policy::Weighted | Policy::Rotate | Policy::First | Policy::Nearest => {
+                    Value::Word(0, "ROUND_ROBIN")
+                }
+            },
+        )
         // Not health but its absence is what Envoy would overrule below half: the registry has the last word.
         .with(27, "common_lb_config", Message::new().with(1, "healthy_panic_threshold", Message::new()));
-    if !speaks_http2(service) {
+    if !speaks_http2(service, known_stand_ins(view, &service.name)) {
         return message;
     }
     let http2 = Message::new().with(2, "http2_protocol_options", Message::new());
@@ -99,10 +144,16 @@ fn cluster(service: &ServiceView, setting: &Setting) -> Message {
     message.with(36, "typed_extension_protocol_options", Value::Entry(name, Box::new(options)))
 }
 
-/// True where every instance says so.
-fn speaks_http2(service: &ServiceView) -> bool {
+/// True where every instance says so, those of stand-ins too: a cluster has one protocol.
+fn speaks_http2(service: &ServiceView, stand_ins: impl Iterator<Item = Arc<ServiceView>>) -> bool {
     let says = |member: &Member| matches!(member.instance.protocol.as_deref(), Some("h2c" | "grpc"));
-    !service.members.is_empty() && service.members.iter().all(says)
+    let mut any = !service.members.is_empty();
+    service.members.iter().all(says)
+        && stand_ins.fold(true, |all, service| {
+            any |= !service.members.is_empty();
+            all && service.members.iter().all(says)
+        })
+        && any
 }
 
 /// `envoy.config.core.v3.ConfigSource`
@@ -134,35 +185,71 @@ fn config_source(setting: &Setting) -> Message {
 }
 
 /// `envoy.config.endpoint.v3.ClusterLoadAssignment`: the instances with an address and a TCP port, by priority and place.
-fn endpoints(name: &ServiceName, service: Option<&ServiceView>) -> Message {
-    let members = service.into_iter().flat_map(|service| service.answered.iter());
-    let mut reached: BTreeMap<SocketAddr, &Member> = BTreeMap::new();
-    for member in members {
-        let Some(at) = address(&member.instance) else { continue };
-        // gRPC refuses a list that has an address twice: the better one counts.
-        let best = reached.entry(at).or_insert(member);
-        if rank(member) < rank(best) {
-            *best = member;
+/// Behind those of the service come those of its stand-ins, as further priorities.
+fn endpoints(
+    view: &View,
+    name: &ServiceName,
+    service: Option<Arc<ServiceView>>,
+    setting: &Setting,
+) -> Message {
+    let services: Vec<Arc<ServiceView>> = service.into_iter().chain(known_stand_ins(view, name)).collect();
+    let mut reached: BTreeMap<SocketAddr, Endpoint<'_>> = BTreeMap::new();
+    for (turn, service) in services.iter().enumerate() {
+        let policy = policy(service);
+        for member in &service.answered {
+            let Some(at) = address(&member.instance) else { continue };
+            let home = setting.region.as_deref().filter(|_| policy == Policy::Nearest);
+            let away = home.is_some_and(|home| !is_in(view, &member.instance, home));
+            let weight = if policy == Policy::Rotate { 1 } else { u32::from(member.weight()).max(1) };
+            let endpoint = Endpoint { member, weight, comes: (turn, member.instance.priority, away) };
+            // gRPC refuses a list that has an address twice: the better one counts.
+            let best = reached.entry(at).or_insert(endpoint);
+            if endpoint.rank() < best.rank() {
+                *best = endpoint;
+            }
         }
     }
     // Priorities without gaps, which gRPC refuses too.
-    let mut priorities: Vec<u16> = reached.values().map(|member| member.instance.priority).collect();
+    let mut priorities: Vec<_> = reached.values().map(|endpoint| endpoint.comes).collect();
     priorities.sort_unstable();
     priorities.dedup();
-    let mut groups: BTreeMap<(usize, Place<'_>), Vec<(SocketAddr, &Member)>> = BTreeMap::new();
-    for (at, member) in reached {
-        let priority = priorities.partition_point(|priority| *priority < member.instance.priority);
-        let place = Place::of(&member.instance);
-        groups.entry((priority.min(PRIORITIES_MAX - 1), place)).or_default().push((at, member));
+    let mut groups: BTreeMap<(usize, Place<'_>), Vec<(SocketAddr, Endpoint<'_>)>> = BTreeMap::new();
+    for (at, endpoint) in reached {
+        let priority = priorities.partition_point(|comes| *comes < endpoint.comes);
+        let place = Place::of(&endpoint.member.instance);
+        groups.entry((priority.min(PRIORITIES_MAX - 1), place)).or_default().push((at, endpoint));
     }
     let groups = groups.into_iter().map(|((priority, place), members)| locality(priority, &place, &members));
-    Message::new().with(1, "cluster_name", name.as_str()).with(2, "endpoints", groups.collect::<Value>())
+    let strict = Message::new().with(3, "overprovisioning_factor", Value::Wrapped(OVERPROVISIONING));
+    Message::new()
+        .with(1, "cluster_name", name.as_str())
+        .with(2, "endpoints", groups.collect::<Value>())
+        .with(4, "policy", strict)
 }
 
-/// Which of two instances at one address is meant.
-fn rank(member: &Member) -> (bool, bool, u16) {
-    let draining = member.standing == Standing::Draining;
-    (!member.is_answered(), draining, member.instance.priority)
+/// An instance as one cluster has it.
+#[derive(Clone, Copy)]
+struct Endpoint<'a> {
+    member: &'a Member,
+    /// At least 1: none of it may be 0 there.
+    weight: u32,
+    /// Before whom it comes: the turn of its service, its priority, whether it is in another region than a client
+    /// that is to have the nearest.
+    comes: (usize, u16, bool),
+}
+
+impl Endpoint<'_> {
+    /// Which of two instances at one address is meant.
+    fn rank(&self) -> (bool, bool, (usize, u16, bool)) {
+        (!self.member.is_answered(), self.member.standing == Standing::Draining, self.comes)
+    }
+}
+
+/// By its metadata, or by the network of one of its addresses.
+fn is_in(view: &View, instance: &Instance, region: &str) -> bool {
+    let said = instance.meta.get("region").is_some_and(|said| &**said == region);
+    let regions = &view.settings.regions;
+    said || instance.addresses().iter().any(|address| region_of(regions, *address) == Some(region))
 }
 
 /// Where an instance is, by its metadata: `region`, `zone` and `sub-zone`.
@@ -177,13 +264,13 @@ impl<'a> Place<'a> {
 }
 
 /// `LocalityLbEndpoints`. Its weight is that of its live instances together, so that each of them is met as often as by its own weight.
-fn locality(priority: usize, place: &Place<'_>, members: &[(SocketAddr, &Member)]) -> Message {
-    let live = members.iter().filter(|(_, member)| member.is_answered());
-    let weight: u32 = live.map(|(_, member)| weight(member)).sum();
+fn locality(priority: usize, place: &Place<'_>, endpoints: &[(SocketAddr, Endpoint<'_>)]) -> Message {
+    let live = endpoints.iter().filter(|(_, endpoint)| endpoint.member.is_answered());
+    let weight: u32 = live.map(|(_, endpoint)| endpoint.weight).sum();
     let Place([region, zone, sub_zone]) = place;
     let place =
         Message::new().with(1, "region", *region).with(2, "zone", *zone).with(3, "sub_zone", *sub_zone);
-    let endpoints = members.iter().map(|(at, member)| endpoint(*at, member));
+    let endpoints = endpoints.iter().map(|(at, endpoint)| lb_endpoint(*at, endpoint));
     Message::new()
         .with(1, "locality", place)
         .with(2, "lb_endpoints", endpoints.collect::<Value>())
@@ -191,13 +278,9 @@ fn locality(priority: usize, place: &Place<'_>, members: &[(SocketAddr, &Member)
         .with(5, "priority", priority as u64)
 }
 
-/// None of it may be 0 there.
-fn weight(member: &Member) -> u32 {
-    u32::from(member.weight()).max(1)
-}
-
 /// `LbEndpoint`: the first address, and the others for who tries several.
-fn endpoint(at: SocketAddr, member: &Member) -> Message {
+fn lb_endpoint(at: SocketAddr, endpoint: &Endpoint<'_>) -> Message {
+    let Endpoint { member, weight, .. } = *endpoint;
     let others = member.instance.addresses().iter().skip(1);
     let others = others
         .map(|other| Message::new().with(1, "address", socket_address(SocketAddr::new(*other, at.port()))));
@@ -215,7 +298,7 @@ fn endpoint(at: SocketAddr, member: &Member) -> Message {
     Message::new().with(1, "endpoint", endpoint).with(2, "health_status", health).with(
         4,
         "load_balancing_weight",
-        Value::Wrapped(weight(member)),
+        Value::Wrapped(weight),
     )
 }
 
@@ -313,10 +396,18 @@ fn virtual_host(service: &ServiceName, domains: Value) -> Message {
         .with(2, "num_retries", Value::Wrapped(RETRIES_MAX))
         .with(5, "retry_host_predicate", Value::from_iter([predicate]))
         .with(6, "host_selection_retry_max_attempts", OTHER_HOST_TRIES_MAX);
+    // Of clusters that go by the client, which the others do not look at: Envoy by its address, gRPC by its channel.
+    let address = Message::new().with(1, "source_ip", Value::Flag(true));
+    let channel = Message::new().with(1, "key", "io.grpc.channel_id");
+    let client = [
+        Message::new().with(3, "connection_properties", address),
+        Message::new().with(6, "filter_state", channel),
+    ];
     let action = Message::new()
         .with(1, "cluster", service.as_str())
         .with(8, "timeout", Value::Seconds(0))
-        .with(9, "retry_policy", again);
+        .with(9, "retry_policy", again)
+        .with(15, "hash_policy", Value::from_iter(client));
     let route =
         Message::new().with(1, "match", Message::new().with(1, "prefix", "/")).with(2, "route", action);
     Message::new().with(1, "name", service.as_str()).with(2, "domains", domains).with(

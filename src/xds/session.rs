@@ -71,6 +71,10 @@ pub struct Session {
     sent: u64,
     /// The services in the routes of all as they were made last; none before that.
     routed: Option<BTreeSet<String>>,
+    /// Of clusters and endpoints that were made: the services that stand in for theirs. Their changes count too.
+    stand_ins: HashMap<String, Vec<ServiceName>>,
+    /// Of the first of these nobody knew when it was said whose changes concern the stream.
+    stand_ins_anew: bool,
 }
 
 /// What is asked of one kind.
@@ -118,7 +122,16 @@ struct Made {
 
 impl Session {
     pub fn new(own: Option<Kind>, delta: bool, setting: Setting) -> Self {
-        Self { own, delta, setting, subscriptions: Default::default(), sent: 0, routed: None }
+        Self {
+            own,
+            delta,
+            setting,
+            subscriptions: Default::default(),
+            sent: 0,
+            routed: None,
+            stand_ins: HashMap::new(),
+            stand_ins_anew: false,
+        }
     }
 
     /// A request in the variant of this stream.
@@ -132,8 +145,9 @@ impl Session {
     ///
     /// The stream has to end.
     pub fn take(&mut self, request: Request, view: &View) -> Result<Option<Rejection>, Refusal> {
-        if let Some(listen) = request.node.as_ref().and_then(|node| node.listen) {
-            self.setting.listen = listen;
+        if let Some(node) = &request.node {
+            self.setting.listen = node.listen.unwrap_or(self.setting.listen);
+            self.setting.region = node.region.clone();
         }
         // Of a kind that we do not have there is nothing, and no word for it.
         let Some(kind) = request.kind(self.own) else { return Ok(None) };
@@ -161,6 +175,11 @@ impl Session {
             true => subscription.ask_besides(kind, request, view)?,
             false => subscription.ask_for(kind, request.names, view)?,
         }
+        let [clusters, endpoints] = [Kind::Cluster, Kind::Endpoints].map(|kind| self.of(kind));
+        let wanted =
+            |name: &str| clusters.wants(Kind::Cluster, name) || endpoints.wants(Kind::Endpoints, name);
+        let wanted: HashSet<String> = self.stand_ins.keys().filter(|name| wanted(name)).cloned().collect();
+        self.stand_ins.retain(|name, _| wanted.contains(name));
         self.look_at_routes(confirmed.iter().map(String::as_str), view);
         Ok(rejection)
     }
@@ -170,12 +189,18 @@ impl Session {
         self.subscriptions.iter().map(|subscription| subscription.names.len()).sum()
     }
 
-    /// Whose changes concern it from here on; `None` while that is what it was.
+    /// Whose changes concern it from here on; `None` while that is what it was. To be asked after each request taken and
+    /// each response made.
     pub fn concern(&mut self) -> Option<Concern> {
         let anew =
             self.subscriptions.iter_mut().map(|subscription| std::mem::take(&mut subscription.asked_anew));
-        if !anew.fold(false, |any, anew| any | anew) {
+        let anew = anew.fold(false, |any, anew| any | anew) | std::mem::take(&mut self.stand_ins_anew);
+        if !anew {
             return None;
+        }
+        // Who stands in for whom changes too: whoever may have to know is asked of everything.
+        if !self.stand_ins.is_empty() {
+            return Some(Concern::Everything);
         }
         let mut services = BTreeSet::new();
         for (kind, subscription) in Kind::ALL.into_iter().zip(&self.subscriptions) {
@@ -195,7 +220,13 @@ impl Session {
         services: impl Iterator<Item = &'a ServiceName> + Clone,
         view: &View,
     ) {
+        let leaning = self.leaning_on(services.clone());
         for (kind, subscription) in Kind::ALL.into_iter().zip(&mut self.subscriptions) {
+            if matches!(kind, Kind::Cluster | Kind::Endpoints) {
+                let wanted = leaning.iter().filter(|service| subscription.wants(kind, service));
+                let wanted: Vec<String> = wanted.cloned().collect();
+                subscription.changed.extend(wanted);
+            }
             for service in services.clone() {
                 if subscription.wants(kind, service.as_str()) {
                     subscription.changed.insert(service.to_string());
@@ -204,6 +235,32 @@ impl Session {
             subscription.try_rejected();
         }
         self.look_at_routes(services.map(ServiceName::as_str), view);
+    }
+
+    /// Those for which one of these services stands in.
+    fn leaning_on<'a>(&self, services: impl Iterator<Item = &'a ServiceName>) -> Vec<String> {
+        if self.stand_ins.is_empty() {
+            return Vec::new();
+        }
+        let services: HashSet<&ServiceName> = services.collect();
+        let leaning = self.stand_ins.iter();
+        let leaning = leaning.filter(|(_, others)| others.iter().any(|other| services.contains(other)));
+        leaning.map(|(service, _)| service.clone()).collect()
+    }
+
+    /// Notes who stands in for a service whose cluster or endpoints are made.
+    fn note_stand_ins(&mut self, kind: Kind, name: &str, view: &View) {
+        if !matches!(kind, Kind::Cluster | Kind::Endpoints) {
+            return;
+        }
+        let others = ServiceName::parse(name).map(|service| resources::stand_ins(view, &service));
+        match others.unwrap_or_default() {
+            others if others.is_empty() => drop(self.stand_ins.remove(name)),
+            others => {
+                self.stand_ins_anew |= self.stand_ins.is_empty();
+                self.stand_ins.insert(name.to_owned(), others);
+            }
+        }
     }
 
     /// Anything may be another one than before.
@@ -246,6 +303,7 @@ impl Session {
             self.routed = Some(routed.map(ToString::to_string).collect());
         }
         while let Some(name) = changed.pop_first() {
+            self.note_stand_ins(kind, &name, view);
             let new = Made { octets: self.resource(kind, &name, view), name };
             if !self.differs(kind, &new) {
                 continue;

@@ -8,9 +8,10 @@ use super::request::Request;
 use super::resources::{self, LISTEN_DEFAULT, Setting, Source};
 use super::session::{Concern, NAMES_MAX, Refusal, Session, fingerprint};
 use super::{ALL_SERVICES, Kind};
+use crate::balance::Region;
 use crate::name::{Apex, HostName, ServiceName};
 use crate::protobuf::Fields;
-use crate::protocol::{Peer, RegisterForm};
+use crate::protocol::{Peer, RegisterForm, SettingsForm};
 use crate::registry::{Author, Command, FORGET_AFTER, Holder, Reason, Registry, What};
 use crate::time::Now;
 use crate::view::{Settings, View, Zones};
@@ -68,6 +69,14 @@ impl System {
         self.register(json!({"service": service, "id": service, "port": port, "lease": "none"}))
     }
 
+    /// Settings of a service, as the protocol has them.
+    fn set(&mut self, service: &str, mut form: Json) -> Vec<ServiceName> {
+        form["service"] = service.into();
+        let form: SettingsForm = serde_json::from_value(form).unwrap();
+        let (_, configuration) = form.configuration(&self.view.settings.apexes).unwrap();
+        self.carry_out(&Command::Configure(configuration.unwrap()))
+    }
+
     fn holder(&self, service: &str) -> Holder {
         let key = self.view.service(service).unwrap().members.iter().next().unwrap().instance.key.clone();
         Holder { key, lease_id: None }
@@ -86,7 +95,7 @@ impl System {
     }
 }
 
-const SETTING: Setting = Setting { source: Source::Aggregated, listen: LISTEN_DEFAULT };
+const SETTING: Setting = Setting { source: Source::Aggregated, listen: LISTEN_DEFAULT, region: None };
 
 #[test]
 fn endpoints_say_where_how_much_and_in_which_state() {
@@ -125,12 +134,10 @@ fn endpoints_say_where_how_much_and_in_which_state() {
                 endpoint("10.0.0.1", &["2001:db8::1"], "HEALTHY", 3), endpoint("10.0.0.7", &[], "DRAINING", 1)]},
             {"locality": nowhere, "priority": 1, "load_balancing_weight": 1, "lb_endpoints": [
                 endpoint("10.0.0.2", &[], "HEALTHY", 1), endpoint("10.0.0.3", &[], "UNHEALTHY", 1)]},
-        ]})
+        ], "policy": {"overprovisioning_factor": 1_000_000}})
     );
-    assert_eq!(
-        system.resource(Kind::Endpoints, "none"),
-        Some(json!({"cluster_name": "none", "endpoints": []}))
-    );
+    let none = system.resource(Kind::Endpoints, "none").unwrap();
+    assert_eq!((&none["cluster_name"], &none["endpoints"]), (&json!("none"), &json!([])));
     for name in ["No", "_x", "a.b", ""] {
         assert_eq!(system.resource(Kind::Endpoints, name), None, "{name}");
     }
@@ -166,6 +173,166 @@ fn a_service_is_a_cluster_a_listener_and_routes_by_its_name() {
             assert!(Json::from(message.json()).to_string().contains(word), "{word}");
         }
     }
+}
+
+/// Addresses by priority, with the weight and health of each.
+fn by_priority(endpoints: &Json) -> Vec<Vec<String>> {
+    let mut priorities: Vec<Vec<String>> = Vec::new();
+    for locality in endpoints["endpoints"].as_array().unwrap() {
+        let priority = locality["priority"].as_u64().unwrap() as usize;
+        priorities.resize(priorities.len().max(priority + 1), Vec::new());
+        for endpoint in locality["lb_endpoints"].as_array().unwrap() {
+            let address = endpoint["endpoint"]["address"]["socket_address"]["address"].as_str().unwrap();
+            let (weight, health) = (&endpoint["load_balancing_weight"], &endpoint["health_status"]);
+            priorities[priority].push(format!("{address} {weight} {}", health.as_str().unwrap()));
+        }
+    }
+    priorities.iter_mut().for_each(|priority| priority.sort());
+    priorities
+}
+
+#[test]
+fn balance_is_a_policy_of_the_cluster_and_priorities_of_its_endpoints() {
+    let mut system = System::new();
+    system.view = View::new(
+        Settings {
+            regions: vec![Region { name: "south".into(), network: "10.2.0.0/16".parse().unwrap() }],
+            ..system.view.settings.clone()
+        },
+        Zones::default(),
+    );
+    for form in [
+        json!({"service": "web", "id": "a", "address": "10.1.0.1", "port": 80, "weight": 3, "meta": {"region": "north"}}),
+        json!({"service": "web", "id": "b", "address": "10.2.0.2", "port": 80, "weight": 5}),
+        json!({"service": "web", "id": "c", "address": "10.2.0.3", "port": 80, "weight": 7, "priority": 4}),
+        json!({"service": "web", "id": "d", "address": "10.3.0.4", "port": 80, "weight": 9, "priority": 4}),
+    ] {
+        system.register(form);
+    }
+    let there = |system: &System, region: Option<&str>| {
+        let setting = Setting { region: region.map(Into::into), ..SETTING };
+        let message = resources::resource(&system.view, Kind::Endpoints, "web", &setting, |_| true).unwrap();
+        by_priority(&message.json().into())
+    };
+    let usual =
+        [vec!["10.1.0.1 3 HEALTHY", "10.2.0.2 5 HEALTHY"], vec!["10.2.0.3 7 HEALTHY", "10.3.0.4 9 HEALTHY"]];
+    for (balance, policy) in [
+        ("weighted", "ROUND_ROBIN"),
+        ("first", "ROUND_ROBIN"),
+        ("one", "ROUND_ROBIN"),
+        ("nearest", "ROUND_ROBIN"),
+        ("affinity", "RING_HASH"),
+        ("one:affinity", "RING_HASH"),
+    ] {
+        system.set("web", json!({"balance": balance}));
+        assert_eq!(system.resource(Kind::Cluster, "web").unwrap()["lb_policy"], policy, "{balance}");
+        assert_eq!(there(&system, None).as_slice(), usual, "{balance}");
+    }
+    let hashed = system.resource(Kind::Routes, "web").unwrap().to_string();
+    assert!(hashed.contains(r#""source_ip":true"#) && hashed.contains("io.grpc.channel_id"), "{hashed}");
+    // Those at home come first, of each priority; by their metadata or by their network.
+    system.set("web", json!({"balance": "nearest"}));
+    assert_eq!(
+        there(&system, Some("south")),
+        [["10.2.0.2 5 HEALTHY"], ["10.1.0.1 3 HEALTHY"], ["10.2.0.3 7 HEALTHY"], ["10.3.0.4 9 HEALTHY"]]
+    );
+    assert_eq!(there(&system, Some("north"))[..2], [["10.1.0.1 3 HEALTHY"], ["10.2.0.2 5 HEALTHY"]]);
+    assert_eq!(there(&system, Some("west")).as_slice(), usual, "where none is at home");
+    // Weights do not count.
+    system.set("web", json!({"balance": "rotate"}));
+    assert_eq!(system.resource(Kind::Cluster, "web").unwrap()["lb_policy"], "ROUND_ROBIN");
+    assert_eq!(there(&system, None)[0], ["10.1.0.1 1 HEALTHY", "10.2.0.2 1 HEALTHY"]);
+}
+
+#[test]
+fn who_stands_in_comes_behind_in_the_order_of_failover() {
+    let mut system = System::new();
+    for (service, id, address, protocol) in [
+        ("web", "a", "10.0.0.1", "grpc"),
+        ("standby", "b", "10.0.0.2", "grpc"),
+        ("last", "c", "10.0.0.3", "http"),
+    ] {
+        let form = json!({"service": service, "id": id, "address": address, "port": 80, "protocol": protocol,
+                          "lease": "none"});
+        system.register(form);
+    }
+    // At the address of an instance that is dead.
+    system.register(json!({"service": "standby", "id": "d", "address": "10.0.0.9", "port": 80,
+                           "priority": 7, "protocol": "grpc"}));
+    system.register(json!({"service": "web", "id": "dead", "address": "10.0.0.9", "port": 80,
+                           "protocol": "grpc", "checks": [{"id": "up", "status": "critical"}]}));
+    system.set("web", json!({"failover": ["nobody", "standby", "cache.other.example"]}));
+    let there = |system: &System, name| by_priority(&system.resource(Kind::Endpoints, name).unwrap());
+    let is_http2 = |system: &System| {
+        let cluster = system.resource(Kind::Cluster, "web").unwrap();
+        cluster.to_string().contains("http2_protocol_options")
+    };
+    let three = [["10.0.0.1 1 HEALTHY"], ["10.0.0.2 1 HEALTHY"], ["10.0.0.9 1 HEALTHY"]];
+    assert_eq!(there(&system, "web"), three);
+    assert!(is_http2(&system));
+    // Who stands in for who stands in; and then not all speak HTTP/2.
+    system.set("standby", json!({"failover": ["last"]}));
+    assert_eq!(there(&system, "web")[3..], [["10.0.0.3 1 HEALTHY"]]);
+    assert!(!is_http2(&system));
+    assert_eq!(there(&system, "standby").len(), 3);
+    system.set("standby", json!({"failover": []}));
+    // Nothing is left of it but its name, and still the protocol is that of who answers.
+    let holder = |system: &System, id: &str| {
+        let view = system.view.service("web").unwrap();
+        let member = view.members.iter().find(|member| member.instance.key.id.as_str() == id);
+        Holder { key: member.unwrap().instance.key.clone(), lease_id: None }
+    };
+    for id in ["a", "dead"] {
+        system.carry_out(&Command::Deregister(holder(&system, id)));
+    }
+    assert_eq!(there(&system, "web"), three[1..]);
+    assert!(is_http2(&system));
+}
+
+#[test]
+fn a_change_of_who_stands_in_is_told() {
+    for delta in [false, true] {
+        let mut system = System::new();
+        system.instance("web", 80);
+        system.register(json!({"service": "standby", "id": "s", "address": "10.0.0.2", "port": 80,
+                               "lease": "none"}));
+        let mut client = Client::new(delta);
+        client.ask(&system, Kind::Endpoints, &["web"], "");
+        assert_eq!(client.session.concern(), Some(Concern::Services([service("web")].into())));
+        let mut seen = client.hears(&system, Kind::Endpoints, 1);
+        client.confirm(&system, &seen, &["web"]);
+        assert!(!seen.text.contains("10.0.0.2"));
+        assert_eq!(client.session.concern(), None);
+        let changed = system.set("web", json!({"failover": ["standby"]}));
+        client.changed(&system, &changed);
+        seen = client.hears(&system, Kind::Endpoints, 1);
+        client.confirm(&system, &seen, &["web"]);
+        assert!(seen.text.contains("10.0.0.2"));
+        // From here on it may be anybody.
+        assert_eq!(client.session.concern(), Some(Concern::Everything));
+        let changed = system.instance("other", 80);
+        client.changed(&system, &changed);
+        assert_eq!(client.next(&system), None, "that is nobody's");
+        let changed =
+            system.register(json!({"service": "standby", "id": "t", "address": "10.0.0.3", "port": 80}));
+        client.changed(&system, &changed);
+        seen = client.hears(&system, Kind::Endpoints, 1);
+        client.confirm(&system, &seen, &["web"]);
+        assert!(seen.text.contains("10.0.0.3"));
+        // And when it ends, that is nobody's either.
+        let changed = system.set("web", json!({"failover": []}));
+        client.changed(&system, &changed);
+        seen = client.hears(&system, Kind::Endpoints, 1);
+        client.confirm(&system, &seen, &["web"]);
+        assert!(!seen.text.contains("10.0.0.3"));
+        let changed = system.lose("standby");
+        client.changed(&system, &changed);
+        assert_eq!(client.next(&system), None);
+    }
+}
+
+fn service(name: &str) -> ServiceName {
+    ServiceName::parse(name).unwrap()
 }
 
 /// A client that is told things, and says what it has to.

@@ -1,11 +1,11 @@
-"""An instance of `web`, registered for as long as its connection to callsign is open; over HTTP it says its name."""
+"""An instance of a service, registered for as long as its connection to callsign is open; over HTTP it says its name."""
 
 import http.server
 import json
 import socket
 import sys
 
-PATH, NAME = sys.argv[1:]
+PATH, SERVICE, NAME = sys.argv[1:]
 
 
 class Answer(http.server.BaseHTTPRequestHandler):
@@ -22,7 +22,7 @@ class Answer(http.server.BaseHTTPRequestHandler):
 
 
 server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answer)
-form = {"service": "web", "id": NAME, "address": "127.0.0.1", "port": server.server_port, "lease": "connection"}
+form = {"service": SERVICE, "id": NAME, "address": "127.0.0.1", "port": server.server_port, "lease": "connection"}
 connection = socket.socket(socket.AF_UNIX)
 connection.connect(PATH)
 connection.sendall(json.dumps({"register": form}).encode() + b"\n")
