@@ -101,7 +101,8 @@ impl Live<'_> {
         self.asked.room.saturating_sub(if self.asked.edns { rule.said } else { 0 })
     }
 
-    /// As many of the first as fit. With a bound the answer is whole by definition: it says so in words, not in TC.
+    /// As many of the first as fit. Over a datagram TC asks for a second try, where all that is wanted may fit; a stream
+    /// has none, and says it in words.
     fn cut(
         &self,
         rule: &Rule<'_>,
@@ -110,7 +111,7 @@ impl Live<'_> {
         selection: &mut Selection,
     ) {
         // Where there is no second try, the reason has a place reserved.
-        let final_word = !self.asked.over.is_datagram() || rule.most.is_some();
+        let final_word = !self.asked.over.is_datagram();
         let mut room = match final_word {
             true => self.asked.room.saturating_sub(EDE_ROOM),
             false => self.room(rule),
@@ -122,9 +123,11 @@ impl Live<'_> {
         });
         let fitting = fitting.count();
         candidates.truncate(fitting);
-        selection.cut = rule.most.is_none();
+        selection.cut = true;
         if final_word {
             selection.ede = self.ede(|| format!("{}: {fitting} of {all} records fit", rule.whose));
+        } else if rule.most.is_some() {
+            selection.ede = None; // that no more are wanted is not why there are so few
         }
     }
 
