@@ -53,7 +53,7 @@ impl Census {
     /// With one service more.
     pub fn with(mut self, service: &ServiceView) -> Self {
         self.services += 1;
-        self.services_live += u64::from(service.has_live());
+        let live_before = self.live;
         self.guarded += u64::from(service.guard.is_some());
         self.held += service.answered.iter().filter(|member| member.held).count() as u64;
         for member in &service.members {
@@ -65,6 +65,7 @@ impl Census {
             };
             *count += 1;
         }
+        self.services_live += u64::from(self.live > live_before);
         self
     }
 

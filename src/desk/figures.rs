@@ -12,6 +12,7 @@ use crate::protocol::{
     AvailabilityForm, AvailabilityReply, LIST_MAX, LiveTimeForm, MeanForm, Problem, Reply, SpanForm,
 };
 use crate::time::{Now, Wall};
+use crate::view::Member;
 
 /// Changes that one answer is made from, newest first: some seconds of reading. Where the log has more, the figures say
 /// since when they are.
@@ -162,7 +163,7 @@ impl Desk {
             service: service.name.to_string(),
             id: None,
             host: None,
-            live: view.as_ref().is_some_and(|view| view.has_live()),
+            live: view.as_ref().is_some_and(|view| view.members.iter().any(Member::is_live)),
             registered: view.is_some(),
             probe_time: mean(self.figures.probes.of_service(&service.name)),
             spans: spans(&service.times, known.services_ms, now),
