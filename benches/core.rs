@@ -55,6 +55,7 @@ fn registration(service: &str, id: usize) -> Command {
         consul: None,
         anonymous: false,
         displaces: None,
+        owner: None,
     }))
 }
 

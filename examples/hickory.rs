@@ -11,13 +11,14 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
+use callsign::access::Identity;
 use callsign::clock::Clock;
 use callsign::dns::handler::Handler;
 use callsign::dns::tcp::IDLE_MAX;
 use callsign::dns::wire::{Policy, Responder};
 use callsign::instance::{Key, Lease, Location, Port, Transport};
 use callsign::name::{Apex, HostName, InstanceId, ServiceName};
-use callsign::registry::{Author, Command, FORGET_AFTER, INSTANCES_MAX, Registration, Registry};
+use callsign::registry::{Command, FORGET_AFTER, INSTANCES_MAX, Registration, Registry};
 use callsign::store::Store;
 use callsign::view::{Settings, View, Zones};
 use callsign::writer::Writer;
@@ -43,7 +44,8 @@ async fn main() -> anyhow::Result<()> {
     };
     let view = Arc::new(View::new(settings, Zones::default()));
     let registry = Registry::new(INSTANCES_MAX, FORGET_AFTER);
-    let (writer, handle) = Writer::new(registry, Store::memory(), view.clone(), Clock::start());
+    let (writer, handle) =
+        Writer::new(registry, Store::memory(), view.clone(), Clock::start(), Arc::default());
     view.set_ready();
 
     // A hickory server as anybody would write one; the handler is ours.
@@ -65,7 +67,7 @@ async fn main() -> anyhow::Result<()> {
     server.register_listener(TcpListener::bind(address).await?, IDLE_MAX, REPLIES);
 
     let register = async {
-        let verdict = handle.command(Command::Register(Box::new(web()?)), Author::Server).await?;
+        let verdict = handle.command(Command::Register(Box::new(web()?)), Identity::server()).await?;
         let done = verdict.await??;
         println!(
             "web registered at revision {}; dig @{} -p {} web.service.local SRV",
@@ -103,5 +105,6 @@ fn web() -> anyhow::Result<Registration> {
         consul: None,
         anonymous: false,
         displaces: None,
+        owner: None,
     })
 }

@@ -19,7 +19,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
 use crate::config::Surroundings;
-use crate::protocol::{Problem, Reply, Request};
+use crate::protocol::{HelloForm, Problem, Reply, Request, Secret};
 use crate::time::format_duration;
 
 /// Longest reply taken: a full page of instances, each as long as a request may be.
@@ -72,6 +72,27 @@ impl fmt::Display for Server {
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
             Self::Tcp(address) => write!(f, "{address}"),
         }
+    }
+}
+
+/// The way to a server: where it is, and who we say that we are.
+#[derive(Clone, Debug)]
+pub struct Way {
+    pub server: Server,
+    pub token: Option<Secret>,
+}
+
+impl Way {
+    /// Connects, and says who we are. `timeout` bounds this and every later `request`.
+    pub async fn connect(&self, timeout: Duration) -> Result<Client, ClientError> {
+        let mut client = Client::connect(&self.server, timeout).await?;
+        if let Some(token) = &self.token {
+            match client.request(&Request::Hello(HelloForm { token: token.clone() })).await? {
+                Reply::Welcome(_) => {}
+                other => return Err(client.unexpected(&other)),
+            }
+        }
+        Ok(client)
     }
 }
 

@@ -24,8 +24,9 @@ use self::sources::Given;
 pub use self::sources::{Setting, Value};
 use self::values::{
     address, advertise, cookie_secret, datacenter, directory, domain, duration, flag, http_host, log,
-    network, nsid, number, path, region, socket, special_name, store, underscore, upstream,
+    network, nsid, number, path, region, rule, socket, special_name, store, underscore, upstream,
 };
+use crate::access::{RULES_MAX, Rule};
 use crate::balance::Region;
 use crate::dns::cookie::{self, Secret};
 use crate::dns::forward::{Source, UPSTREAMS_MAX};
@@ -90,6 +91,8 @@ pub struct Config {
     pub underscore_is_hyphen: bool,
     /// `listen` and `http` may hold an address that others reach, though nobody has to say who they are.
     pub allow_unauthenticated: bool,
+    /// Who may do what; none: this machine is trusted. At most `RULES_MAX`.
+    pub access: Option<Vec<Rule>>,
     /// The directory of static zones, where there is one.
     pub zones: Option<PathBuf>,
     /// The directory of service files.
@@ -309,6 +312,7 @@ impl Given {
             data: self.data(store, around)?,
             history_changes: self.one("history-changes", |text| number(text, 0, u64::MAX))?.unwrap_or(Limits::default().history_changes),
             history_age: self.one("history-age", |text| duration(text, HISTORY_AGE_MAX))?.unwrap_or(Limits::default().history_age),
+            access: self.list("access", rule)?,
             advertise: self.one("advertise", advertise)?,
             reverse: self.list("reverse", network)?.unwrap_or_default(),
             regions: self.list("regions", region)?.unwrap_or_default(),
@@ -420,12 +424,27 @@ impl Given {
 
     /// Nobody reaches the registration socket from elsewhere unless somebody asked for that by name.
     fn authenticated(&self, config: &Config) -> anyhow::Result<()> {
+        if let Some(rules) = &config.access {
+            if rules.len() > RULES_MAX {
+                bail!(
+                    "{} is one rule too many; there may be {RULES_MAX}",
+                    self.0["access"][RULES_MAX].origin
+                );
+            }
+            if config.allow_unauthenticated {
+                bail!(
+                    "{} lets anybody in, and `access` says who may do what; leave one of them out",
+                    self.0["allow-unauthenticated"][0].origin
+                );
+            }
+            return Ok(());
+        }
         for (key, addresses) in [("listen", &config.listen), ("http", &config.http)] {
             let open = addresses.iter().position(|address| !address.ip().to_canonical().is_loopback());
             if let (Some(open), false) = (open, config.allow_unauthenticated) {
                 let origin = &self.0[key][open].origin;
                 bail!(
-                    "{origin} {} can be reached from other machines, and there is no authentication yet: whoever reaches it may register and deregister anything; listen on 127.0.0.1, or set `allow-unauthenticated = true` (--allow-unauthenticated) if that is meant",
+                    "{origin} {} can be reached from other machines, and there is no authentication: whoever reaches it may register and deregister anything; say who may do what with `access` (--access 'allow anyone read', and tokens for the rest), listen on 127.0.0.1, or set `allow-unauthenticated = true` (--allow-unauthenticated) if that is meant",
                     addresses[open]
                 );
             }

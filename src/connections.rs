@@ -24,14 +24,14 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::registry::Author;
+use crate::access::Identity;
 
 /// Anything that octets come and go on.
 pub trait Octets: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Octets for T {}
 
 /// A connection that one edge hands over to another, and who is at its other end.
-pub type Handed = (Box<dyn Octets>, Author);
+pub type Handed = (Box<dyn Octets>, Identity);
 
 /// How long accepting rests after an error that would come again at once.
 const REST: Duration = Duration::from_millis(50);

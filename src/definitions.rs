@@ -13,10 +13,11 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use crate::access::Identity;
 use crate::http::Office;
 use crate::instance::Key;
 use crate::protocol::{Filter, Peer};
-use crate::registry::{Author, Command, Holder, Registration};
+use crate::registry::{Command, Holder, Registration};
 use crate::service_file::{FILE_OCTETS_MAX, Form, Wrong, read};
 
 /// How long a change waits to be seen, at most.
@@ -168,8 +169,8 @@ impl Definitions {
 
     /// A store that refuses is asked again when the file changes, and with the next start; it says so itself.
     async fn carry_out(&self, command: Command, path: &Path) {
-        let author = Author::File(path.to_string_lossy().into());
-        let verdict = match self.office.desk.writer.command(command, author).await {
+        let by = Identity::file(path.to_string_lossy().into());
+        let verdict = match self.office.desk.writer.command(command, by).await {
             Ok(verdict) => verdict.await,
             Err(_) => return, // on the way down
         };

@@ -5,13 +5,15 @@ mod figures;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 pub use self::figures::{Figures, LiveTime};
 
+use crate::access::{Access, Denied, Identity, On, Verb};
 use crate::check::worst;
 use crate::clock::Clock;
 use crate::connections::Connections;
-use crate::instance::Health;
+use crate::instance::{Health, Instance};
 use crate::journal::Event;
 use crate::name::HostName;
 use crate::protocol::{
@@ -23,11 +25,16 @@ use crate::store::History;
 use crate::view::{Member, View};
 use crate::writer::Handle;
 
+/// How long the end of a token is waited for without a look at the clock, which somebody may set.
+const LOOK_AGAIN_MS: i64 = 60_000;
+
 /// See the module's own words.
 pub struct Desk {
     pub view: Arc<View>,
     pub writer: Handle,
     pub clock: Clock,
+    /// Who may say what.
+    pub access: Arc<Access>,
     /// The machine we run on.
     pub host: HostName,
     /// For a registration over the Unix socket that names no address.
@@ -43,15 +50,70 @@ pub struct Desk {
 }
 
 impl Desk {
+    /// Says whether `who` may do this now.
+    ///
+    /// # Errors
+    ///
+    /// It may not.
+    pub fn may(&self, who: &Identity, verb: Verb, on: On<'_>) -> Result<(), Denied> {
+        self.access.permits(who, verb, on, &self.writer.tokens.borrow(), self.clock.now().wall)
+    }
+
+    /// The same of a change of an instance that is there.
+    ///
+    /// # Errors
+    ///
+    /// It may not.
+    pub fn may_change(&self, who: &Identity, verb: Verb, instance: &Instance) -> Result<(), Denied> {
+        let (tokens, now) = (self.writer.tokens.borrow(), self.clock.now().wall);
+        self.access.permits_change(who, verb, instance, &tokens, now)
+    }
+
+    /// Whoever carries `token`; nobody else where there are neither tokens nor rules, for then clients may carry one that
+    /// another server gave them.
+    ///
+    /// # Errors
+    ///
+    /// The token is none of ours, or is over.
+    pub fn identify(&self, who: &Identity, token: &str) -> Result<Identity, Denied> {
+        let tokens = self.writer.tokens.borrow();
+        if tokens.is_empty() && self.access.rules.is_none() {
+            return Ok(who.clone());
+        }
+        tokens.find(token, self.clock.now().wall).map(Identity::token)
+    }
+
+    /// Returns once `who` may no longer do this: a token was revoked, or is over.
+    pub async fn until_denied(&self, who: &Identity, verb: Verb, on: On<'_>) -> Denied {
+        let mut tokens = self.writer.tokens.clone();
+        loop {
+            tokens.mark_unchanged();
+            if let Err(denied) = self.may(who, verb, on) {
+                return denied;
+            }
+            let over = async {
+                let Some(expires) = who.expires() else { return std::future::pending().await };
+                let left_ms = expires.unix_ms.saturating_sub(self.clock.now().wall.unix_ms);
+                let left = Duration::from_millis(left_ms.clamp(0, LOOK_AGAIN_MS).unsigned_abs() + 1);
+                tokio::time::sleep(left).await;
+            };
+            // Both arms are cancel-safe; where the writer has gone, nothing changes any more.
+            tokio::select! {
+                changed = tokens.changed() => if changed.is_err() { std::future::pending().await },
+                () = over => {}
+            }
+        }
+    }
+
     /// What a registration that leaves something out is given, by who sent it.
-    pub fn peer(&self, author: &Author, connection: u64) -> Peer {
-        let (host, addresses) = match author {
+    pub fn peer(&self, who: &Identity, connection: u64) -> Peer {
+        let (host, addresses) = match who.author() {
             Author::Address(SocketAddr::V4(v4)) if !v4.ip().is_loopback() => (None, vec![(*v4.ip()).into()]),
             Author::Address(address) if !address.ip().to_canonical().is_loopback() => {
                 (None, vec![address.ip().to_canonical()])
             }
             Author::Address(address) => (Some(&self.host), vec![address.ip().to_canonical()]),
-            Author::User(_) | Author::Server | Author::File(_) => (Some(&self.host), self.addresses.clone()),
+            _ => (Some(&self.host), self.addresses.clone()),
         };
         let host = match host {
             Some(host) => host.clone(),

@@ -38,6 +38,14 @@ pub fn explain(view: &View, name: &str) -> Result<ExplainedForm, Problem> {
     })
 }
 
+/// The service that a question of why is about, where it is about one.
+pub fn about(view: &View, name: &str) -> Option<String> {
+    match ServiceName::parse(name) {
+        Ok(service) => Some(service.to_string()),
+        Err(_) => service_of(view, &Name::parse(name).ok()?),
+    }
+}
+
 /// The service that a domain name asks for, whether it is known or not.
 fn service_of(view: &View, domain: &Name) -> Option<String> {
     let lower = domain.to_lowercase();

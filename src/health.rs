@@ -42,7 +42,7 @@ use crate::instance::Health;
 use crate::journal::{Batch, Ended as NoMore, Follower, Topic};
 use crate::lease::Leased;
 use crate::name::ServiceName;
-use crate::registry::{Author, Command, Holder, Report, ReportOf, Subject, What};
+use crate::registry::{Command, Holder, Report, ReportOf, Subject, What};
 use crate::time::nanoseconds;
 use crate::view::View;
 use crate::writer::Handle;
@@ -98,7 +98,7 @@ pub async fn run(probing: Probing, stop: CancellationToken) -> io::Result<()> {
 /// Hands verdicts to the writer, one after the other: a writer that waits for its disk keeps no probe from starting.
 async fn tell(writer: Handle, mut waiting: mpsc::Receiver<Command>) {
     while let Some(report) = waiting.recv().await {
-        if writer.tell(report, Author::Server).await.is_err() {
+        if writer.tell(report).await.is_err() {
             return; // the server is on its way down
         }
     }
@@ -263,7 +263,7 @@ impl Scheduler {
                         }
                     }
                 }
-                What::Forgotten { .. } | What::Settings { .. } | What::Guard { .. } => {}
+                What::Forgotten { .. } | What::Settings { .. } | What::Guard { .. } | What::Token { .. } => {}
             }
         }
     }

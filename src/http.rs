@@ -9,6 +9,7 @@
 //! A body is read whole before an endpoint sees it, in bounded time and size. A client that stops reading is
 //! not waited for when its connection has to close: it would hold up the server's end.
 
+mod access;
 mod consul;
 mod discovery;
 pub mod doh;
@@ -29,7 +30,8 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, HttpBody};
-use axum::extract::{DefaultBodyLimit, FromRequestParts, Request};
+use axum::extract::rejection::RawPathParamsRejection;
+use axum::extract::{DefaultBodyLimit, FromRequestParts, RawPathParams, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
 use axum::middleware::{Next, from_fn_with_state};
@@ -44,15 +46,17 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use self::access::Need;
 pub use self::grpc::Discovery;
 use self::reply::Failure;
+use crate::access::Identity as Who;
 use crate::connections::tls::{Handshakes, Identity};
 use crate::connections::{Connections, Handed, Octets, Place};
 use crate::counters::{Forwarding, Limited, Probes, Queries};
 use crate::desk::Desk;
 use crate::name::Name;
 use crate::protocol::Peer;
-use crate::registry::{Author, Command, Refusal};
+use crate::registry::{Command, Refusal};
 use crate::writer::Done;
 
 /// Connections at once: a blocking query or a watcher keeps one for itself.
@@ -110,7 +114,7 @@ pub struct Office {
 /// Who asks.
 #[derive(Clone)]
 pub struct Client {
-    pub author: Author,
+    pub who: Who,
     pub peer: Peer,
     /// Told to close when there are too many connections, or with us.
     pub closing: CancellationToken,
@@ -139,7 +143,7 @@ impl Source {
             Self::Tcp(listener) => listener.poll_accept(context).map(|came| {
                 Some(came.and_then(|(stream, address)| {
                     stream.set_nodelay(true)?;
-                    Ok((Box::new(stream) as Box<dyn Octets>, Author::Address(address)))
+                    Ok((Box::new(stream) as Box<dyn Octets>, Who::address(address)))
                 }))
             }),
             Self::Handed(receiver) => receiver.poll_recv(context).map(|came| came.map(Ok)),
@@ -158,19 +162,13 @@ pub async fn run(source: Source, office: Arc<Office>, stop: CancellationToken) -
             .with_retries(KEEPALIVE_TIMES);
         SockRef::from(listener).set_tcp_keepalive(&keepalive)?;
     }
-    let serve = |(stream, author), place| connection(stream, office.clone(), router.clone(), author, place);
+    let serve = |(stream, who), place| connection(stream, office.clone(), router.clone(), who, place);
     office.connections.serve(stop, source.coming(), serve).await
 }
 
-async fn connection(
-    stream: Box<dyn Octets>,
-    office: Arc<Office>,
-    router: Router,
-    author: Author,
-    place: Place,
-) {
-    let peer = office.desk.peer(&author, place.number);
-    let client = Client { author, peer, closing: place.closing().clone() };
+async fn connection(stream: Box<dyn Octets>, office: Arc<Office>, router: Router, who: Who, place: Place) {
+    let peer = office.desk.peer(&who, place.number);
+    let client = Client { who, peer, closing: place.closing().clone() };
     // Looked at and left there; a buffer of the size of what tells the two apart.
     let mut stream = BufReader::with_capacity(grpc::PREFACE.len(), stream);
     let first = tokio::select! {
@@ -254,16 +252,38 @@ async fn method_not_allowed(method: Method) -> Failure {
 /// Lets in who speaks to us by a name of ours, and no other origin's page; then takes the body.
 async fn guard(
     axum::extract::State(office): axum::extract::State<Arc<Office>>,
-    request: Request,
+    params: Result<RawPathParams, RawPathParamsRejection>,
+    mut request: Request,
     next: Next,
 ) -> Response {
-    let client = request.extensions().get::<Client>().map(|client| client.author.clone());
-    let local = matches!(client, Some(Author::User(_)));
-    if let Err(failure) = admitted(&office, &request, local) {
+    let Some(mut client) = request.extensions().get::<Client>().cloned() else {
+        return Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "nobody asks").into_response();
+    };
+    if let Err(failure) = admitted(&office, &request, client.who.is_local()) {
         return failure.into_response();
     }
+    match office.identify(&client.who, request.headers(), request.uri().query()) {
+        Ok(who) => client.who = who,
+        Err(failure) => return failure.into_response(),
+    }
+    let need = Need::of(&office, &client, &request, params.as_ref().ok());
+    if let Some(need) = &need
+        && let Err(denied) = office.desk.may(&client.who, need.verb, need.on())
+    {
+        return Failure::from(denied).into_response();
+    }
+    request.extensions_mut().insert(client.clone());
     match with_body(request).await {
-        Ok(request) => next.run(request).await,
+        Ok(request) => match need {
+            // A read may wait for news, and the right to it may go meanwhile.
+            Some(need) => tokio::select! {
+                response = next.run(request) => response,
+                denied = office.desk.until_denied(&client.who, need.verb, need.on()) => {
+                    Failure::from(denied).into_response()
+                }
+            },
+            None => next.run(request).await,
+        },
         Err(failure) => {
             let mut response = failure.into_response();
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -361,7 +381,7 @@ impl Office {
 
     /// The same, for who has words of its own for a refusal.
     async fn verdict(&self, command: Command, client: &Client) -> Result<Result<Done, Refusal>, Failure> {
-        let verdict = self.desk.writer.command(command, client.author.clone()).await;
+        let verdict = self.desk.writer.command(command, client.who.clone()).await;
         let verdict = verdict.map_err(|_| Failure::stopping())?;
         verdict.await.map_err(|_| Failure::stopping())
     }

@@ -11,6 +11,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::access::Owner;
 use crate::balance::{Balance, SrvWeights};
 use crate::check::{Check, worst};
 use crate::lease::LeaseCell;
@@ -96,6 +97,8 @@ pub struct Instance {
     /// The store's counter when it was registered first, and at its last change.
     pub created: u64,
     pub revision: u64,
+    /// Who may change it; none: whoever may change its service.
+    pub owner: Option<Arc<Owner>>,
     /// None where all of it is empty.
     pub extras: Option<Arc<Extras>>,
 }

@@ -8,7 +8,7 @@
 //! function of a view and what was asked. Around them: [`name`] and [`record`] (what is said in DNS),
 //! [`grammar`] (owner name to what is asked of which service, in our words and in Consul's), `live` (what each answers), [`balance`] (order and choice),
 //! [`lease`] (deadlines), [`zone`] and [`zone_file`] (static zones), [`special`] (names of special use), [`protocol`] (the registration
-//! protocol), [`explain`] (why a name is not in DNS), [`availability`] (how much of the time what was live), [`xds`] (what Envoy and gRPC are told, in [`protobuf`]), [`time`].
+//! protocol), [`explain`] (why a name is not in DNS), [`availability`] (how much of the time what was live), [`xds`] (what Envoy and gRPC are told, in [`protobuf`]), [`access`] (who may say what), [`time`].
 //!
 //! **The state**: [`writer`] is the one task that changes the registry; [`store`] keeps the changes.
 //!
@@ -18,6 +18,7 @@
 //! [`client`] is the other side of the socket, and `cli` the command line. Beneath everything but the core
 //! lie [`clock`], [`connections`] and [`counters`].
 
+pub mod access;
 pub mod answer;
 pub mod availability;
 pub mod balance;

@@ -8,6 +8,7 @@
 //! Every complaint names the field and says what to do. An unknown field is an error: a misspelt
 //! `tags` must not be a registration without tags.
 
+mod access;
 mod checks;
 mod intake;
 mod settings;
@@ -21,10 +22,14 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::access::{
+    CreateForm, HelloForm, NameForm, Secret, TokenForm, TokenShown, TokensForm, WelcomeForm, token_name,
+};
 pub use self::checks::CheckForm;
 pub use self::intake::{Filter, Peer};
 pub use self::shapes::{Pairs, PortForm, Several};
 pub use self::shown::{lease_id_text, lease_text};
+use crate::access::Denied;
 use crate::name::fnv;
 use crate::registry::Refusal;
 
@@ -60,6 +65,8 @@ pub enum Request<'a> {
     Feed(FeedForm),
     Backup(StatusForm),
     Status(StatusForm),
+    Hello(HelloForm),
+    Token(TokenForm),
 }
 
 /// A registration as it is written; `None` is left out.
@@ -255,6 +262,7 @@ pub struct StatusForm {}
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Reply {
+    Welcome(WelcomeForm),
     Registered(Box<RegisteredForm>),
     Renewed(RenewedForm),
     Deregistered(DeregisteredForm),
@@ -272,6 +280,9 @@ pub enum Reply {
     Record(RecordForm),
     Backup(BackupForm),
     Status(Box<ServerForm>),
+    Created(Box<TokenShown>),
+    Tokens(TokensForm),
+    Revoked(NameForm),
     Error(Problem),
 }
 
@@ -428,6 +439,9 @@ pub struct ChangeForm {
     /// The settings of the service after a change of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub settings: Option<SettingsShown>,
+    /// The name of the token that was made or revoked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<String>,
 }
 
 /// What is set for a service; what is left out is as the server's configuration says.
@@ -628,6 +642,12 @@ impl From<Refusal> for Problem {
             field: refusal.field().map(str::to_owned),
             message: refusal.to_string(),
         }
+    }
+}
+
+impl From<Denied> for Problem {
+    fn from(denied: Denied) -> Self {
+        Refusal::from(denied).into()
     }
 }
 

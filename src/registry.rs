@@ -27,6 +27,7 @@ pub use self::command::{
 use self::guard::Guarding;
 pub use self::guard::{GUARD_FOR, GUARDED_MIN, Guard};
 pub use self::service::{Gone, Service};
+use crate::access::{TOKENS_MAX, Token, Tokens};
 use crate::check::{CHECKS_MAX, Check, TTL_EXPIRED, worst};
 use crate::instance::{Extras, Health, Host, Instance, Key, Lease, ServiceSettings};
 use crate::lease::{LeaseCell, Leased, Leases};
@@ -55,6 +56,7 @@ pub struct Kept {
     pub instances: Vec<Arc<Instance>>,
     pub hosts: Vec<Host>,
     pub settings: Vec<(ServiceName, ServiceSettings)>,
+    pub tokens: Vec<Token>,
     /// Those that left: why, when, and at which revision; oldest first.
     pub gone: Vec<(Instance, Reason, Wall, u64)>,
     pub guards: Vec<(ServiceName, Guard)>,
@@ -69,6 +71,7 @@ pub struct Registry {
     on_host: HashMap<HostName, Sorted<Key>>,
     settings: HashMap<ServiceName, ServiceSettings>,
     guards: HashMap<ServiceName, Guarding>,
+    tokens: Tokens,
     leases: Leases,
     instances: usize,
     instances_max: usize,
@@ -89,6 +92,7 @@ impl Registry {
             on_host: HashMap::new(),
             settings: HashMap::new(),
             guards: HashMap::new(),
+            tokens: Tokens::default(),
             leases: Leases::default(),
             instances: 0,
             instances_max,
@@ -127,6 +131,7 @@ impl Registry {
     pub fn restore(&mut self, kept: Kept, now: Now) {
         self.revision = kept.revision;
         self.settings = kept.settings.into_iter().collect();
+        kept.tokens.into_iter().for_each(|token| self.tokens.put(Arc::new(token)));
         for host in kept.hosts {
             self.arm_checks(&[], &host.checks);
             self.hosts.insert(host.name.clone(), Arc::new(host));
@@ -177,6 +182,11 @@ impl Registry {
         self.settings.iter()
     }
 
+    /// Who may say who they are.
+    pub fn tokens(&self) -> &Tokens {
+        &self.tokens
+    }
+
     pub fn instance(&self, key: &Key) -> Option<&Arc<Instance>> {
         self.services.get(&key.service)?.instance(key)
     }
@@ -221,6 +231,11 @@ impl Registry {
                 }
             }),
             Command::Configure(configuration) => self.check_configure(configuration),
+            Command::CreateToken(token) => self.check_create(token),
+            Command::RevokeToken(name) => {
+                let token = self.tokens.by_name(name).ok_or_else(|| Refusal::NoToken(name.clone()))?;
+                Ok(vec![(Reason::Revoked, What::Token { before: Some(token.clone()), after: None })])
+            }
             Command::Closed { connection, keys } => Ok(keys
                 .iter()
                 .filter_map(|key| self.instance(key))
@@ -282,13 +297,17 @@ impl Registry {
                 .map_or(now.wall, |before| before.since),
             created: before.map_or(0, |before| before.created),
             revision: 0,
+            // Who came first stays: an administrator who registers it again does not take it away.
+            owner: before.and_then(|before| before.owner.clone()).or_else(|| registration.owner.clone()),
             extras: extras.kept(),
         };
         let mut found = Vec::with_capacity(1);
         if let Some(other) = registration.displaces.as_ref().and_then(|key| self.instance(key)) {
             found.push((Reason::Deregistered, leave(other)));
         }
-        if !(registration.anonymous && before.is_some_and(|before| before.says_same(&after))) {
+        if !(registration.anonymous
+            && before.is_some_and(|before| before.says_same(&after) && before.owner == after.owner))
+        {
             let what = What::Instance { before: before.cloned(), after: Some(Arc::new(after)) };
             found.push((Reason::Registered, what));
         }
@@ -377,6 +396,16 @@ impl Registry {
             return Err(Refusal::TooManySettings { limit: SETTINGS_MAX });
         }
         Ok(vec![(Reason::Configured, What::Settings { service: service.clone(), before, after })])
+    }
+
+    fn check_create(&self, token: &Arc<Token>) -> Result<Vec<(Reason, What)>, Refusal> {
+        if self.tokens.by_name(&token.name).is_some() {
+            return Err(Refusal::TokenExists(token.name.clone()));
+        }
+        if self.tokens.len() >= TOKENS_MAX {
+            return Err(Refusal::TooManyTokens);
+        }
+        Ok(vec![(Reason::Granted, What::Token { before: None, after: Some(token.clone()) })])
     }
 
     fn check_host(&self, registration: &HostRegistration) -> Result<Vec<(Reason, What)>, Refusal> {
@@ -553,6 +582,10 @@ impl Registry {
                 }
             }
             What::Guard { service, after, .. } => self.apply_guard(service, *after, now),
+            What::Token { before, after } => {
+                before.iter().for_each(|token| self.tokens.remove(token));
+                after.iter().for_each(|token| self.tokens.put(token.clone()));
+            }
             What::Forgotten { key } => {
                 if let Some(service) = self.services.get_mut(&key.service) {
                     self.gone -= service.forget(key);
@@ -652,6 +685,7 @@ impl Registry {
             }
             What::Forgotten { key } => vec![key.service.clone()],
             What::Settings { service, .. } | What::Guard { service, .. } => vec![service.clone()],
+            What::Token { .. } => Vec::new(),
         }
     }
 

@@ -20,6 +20,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::access::Access;
 use crate::balance::Draws;
 use crate::bind;
 use crate::clock::Clock;
@@ -103,7 +104,12 @@ pub async fn run(config: Config) -> Result<()> {
     };
     let (store, registry) = loaded?;
     let (history, store_name) = (store.history(), store.name());
-    let (writer, handle) = Writer::new(registry, store, server.view.clone(), clock);
+    let access = Arc::new(Access {
+        rules: config.access.clone(),
+        others_trusted: config.allow_unauthenticated,
+        own_user: nix::unistd::geteuid().as_raw(),
+    });
+    let (writer, handle) = Writer::new(registry, store, server.view.clone(), clock, access.clone());
     let mut writing = JoinSet::new(); // its end is waited for apart: it comes before that of DNS
     writing.spawn(writer.run());
     server.view.set_ready();
@@ -114,6 +120,7 @@ pub async fn run(config: Config) -> Result<()> {
         view: server.view.clone(),
         writer: handle,
         clock,
+        access,
         host: own_host(),
         addresses: bind::default_route_addresses(),
         loopback_allowed: loopback_only || config.allow_loopback,

@@ -20,14 +20,15 @@ use tokio_util::either::Either;
 use tokio_util::sync::CancellationToken;
 
 use self::session::Session;
+use crate::access::{Identity, Verb};
 use crate::connections::{Handed, Place};
 use crate::desk::{Desk, page_of, place_of};
 use crate::name::{HostName, InstanceId, ServiceName};
 use crate::protocol::{
     FilterForm, HolderForm, InstancesForm, LIST_MAX, LookupForm, Problem, RenewedForm, Reply, ServerForm,
-    SettingsReply, SettingsShown, lease_text,
+    SettingsReply, SettingsShown, TokenShown, TokensForm, lease_text,
 };
-use crate::registry::{Author, Command};
+use crate::registry::Command;
 
 /// Connections at once, over all listeners; a holder of a connection-bound lease needs one for itself.
 pub const CONNECTIONS_MAX: usize = 10_000;
@@ -39,16 +40,16 @@ pub enum Listener {
 }
 
 impl Listener {
-    fn coming(self) -> impl Stream<Item = io::Result<(Either<UnixStream, TcpStream>, Author)>> + Unpin {
+    fn coming(self) -> impl Stream<Item = io::Result<(Either<UnixStream, TcpStream>, Identity)>> + Unpin {
         poll_fn(move |context| {
             let came = match &self {
                 Self::Unix(listener) => listener.poll_accept(context).map_ok(|(stream, _)| {
-                    let author = Author::User(stream.peer_cred()?.uid());
-                    Ok((Either::Left(stream), author))
+                    let peer = stream.peer_cred()?;
+                    Ok((Either::Left(stream), Identity::user(peer.uid(), peer.gid())))
                 }),
                 Self::Tcp(listener) => listener.poll_accept(context).map_ok(|(stream, address)| {
                     stream.set_nodelay(true)?;
-                    Ok((Either::Right(stream), Author::Address(address)))
+                    Ok((Either::Right(stream), Identity::address(address)))
                 }),
             };
             came.map(|came| Some(came.flatten()))
@@ -65,21 +66,20 @@ pub async fn run(
     hand_over: Option<mpsc::Sender<Handed>>,
     stop: CancellationToken,
 ) -> io::Result<()> {
-    let serve = |(stream, author), place| {
-        connection(stream, desk.clone(), author, place, hand_over.clone(), stop.clone())
-    };
+    let serve =
+        |(stream, who), place| connection(stream, desk.clone(), who, place, hand_over.clone(), stop.clone());
     desk.connections.serve(stop.clone(), listener.coming(), serve).await
 }
 
 async fn connection(
     stream: Either<UnixStream, TcpStream>,
     desk: Arc<Desk>,
-    author: Author,
+    who: Identity,
     place: Place,
     hand_over: Option<mpsc::Sender<Handed>>,
     stop: CancellationToken,
 ) {
-    let peer = desk.peer(&author, place.number);
+    let peer = desk.peer(&who, place.number);
     let mut stream = BufReader::new(stream);
     if let Some(hand_over) = hand_over {
         // The line that never comes is timed by the session; here, only a first octet is waited for.
@@ -89,12 +89,12 @@ async fn connection(
         };
         if first.is_some_and(|octet| octet.is_ascii_uppercase()) {
             // Full or gone: the client sees a closed connection, and comes again.
-            drop(hand_over.try_send((Box::new(stream), author)));
+            drop(hand_over.try_send((Box::new(stream), who)));
             return;
         }
     }
     let (reader, writer) = tokio::io::split(stream);
-    let mut session = Session::new(&desk, author, peer, writer, place.closing().clone());
+    let mut session = Session::new(&desk, who, peer, writer, place.closing().clone());
     let ended = session.run(&mut BufReader::new(reader), &place).await;
     if let Err(error) = ended {
         tracing::debug!(%error, "registration socket");
@@ -103,7 +103,7 @@ async fn connection(
     let keys = session.end().await;
     if !stop.is_cancelled() && !keys.is_empty() {
         let closed = Command::Closed { connection: place.number, keys };
-        if let Err(stopped) = desk.writer.tell(closed, Author::Server).await {
+        if let Err(stopped) = desk.writer.tell(closed).await {
             tracing::debug!(%stopped, "a connection ended");
         }
     }
@@ -113,6 +113,11 @@ impl Desk {
     fn settings(&self, service: &ServiceName, revision: u64) -> Reply {
         let settings = SettingsShown::of(&self.view.settings_of(service));
         Reply::Settings(SettingsReply { service: service.to_string(), settings, revision })
+    }
+
+    fn tokens(&self) -> TokensForm {
+        let (tokens, now) = (self.writer.tokens.borrow().all(), self.clock.now().wall);
+        TokensForm { tokens: tokens.iter().map(|token| TokenShown::of(token, now)).collect() }
     }
 
     fn lookup(&self, form: &LookupForm) -> Result<Reply, Problem> {
@@ -167,8 +172,14 @@ impl Desk {
         }))
     }
 
-    fn renew(&self, form: &HolderForm<'_>, host: &HostName) -> Result<Reply, Problem> {
+    fn renew(&self, form: &HolderForm<'_>, host: &HostName, who: &Identity) -> Result<Reply, Problem> {
         let holder = form.holder(host)?;
+        let key = &holder.key;
+        let service = self.view.service(key.service.as_str());
+        match service.as_ref().and_then(|service| service.by_key(key)) {
+            Some(member) => self.may_change(who, Verb::Register, &member.instance)?,
+            None => self.may(who, Verb::Register, (&key.service).into())?,
+        }
         let lease = self.view.renew(&holder.key, holder.lease_id, self.clock.now())?;
         Ok(Reply::Renewed(RenewedForm {
             service: holder.key.service.to_string(),

@@ -410,7 +410,7 @@ impl View {
                 What::Guard { after, .. } => {
                     self.guards.fetch_add(u64::from(after.is_some()), Ordering::Relaxed);
                 }
-                What::Forgotten { .. } => {}
+                What::Forgotten { .. } | What::Token { .. } => {}
             }
             self.spans.note(change);
             if change.is_seen() {

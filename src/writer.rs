@@ -15,9 +15,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Sleep;
 
+use crate::access::{Access, Denied, Identity, On, Tokens};
 use crate::check::worst;
 use crate::clock::Clock;
 use crate::instance::{Health, Instance, Key};
@@ -51,7 +52,7 @@ const STORE_AGAIN: Duration = Duration::from_millis(500);
 pub enum Event {
     Command {
         command: Command,
-        author: Author,
+        by: Identity,
         done: Option<oneshot::Sender<Verdict>>,
     },
     /// With what matches the filter now, where there is one.
@@ -98,6 +99,8 @@ pub struct Handle {
     events: mpsc::Sender<Event>,
     /// What the writer publishes, for those who need no snapshot with it.
     pub journal: Arc<Journal>,
+    /// The tokens that there are, and word of every change of them.
+    pub tokens: watch::Receiver<Arc<Tokens>>,
 }
 
 impl Handle {
@@ -105,17 +108,18 @@ impl Handle {
     pub async fn command(
         &self,
         command: Command,
-        author: Author,
+        by: Identity,
     ) -> Result<oneshot::Receiver<Verdict>, Stopped> {
         let (done, verdict) = oneshot::channel();
-        let event = Event::Command { command, author, done: Some(done) };
+        let event = Event::Command { command, by, done: Some(done) };
         self.events.send(event).await.map_err(|_| Stopped)?;
         Ok(verdict)
     }
 
-    /// Sends a command whose verdict nobody waits for.
-    pub async fn tell(&self, command: Command, author: Author) -> Result<(), Stopped> {
-        self.events.send(Event::Command { command, author, done: None }).await.map_err(|_| Stopped)
+    /// Sends a command of the server's own, whose verdict nobody waits for.
+    pub async fn tell(&self, command: Command) -> Result<(), Stopped> {
+        let by = Identity::server();
+        self.events.send(Event::Command { command, by, done: None }).await.map_err(|_| Stopped)
     }
 
     /// Every change from here on; with a filter, what matches it now.
@@ -140,8 +144,10 @@ pub struct Writer {
     store: Store,
     view: Arc<View>,
     clock: Clock,
+    access: Arc<Access>,
     events: mpsc::Receiver<Event>,
     journal: Arc<Journal>,
+    tokens: watch::Sender<Arc<Tokens>>,
     /// Commands that wait for the next batch, oldest first.
     postponed: VecDeque<Event>,
     /// Facts published and not yet stored.
@@ -172,14 +178,22 @@ struct Round {
     left: HashSet<ServiceName>,
     hosts: HashSet<HostName>,
     settings: HashSet<ServiceName>,
+    tokens: bool,
     /// Of the services that instances are registered of.
     names: HashSet<ServiceName>,
     new_instances: usize,
 }
 
 impl Writer {
-    pub fn new(registry: Registry, store: Store, view: Arc<View>, clock: Clock) -> (Self, Handle) {
+    pub fn new(
+        registry: Registry,
+        store: Store,
+        view: Arc<View>,
+        clock: Clock,
+        access: Arc<Access>,
+    ) -> (Self, Handle) {
         let (sender, events) = mpsc::channel(QUEUE_MAX);
+        let (tokens, known) = watch::channel(Arc::new(registry.tokens().clone()));
         let journal = Arc::new(Journal::default());
         let seen_ns = clock.now().mono_ns;
         let (postponed, unstored, undone) = (VecDeque::new(), Vec::new(), Vec::new());
@@ -188,8 +202,10 @@ impl Writer {
             store,
             view,
             clock,
+            access,
             events,
             journal: journal.clone(),
+            tokens,
             postponed,
             unstored,
             undone,
@@ -197,7 +213,7 @@ impl Writer {
             again_ns: 0,
             timer: Box::pin(tokio::time::sleep(TICK)),
         };
-        (writer, Handle { events: sender, journal })
+        (writer, Handle { events: sender, journal, tokens: known })
     }
 
     /// Works until every handle is gone and the queue is empty.
@@ -261,9 +277,9 @@ impl Writer {
         let mut commands = VecDeque::new();
         for event in std::mem::take(&mut self.undone).into_iter().chain(events) {
             match event {
-                Event::Command { command, author, done } if is_fact(&command, &author) => {
+                Event::Command { command, by, done } if is_fact(&command, &by) => {
                     if self.room() == 0 {
-                        self.undone.push(Event::Command { command, author, done });
+                        self.undone.push(Event::Command { command, by, done });
                         continue;
                     }
                     let found = self.registry.check(&command, now);
@@ -363,14 +379,16 @@ impl Writer {
 
     /// Puts a command into the round; returns it where it has to wait for the next.
     fn admit(&self, round: &mut Round, event: Event, now: Now) -> Option<Event> {
-        let Event::Command { mut command, author, done } = event else { return Some(event) };
+        let Event::Command { mut command, by, done } = event else { return Some(event) };
         if round.touches(&command) {
-            return Some(Event::Command { command, author, done });
+            return Some(Event::Command { command, by, done });
         }
         if let Command::Register(registration) = &mut command {
             round.share_name(registration);
+            registration.owner = by.owner.clone();
         }
-        let found = match self.registry.check(&command, now) {
+        let permitted = self.permits(&command, &by, now).map_err(Refusal::from);
+        let found = match permitted.and_then(|()| self.registry.check(&command, now)) {
             Ok(found) => found,
             Err(refusal) => {
                 round.touch(&command);
@@ -380,9 +398,10 @@ impl Writer {
         };
         if round.collides(&found) || round.overfills(&found, &self.registry) {
             round.touch(&command); // what comes after it on the same instance waits behind it
-            return Some(Event::Command { command, author, done });
+            return Some(Event::Command { command, by, done });
         }
         round.touch(&command);
+        let author = by.author();
         let first = round.changes.len();
         for (reason, what) in found {
             let revision = self.registry.revision() + 1 + round.changes.len() as u64;
@@ -390,6 +409,26 @@ impl Writer {
         }
         round.answers.push((Ok(first..round.changes.len()), done));
         None
+    }
+
+    /// Whether somebody may do what is asked for, on everything that it is about.
+    fn permits(&self, command: &Command, by: &Identity, now: Now) -> Result<(), Denied> {
+        let (verb, tokens) = (command.verb(), self.registry.tokens());
+        for about in subjects(command) {
+            match about {
+                About::Instance(key) => match self.registry.instance(key) {
+                    Some(instance) => self.access.permits_change(by, verb, instance, tokens, now.wall)?,
+                    None => self.access.permits(by, verb, On::from(&key.service), tokens, now.wall)?,
+                },
+                About::Settings(service) => {
+                    self.access.permits(by, verb, On::from(service), tokens, now.wall)?
+                }
+                About::Host(_) | About::Tokens => {
+                    self.access.permits(by, verb, On::Everything, tokens, now.wall)?
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Makes the round durable, then so, then visible, then acknowledged; or refuses all of it.
@@ -417,6 +456,9 @@ impl Writer {
                     self.registry.apply(change, now);
                 }
                 self.settle(&mut changes, now);
+                if changes.iter().any(|change| matches!(change.what, What::Token { .. })) {
+                    self.tokens.send_replace(Arc::new(self.registry.tokens().clone()));
+                }
                 self.show(&changes);
             }
             Err(_) => self.again_ns = now.mono_ns + nanoseconds(STORE_AGAIN),
@@ -472,10 +514,10 @@ impl Writer {
 }
 
 /// True for what happened, whether the store takes it or not: a closed connection, a probe's verdict.
-fn is_fact(command: &Command, author: &Author) -> bool {
+fn is_fact(command: &Command, by: &Identity) -> bool {
     match command {
         Command::Closed { .. } => true,
-        Command::Report(_) => *author == Author::Server,
+        Command::Report(_) => by.author() == Author::Server,
         _ => false,
     }
 }
@@ -497,6 +539,7 @@ impl Round {
             About::Instance(key) => self.keys.contains(key),
             About::Host(host) => self.hosts.contains(host),
             About::Settings(service) => self.settings.contains(service),
+            About::Tokens => self.tokens,
         })
     }
 
@@ -506,6 +549,7 @@ impl Round {
                 About::Instance(key) => drop(self.keys.insert(key.clone())),
                 About::Host(host) => drop(self.hosts.insert(host.clone())),
                 About::Settings(service) => drop(self.settings.insert(service.clone())),
+                About::Tokens => self.tokens = true,
             }
         }
     }
@@ -554,6 +598,8 @@ enum About<'a> {
     Instance(&'a Key),
     Host(&'a HostName),
     Settings(&'a ServiceName),
+    /// One at a time: there may only be so many.
+    Tokens,
 }
 
 fn subjects(command: &Command) -> impl Iterator<Item = About<'_>> {
@@ -574,6 +620,7 @@ fn subjects(command: &Command) -> impl Iterator<Item = About<'_>> {
         Command::RegisterHost(registration) => (Some(About::Host(&registration.name)), None),
         Command::DeregisterHost(name) => (Some(About::Host(name)), None),
         Command::Configure(configuration) => (Some(About::Settings(&configuration.service)), None),
+        Command::CreateToken(_) | Command::RevokeToken(_) => (Some(About::Tokens), None),
         Command::Closed { .. } => (None, None),
     };
     first.into_iter().chain(second)

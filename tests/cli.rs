@@ -215,6 +215,7 @@ fn the_first_help_fits_a_screen() {
       setup       Print the file that lets a resolver or an Envoy ask this server, or write it
       doctor      Say what keeps the registry's names from resolving on this machine
       status      Show the server as it is now (exit code 5 while it is not ready)
+      token       Make, list and revoke tokens
 
     Options:
       -h, --help     Print help
@@ -247,10 +248,12 @@ fn the_help_of_a_verb_shows_an_example() {
       -h, --help            Print help
 
     Server and output:
-          --server <SERVER>  Where the server is: unix:PATH or ADDR:PORT [env: CALLSIGN_SERVER]
-      -o, --output <FORM>    A table for people, one JSON value, or one JSON value a line [default:
-                             table] [possible values: table, json, jsonl]
-          --timeout <TIME>   How long to wait for an answer [default: 5s]
+          --server <SERVER>    Where the server is: unix:PATH or ADDR:PORT [env: CALLSIGN_SERVER]
+          --token-file <FILE>  A file that holds the token to say who we are with [env: CALLSIGN_TOKEN
+                               holds the token itself]
+      -o, --output <FORM>      A table for people, one JSON value, or one JSON value a line [default:
+                               table] [possible values: table, json, jsonl]
+          --timeout <TIME>     How long to wait for an answer [default: 5s]
 
     Example:
       callsign drain web web-1 && sleep 5 && systemctl stop web
@@ -314,7 +317,7 @@ fn bad_input_gets_one_sentence() {
     > serve --ttl 900
     ! callsign: --ttl must be a number from 0 to 300, not `900`
     > serve --listen 0.0.0.0:5301
-    ! callsign: --listen 0.0.0.0:5301 can be reached from other machines, and there is no authentication yet: whoever reaches it may register and deregister anything; listen on 127.0.0.1, or set `allow-unauthenticated = true` (--allow-unauthenticated) if that is meant
+    ! callsign: --listen 0.0.0.0:5301 can be reached from other machines, and there is no authentication: whoever reaches it may register and deregister anything; say who may do what with `access` (--access 'allow anyone read', and tokens for the rest), listen on 127.0.0.1, or set `allow-unauthenticated = true` (--allow-unauthenticated) if that is meant
     ");
 }
 

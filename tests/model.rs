@@ -239,6 +239,7 @@ fn run(step: &Step, model: &mut Model, system: &mut System) {
                 consul: None,
                 anonymous: false,
                 displaces: None,
+                owner: None,
             };
             assert_eq!(system.command(Command::Register(Box::new(registration))), Some(1));
             let mut checks =
@@ -447,6 +448,7 @@ fn crowd_command(draws: &mut Draws, growing: bool) -> Command {
                 consul: None,
                 anonymous: false,
                 displaces: None,
+                owner: None,
             }))
         }
     }

@@ -383,6 +383,7 @@ impl Stage {
                 What::Settings { service, after, .. } => {
                     writeln!(out, "configured {service}: {}", set(after)).unwrap()
                 }
+                What::Token { .. } => unreachable!("no scenario makes one"),
             }
             changes.push(change);
         }

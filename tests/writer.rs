@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
+use callsign::access::Identity;
 use callsign::clock::Clock;
 use callsign::instance::{Key, Lease, Location, Port, Transport};
 use callsign::name::{Apex, HostName, InstanceId, ServiceName};
-use callsign::registry::{Author, Command, FORGET_AFTER, Holder, Registration, Registry, What};
+use callsign::registry::{Command, FORGET_AFTER, Holder, Registration, Registry, What};
 use callsign::store::Store;
 use callsign::view::{Settings, View, Zones};
 use callsign::writer::{Done, Writer};
@@ -36,6 +37,7 @@ fn register(id: &str, host: &str) -> Command {
         consul: None,
         anonymous: false,
         displaces: None,
+        owner: None,
     }))
 }
 
@@ -59,10 +61,11 @@ fn together(commands: Vec<Command>) -> (Vec<Done>, Vec<String>) {
         };
         let view = Arc::new(View::new(settings, Zones::default()));
         let registry = Registry::new(100, FORGET_AFTER);
-        let (writer, handle) = Writer::new(registry, Store::memory(), view.clone(), Clock::start());
+        let (writer, handle) =
+            Writer::new(registry, Store::memory(), view.clone(), Clock::start(), Arc::default());
         let mut verdicts = Vec::new();
         for command in commands {
-            verdicts.push(handle.command(command, Author::Server).await.unwrap());
+            verdicts.push(handle.command(command, Identity::server()).await.unwrap());
         }
         drop(handle);
         writer.run().await;

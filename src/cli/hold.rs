@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use callsign::client::{Client, ClientError, Server};
+use callsign::client::{Client, ClientError, Way};
 use callsign::protocol::{HolderForm, Problem, RegisterForm, RegisteredForm, Reply, Request};
 use callsign::time::parse_duration;
 use tokio::sync::mpsc;
@@ -44,7 +44,7 @@ pub enum Ended {
 
 /// See the module's own words.
 pub struct Holder {
-    server: Server,
+    way: Way,
     timeout: Duration,
     form: RegisterForm,
     orders: mpsc::Receiver<Order>,
@@ -59,9 +59,9 @@ pub struct Holder {
 }
 
 impl Holder {
-    pub fn new(server: Server, timeout: Duration, form: RegisterForm, orders: mpsc::Receiver<Order>) -> Self {
+    pub fn new(way: Way, timeout: Duration, form: RegisterForm, orders: mpsc::Receiver<Order>) -> Self {
         Self {
-            server,
+            way,
             timeout,
             form,
             orders,
@@ -129,7 +129,7 @@ impl Holder {
         shown: &impl Fn(&RegisteredForm) -> Result<(), Failure>,
         pause: &mut Duration,
     ) -> Result<Result<Ended, Failure>, ClientError> {
-        let mut client = Client::connect(&self.server, self.timeout).await?;
+        let mut client = self.way.connect(self.timeout).await?;
         let registered = self.register(&mut client).await?;
         *pause = PAUSE_MIN;
         if self.held.is_none()
@@ -186,7 +186,7 @@ impl Holder {
                 },
                 _ = heartbeats.tick(), if heartbeat.is_some() => {
                     if unanswered {
-                        return Err(ClientError::TimedOut { server: self.server.clone(), after: period });
+                        return Err(ClientError::TimedOut { server: self.way.server.clone(), after: period });
                     }
                     client.send(&Request::Heartbeat(holder.clone())).await?;
                     unanswered = true;

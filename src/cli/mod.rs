@@ -30,16 +30,18 @@ mod show;
 mod status;
 mod store;
 mod terminal;
+mod token;
 mod watch;
 
 use std::future::Future;
 use std::io;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use callsign::client::{Client, ClientError, Server};
+use callsign::client::{Client, ClientError, Server, Way};
 use callsign::config::Surroundings;
-use callsign::protocol::{HolderForm, Problem, Reply, Request};
+use callsign::protocol::{HolderForm, Problem, Reply, Request, Secret};
 use callsign::time::parse_duration;
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
@@ -52,6 +54,11 @@ pub const USAGE: u8 = 2;
 pub const NOT_FOUND: u8 = 3;
 pub const DENIED: u8 = 4;
 pub const UNAVAILABLE: u8 = 5;
+
+/// Where a token is looked for when no file is named.
+const TOKEN_VARIABLE: &str = "CALLSIGN_TOKEN";
+/// Octets of a file with a token: ours has 90, and another's is a mistake in any case.
+const TOKEN_FILE_OCTETS_MAX: u64 = 4096;
 
 /// A DNS server that knows which services are running.
 #[derive(Debug, Parser)]
@@ -87,6 +94,7 @@ enum Verb {
     Setup(setup::Setup),
     Doctor(doctor::Doctor),
     Status(status::Status),
+    Token(token::Token),
     #[command(hide = true)]
     Exec(exec::Exec),
 }
@@ -135,6 +143,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Verb::Setup(verb) => wait(verb.run()),
         Verb::Doctor(verb) => wait(verb.run()),
         Verb::Status(verb) => wait(verb.run()),
+        Verb::Token(verb) => wait(verb.run()),
         Verb::Exec(verb) => verb.run(),
     };
     done.unwrap_or_else(|failure| {
@@ -223,6 +232,9 @@ struct Asking {
     /// Where the server is: unix:PATH or ADDR:PORT [env: CALLSIGN_SERVER]
     #[arg(long, value_name = "SERVER")]
     server: Option<Server>,
+    /// A file that holds the token to say who we are with [env: CALLSIGN_TOKEN holds the token itself]
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
     /// A table for people, one JSON value, or one JSON value a line
     #[arg(short, long, value_name = "FORM", value_enum, default_value_t = Format::Table)]
     output: Format,
@@ -255,7 +267,19 @@ impl Asking {
     }
 
     async fn connect(&self) -> Result<Client, Failure> {
-        Ok(Client::connect(&self.server()?, self.timeout).await?)
+        Ok(self.way()?.connect(self.timeout).await?)
+    }
+
+    /// The way to the server, with the token of the file or else of the variable.
+    ///
+    /// There is no flag for a token itself: whoever lists processes sees flags.
+    fn way(&self) -> Result<Way, Failure> {
+        let token = match &self.token_file {
+            None => std::env::var(TOKEN_VARIABLE).ok(),
+            Some(path) => Some(token_in(path)?),
+        };
+        let token = token.map(|token| token.trim().to_owned()).filter(|token| !token.is_empty());
+        Ok(Way { server: self.server()?, token: token.map(Secret) })
     }
 
     /// Asks one thing over a connection of its own.
@@ -292,6 +316,19 @@ impl Named {
     }
 }
 
+fn token_in(path: &Path) -> Result<String, Failure> {
+    use std::io::Read as _;
+    let failed = |error: io::Error| Failure::new(USAGE, format!("reading {}: {error}", path.display()));
+    let mut text = String::new();
+    let file = std::fs::File::open(path).map_err(failed)?;
+    file.take(TOKEN_FILE_OCTETS_MAX).read_to_string(&mut text).map_err(failed)?;
+    match text.trim().is_empty() {
+        true => Err(Failure::new(USAGE, format!("{} holds no token", path.display()))
+            .hint("make one with `callsign token create`")),
+        false => Ok(text),
+    }
+}
+
 fn duration(text: &str) -> Result<Duration, String> {
     parse_duration(text).ok_or_else(|| "write a time such as 500ms, 15s or 2m".to_owned())
 }
@@ -315,6 +352,7 @@ mod tests {
         };
         let asking = |server: Option<&str>| Asking {
             server: server.map(|server| server.parse().unwrap()),
+            token_file: None,
             output: Format::Table,
             timeout: Duration::ZERO,
         };

@@ -129,7 +129,7 @@ impl Register {
         let mut hangup = signal(SignalKind::hangup()).map_err(failed)?;
         let (orders, received) = mpsc::channel(ORDERS_MAX);
         let format = self.asking.output;
-        let holder = Holder::new(self.asking.server()?, self.asking.timeout, form, received);
+        let holder = Holder::new(self.asking.way()?, self.asking.timeout, form, received);
         let mut holding = std::pin::pin!(holder.hold(|registered| shown(format, registered)));
         // Each arm only waits; what was half done when another one won goes on in `holding`.
         let ended = tokio::select! {

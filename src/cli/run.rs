@@ -28,7 +28,7 @@ use tokio::time::{Sleep, sleep, timeout};
 use super::hold::{Ended, Holder, LEAVE_WITHIN, ORDERS_MAX, Order};
 use super::ready::{Notified, Notify, Signals};
 use super::register::Options;
-use super::{Asking, Done, FAILED, Failure, duration, message};
+use super::{Asking, Done, FAILED, Failure, TOKEN_VARIABLE, duration, message};
 
 /// Between two attempts to connect to the command's port: first, and longest.
 const ATTEMPT_PAUSE_MIN: Duration = Duration::from_millis(20);
@@ -72,7 +72,7 @@ impl Run {
     pub async fn run(self) -> Done {
         let form = self.options.form(&self.service, None, Some(self.port), Some("connection".to_owned()));
         let ports = checked(&form)?;
-        let server = self.asking.server()?;
+        let way = self.asking.way()?;
         let failed = |what: &str, error: std::io::Error| Failure::new(FAILED, format!("{what}: {error}"));
         let notify = Notify::open().map_err(|error| failed("opening the socket for READY=1", error))?;
         let signals = Signals::all().map_err(|error| failed("listening for signals", error))?;
@@ -86,7 +86,7 @@ impl Run {
         let child = self.start(&notify).map_err(|error| failed("starting the command", error))?;
         let (orders, received) = mpsc::channel(ORDERS_MAX);
         let (tell_ready, told_ready) = oneshot::channel();
-        let holder = Holder::new(server, self.asking.timeout, form, received).insist();
+        let holder = Holder::new(way, self.asking.timeout, form, received).insist();
         let life = Life { child, notify, signals, drain: self.drain, orders, tell_ready: Some(tell_ready) };
         let status = life.live(self.ready(&places, told_ready), holder).await?;
         Ok(ExitCode::from(exit_code(status)))
@@ -104,6 +104,8 @@ impl Run {
             .arg("--")
             .args(&self.command)
             .env("NOTIFY_SOCKET", notify.path())
+            // What says who we are is not for whatever the command starts.
+            .env_remove(TOKEN_VARIABLE)
             .spawn()
     }
 

@@ -66,6 +66,9 @@ pub fn told(change: &ChangeForm) -> String {
             let words = if words.is_empty() { "nothing set".to_owned() } else { words.join(", ") };
             format!("{service} {reason}, {words}")
         }
+        (None, None, _) if change.token.is_some() => {
+            format!("token {} {reason}", change.token.as_deref().unwrap_or_default())
+        }
         (None, None, _) => {
             let checks = change.checks.iter().flatten().map(|check| format!("{} {}", check.id, check.status));
             format!("host {host} {reason}, {}", checks.collect::<Vec<String>>().join(", "))

@@ -83,6 +83,12 @@ pub const KEYS: &[Key] = &[
         "Let --listen and --http be an address that other machines reach, where anybody may then register",
     ),
     key(
+        "access",
+        Several,
+        "RULE",
+        "Who may do what, such as `allow uid:1000 register:web*`; with one rule, nothing else is allowed [default: this machine is trusted]",
+    ),
+    key(
         "zones",
         One,
         "DIR",

@@ -13,7 +13,7 @@ use crate::protocol::did_you_mean;
 
 const VARIABLE_PREFIX: &str = "CALLSIGN_";
 /// Variables with our prefix that belong to the client.
-const CLIENT_VARIABLES: [&str; 1] = ["CALLSIGN_SERVER"];
+const CLIENT_VARIABLES: [&str; 2] = ["CALLSIGN_SERVER", "CALLSIGN_TOKEN"];
 
 /// One key and what it was given, from any source.
 #[derive(Clone, Debug)]

@@ -9,6 +9,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::{DNS_PORT, StoreChoice};
+use crate::access::Rule;
 use crate::balance::Region;
 use crate::dns::cookie::{SECRET_OCTETS, Secret};
 use crate::dns::edns::NSID_OCTETS_MAX;
@@ -19,6 +20,10 @@ use crate::time::{format_duration, parse_duration};
 
 /// Longest path of a Unix socket: `sun_path` of Linux holds 108 octets with the final zero.
 pub const SOCKET_PATH_OCTETS_MAX: usize = 107;
+
+pub fn rule(text: &str) -> Result<Rule, String> {
+    Rule::parse(text)
+}
 
 pub fn http_host(text: &str) -> Result<String, String> {
     let fits = !text.is_empty()

@@ -160,7 +160,7 @@ impl Office {
     }
 
     /// The instance with this id on the client's host: one that came through Consul's API before another.
-    fn on_agent(&self, id: &str, client: &Client) -> Option<Member> {
+    pub(super) fn on_agent(&self, id: &str, client: &Client) -> Option<Member> {
         let id = InstanceId::parse(id).ok()?;
         let mut members = self.desk.view.by_id(&id);
         members.retain(|member| member.instance.key.host == client.peer.host);

@@ -21,6 +21,7 @@ use futures_util::stream;
 use super::query::Query;
 use super::reply::Failure;
 use super::{Client, Office};
+use crate::access::{On, Verb};
 use crate::check::worst;
 use crate::instance::Health;
 use crate::journal::{Ended, Event, Follower};
@@ -241,10 +242,15 @@ impl Watching {
 
     /// The next changes that the filter wants.
     async fn follow(&mut self) -> Option<Bytes> {
+        let (office, who) = (self.office.clone(), self.client.who.clone());
+        let service = self.filter.service.clone();
+        let on = service.as_ref().map_or(On::Everything, On::from);
+        let mut denied = std::pin::pin!(office.desk.until_denied(&who, Verb::Watch, on));
         loop {
-            // Both arms are cancel-safe.
+            // All arms are cancel-safe.
             let batch = tokio::select! {
                 batch = self.changes.next() => batch,
+                denied = &mut denied => return Some(self.end("denied", &denied.to_string(), Vec::new())),
                 () = self.client.closing.cancelled() => return None,
             };
             match batch {

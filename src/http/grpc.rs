@@ -21,7 +21,9 @@ use http::{HeaderMap, Method, Request as Head, Response};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{sleep, timeout};
 
+use super::reply::Failure;
 use super::{Client, HEAD_TIME_MAX, LAST_TIME_MAX, Office};
+use crate::access::{Denied, Identity, On, Verb};
 use crate::connections::{Octets, Place};
 use crate::journal::{Batch, Ended, Follower, Journal, Topic};
 use crate::name::ServiceName;
@@ -75,6 +77,7 @@ struct End {
 const OK: u8 = 0;
 const INVALID_ARGUMENT: u8 = 3;
 const DEADLINE_EXCEEDED: u8 = 4;
+const PERMISSION_DENIED: u8 = 7;
 const RESOURCE_EXHAUSTED: u8 = 8;
 const UNIMPLEMENTED: u8 = 12;
 const UNAVAILABLE: u8 = 14;
@@ -147,6 +150,14 @@ async fn stream_of(
 ) {
     let mut headers = Response::new(());
     headers.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    let who = match permitted(office, client, &request) {
+        Ok(who) => who,
+        Err(end) => {
+            headers.headers_mut().extend(trailers(&end));
+            drop(respond.send_response(headers, true));
+            return;
+        }
+    };
     let begun = begin(office, request.method(), request.uri().path());
     let (session, _permit) = match begun {
         Ok(begun) => begun,
@@ -170,7 +181,11 @@ async fn stream_of(
         unsent: Bytes::new(),
         node: String::new(),
     };
-    let end = stream.run().await;
+    // Both arms are cancel-safe: the stream ends with either.
+    let end = tokio::select! {
+        end = stream.run() => end,
+        denied = office.desk.until_denied(&who, Verb::Watch, On::Everything) => denied.into(),
+    };
     if end.code != OK && end.code != UNAVAILABLE {
         tracing::info!(node = %stream.node, reason = %end.text, "a stream of xDS ends");
     }
@@ -179,6 +194,20 @@ async fn stream_of(
         true => drop(stream.sending.send_trailers(trailers(&end))),
         false => stream.sending.send_reset(Reason::CANCEL),
     }
+}
+
+impl From<Denied> for End {
+    fn from(denied: Denied) -> Self {
+        Self::new(PERMISSION_DENIED, denied.to_string())
+    }
+}
+
+/// Who asks, by the token in the stream's metadata where there is one: whoever may watch every service.
+fn permitted(office: &Office, client: &Client, request: &Head<RecvStream>) -> Result<Identity, End> {
+    let unfit = |failure: Failure| End::new(PERMISSION_DENIED, failure.text());
+    let who = office.identify(&client.who, request.headers(), None).map_err(unfit)?;
+    office.desk.may(&who, Verb::Watch, On::Everything)?;
+    Ok(who)
 }
 
 /// The services behind `envoy.service.`, what their calls are named after, and the one kind that each is of.
@@ -496,6 +525,7 @@ fn touched(batch: &Batch, view: &View) -> BTreeSet<ServiceName> {
             What::Settings { service, .. } | What::Guard { service, .. } => {
                 services.insert(service.clone());
             }
+            What::Token { .. } => {}
         }
     }
     services

@@ -71,10 +71,13 @@ impl From<Problem> for Failure {
 impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Self {
         let status = match refusal {
-            Refusal::NotFound(_) | Refusal::NoCheck(..) => StatusCode::NOT_FOUND,
+            Refusal::NotFound(_) | Refusal::NoCheck(..) | Refusal::NoToken(_) => StatusCode::NOT_FOUND,
             Refusal::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
-            Refusal::Full { .. } | Refusal::TooManySettings { .. } => StatusCode::INSUFFICIENT_STORAGE,
-            Refusal::Superseded(_) | Refusal::Taken { .. } => StatusCode::CONFLICT,
+            Refusal::Full { .. } | Refusal::TooManySettings { .. } | Refusal::TooManyTokens => {
+                StatusCode::INSUFFICIENT_STORAGE
+            }
+            Refusal::Superseded(_) | Refusal::Taken { .. } | Refusal::TokenExists(_) => StatusCode::CONFLICT,
+            Refusal::Denied(denied) => return denied.into(),
             Refusal::TooManyChecks | Refusal::FailoverCycle(_) => StatusCode::BAD_REQUEST,
         };
         Self::new(status, refusal.to_string())

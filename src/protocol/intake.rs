@@ -62,6 +62,7 @@ impl RegisterForm {
             consul: None,
             anonymous: false,
             displaces: None,
+            owner: None,
         })
     }
 
@@ -314,7 +315,11 @@ impl Filter {
                 let matches = |it: &Arc<Instance>| self.matches(it, it.health().max(host));
                 before.as_ref().is_some_and(matches) || after.as_ref().is_some_and(matches)
             }
-            What::Forgotten { .. } | What::Host { .. } | What::Settings { .. } | What::Guard { .. } => false,
+            What::Forgotten { .. }
+            | What::Host { .. }
+            | What::Settings { .. }
+            | What::Guard { .. }
+            | What::Token { .. } => false,
         }
     }
 

@@ -85,6 +85,7 @@ impl ChangeForm {
             instance: None,
             checks: None,
             settings: None,
+            token: None,
         };
         match &change.what {
             What::Instance { before, after } => {
@@ -100,6 +101,10 @@ impl ChangeForm {
             What::Settings { service, after, .. } => {
                 form.service = Some(service.to_string());
                 form.settings = Some(SettingsShown::of(after));
+            }
+            What::Token { before, after } => {
+                let token = after.as_ref().or(before.as_ref());
+                form.token = token.map(|token| token.name.to_string());
             }
             What::Host { before, after } => {
                 if let Some(host) = after.as_ref().or(before.as_ref()) {

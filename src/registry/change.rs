@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::Guard;
+use crate::access::Token;
 use crate::instance::{Health, Host, Instance, Key, ServiceSettings};
 use crate::name::ServiceName;
 use crate::time::Wall;
@@ -46,6 +47,11 @@ pub enum What {
         before: Option<Guard>,
         after: Option<Guard>,
     },
+    /// One of the two at least is there.
+    Token {
+        before: Option<Arc<Token>>,
+        after: Option<Arc<Token>>,
+    },
 }
 
 /// Why something changed.
@@ -67,11 +73,15 @@ pub enum Reason {
     Guarded,
     /// A guard ended.
     Released,
+    /// A token was made.
+    Granted,
+    /// A token counts no more.
+    Revoked,
 }
 
 impl Reason {
     /// In the order of their numbers on the disk.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::Registered,
         Self::Expired,
         Self::Deregistered,
@@ -84,6 +94,8 @@ impl Reason {
         Self::Configured,
         Self::Guarded,
         Self::Released,
+        Self::Granted,
+        Self::Revoked,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -100,6 +112,8 @@ impl Reason {
             Self::Configured => "configured",
             Self::Guarded => "guarded",
             Self::Released => "released",
+            Self::Granted => "granted",
+            Self::Revoked => "revoked",
         }
     }
 }
@@ -115,6 +129,10 @@ pub enum Author {
     Address(SocketAddr),
     /// A service file.
     File(Arc<str>),
+    /// Whoever carried a token, by its name.
+    Token(Arc<str>),
+    /// Whoever showed a certificate, by the name in it.
+    Certificate(Arc<str>),
 }
 
 impl fmt::Display for Author {
@@ -124,6 +142,8 @@ impl fmt::Display for Author {
             Self::User(uid) => write!(f, "uid {uid}"),
             Self::Address(address) => write!(f, "{address}"),
             Self::File(path) => write!(f, "{path}"),
+            Self::Token(name) => write!(f, "token {name}"),
+            Self::Certificate(name) => write!(f, "certificate {name}"),
         }
     }
 }
@@ -143,7 +163,7 @@ impl Change {
             What::Instance { before: Some(before), after: Some(after) } => !before.says_same(after),
             What::Host { before: Some(before), after: Some(after) } => !before.says_same(after),
             What::Instance { .. } | What::Host { .. } => true,
-            What::Forgotten { .. } | What::Settings { .. } | What::Guard { .. } => false,
+            What::Forgotten { .. } | What::Settings { .. } | What::Guard { .. } | What::Token { .. } => false,
         }
     }
 }

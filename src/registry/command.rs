@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
+use crate::access::{Denied, Owner, TOKENS_MAX, Token, Verb};
 use crate::check::{CHECKS_MAX, Definition};
 use crate::instance::{ConsulFacts, Health, Key, Lease, Location, Port, ServiceSettings};
 use crate::name::{HostName, ServiceName, Tag};
@@ -30,11 +31,28 @@ pub enum Command {
     /// The host's own facts and checks; its instances stay.
     DeregisterHost(HostName),
     Configure(Configuration),
+    CreateToken(Arc<Token>),
+    /// By its name.
+    RevokeToken(Arc<str>),
     /// A connection ended: what is bound to it and still held by it leaves.
     Closed {
         connection: u64,
         keys: Vec<Key>,
     },
+}
+
+impl Command {
+    /// What somebody must be allowed who asks for it.
+    pub fn verb(&self) -> Verb {
+        match self {
+            Self::Register(_) | Self::RegisterHost(_) => Verb::Register,
+            Self::Deregister(_) | Self::Drain(_) | Self::DeregisterHost(_) | Self::Closed { .. } => {
+                Verb::Deregister
+            }
+            Self::Report(_) | Self::AddCheck { .. } | Self::RemoveCheck { .. } => Verb::Report,
+            Self::Configure(_) | Self::CreateToken(_) | Self::RevokeToken(_) => Verb::Admin,
+        }
+    }
 }
 
 /// Everything that a registration says, each part checked at the edge.
@@ -61,6 +79,8 @@ pub struct Registration {
     pub anonymous: bool,
     /// The same id under another service, which the registration takes the place of.
     pub displaces: Option<Key>,
+    /// Who registers it: put in by the writer, which knows who asked.
+    pub owner: Option<Arc<Owner>>,
 }
 
 /// A check as a registration lists it.
@@ -154,6 +174,14 @@ pub enum Refusal {
     FailoverCycle(Vec<ServiceName>),
     #[error("not stored, so nothing was changed: {0}")]
     Unavailable(Arc<str>),
+    #[error("there is a token `{0}` already; revoke it first, or choose another name")]
+    TokenExists(Arc<str>),
+    #[error("there is no token `{0}`; `callsign token list` shows those there are")]
+    NoToken(Arc<str>),
+    #[error("there are {TOKENS_MAX} tokens, and no more may be; revoke those that are not needed")]
+    TooManyTokens,
+    #[error(transparent)]
+    Denied(#[from] Denied),
     #[error("`{name}` is taken by a record at {by}; choose another service name, or remove the record")]
     Taken { name: ServiceName, by: Box<str> },
 }
@@ -165,12 +193,13 @@ fn way(services: &[ServiceName]) -> String {
 impl Refusal {
     pub fn code(&self) -> &'static str {
         match self {
-            Self::NotFound(_) | Self::NoCheck(..) => "not_found",
+            Self::NotFound(_) | Self::NoCheck(..) | Self::NoToken(_) => "not_found",
             Self::Superseded(_) => "superseded",
-            Self::Full { .. } | Self::TooManySettings { .. } => "full",
+            Self::Full { .. } | Self::TooManySettings { .. } | Self::TooManyTokens => "full",
             Self::Unavailable(_) => "unavailable",
             Self::TooManyChecks | Self::FailoverCycle(_) => "invalid",
-            Self::Taken { .. } => "taken",
+            Self::Taken { .. } | Self::TokenExists(_) => "taken",
+            Self::Denied(_) => "denied",
         }
     }
 
@@ -178,7 +207,8 @@ impl Refusal {
         match self {
             Self::NotFound(_) => Some("id"),
             Self::Superseded(_) => Some("lease_id"),
-            Self::Full { .. } | Self::Unavailable(_) => None,
+            Self::Full { .. } | Self::Unavailable(_) | Self::TooManyTokens | Self::Denied(_) => None,
+            Self::TokenExists(_) | Self::NoToken(_) => Some("name"),
             Self::TooManyChecks => Some("checks"),
             Self::FailoverCycle(_) => Some("failover"),
             Self::NoCheck(..) => Some("check"),

@@ -10,16 +10,18 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::lines::{LINE_TIME_MAX, Read, buffered_line, read_line};
+use crate::access::{Denied, Identity, On, Token, Verb};
 use crate::connections::Place;
 use crate::desk::Desk;
-use crate::explain::explain;
+use crate::explain::{about, explain};
 use crate::instance::{Instance, Key, Lease, Location};
 use crate::name::ServiceName;
 use crate::protocol::{
-    DeregisteredForm, FRAME_OCTETS_MAX, NamedForm, Peer, Problem, RegisterForm, RegisteredForm, Reply,
-    ReportedForm, Request, decode, encode, lease_id_text, lease_text,
+    CreateForm, DeregisteredForm, FRAME_OCTETS_MAX, FilterForm, HelloForm, NameForm, NamedForm, Peer,
+    Problem, RegisterForm, RegisteredForm, Reply, ReportedForm, Request, Secret, TokenForm, TokenShown,
+    WelcomeForm, decode, encode, lease_id_text, lease_text, token_name,
 };
-use crate::registry::{Author, Change, Command, Report, Subject, What};
+use crate::registry::{Change, Command, Report, Subject, What};
 use crate::view::target_of;
 use crate::writer::Verdict;
 
@@ -37,7 +39,7 @@ const LINGER: Duration = Duration::from_secs(2);
 /// One connection's side of the conversation.
 pub struct Session<'a, W> {
     pub(super) desk: &'a Desk,
-    author: Author,
+    pub(super) who: Identity,
     peer: Peer,
     writer: W,
     /// Cancelled when the connection has to close.
@@ -57,6 +59,8 @@ enum Asked {
     Drain(Key),
     Report(Report),
     Settings(ServiceName),
+    CreateToken(Box<TokenShown>),
+    RevokeToken(String),
 }
 
 /// What follows a request.
@@ -66,17 +70,8 @@ enum Next {
 }
 
 impl<'a, W: AsyncWrite + Unpin> Session<'a, W> {
-    pub fn new(desk: &'a Desk, author: Author, peer: Peer, writer: W, closing: CancellationToken) -> Self {
-        Self {
-            desk,
-            author,
-            peer,
-            writer,
-            closing,
-            out: Vec::new(),
-            waiting: Vec::new(),
-            bound: HashSet::new(),
-        }
+    pub fn new(desk: &'a Desk, who: Identity, peer: Peer, writer: W, closing: CancellationToken) -> Self {
+        Self { desk, who, peer, writer, closing, out: Vec::new(), waiting: Vec::new(), bound: HashSet::new() }
     }
 
     /// The instances that are bound to the connection; what was asked for before an error among them.
@@ -145,7 +140,15 @@ impl<'a, W: AsyncWrite + Unpin> Session<'a, W> {
                 return Ok(Next::GoOn);
             }
         };
+        if let Err(denied) = self.permitted(&request) {
+            self.reply(Reply::Error(denied.into())).await;
+            return Ok(Next::GoOn);
+        }
         let command = match request {
+            Request::Hello(form) => return self.hello(&form, reader).await,
+            Request::Token(TokenForm::Create(form)) => self.create(&form),
+            Request::Token(TokenForm::Revoke(form)) => token_name(&form.name)
+                .map(|name| (Asked::RevokeToken(name.to_string()), Command::RevokeToken(name))),
             Request::Register(form) => self.register(&form),
             Request::Deregister(form) => form
                 .holder(&self.peer.host)
@@ -197,7 +200,7 @@ impl<'a, W: AsyncWrite + Unpin> Session<'a, W> {
             }
         };
         match command {
-            Ok((asked, command)) => match self.desk.writer.command(command, self.author.clone()).await {
+            Ok((asked, command)) => match self.desk.writer.command(command, self.who.clone()).await {
                 Ok(verdict) => self.waiting.push((asked, verdict)),
                 Err(_) => self.reply(Reply::Error(stopping())).await,
             },
@@ -206,12 +209,70 @@ impl<'a, W: AsyncWrite + Unpin> Session<'a, W> {
         Ok(Next::GoOn)
     }
 
+    /// Whether what is only read may be; the writer asks about changes.
+    fn permitted(&self, request: &Request<'_>) -> Result<(), Denied> {
+        let of_filter = |form: &FilterForm, verb| match &form.service {
+            Some(service) => self.desk.may(&self.who, verb, On::Service(service)),
+            None => self.desk.may(&self.who, verb, On::Everything),
+        };
+        let of = |service: Option<&str>, verb| {
+            self.desk.may(&self.who, verb, service.map_or(On::Everything, On::Service))
+        };
+        match request {
+            Request::Hello(_)
+            | Request::Register(_)
+            | Request::Heartbeat(_)
+            | Request::Deregister(_)
+            | Request::Drain(_)
+            | Request::Report(_)
+            | Request::Token(TokenForm::Create(_) | TokenForm::Revoke(_)) => Ok(()),
+            Request::Settings(form) => of(Some(&form.service), Verb::Read),
+            Request::Lookup(form) => of(form.service.as_deref(), Verb::Read),
+            Request::List(form) => of_filter(form, Verb::Read),
+            Request::Watch(form) => of_filter(form, Verb::Watch),
+            Request::Explain(form) => of(about(&self.desk.view, &form.name).as_deref(), Verb::Read),
+            Request::Log(form) => of(form.service.as_deref(), Verb::Read),
+            Request::At(form) => of(Some(&form.service), Verb::Read),
+            Request::Availability(form) => of(form.service.as_deref(), Verb::Read),
+            Request::Status(_) => of(None, Verb::Read),
+            Request::Feed(_) => of(None, Verb::Watch),
+            Request::Backup(_) | Request::Token(TokenForm::List(_)) => of(None, Verb::Admin),
+        }
+    }
+
+    /// Who speaks from here on. Whoever is mistaken about that is not listened to: what follows was meant to be said by
+    /// somebody else.
+    async fn hello(
+        &mut self,
+        form: &HelloForm,
+        reader: &mut (impl AsyncReadExt + Unpin),
+    ) -> io::Result<Next> {
+        match self.desk.identify(&self.who, &form.token.0) {
+            Ok(who) => {
+                self.settle().await;
+                let identity = who.to_string();
+                self.who = who;
+                self.reply(Reply::Welcome(WelcomeForm { identity })).await;
+                Ok(Next::GoOn)
+            }
+            Err(denied) => {
+                self.give_up(reader, denied.into()).await?;
+                Ok(Next::Close)
+            }
+        }
+    }
+
+    fn create(&self, form: &CreateForm) -> Result<(Asked, Command), Problem> {
+        let (number, secret, now) = (random()?, random()?, self.desk.clock.now().wall);
+        let number = u64::from_be_bytes(number);
+        let token = form.token(number, &secret, now)?;
+        let text = Some(Secret(Token::text(number, &secret)));
+        let shown = TokenShown { token: text, ..TokenShown::of(&token, now) };
+        Ok((Asked::CreateToken(Box::new(shown)), Command::CreateToken(token.into())))
+    }
+
     fn register(&self, form: &RegisterForm) -> Result<(Asked, Command), Problem> {
-        let mut random = [0; 8];
-        getrandom::fill(&mut random).map_err(|error| {
-            Problem::new("unavailable", format!("no random number from the kernel: {error}; try again"))
-        })?;
-        let registration = form.registration(&self.peer, u64::from_be_bytes(random))?;
+        let registration = form.registration(&self.peer, u64::from_be_bytes(random()?))?;
         Ok((Asked::Register(registration.key.clone()), Command::Register(Box::new(registration))))
     }
 
@@ -237,10 +298,11 @@ impl<'a, W: AsyncWrite + Unpin> Session<'a, W> {
     fn read(&self, request: &Request<'_>) -> Result<Reply, Problem> {
         let desk = self.desk;
         match request {
-            Request::Heartbeat(form) => desk.renew(form, &self.peer.host),
+            Request::Heartbeat(form) => desk.renew(form, &self.peer.host, &self.who),
             Request::Lookup(form) => desk.lookup(form),
             Request::List(form) => desk.list(form),
             Request::Explain(form) => explain(&desk.view, &form.name).map(Reply::Explained),
+            Request::Token(_) => Ok(Reply::Tokens(desk.tokens())),
             _ => Ok(desk.status()),
         }
     }
@@ -288,6 +350,8 @@ impl<'a, W: AsyncWrite + Unpin> Session<'a, W> {
                 revision,
             }),
             Asked::Settings(service) => self.desk.settings(&service, revision),
+            Asked::CreateToken(shown) => Reply::Created(shown),
+            Asked::RevokeToken(name) => Reply::Revoked(NameForm { name }),
             Asked::Report(report) => {
                 let (service, id, host) = match &report.on {
                     Subject::Instance(holder) => {
@@ -385,6 +449,14 @@ impl<'a, W: AsyncWrite + Unpin> Session<'a, W> {
         drop(timeout(LINGER, linger).await);
         Ok(())
     }
+}
+
+fn random<const N: usize>() -> Result<[u8; N], Problem> {
+    let mut octets = [0; N];
+    getrandom::fill(&mut octets).map_err(|error| {
+        Problem::new("unavailable", format!("no random number from the kernel: {error}; try again"))
+    })?;
+    Ok(octets)
 }
 
 fn too_long() -> Problem {

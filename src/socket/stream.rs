@@ -7,6 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWrite};
 use tokio::sync::mpsc;
 
 use super::session::{Session, stopping};
+use crate::access::{On, Verb};
 use crate::connections::Place;
 use crate::instance::Instance;
 use crate::journal::Ended;
@@ -53,6 +54,10 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
         place: &Place,
     ) -> io::Result<()> {
         let mut rest = [0; 512];
+        let (desk, who) = (self.desk, self.who.clone());
+        let service = filter.and_then(|filter| filter.service.as_ref());
+        let denied = desk.until_denied(&who, Verb::Watch, service.map_or(On::Everything, On::from));
+        let mut denied = std::pin::pin!(denied);
         loop {
             // `next` is cancel-safe; what is read from the client while it follows means nothing.
             let changes = tokio::select! {
@@ -61,6 +66,10 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
                     0 => return Ok(()),
                     _ => continue,
                 },
+                denied = &mut denied => {
+                    self.reply(Reply::Error(denied.into())).await;
+                    return self.flush().await;
+                }
                 () = place.closing().cancelled() => return Ok(()),
             };
             match changes {

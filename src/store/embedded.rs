@@ -37,8 +37,9 @@ const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 const INSTANCES: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("instances");
 const HOSTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("hosts");
 const SETTINGS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("settings");
-/// The guards in force; not there in files of before there were any.
+// The guards in force, and the tokens; neither is there in files of before there were any.
 const GUARDS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("guards");
+const TOKENS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("tokens");
 const GONE: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("gone");
 const LOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("log");
 /// Not 0: an empty redo log is of no epoch.
@@ -567,6 +568,12 @@ impl Engine {
                 kept.guards.push((named(name.value())?, guard));
             }
         }
+        if let Some(tokens) = opened(&transaction, TOKENS)? {
+            for entry in tokens.iter()? {
+                let (_, octets) = entry?;
+                kept.tokens.push(record::read_token(octets.value()).map_err(unreadable)?);
+            }
+        }
         for entry in transaction.open_table(GONE)?.iter()? {
             let (_, octets) = entry?;
             let left = record::read_left(octets.value(), now).map_err(unreadable)?;
@@ -608,6 +615,9 @@ impl Engine {
                     ),
                     "guards" => {
                         drop(transaction.open_table(GUARDS)?.insert(text(key)?.as_str(), value.as_slice())?)
+                    }
+                    "tokens" => {
+                        drop(transaction.open_table(TOKENS)?.insert(text(key)?.as_str(), value.as_slice())?)
                     }
                     "log" => {
                         record::read_change(value).map_err(unreadable)?;
@@ -756,6 +766,15 @@ fn apply(transaction: &WriteTransaction, changes: &[Change], entry: &Entry) -> R
                         drop(guards.insert(service.as_str(), record::write_guard(*guard).as_slice())?)
                     }
                     None => drop(guards.remove(service.as_str())?),
+                }
+            }
+            What::Token { before, after } => {
+                let mut tokens = transaction.open_table(TOKENS)?;
+                if let Some(token) = before {
+                    tokens.remove(&*token.name)?;
+                }
+                if let Some(token) = after {
+                    tokens.insert(&*token.name, record::write_token(token).as_slice())?;
                 }
             }
             What::Forgotten { key } => drop(gone.remove(record::place(key).as_slice())?),
@@ -964,7 +983,9 @@ impl History {
                 return Ok(());
             }
         }
-        for (name, table) in [("hosts", HOSTS), ("settings", SETTINGS), ("guards", GUARDS)] {
+        for (name, table) in
+            [("hosts", HOSTS), ("settings", SETTINGS), ("guards", GUARDS), ("tokens", TOKENS)]
+        {
             let Some(table) = opened(&transaction, table)? else { continue };
             for entry in table.iter()? {
                 let (key, value) = entry?;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::access::{Grant, Owner, Token};
 use crate::balance::{Balance, SrvWeights};
 use crate::check::{Check, Definition, Http, Kind, Place, Tls};
 use crate::instance::{
@@ -25,6 +26,8 @@ const VERSION: u8 = 1;
 const SETTINGS_VERSION: u8 = 3;
 /// That of the settings without a guard, which is still read.
 const UNGUARDED_VERSION: u8 = 2;
+/// That of an instance that somebody owns.
+const OWNED_VERSION: u8 = 2;
 
 /// How long a connection-bound instance waits after a restart for its holder to come back.
 pub const CONNECTION_GRACE: Duration = Duration::from_secs(15);
@@ -77,6 +80,33 @@ struct InstanceForm<'a> {
     revision: u64,
     source: Option<String>,
     consul: Option<ConsulForm>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct OwnedForm<'a> {
+    #[serde(borrow)]
+    instance: InstanceForm<'a>,
+    owner: Option<OwnerForm>,
+}
+
+#[derive(Serialize, Deserialize)]
+enum OwnerForm {
+    User(u32),
+    Token(String),
+    Certificate(String),
+    Address(IpAddr),
+}
+
+/// A token; what it allows and denies in the words that say so.
+#[derive(Serialize, Deserialize)]
+struct TokenForm {
+    name: String,
+    number: u64,
+    hash: [u8; 32],
+    allow: Vec<String>,
+    deny: Vec<String>,
+    created: i64,
+    expires: Option<i64>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -214,6 +244,8 @@ enum AuthorForm {
     User(u32),
     Address(SocketAddr),
     File(String),
+    Token(String),
+    Certificate(String),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -247,6 +279,9 @@ enum WhatForm<'a> {
         before: Option<GuardForm>,
         after: Option<GuardForm>,
     },
+    /// An instance that somebody owns, before or after.
+    Owned(#[serde(borrow)] Option<Box<OwnedForm<'a>>>, #[serde(borrow)] Option<Box<OwnedForm<'a>>>),
+    Token(Option<TokenForm>, Option<TokenForm>),
 }
 
 /// Where an instance is kept: its service, host and id with a zero octet between, which no name holds.
@@ -255,7 +290,14 @@ pub fn place(key: &Key) -> Vec<u8> {
 }
 
 pub fn write_instance(instance: &Instance) -> Vec<u8> {
-    write(&InstanceForm::of(instance))
+    match instance.owner {
+        None => write(&InstanceForm::of(instance)),
+        Some(_) => write_as(OWNED_VERSION, &OwnedForm::of(instance)),
+    }
+}
+
+pub fn write_token(token: &Token) -> Vec<u8> {
+    write(&TokenForm::of(token))
 }
 
 pub fn write_host(host: &Host) -> Vec<u8> {
@@ -289,8 +331,22 @@ pub fn write_change(change: &Change) -> Vec<u8> {
             Author::User(uid) => AuthorForm::User(*uid),
             Author::Address(address) => AuthorForm::Address(*address),
             Author::File(path) => AuthorForm::File(path.to_string()),
+            Author::Token(name) => AuthorForm::Token(name.to_string()),
+            Author::Certificate(name) => AuthorForm::Certificate(name.to_string()),
         },
         what: match &change.what {
+            What::Instance { before, after }
+                if before.iter().chain(after).any(|instance| instance.owner.is_some()) =>
+            {
+                fn form(instance: &Option<Arc<Instance>>) -> Option<Box<OwnedForm<'_>>> {
+                    instance.as_deref().map(|instance| Box::new(OwnedForm::of(instance)))
+                }
+                WhatForm::Owned(form(before), form(after))
+            }
+            What::Token { before, after } => {
+                let form = |token: &Option<Arc<Token>>| token.as_deref().map(TokenForm::of);
+                WhatForm::Token(form(before), form(after))
+            }
             What::Instance { before, after } => {
                 fn form(instance: &Option<Arc<Instance>>) -> Option<Box<InstanceForm<'_>>> {
                     instance.as_deref().map(|instance| Box::new(InstanceForm::of(instance)))
@@ -325,11 +381,19 @@ pub fn write_change(change: &Change) -> Vec<u8> {
 pub struct Near {
     service: Option<ServiceName>,
     host: Option<HostName>,
+    owner: Option<Arc<Owner>>,
 }
 
 /// Reads an instance; its lease begins at `now`.
 pub fn read_instance(octets: &[u8], now: Now, near: &mut Near) -> Result<Instance, Unreadable> {
-    read::<InstanceForm<'_>>(octets)?.instance(now, near)
+    match octets {
+        [OWNED_VERSION, ..] => read_as::<OwnedForm<'_>>(OWNED_VERSION, octets)?.instance(now, near),
+        _ => read::<InstanceForm<'_>>(octets)?.instance(now, near),
+    }
+}
+
+pub fn read_token(octets: &[u8]) -> Result<Token, Unreadable> {
+    read::<TokenForm>(octets)?.token()
 }
 
 /// Reads a host; the deadlines of its checks begin at `now`.
@@ -362,10 +426,14 @@ pub fn read_left(octets: &[u8], now: Now) -> Result<Left, Unreadable> {
 pub fn read_change(octets: &[u8]) -> Result<Change, Unreadable> {
     let form: ChangeForm<'_> = read(octets)?;
     let past = Now::default(); // what was has no lease to run out
-    let mut near = Near::default();
-    let mut instance = |form: Option<Box<InstanceForm<'_>>>| {
-        form.map(|form| form.instance(past, &mut near).map(Arc::new)).transpose()
+    let near = std::cell::RefCell::new(Near::default());
+    let instance = |form: Option<Box<InstanceForm<'_>>>| {
+        form.map(|form| form.instance(past, &mut near.borrow_mut()).map(Arc::new)).transpose()
     };
+    let owned = |form: Option<Box<OwnedForm<'_>>>| {
+        form.map(|form| form.instance(past, &mut near.borrow_mut()).map(Arc::new)).transpose()
+    };
+    let token = |form: Option<TokenForm>| form.map(|form| form.token().map(Arc::new)).transpose();
     let host = |form: Option<HostForm>| form.map(|form| form.host(past).map(Arc::new)).transpose();
     Ok(Change {
         revision: form.revision,
@@ -376,11 +444,15 @@ pub fn read_change(octets: &[u8]) -> Result<Change, Unreadable> {
             AuthorForm::User(uid) => Author::User(uid),
             AuthorForm::Address(address) => Author::Address(address),
             AuthorForm::File(path) => Author::File(path.into()),
+            AuthorForm::Token(name) => Author::Token(name.into()),
+            AuthorForm::Certificate(name) => Author::Certificate(name.into()),
         },
         what: match form.what {
             WhatForm::Instance(before, after) => {
                 What::Instance { before: instance(before)?, after: instance(after)? }
             }
+            WhatForm::Owned(before, after) => What::Instance { before: owned(before)?, after: owned(after)? },
+            WhatForm::Token(before, after) => What::Token { before: token(before)?, after: token(after)? },
             WhatForm::Host(before, after) => What::Host { before: host(before)?, after: host(after)? },
             WhatForm::Forgotten { service, id, host } => What::Forgotten { key: key(&service, &id, &host)? },
             WhatForm::Ttl { service, before, after } => What::Settings {
@@ -673,6 +745,12 @@ impl HostForm {
 }
 
 impl Near {
+    fn owner(&mut self, owner: Owner) -> Arc<Owner> {
+        let shared = self.owner.take().filter(|known| **known == owner).unwrap_or_else(|| Arc::new(owner));
+        self.owner = Some(shared.clone());
+        shared
+    }
+
     /// A key with the texts of the one before, where they are the same.
     fn key(&mut self, service: &str, id: &str, host: &str) -> Result<Key, Unreadable> {
         let service = match self.service.take().filter(|name| name.as_str() == service) {
@@ -779,7 +857,64 @@ impl<'a> InstanceForm<'a> {
             since: Wall { unix_ms: self.since },
             created: self.created,
             revision: self.revision,
+            owner: None,
             extras: extras.kept(),
+        })
+    }
+}
+
+impl<'a> OwnedForm<'a> {
+    fn of(instance: &'a Instance) -> Self {
+        let owner = instance.owner.as_deref().map(|owner| match owner {
+            Owner::User(uid) => OwnerForm::User(*uid),
+            Owner::Token(name) => OwnerForm::Token(name.to_string()),
+            Owner::Certificate(name) => OwnerForm::Certificate(name.to_string()),
+            Owner::Address(address) => OwnerForm::Address(*address),
+        });
+        Self { instance: InstanceForm::of(instance), owner }
+    }
+
+    fn instance(self, now: Now, near: &mut Near) -> Result<Instance, Unreadable> {
+        let owner = self.owner.map(|owner| match owner {
+            OwnerForm::User(uid) => Owner::User(uid),
+            OwnerForm::Token(name) => Owner::Token(name.into()),
+            OwnerForm::Certificate(name) => Owner::Certificate(name.into()),
+            OwnerForm::Address(address) => Owner::Address(address),
+        });
+        let owner = owner.map(|owner| near.owner(owner));
+        Ok(Instance { owner, ..self.instance.instance(now, near)? })
+    }
+}
+
+impl TokenForm {
+    fn of(token: &Token) -> Self {
+        let grants = |allows| {
+            token.grants.iter().filter(|grant| grant.allows == allows).map(Grant::to_string).collect()
+        };
+        Self {
+            name: token.name.to_string(),
+            number: token.number,
+            hash: token.hash,
+            allow: grants(true),
+            deny: grants(false),
+            created: token.created.unix_ms,
+            expires: token.expires.map(|expires| expires.unix_ms),
+        }
+    }
+
+    fn token(self) -> Result<Token, Unreadable> {
+        let grants = [(self.allow, true), (self.deny, false)].into_iter();
+        let grants = grants.flat_map(|(texts, allows)| texts.into_iter().map(move |text| (text, allows)));
+        Ok(Token {
+            name: self.name.into(),
+            number: self.number,
+            hash: self.hash,
+            grants: grants
+                .map(|(text, allows)| Grant::parse(&text, allows))
+                .collect::<Result<_, _>>()
+                .map_err(damaged)?,
+            created: Wall { unix_ms: self.created },
+            expires: self.expires.map(|unix_ms| Wall { unix_ms }),
         })
     }
 }

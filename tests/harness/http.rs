@@ -105,6 +105,14 @@ impl Http {
         Some(response)
     }
 
+    /// A reply whose head has been read, with its body.
+    pub fn body_of(&mut self, mut head: Response) -> Response {
+        let octets = head.header("content-length").map_or(0, |text| text.parse().expect("a length"));
+        head.body = vec![0; octets];
+        self.reader.read_exact(&mut head.body).expect("the body");
+        head
+    }
+
     /// The head of a reply, and nothing of its body.
     pub fn head(&mut self) -> Option<Response> {
         let first = self.head_line()?;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use callsign::access::Identity;
 use callsign::check::{Definition, Kind, Place};
 use callsign::clock::Clock;
 use callsign::counters::Probes;
@@ -11,7 +12,7 @@ use callsign::instance::Health;
 use callsign::journal::Batch;
 use callsign::name::{Apex, HostName};
 use callsign::registry::{
-    Author, Command, FORGET_AFTER, HostRegistration, ListedCheck, Registry, Report, ReportOf, Subject,
+    Command, FORGET_AFTER, HostRegistration, ListedCheck, Registry, Report, ReportOf, Subject,
 };
 use callsign::store::Store;
 use callsign::view::{Settings, View, Zones};
@@ -116,7 +117,7 @@ impl Within {
         };
         let (view, clock) = (Arc::new(View::new(settings, Zones::default())), Clock::start());
         let registry = Registry::new(100, FORGET_AFTER);
-        let (running, writer) = Writer::new(registry, Store::memory(), view.clone(), clock);
+        let (running, writer) = Writer::new(registry, Store::memory(), view.clone(), clock, Arc::default());
         runtime.spawn(running.run());
         let (counters, stop) = (Arc::new(Probes::default()), CancellationToken::new());
         let probing = Probing {
@@ -134,7 +135,7 @@ impl Within {
 
     fn carry_out(&self, command: Command) {
         self.runtime.block_on(async {
-            let verdict = self.writer.command(command, Author::User(0)).await.expect("a writer");
+            let verdict = self.writer.command(command, Identity::user(0, 0)).await.expect("a writer");
             verdict.await.expect("a verdict").expect("no refusal");
         });
     }

@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use callsign::access::{Grant, Owner, Token};
 use callsign::balance::{Balance, SrvWeights};
 use callsign::check::{Check, Definition, Http, Kind, Place, Tls};
 use callsign::instance::{
@@ -31,6 +32,7 @@ const SERVICES: [&str; 3] = ["web", "db", "cache"];
 /// Ids of each service and host.
 const IDS: usize = 14;
 const HOSTS: [&str; 2] = ["a", "b"];
+const TOKENS: [&str; 3] = ["ci", "ops", "web"];
 const INSTANCES_MAX: usize = 1000;
 const FORGET_AFTER: Duration = Duration::from_secs(60);
 /// Commands in one batch.
@@ -47,6 +49,7 @@ pub struct Stored {
     pub instances: BTreeMap<Vec<u8>, Arc<str>>,
     pub hosts: BTreeMap<String, Arc<str>>,
     pub settings: BTreeMap<String, ServiceSettings>,
+    pub tokens: BTreeMap<String, Arc<str>>,
     pub gone: BTreeMap<Vec<u8>, Arc<str>>,
     pub guards: BTreeMap<String, Guard>,
     /// The newest `LIMITS.history_changes`.
@@ -82,6 +85,11 @@ impl Stored {
                     self.guards.insert(service.to_string(), *guard);
                 }
                 What::Guard { service, after: None, .. } => drop(self.guards.remove(service.as_str())),
+                What::Token { before, after } => {
+                    before.iter().for_each(|token| drop(self.tokens.remove(&*token.name)));
+                    let after = after.iter().map(|token| (token.name.to_string(), token_text(token)));
+                    self.tokens.extend(after);
+                }
                 What::Instance { before: None, after: None } | What::Host { before: None, after: None } => {}
             }
             self.log.insert(change.revision, change_text(change));
@@ -105,6 +113,9 @@ impl Stored {
         }
         for (service, guard) in &kept.guards {
             stored.guards.insert(service.to_string(), *guard);
+        }
+        for token in &kept.tokens {
+            stored.tokens.insert(token.name.to_string(), token_text(token));
         }
         for (instance, reason, at, revision) in &kept.gone {
             stored.gone.insert(record::place(&instance.key), left_text(instance, *reason, *at, *revision));
@@ -136,14 +147,24 @@ impl Stored {
         first("instance", &self.instances, &other.instances)
             .or_else(|| first("host", &self.hosts, &other.hosts))
             .or_else(|| first("settings", &self.settings, &other.settings))
+            .or_else(|| first("tokens", &self.tokens, &other.tokens))
             .or_else(|| first("gone", &self.gone, &other.gone))
             .or_else(|| first("guard", &self.guards, &other.guards))
             .or_else(|| first("log", &self.log, &other.log))
     }
 }
 
-/// All but the deadline, which no store keeps.
 fn instance_text(instance: &Instance) -> Arc<str> {
+    format!("{} {:?}", facts_text(instance), instance.owner).into()
+}
+
+fn token_text(token: &Token) -> Arc<str> {
+    let Token { name, number, hash, grants, created, expires } = token;
+    format!("{name} {number} {hash:?} {grants:?} {created:?} {expires:?}").into()
+}
+
+/// All but the deadline, which no store keeps, and the owner, whom one that is gone does not have.
+fn facts_text(instance: &Instance) -> String {
     let Instance { key, label, location, ports, weight, priority, lease, lease_id, .. } = instance;
     let Instance { deadline: _, draining, registered, since, revision, .. } = instance;
     let Extras { protocol, tags, meta, checks, source, consul } = &**instance;
@@ -157,7 +178,6 @@ fn instance_text(instance: &Instance) -> Arc<str> {
         "{key} {label} {location:?} {ports:?} {protocol:?} {tags:?} {meta:?} {weight} {priority} {lease} {lease_id} \
          {checks} {draining} {registered:?} {since:?} {created} {revision} {consul:?}"
     )
-    .into()
 }
 
 fn host_text(host: &Host) -> Arc<str> {
@@ -174,7 +194,7 @@ fn checks_text(checks: &[Check]) -> String {
 }
 
 fn left_text(instance: &Instance, reason: Reason, at: Wall, revision: u64) -> Arc<str> {
-    format!("{} {reason:?} {at:?} {revision}", instance_text(instance)).into()
+    format!("{} {reason:?} {at:?} {revision}", facts_text(instance)).into()
 }
 
 fn change_text(change: &Change) -> Arc<str> {
@@ -189,6 +209,9 @@ fn change_text(change: &Change) -> Arc<str> {
         What::Settings { service, before, after } => format!("{service} {before:?} {after:?}"),
         What::Forgotten { key } => format!("forgotten {key}"),
         What::Guard { service, before, after } => format!("guard {service} {before:?} {after:?}"),
+        What::Token { before, after } => {
+            format!("{:?} {:?}", before.as_deref().map(token_text), after.as_deref().map(token_text))
+        }
     };
     format!("{revision} {at:?} {reason:?} {author} {what}").into()
 }
@@ -236,13 +259,15 @@ impl World {
                 continue;
             }
             let command = self.command(place, draws);
-            let author = match draws.below(3) {
+            let author = match draws.below(5) {
+                3 => Author::Token("ci".into()),
+                4 => Author::Certificate("web.example".into()),
                 0 => Author::Server,
                 1 => Author::User(draws.below(70_000) as u32),
                 _ => Author::Address(([10, 0, 0, 7], 4000).into()),
             };
             for (reason, what) in self.registry.check(&command, self.now).unwrap_or_default() {
-                let on_host = matches!(what, What::Host { .. } | What::Settings { .. });
+                let on_host = matches!(what, What::Host { .. } | What::Settings { .. } | What::Token { .. });
                 let revision = self.registry.revision() + 1 + commands.len() as u64;
                 commands.push(Registry::change(revision, reason, what, author.clone(), self.now));
                 if on_host {
@@ -317,7 +342,9 @@ impl World {
             let output = "x".repeat(draws.below(300)).into();
             Command::Report(Report { on, check: Arc::from("ping"), status, output, of: ReportOf::Any })
         };
-        match draws.below(20) {
+        match draws.below(22) {
+            20 => Command::CreateToken(Arc::new(token(draws))),
+            21 => Command::RevokeToken(TOKENS[draws.below(3)].into()),
             16 => Command::AddCheck { on: Subject::Instance(holder(key)), listed: listed("added", draws) },
             17 => Command::RemoveCheck { on: Subject::Instance(holder(key)), check: "added".into() },
             18 if draws.below(2) == 0 => Command::DeregisterHost(key.host.clone()),
@@ -396,7 +423,26 @@ impl World {
             }),
             anonymous: draws.below(2) == 0,
             displaces: None,
+            owner: match draws.below(6) {
+                0 => None,
+                1 => Some(Arc::new(Owner::User(draws.below(70_000) as u32))),
+                2 => Some(Arc::new(Owner::Certificate("web.example".into()))),
+                3 => Some(Arc::new(Owner::Address([10, 0, 0, 9].into()))),
+                _ => Some(Arc::new(Owner::Token(TOKENS[draws.below(3)].into()))),
+            },
         }
+    }
+}
+
+fn token(draws: &mut Draws) -> Token {
+    let grant = |text, allows| Grant::parse(text, allows).expect("a grant");
+    Token {
+        name: TOKENS[draws.below(3)].into(),
+        number: draws.below(1_000_000) as u64,
+        hash: [draws.below(256) as u8; 32],
+        grants: vec![grant("register+report:web*", true), grant("*:web-admin", false)],
+        created: Wall { unix_ms: draws.below(1_000_000) as i64 },
+        expires: (draws.below(2) == 0).then(|| Wall { unix_ms: draws.below(1_000_000) as i64 }),
     }
 }
 

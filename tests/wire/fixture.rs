@@ -115,6 +115,7 @@ impl Wanted {
             consul: self.consul.clone(),
             anonymous: false,
             displaces: None,
+            owner: None,
         }))
     }
 }

@@ -1,0 +1,106 @@
+//! First come, first served: an instance is changed by whoever registered it, or an administrator.
+
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use super::{hello, over_http, token};
+use crate::harness::{Server, binary};
+
+fn register(id: &str) -> Value {
+    json!({"register": {"service": "web", "id": id, "address": "10.0.0.7", "port": 80, "lease": "1h"}})
+}
+
+/// Everything that changes an instance of another, and what renews it.
+fn changes(id: &str) -> [Value; 5] {
+    let holder = json!({"service": "web", "id": id});
+    [
+        register(id),
+        json!({ "heartbeat": holder }),
+        json!({ "drain": holder }),
+        json!({"report": {"service": "web", "id": id, "check": "up", "status": "critical"}}),
+        json!({ "deregister": holder }),
+    ]
+}
+
+#[test]
+fn an_instance_is_changed_by_who_registered_it_or_an_administrator() {
+    let server = Server::start(&["--listen", "127.0.0.1:0", "--access", "allow anyone read"]);
+    let every = ["register+deregister+report"];
+    let (first, second) = (token(&server, "first", &every, &[]), token(&server, "second", &every, &[]));
+    let chief = token(&server, "chief", &["admin:web*"], &[]);
+    let mut owner = hello(server.tcp_client(), &first);
+    let mut other = hello(server.client(), &second); // what a token may is all that its holder may, root or not
+    owner.done("registered", &register("web-1"));
+    for change in changes("web-1") {
+        let error = other.done("error", &change);
+        assert_eq!(error["code"], "denied", "{change}");
+        let text = error["message"].as_str().expect("a message");
+        assert!(text.contains("was registered by token first"), "{text}");
+    }
+    let taken = json!({"Name": "web", "ID": "web-1", "Address": "10.0.0.9", "Port": 81});
+    let response = over_http(server.http(), "PUT", "/v1/agent/service/register", Some(&second), &taken);
+    assert!(response.status == 403 && response.text().contains("token first"), "{response:?}");
+    // Not even by another service's name, which would take the id away from it.
+    let own = json!({"Name": "web", "ID": "c", "Port": 1, "Address": "10.0.0.7"});
+    over_http(server.http(), "PUT", "/v1/agent/service/register", Some(&first), &own);
+    let moved = json!({"Name": "other", "ID": "c", "Address": "10.0.0.9", "Port": 81});
+    assert_eq!(
+        over_http(server.http(), "PUT", "/v1/agent/service/register", Some(&second), &moved).status,
+        403
+    );
+    let log = server.client().done("log", &json!({"log": {"id": "web-1"}}));
+    let of_web_1: Vec<&Value> = log["changes"].as_array().expect("changes").iter().collect();
+    assert!(of_web_1.len() == 1 && of_web_1[0]["author"] == "token first", "{log}");
+    // An administrator changes it, and does not take it away.
+    let mut chief = hello(server.tcp_client(), &chief);
+    chief.done("draining", &changes("web-1")[2]);
+    chief.done("registered", &register("web-1"));
+    for change in changes("web-1") {
+        assert!(owner.ask(&change)["error"].is_null(), "{change}");
+    }
+    // Gone is gone: who comes now is first.
+    other.done("registered", &register("web-1"));
+    assert_eq!(owner.done("error", &register("web-1"))["code"], "denied");
+}
+
+#[test]
+fn whose_an_instance_is_outlives_a_crash() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let data = directory.path().display().to_string();
+    let flags = ["--data", &data, "--listen", "127.0.0.1:0", "--access", "allow anyone read"];
+    let mut server = Server::start(&flags);
+    let (first, second) =
+        (token(&server, "first", &["register"], &[]), token(&server, "second", &["register"], &[]));
+    hello(server.tcp_client(), &first).done("registered", &register("web-1"));
+    server.crash();
+    let server = Server::start(&flags);
+    assert_eq!(hello(server.tcp_client(), &second).done("error", &register("web-1"))["code"], "denied");
+    hello(server.tcp_client(), &first).done("registered", &register("web-1"));
+}
+
+/// The kernel says who is at the other end of the Unix socket, and its mode who may be there at all.
+#[test]
+fn a_user_of_the_group_registers_and_changes_nothing_of_another() {
+    const NOBODY: u32 = 65_534;
+    let server = Server::start(&["--store", "memory"]);
+    std::fs::set_permissions(server.directory(), PermissionsExt::from_mode(0o755)).expect("a mode");
+    let run = |gid: u32, words: &[&str]| {
+        let socket = format!("unix:{}", server.socket.display());
+        let mut command = Command::new(binary());
+        command.args(words).args(["--server", &socket]).uid(NOBODY).gid(gid).env_remove("CALLSIGN_TOKEN");
+        command.current_dir("/").output().expect("callsign as another user")
+    };
+    server.client().done("registered", &register("web-1"));
+    let stranger = run(NOBODY, &["ls"]);
+    assert_eq!(stranger.status.code(), Some(4), "{stranger:?}");
+    let member = run(0, &["register", "web", "10.0.0.9:80", "--id", "web-2", "--lease", "1h"]);
+    assert_eq!(member.status.code(), Some(0), "{member:?}");
+    let theirs = run(0, &["deregister", "web", "web-1"]);
+    let told = String::from_utf8_lossy(&theirs.stderr);
+    assert!(theirs.status.code() == Some(4) && told.contains("was registered by uid 0"), "{theirs:?}");
+    let own = run(0, &["deregister", "web", "web-2"]);
+    assert_eq!(own.status.code(), Some(0), "{own:?}");
+}
