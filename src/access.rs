@@ -444,6 +444,8 @@ pub enum Denied {
     NotOwner { key: String, owner: String },
     #[error("the token is not known, or was revoked; make one with `callsign token create`")]
     UnknownToken,
+    #[error("too many wrong tokens in one second; the connection is closed")]
+    TooMany,
     #[error("the token `{0}` has expired; make another with `callsign token create`")]
     Expired(Arc<str>),
 }

@@ -13,6 +13,7 @@ use crate::access::{Access, Denied, Identity, On, Verb};
 use crate::check::worst;
 use crate::clock::Clock;
 use crate::connections::Connections;
+use crate::connections::mistakes::Mistakes;
 use crate::instance::{Health, Instance};
 use crate::journal::Event;
 use crate::name::HostName;
@@ -35,6 +36,8 @@ pub struct Desk {
     pub clock: Clock,
     /// Who may say what.
     pub access: Arc<Access>,
+    /// Wrong tokens.
+    pub mistakes: Mistakes,
     /// The machine we run on.
     pub host: HostName,
     /// For a registration over the Unix socket that names no address.
@@ -80,7 +83,10 @@ impl Desk {
         if tokens.is_empty() && self.access.rules.is_none() {
             return Ok(who.clone());
         }
-        tokens.find(token, self.clock.now().wall).map(Identity::token)
+        let now = self.clock.now();
+        tokens.find(token, now.wall).map(Identity::token).map_err(|denied| {
+            if self.mistakes.may_go_on(who.owner.as_deref(), now) { denied } else { Denied::TooMany }
+        })
     }
 
     /// Returns once `who` may no longer do this: a token was revoked, or is over.

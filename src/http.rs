@@ -33,7 +33,7 @@ use axum::body::{Body, HttpBody};
 use axum::extract::rejection::RawPathParamsRejection;
 use axum::extract::{DefaultBodyLimit, FromRequestParts, RawPathParams, Request};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
+use axum::http::{HeaderMap, Method, StatusCode, Version, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream::{Stream, StreamExt, poll_fn};
@@ -284,11 +284,7 @@ async fn guard(
             },
             None => next.run(request).await,
         },
-        Err(failure) => {
-            let mut response = failure.into_response();
-            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-            response
-        }
+        Err(failure) => failure.closing().into_response(),
     }
 }
 

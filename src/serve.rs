@@ -25,6 +25,7 @@ use crate::balance::Draws;
 use crate::bind;
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::connections::mistakes::Mistakes;
 use crate::connections::{Connections, Streams};
 use crate::counters::{Forwarding, Limited, Probes, Queries};
 use crate::definitions::Definitions;
@@ -121,6 +122,7 @@ pub async fn run(config: Config) -> Result<()> {
         writer: handle,
         clock,
         access,
+        mistakes: Mistakes::default(),
         host: own_host(),
         addresses: bind::default_route_addresses(),
         loopback_allowed: loopback_only || config.allow_loopback,

@@ -96,7 +96,10 @@ impl Office {
 
 impl From<Denied> for Failure {
     fn from(denied: Denied) -> Self {
-        // What Consul's clients look for in a refusal.
-        Self::new(StatusCode::FORBIDDEN, format!("Permission denied: {denied}"))
+        match denied {
+            Denied::TooMany => Self::new(StatusCode::TOO_MANY_REQUESTS, denied.to_string()).closing(),
+            // What Consul's clients look for in a refusal.
+            denied => Self::new(StatusCode::FORBIDDEN, format!("Permission denied: {denied}")),
+        }
     }
 }

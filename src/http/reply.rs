@@ -23,11 +23,13 @@ pub struct Failure {
     text: String,
     /// The methods that would have done.
     allow: Option<&'static str>,
+    /// The connection is closed behind it.
+    closes: bool,
 }
 
 impl Failure {
     pub fn new(status: StatusCode, text: impl Into<String>) -> Self {
-        Self { status, text: text.into(), allow: None }
+        Self { status, text: text.into(), allow: None, closes: false }
     }
 
     pub fn bad(text: impl Into<String>) -> Self {
@@ -46,6 +48,10 @@ impl Failure {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "the server is stopping; try again when it is back")
     }
 
+    pub fn closing(self) -> Self {
+        Self { closes: true, ..self }
+    }
+
     pub fn allowing(self, methods: &'static str) -> Self {
         Self { allow: Some(methods), ..self }
     }
@@ -56,6 +62,9 @@ impl IntoResponse for Failure {
         let mut response = (self.status, self.text).into_response();
         if let Some(methods) = self.allow {
             response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(methods));
+        }
+        if self.closes {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         common(response.headers_mut());
         response

@@ -163,3 +163,54 @@ fn the_command_line_takes_a_token_from_a_file_and_from_the_environment() {
     assert_eq!(callsign(&["token", "revoke", "ci", "--server", &unix]).code, Some(0));
     assert_eq!(with(&["ls", "--token-file", &file]).code, Some(4));
 }
+
+/// However often somebody is wrong, nobody else notices, at the same address neither.
+#[test]
+fn many_wrong_tokens_cost_nobody_else_anything() {
+    const WRONG: usize = 10_000;
+    let server = Server::start(&CLOSED);
+    let text = token(&server, "ci", &["*"], &[]);
+    let (begun, mut replies) = (std::time::Instant::now(), [0_usize; 2]);
+    let guessed = std::thread::scope(|scope| {
+        let guessing = scope.spawn(|| {
+            let (mut guesses, mut told) = (0, [0_usize; 2]);
+            let mut http = server.http();
+            while guesses < WRONG {
+                let guess = format!("callsign_{guesses:016x}_{}", "0".repeat(64));
+                http.send("GET", "/v1/catalog/services", &[("X-Consul-Token", &guess)], b"");
+                let reply = http.receive();
+                guesses += 1;
+                match reply.status {
+                    403 => told[0] += 1,
+                    429 => {
+                        told[1] += 1;
+                        assert!(http.next().is_none(), "the connection is closed");
+                        http = server.http();
+                    }
+                    status => panic!("a guess was answered {status}"),
+                }
+            }
+            told
+        });
+        let mut holder = hello(server.tcp_client(), &text);
+        while !guessing.is_finished() {
+            let id = format!("web-{}", replies[0] % 10);
+            let form = json!({"service": "web", "id": id, "address": "10.0.0.7", "port": 80, "lease": "1h"});
+            holder.done("registered", &json!({ "register": form }));
+            assert_eq!(
+                over_http(server.http(), "GET", "/v1/catalog/services", Some(&text), &Value::Null).status,
+                200
+            );
+            hello(server.tcp_client(), &text).done("instances", &list());
+            replies[0] += 1;
+            replies[1] += 3;
+        }
+        guessing.join().expect("the guesses")
+    });
+    let seconds = begun.elapsed().as_secs_f64();
+    println!("{WRONG} guesses in {seconds:.1} s: {guessed:?}; {} others, all of them served", replies[1]);
+    assert!(guessed[1] > guessed[0], "most are told that they are too many");
+    assert!(replies[0] > 0, "others asked meanwhile");
+    let log = server.stderr();
+    assert!(log.lines().count() < 20, "a guess is no line of the log: {log}");
+}
