@@ -680,7 +680,9 @@ impl Registry {
                 let name = after.as_ref().or(before.as_ref()).map(|host| &host.name);
                 let keys = name.and_then(|name| self.on_host.get(name));
                 let keys = keys.into_iter().flat_map(Sorted::iter);
-                let services: BTreeSet<_> = keys.map(|key| key.service.clone()).collect();
+                let guarded = name.into_iter().flat_map(|name| self.guarded_on(name));
+                let services = keys.map(|key| &key.service).chain(guarded);
+                let services: BTreeSet<_> = services.cloned().collect();
                 services.into_iter().collect()
             }
             What::Forgotten { key } => vec![key.service.clone()],

@@ -11,7 +11,7 @@ use super::{Change, Gone, Reason, Registry, Service, What};
 use crate::check::{Check, Kind, worst};
 use crate::instance::{Health, Instance, Key, Lease, ServiceSettings};
 use crate::member::{Member, Members};
-use crate::name::{Label, ServiceName};
+use crate::name::{HostName, Label, ServiceName};
 use crate::time::{Now, Wall, nanoseconds};
 
 /// Instances that a service had at least when the burst began: of four, two may well die on the same day.
@@ -113,10 +113,10 @@ fn is_over(share: u8, bad: usize, live: usize) -> bool {
 fn is_for_the_worse(change: &Change) -> bool {
     match &change.what {
         What::Instance { before: Some(before), after: Some(after) } => {
-            before.health().in_answers() && !after.health().in_answers()
+            before.health().in_answers() && after.health() == Health::Critical
         }
         What::Instance { before: Some(_), after: None } => change.reason != Reason::Deregistered,
-        What::Host { after: Some(after), .. } => !worst(&after.checks).in_answers(),
+        What::Host { after: Some(after), .. } => worst(&after.checks) == Health::Critical,
         _ => false,
     }
 }
@@ -154,8 +154,12 @@ impl Registry {
     fn begin(&self, name: &ServiceName, now: Now) -> Option<(Reason, What)> {
         let (service, share) = (self.services.get(name)?, self.guarded_over(name)?);
         let mut bad = self.deaths(service);
-        // What left is remembered for no longer than that.
-        bad.retain(|death| death.at.after(death.window.min(self.forget_after)) >= now.wall);
+        bad.retain(|death| {
+            // What left is remembered for no longer than that.
+            let end = death.at.after(death.window.min(self.forget_after));
+            // The clock may have been set back.
+            (death.at..=end).contains(&now.wall)
+        });
         let from = bad.iter().map(|death| death.at).min()?;
         if !is_over(share, bad.len(), service.members.answered()) {
             return None;
@@ -216,6 +220,14 @@ impl Registry {
         let mut gone = gone.into_iter().flat_map(|service| &service.gone);
         gone.any(|gone| {
             gone.instance.label == *label && gone.instance.key != *key && self.held_member(gone).is_some()
+        })
+    }
+
+    /// The guarded services that remember an instance on a host: its health tells who of them is held.
+    pub(super) fn guarded_on(&self, host: &HostName) -> impl Iterator<Item = &ServiceName> {
+        self.guards.keys().filter(|name| {
+            let gone = self.services.get(*name).into_iter().flat_map(|service| &service.gone);
+            gone.into_iter().any(|gone| gone.instance.key.host == *host)
         })
     }
 
