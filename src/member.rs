@@ -4,6 +4,7 @@
 //! one leaf of some dozens, not a service of ten thousand. What is asked of all members at once is summed up in each
 //! leaf, so that a view is made without a look at every member.
 
+use std::collections::BTreeMap;
 use std::slice;
 use std::sync::Arc;
 use std::time::Duration;
@@ -217,6 +218,17 @@ impl Members {
             let mut members = (self.astray > 0).then(|| self.iter()).into_iter().flatten();
             members.find(|member| member.instance.key == *key)
         })
+    }
+
+    /// The set of these members, of which each label has one.
+    pub fn of(members: BTreeMap<Label, Member>) -> Self {
+        let len = members.len() as u32;
+        let astray = members.values().filter(|member| member.is_astray()).count() as u32;
+        let (mut leaves, mut members) = (Vec::new(), members.into_values().peekable());
+        while members.peek().is_some() {
+            leaves.push(Arc::new(Leaf::of(members.by_ref().take(LEAF_MAX).collect())));
+        }
+        Self { leaves: Arc::new(leaves), len, astray }
     }
 
     /// Puts a member in, in the place of the one with its label where there is one.

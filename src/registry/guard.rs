@@ -241,14 +241,12 @@ impl Registry {
                 members.put(Member { held: true, ..member.clone() });
             }
         }
-        let mut answered = members.clone();
-        for member in service.gone.iter().filter_map(|gone| self.held_member(gone)) {
-            // Another one may have got its label before the guard began.
-            if answered.get(member.instance.label.as_str()).is_none() {
-                answered.put(member);
-            }
-        }
-        (members, answered)
+        let labelled = |member: Member| (member.instance.label.clone(), member);
+        let mut answered: BTreeMap<Label, Member> =
+            service.gone.iter().filter_map(|gone| self.held_member(gone)).map(labelled).collect();
+        // Where another one got the label of one that is held, before the guard began, it is the one.
+        answered.extend(members.iter().cloned().map(labelled));
+        (members, Members::of(answered))
     }
 
     /// How many that left a service are remembered: of one that may be guarded all, for they may come back.
