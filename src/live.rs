@@ -10,7 +10,6 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-pub(crate) use self::browse::has_transport;
 use self::browse::instance_txt;
 use self::choice::Rule;
 use crate::answer::{Asked, Ede, FIXED_OCTETS, Found, Selection, additional, static_addresses};
@@ -222,15 +221,14 @@ impl Live<'_> {
             Owner::ByPort { service, port, transport } => {
                 self.by_service(service, |service| self.by_port(service, port, transport))
             }
-            Owner::Ports(name, transport) => self.in_service(name, |service| {
-                let named = |port: &Port| port.name.is_some() && port.transport == transport;
-                match service.known().any(|instance| instance.ports.iter().any(named)) {
+            Owner::Ports(name, transport) => {
+                self.in_service(name, |service| match service.ports.any_named(transport) {
                     true => Found::NoData(None),
                     false => {
                         Found::NoName(self.ede(|| format!("{name}: no named {} port", transport.as_str())))
                     }
-                }
-            }),
+                })
+            }
             Owner::ByTag { service, tag } => self.by_service(service, |service| self.by_tag(service, tag)),
             Owner::Below { service, label } => self.in_service(service, |service| self.below(service, label)),
             Owner::TypeInstance { service, label, transport } => {
@@ -292,7 +290,7 @@ impl Live<'_> {
     }
 
     fn by_transport(&self, service: &ServiceView, transport: Transport) -> Found {
-        if !has_transport(service, transport) {
+        if !service.ports.any(transport) {
             return Found::NoName(self.why(Why::NoPort(&service.name, transport)));
         }
         match self.qtype {
@@ -303,7 +301,7 @@ impl Live<'_> {
     }
 
     fn by_port(&self, service: &ServiceView, port: &str, transport: Transport) -> Found {
-        if !service.known().any(|instance| named_port(instance, port, transport).is_some()) {
+        if !service.ports.has(port, transport) {
             return Found::NoName(self.why(Why::NoPortNamed(&service.name, transport, port)));
         }
         match self.qtype {

@@ -26,7 +26,7 @@ pub use self::command::{
 };
 use self::guard::Guarding;
 pub use self::guard::{GUARD_FOR, GUARDED_MIN, Guard};
-pub use self::service::{Gone, Service};
+pub use self::service::{Gone, Ports, Service};
 use crate::access::{TOKENS_MAX, Token, Tokens};
 use crate::check::{CHECKS_MAX, Check, TTL_EXPIRED, worst};
 use crate::instance::{Extras, Health, Host, Instance, Key, Lease, ServiceSettings};

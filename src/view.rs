@@ -33,7 +33,7 @@ pub use crate::member::{Member, Members, Standing};
 use crate::name::{Apex, Datacenter, HostName, InstanceId, Label, Name, ServiceName, Tag};
 use crate::protocol::Filter;
 use crate::record::Soa;
-use crate::registry::{Change, Gone, Guard, Refusal, Registry, Service, What};
+use crate::registry::{Change, Gone, Guard, Ports, Refusal, Registry, Service, What};
 use crate::sorted::Sorted;
 use crate::time::Now;
 use crate::zone::Zone;
@@ -144,6 +144,8 @@ pub struct ServiceView {
     pub gone: Vec<Gone>,
     /// The tags of every instance that is registered or remembered, as labels.
     pub tags: Arc<BTreeSet<Label>>,
+    /// The ports of the same ones.
+    pub ports: Ports,
     /// TTL of its records in seconds.
     pub ttl: u32,
     /// The tags of its registered instances as they are spelt: what a list of services shows.
@@ -220,6 +222,7 @@ impl ServiceView {
             stale: stale.into(),
             gone,
             tags: service.known_tags(),
+            ports: service.ports(),
             ttl,
             listed_tags: service.listed_tags(),
             modified,

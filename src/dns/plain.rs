@@ -16,7 +16,7 @@ use crate::balance::{Draws, shuffle};
 use crate::dns::edns::{EXTENDED_ERROR, OPTION_OCTETS};
 use crate::grammar::{self, Owner};
 use crate::instance::{Instance, Location, Port, Transport};
-use crate::live::{Why, first_port, has_tag, has_transport, named_port};
+use crate::live::{Why, first_port, has_tag, named_port};
 use crate::name::{Apex, NAME_OCTETS_MAX};
 use crate::record::Type;
 use crate::view::prepared::{
@@ -261,7 +261,7 @@ impl Reply<'_, '_> {
             (Owner::Service(_), Type::TXT | Type::HTTPS | Type::ANY) => None,
             (Owner::Service(_), _) => self.no_data(view, service),
 
-            (Owner::ByTransport(_, transport), _) if !has_transport(service, transport) => {
+            (Owner::ByTransport(_, transport), _) if !service.ports.any(transport) => {
                 self.no_name(view, Some(Why::NoPort(&service.name, transport)))
             }
             (Owner::ByTransport(_, transport), Type::SRV) => {
@@ -270,9 +270,7 @@ impl Reply<'_, '_> {
             (Owner::ByTransport(..), Type::PTR | Type::ANY) => None,
             (Owner::ByTransport(..), _) => self.no_data(view, service),
 
-            (Owner::ByPort { port, transport, .. }, _)
-                if !service.known().any(|instance| named_port(instance, port, transport).is_some()) =>
-            {
+            (Owner::ByPort { port, transport, .. }, _) if !service.ports.has(port, transport) => {
                 self.no_name(view, Some(Why::NoPortNamed(&service.name, transport, port)))
             }
             (Owner::ByPort { port, transport, .. }, Type::SRV) => {

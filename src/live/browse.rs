@@ -28,9 +28,7 @@ impl Live<'_> {
         let mut room = self.asked.room.saturating_sub(if datagram { 0 } else { EDE_ROOM });
         for name in directory.names().filter(|name| name.is_service_type()) {
             let Some(service) = self.view.service(name.as_str()) else { continue };
-            for transport in
-                Transport::ALL.into_iter().filter(|transport| has_transport(&service, *transport))
-            {
+            for transport in Transport::ALL.into_iter().filter(|transport| service.ports.any(*transport)) {
                 let type_label = format!("_{name}");
                 // In front of a pointer; the first of a transport spells its label out as well.
                 let spelt = if datagram { 0 } else { transport.label().len() + 1 };
@@ -80,8 +78,11 @@ impl Live<'_> {
 
     /// `_v2._sub._web._tcp`; a service that is no type has no subtypes.
     pub(super) fn subtype(&self, service: &ServiceView, tag: &str, transport: Transport) -> Found {
+        // The sets say first whether it is worth a look at every instance.
         let mut tagged = service.known().filter(|instance| has_tag(instance, tag));
         let there = service.name.is_service_type()
+            && service.tags.contains(tag)
+            && service.ports.any(transport)
             && tagged.any(|instance| first_port(instance, transport).is_some());
         match self.qtype {
             _ if !there => {
@@ -97,7 +98,9 @@ impl Live<'_> {
     pub(super) fn subtypes(&self, service: &ServiceView, transport: Transport) -> Found {
         let tagged = |instance: &Instance| instance.tags.iter().any(|tag| tag.label().is_some());
         let mut with_port = service.known().filter(|instance| first_port(instance, transport).is_some());
-        match service.name.is_service_type() && with_port.any(|instance| tagged(instance)) {
+        let may_be =
+            service.name.is_service_type() && !service.tags.is_empty() && service.ports.any(transport);
+        match may_be && with_port.any(|instance| tagged(instance)) {
             true => Found::NoData(None),
             false => {
                 let transport = transport.as_str();
@@ -151,10 +154,6 @@ impl Live<'_> {
         }
         Found::Records(self.choose(&Rule::all_of(service), candidates))
     }
-}
-
-pub(crate) fn has_transport(service: &ServiceView, transport: Transport) -> bool {
-    service.known().any(|instance| first_port(instance, transport).is_some())
 }
 
 /// True where the id makes an instance name of its own: not a label already, and not what only its label tells

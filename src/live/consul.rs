@@ -122,16 +122,13 @@ fn is_tagged(instance: &Instance, tag: &str) -> bool {
     instance.tags.iter().any(|own| own.as_str().eq_ignore_ascii_case(tag))
 }
 
-/// True where a tag of the instance ends in `.` and `rest`: then the name of `rest` is there, and empty.
-fn has_tag_below(instance: &Instance, rest: &str) -> bool {
-    let is_below = |tag: &str| {
-        let front = tag.len().checked_sub(rest.len() + 1).filter(|front| *front > 0);
-        front.is_some_and(|front| {
-            tag.is_char_boundary(front)
-                && tag[front..].strip_prefix('.').is_some_and(|end| end.eq_ignore_ascii_case(rest))
-        })
-    };
-    instance.tags.iter().any(|tag| is_below(tag.as_str()))
+/// True where a tag ends in `.` and `rest`: then the name of `rest` is there, and empty.
+fn is_below(tag: &str, rest: &str) -> bool {
+    let front = tag.len().checked_sub(rest.len() + 1).filter(|front| *front > 0);
+    front.is_some_and(|front| {
+        tag.is_char_boundary(front)
+            && tag[front..].strip_prefix('.').is_some_and(|end| end.eq_ignore_ascii_case(rest))
+    })
 }
 
 impl Live<'_> {
@@ -167,10 +164,15 @@ impl Live<'_> {
     }
 
     fn tagged(&self, service: &ServiceView, tag: &str) -> Found {
-        if service.known().any(|instance| is_tagged(instance, tag)) {
+        let known = |fits: fn(&str, &str) -> bool| {
+            // Of those that are registered each different tag once, not each instance.
+            let gone = service.gone.iter().flat_map(|gone| &gone.instance.tags);
+            service.listed_tags.iter().chain(gone).any(|own| fits(own.as_str(), tag))
+        };
+        if known(str::eq_ignore_ascii_case) {
             return self.of_those(service, |instance| is_tagged(instance, tag), any_port);
         }
-        if service.known().any(|instance| has_tag_below(instance, tag)) {
+        if known(is_below) {
             return Found::NoData(None);
         }
         Found::NoName(self.why(Why::NoneTagged(&service.name, tag)))

@@ -5,7 +5,7 @@ use std::hash::Hash;
 use std::sync::{Arc, LazyLock};
 
 use super::Reason;
-use crate::instance::{Instance, Key};
+use crate::instance::{Instance, Key, Transport};
 use crate::member::{Member, Members};
 use crate::name::{Label, Tag};
 use crate::time::Wall;
@@ -13,6 +13,8 @@ use crate::time::Wall;
 /// The tags of a service that has none; one set for all of them.
 static NO_LABELS: LazyLock<Arc<BTreeSet<Label>>> = LazyLock::new(Arc::default);
 static NO_TEXTS: LazyLock<Arc<BTreeSet<Tag>>> = LazyLock::new(Arc::default);
+/// The same of the names of ports.
+static NO_NAMES: LazyLock<Arc<BTreeSet<Arc<str>>>> = LazyLock::new(Arc::default);
 
 /// An instance that left, as long as it is remembered.
 #[derive(Clone, Debug)]
@@ -31,6 +33,31 @@ pub struct Service {
     pub gone: VecDeque<Gone>,
     /// None where no instance has a tag.
     tags: Option<Box<Tags>>,
+    /// Ports of every instance that is registered or remembered, by transport.
+    ports: [u32; Transport::ALL.len()],
+    /// Their names; none where no port has one.
+    port_names: Option<Box<[Counted<Arc<str>>; Transport::ALL.len()]>>,
+}
+
+/// Which ports the instances of a service have, registered or remembered: what decides which names of ports exist.
+#[derive(Clone, Debug)]
+pub struct Ports {
+    any: [bool; Transport::ALL.len()],
+    named: [Arc<BTreeSet<Arc<str>>>; Transport::ALL.len()],
+}
+
+impl Ports {
+    pub fn any(&self, transport: Transport) -> bool {
+        self.any[transport as usize]
+    }
+
+    pub fn any_named(&self, transport: Transport) -> bool {
+        !self.named[transport as usize].is_empty()
+    }
+
+    pub fn has(&self, name: &str, transport: Transport) -> bool {
+        self.named[transport as usize].contains(name)
+    }
 }
 
 #[derive(Debug, Default)]
@@ -90,6 +117,14 @@ impl Service {
         self.tags.as_ref().map_or_else(|| NO_TEXTS.clone(), |tags| tags.listed.set.clone())
     }
 
+    pub fn ports(&self) -> Ports {
+        let named = |transport: Transport| match &self.port_names {
+            Some(names) => names[transport as usize].set.clone(),
+            None => NO_NAMES.clone(),
+        };
+        Ports { any: self.ports.map(|count| count > 0), named: Transport::ALL.map(named) }
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.members.is_empty() && self.gone.is_empty()
     }
@@ -146,6 +181,16 @@ impl Service {
     fn count_known(&mut self, instance: &Instance, more: bool) {
         for label in instance.tags.iter().filter_map(Tag::label) {
             self.count(more, |tags| if more { tags.known.put(label) } else { tags.known.take(label) });
+        }
+        for port in instance.ports.iter() {
+            let count = &mut self.ports[port.transport as usize];
+            *count = if more { *count + 1 } else { *count - 1 };
+            let Some(name) = &port.name else { continue };
+            let names = &mut self.port_names.get_or_insert_default()[port.transport as usize];
+            if more { names.put(name) } else { names.take(name) }
+        }
+        if self.port_names.as_ref().is_some_and(|names| names.iter().all(|names| names.counts.is_empty())) {
+            self.port_names = None;
         }
     }
 
