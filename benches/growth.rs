@@ -3,6 +3,8 @@
 //!     memory     octets of our own per instance
 //!     changes    time of one change, by size of its service and by size of the registry
 //!     queries    time of one query on the general path, by size of the registry
+//!     misses     time of one query for a name that a service does not have, by size of the service
+//!     balance    time of one query under each balance, as a worker of UDP answers it, and its ratio to `weighted`
 //!     churn      queries a second beside 10,000 changes a second
 //!
 //! Registrations are read from lines, as the socket reads them; store and sockets are left out. Medians of one run;
@@ -10,12 +12,15 @@
 
 use std::alloc::System as Heap;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use callsign::answer::Over;
-use callsign::dns::wire::{Arrival, Policy, accept};
+use callsign::balance::Region;
+use callsign::clock::Clock;
+use callsign::dns::wire::{Arrival, Policy, Responder, UDP_OCTETS_MAX, accept};
 use callsign::name::{Apex, HostName};
 use callsign::protocol::{self, Peer, Request};
 use callsign::registry::{Author, Change, Command, FORGET_AFTER, Registry};
@@ -36,6 +41,9 @@ const SAMPLES: usize = 2001;
 const CHURN: Duration = Duration::from_secs(1);
 const CHURN_ROUNDS: usize = 8;
 const CHURN_RATE: u32 = 10_000;
+/// Queries of one measurement under a balance, and how often each is measured, in turns.
+const BALANCE_QUERIES: u64 = 1000;
+const BALANCE_ROUNDS: usize = 101;
 
 fn main() {
     let wanted: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
@@ -48,6 +56,12 @@ fn main() {
     }
     if wants("queries") {
         queries();
+    }
+    if wants("misses") {
+        misses();
+    }
+    if wants("balance") {
+        balance();
     }
     if wants("churn") {
         churn();
@@ -274,6 +288,100 @@ fn queries() {
             ask(&any(RecordType::SRV)),
             ask(&vec![none; SAMPLES]),
         );
+    }
+}
+
+/// Whoever floods us with names that are not there must not find one that costs a look at every instance.
+fn misses() {
+    println!(
+        "\none query on the general path for a name that is not there, by instances of the service; microseconds, median:"
+    );
+    println!(
+        "| instances | `x.s0` | `_x._tcp.s0` | `_tcp.s0` | `_s0._udp` | `_s0._x` | `_x._sub._s0._tcp` | `_sub._s0._tcp` |"
+    );
+    println!("|---|---|---|---|---|---|---|---|");
+    for instances in [10, 1000, 10_000] {
+        let system = System::filled(instances, instances, &[]);
+        let row =
+            ["x.s0", "_x._tcp.s0", "_tcp.s0", "_s0._udp", "_s0._x", "_x._sub._s0._tcp", "_sub._s0._tcp"];
+        let row = row.map(|name| {
+            let query = query(&format!("{name}.service.local."), RecordType::SRV);
+            timed(|_| assert!(system.ask(&query) > 0), SAMPLES);
+            format!("{:.2}", timed(|_| assert!(system.ask(&query) > 0), SAMPLES).0)
+        });
+        println!("| {instances} | {} |", row.join(" | "));
+    }
+}
+
+/// A query as a worker of UDP answers it, without the kernel: the fast path, or where that passes it on the general one.
+fn balance() {
+    let settings = [
+        ("weighted", r#""balance":"weighted""#),
+        ("rotate", r#""balance":"rotate""#),
+        ("first", r#""balance":"first""#),
+        ("nearest", r#""balance":"nearest""#),
+        ("affinity", r#""balance":"affinity""#),
+        ("one", r#""balance":"one""#),
+        ("max-answers 3", r#""max_answers":3"#),
+    ];
+    let responders = settings.map(|(name, set)| {
+        let mut system = System::filled(5, 5, &[]);
+        system.view.settings.regions =
+            vec![Region { name: "here".into(), network: "10.0.0.0/8".parse().unwrap() }];
+        let line = format!(r#"{{"settings":{{"service":"s0",{set}}}}}"#);
+        let Request::Settings(form) = protocol::decode(line.as_bytes()).unwrap() else { panic!("{line}") };
+        let (_, configuration) = form.configuration(&system.view.settings.apexes).unwrap();
+        system.carry_out(&[Command::Configure(configuration.unwrap())]);
+        let responder = Responder {
+            view: Arc::new(system.view),
+            policy: Policy::default(),
+            clock: Clock::start(),
+            limiter: None,
+            forwarder: None,
+            queries: Arc::default(),
+        };
+        (name, Arc::new(responder))
+    });
+    let types = [RecordType::A, RecordType::SRV];
+    // Nanoseconds of a query by type and balance, one a round.
+    let mut times = vec![vec![Vec::with_capacity(BALANCE_ROUNDS); settings.len()]; types.len()];
+    let mut out = [0; UDP_OCTETS_MAX];
+    let mut is_plain = settings.map(|_| false);
+    for _ in 0..BALANCE_ROUNDS {
+        for (of_type, qtype) in times.iter_mut().zip(types) {
+            let query = query("s0.service.local.", qtype);
+            for (at, (_, responder)) in responders.iter().enumerate() {
+                let started = clock();
+                for draw in 0..BALANCE_QUERIES {
+                    let client = SocketAddr::from(([10, 0, 0, 9], 40_000));
+                    let arrival = Arrival { client, over: Over::Udp, draw };
+                    is_plain[at] = responder.reply_plainly(&arrival, &query, &mut out).is_some();
+                    if !is_plain[at] {
+                        let reply = responder.accept_at(responder.clock.now(), &arrival, &query);
+                        assert!(reply.is_some_and(|reply| reply.len() > 40));
+                    }
+                }
+                of_type[at].push(started.elapsed().as_secs_f64() * 1e9 / BALANCE_QUERIES as f64);
+            }
+        }
+    }
+    println!(
+        "\none query of a service of five, without the kernel; nanoseconds, median, and ratio to weighted:"
+    );
+    println!("| balance | path | A | ratio | SRV | ratio |");
+    println!("|---|---|---|---|---|---|");
+    let median = |values: Vec<f64>| {
+        let mut values = values;
+        values.sort_by(f64::total_cmp);
+        values[values.len() / 2]
+    };
+    for (at, (name, _)) in responders.iter().enumerate() {
+        let path = if is_plain[at] { "fast" } else { "general" };
+        let columns = times.iter().map(|of_type| {
+            let ratios = of_type[at].iter().zip(&of_type[0]).map(|(own, weighted)| own / weighted);
+            format!(" {:.0} | {:.2} |", median(of_type[at].clone()), median(ratios.collect()))
+        });
+        println!("| {name} | {path} |{}", columns.collect::<String>());
     }
 }
 
