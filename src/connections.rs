@@ -8,6 +8,7 @@
 //! [`Streams`] is what DNS connections of every kind share: their number, and the turns in which they are worked on.
 //! [`tls`] is what lies between some of them and their messages.
 
+pub mod mistakes;
 pub mod tls;
 
 use std::collections::HashMap;

@@ -2,19 +2,18 @@
 //! this machine and of who is at the other end.
 
 mod figures;
-mod mistakes;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::figures::{Figures, LiveTime};
-pub use self::mistakes::Mistakes;
 
 use crate::access::{Access, Denied, Identity, On, Verb};
 use crate::check::worst;
 use crate::clock::Clock;
 use crate::connections::Connections;
+use crate::connections::mistakes::Mistakes;
 use crate::instance::{Health, Instance};
 use crate::journal::Event;
 use crate::name::HostName;
