@@ -94,7 +94,11 @@ fn text(office: &Office) -> String {
         page.line("callsign_limited_replies_total", &[("fate", fate)], count.read() as f64);
     }
 
-    page.counter("callsign_wrong_tokens", "Tokens that were none.", office.desk.mistakes.made.read());
+    page.counter(
+        "callsign_wrong_tokens",
+        "Tokens that were none.",
+        office.desk.mistakes.made.load(Ordering::Relaxed),
+    );
 
     let probes = &office.probes;
     page.head("callsign_probes", "counter", "Probes of checks, by kind and outcome; void: not judged.");

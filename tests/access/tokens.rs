@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 use super::{hello, over_http, token};
 use crate::harness::{Http, Server, callsign};
 
-const CLOSED: [&str; 6] =
+/// Nothing is allowed without a token.
+pub const CLOSED: [&str; 6] =
     ["--store", "memory", "--listen", "127.0.0.1:0", "--access", "allow anyone read:nothing"];
 
 fn list() -> Value {
@@ -170,7 +171,7 @@ fn many_wrong_tokens_cost_nobody_else_anything() {
     const WRONG: usize = 10_000;
     let server = Server::start(&CLOSED);
     let text = token(&server, "ci", &["*"], &[]);
-    let (begun, mut replies) = (std::time::Instant::now(), [0_usize; 2]);
+    let mut served = 0;
     let guessed = std::thread::scope(|scope| {
         let guessing = scope.spawn(|| {
             let (mut guesses, mut told) = (0, [0_usize; 2]);
@@ -194,7 +195,7 @@ fn many_wrong_tokens_cost_nobody_else_anything() {
         });
         let mut holder = hello(server.tcp_client(), &text);
         while !guessing.is_finished() {
-            let id = format!("web-{}", replies[0] % 10);
+            let id = format!("web-{}", served % 10);
             let form = json!({"service": "web", "id": id, "address": "10.0.0.7", "port": 80, "lease": "1h"});
             holder.done("registered", &json!({ "register": form }));
             assert_eq!(
@@ -202,15 +203,13 @@ fn many_wrong_tokens_cost_nobody_else_anything() {
                 200
             );
             hello(server.tcp_client(), &text).done("instances", &list());
-            replies[0] += 1;
-            replies[1] += 3;
+            served += 3;
         }
         guessing.join().expect("the guesses")
     });
-    let seconds = begun.elapsed().as_secs_f64();
-    println!("{WRONG} guesses in {seconds:.1} s: {guessed:?}; {} others, all of them served", replies[1]);
+    println!("{WRONG} guesses: {guessed:?}; {served} others, all of them served");
     assert!(guessed[1] > guessed[0], "most are told that they are too many");
-    assert!(replies[0] > 0, "others asked meanwhile");
+    assert!(served > 0, "others asked meanwhile");
     let log = server.stderr();
     assert!(log.lines().count() < 20, "a guess is no line of the log: {log}");
 }
