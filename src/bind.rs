@@ -34,8 +34,10 @@ pub struct Handed {
     pub unix: Option<UnixListener>,
     /// TCP listeners that belong to no UDP socket: registration.
     pub listen: Vec<TcpListener>,
-    /// Those that are called `http` (systemd's FileDescriptorName), `dot`, `doh` and `doq`.
+    /// Those that are called `http` (systemd's FileDescriptorName), `listen-tls`, `https`, `dot`, `doh` and `doq`.
     pub http: Vec<TcpListener>,
+    pub listen_tls: Vec<TcpListener>,
+    pub https: Vec<TcpListener>,
     pub dot: Vec<TcpListener>,
     pub doh: Vec<TcpListener>,
     pub doq: Vec<UdpSocket>,
@@ -43,7 +45,7 @@ pub struct Handed {
 
 /// Takes the sockets that were handed over; `None` where there are none.
 ///
-/// A UDP socket and a TCP listener on one address are DNS; a TCP listener that is called `http`, `dot` or `doh`, and a UDP
+/// A UDP socket and a TCP listener on one address are DNS; a TCP listener that is called `http`, `https`, `listen-tls`, `dot` or `doh`, and a UDP
 /// socket that is called `doq`, is that; any other listener and the Unix one take registrations.
 ///
 /// # Errors
@@ -71,6 +73,8 @@ pub fn handed() -> Result<Option<Handed>> {
         {
             match names.get(at) {
                 Some(&"http") => &mut handed.http,
+                Some(&"listen-tls") => &mut handed.listen_tls,
+                Some(&"https") => &mut handed.https,
                 Some(&"dot") => &mut handed.dot,
                 Some(&"doh") => &mut handed.doh,
                 _ => &mut streams,
@@ -94,7 +98,8 @@ pub fn handed() -> Result<Option<Handed>> {
         let udp = (0..workers()).map(|_| udp.try_clone()).collect::<io::Result<_>>()?;
         handed.dns.push(Dns { address, udp, tcp });
     }
-    for tcp in streams.iter().chain(&handed.http).chain(&handed.dot).chain(&handed.doh) {
+    let encrypted = handed.listen_tls.iter().chain(&handed.https).chain(&handed.dot).chain(&handed.doh);
+    for tcp in streams.iter().chain(&handed.http).chain(encrypted) {
         tcp.set_nonblocking(true)?;
     }
     for udp in &handed.doq {
@@ -193,6 +198,16 @@ pub fn http(address: SocketAddr) -> Result<TcpListener> {
     tcp(address).with_context(|| refused("HTTP", "tcp", address))
 }
 
+/// Binds the registration socket over TLS.
+pub fn registration_tls(address: SocketAddr) -> Result<TcpListener> {
+    tcp(address).with_context(|| refused("registration over TLS", "tcp", address))
+}
+
+/// Binds the HTTPS socket.
+pub fn https(address: SocketAddr) -> Result<TcpListener> {
+    tcp(address).with_context(|| refused("HTTPS", "tcp", address))
+}
+
 /// Binds a socket of DNS over TLS.
 pub fn dot(address: SocketAddr) -> Result<TcpListener> {
     tcp(address).with_context(|| refused("DNS over TLS", "tcp", address))
@@ -216,6 +231,8 @@ fn refused(what: &str, protocol: &str, address: SocketAddr) -> String {
         "DNS over HTTPS" => "--doh",
         "DNS over QUIC" => "--doq",
         "HTTP" => "--http",
+        "HTTPS" => "--https",
+        "registration over TLS" => "--listen-tls",
         _ => "--listen",
     };
     let holder = match holder(protocol, address) {

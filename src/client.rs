@@ -11,14 +11,18 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use thiserror::Error;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::{TcpStream, ToSocketAddrs, UnixStream};
 use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::pki_types::ServerName;
 
 use crate::config::Surroundings;
+use crate::connections::tls::Trust;
 use crate::protocol::{HelloForm, Problem, Reply, Request, Secret};
 use crate::time::format_duration;
 
@@ -34,6 +38,8 @@ const KEEPALIVE_AFTER: Duration = Duration::from_secs(10);
 pub enum Server {
     Unix(PathBuf),
     Tcp(SocketAddr),
+    /// Over TLS, at a host that the server's certificate names.
+    Tls(String, u16),
 }
 
 impl Server {
@@ -56,14 +62,29 @@ impl FromStr for Server {
                 Ok(Self::Unix(path.into()))
             };
         }
+        if let Some(place) = text.strip_prefix("tls:") {
+            let place = place.strip_prefix("//").unwrap_or(place);
+            let port = place.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse().ok()?)));
+            return match port {
+                Some((host, port)) if ServerName::try_from(bare(host)).is_ok() => {
+                    Ok(Self::Tls(host.to_owned(), port))
+                }
+                _ => Err("must be tls:HOST:PORT, such as tls:registry.example:5302".to_owned()),
+            };
+        }
         if text.starts_with('/') {
             return Err(format!("must be unix:PATH or ADDR:PORT; try `unix:{}`", text.escape_debug()));
         }
         text.parse().map(Self::Tcp).map_err(|_| {
-            "must be unix:PATH or ADDR:PORT, such as unix:/run/callsign/callsign.sock or 127.0.0.1:5301"
+            "must be unix:PATH, ADDR:PORT or tls:HOST:PORT, such as unix:/run/callsign/callsign.sock or 127.0.0.1:5301"
                 .to_owned()
         })
     }
+}
+
+/// An IPv6 address without its brackets.
+fn bare(host: &str) -> &str {
+    host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host)
 }
 
 impl fmt::Display for Server {
@@ -71,6 +92,7 @@ impl fmt::Display for Server {
         match self {
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
             Self::Tcp(address) => write!(f, "{address}"),
+            Self::Tls(host, port) => write!(f, "tls:{host}:{port}"),
         }
     }
 }
@@ -80,12 +102,14 @@ impl fmt::Display for Server {
 pub struct Way {
     pub server: Server,
     pub token: Option<Secret>,
+    /// Over TLS.
+    pub trust: Trust,
 }
 
 impl Way {
     /// Connects, and says who we are. `timeout` bounds this and every later `request`.
     pub async fn connect(&self, timeout: Duration) -> Result<Client, ClientError> {
-        let mut client = Client::connect(&self.server, timeout).await?;
+        let mut client = Client::connect_trusting(&self.server, &self.trust, timeout).await?;
         if let Some(token) = &self.token {
             match client.request(&Request::Hello(HelloForm { token: token.clone() })).await? {
                 Reply::Welcome(_) => {}
@@ -124,6 +148,15 @@ fn cause(error: &io::Error) -> String {
     letters.next().map(|first| first.to_ascii_lowercase()).into_iter().chain(letters).collect()
 }
 
+async fn tcp(place: impl ToSocketAddrs) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(place).await?;
+    stream.set_nodelay(true)?;
+    // A holder mostly listens: without this it would never learn that the other machine is gone.
+    let keepalive = socket2::TcpKeepalive::new().with_time(KEEPALIVE_AFTER).with_interval(KEEPALIVE_AFTER);
+    socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
+    Ok(stream)
+}
+
 /// One connection to a server.
 pub struct Client {
     server: Server,
@@ -137,6 +170,14 @@ pub struct Client {
 impl Client {
     /// Connects. `timeout` bounds this and every later `request`.
     pub async fn connect(server: &Server, timeout: Duration) -> Result<Self, ClientError> {
+        Self::connect_trusting(server, &Trust::default(), timeout).await
+    }
+
+    async fn connect_trusting(
+        server: &Server,
+        trust: &Trust,
+        timeout: Duration,
+    ) -> Result<Self, ClientError> {
         let connecting = async {
             let (reader, writer): (Box<dyn AsyncRead + Send + Unpin>, Box<dyn AsyncWrite + Send + Unpin>) =
                 match server {
@@ -145,14 +186,16 @@ impl Client {
                         (Box::new(reader), Box::new(writer))
                     }
                     Server::Tcp(address) => {
-                        let stream = TcpStream::connect(address).await?;
-                        stream.set_nodelay(true)?;
-                        // A holder mostly listens: without this it would never learn that the other machine is gone.
-                        let keepalive = socket2::TcpKeepalive::new()
-                            .with_time(KEEPALIVE_AFTER)
-                            .with_interval(KEEPALIVE_AFTER);
-                        socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
-                        let (reader, writer) = stream.into_split();
+                        let (reader, writer) = tcp(address).await?.into_split();
+                        (Box::new(reader), Box::new(writer))
+                    }
+                    Server::Tls(host, port) => {
+                        let host = bare(host);
+                        let config = trust.config().map_err(io::Error::other)?;
+                        let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
+                        let stream = tcp((host, *port)).await?;
+                        let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
+                        let (reader, writer) = tokio::io::split(stream);
                         (Box::new(reader), Box::new(writer))
                     }
                 };
@@ -185,7 +228,11 @@ impl Client {
     pub async fn send(&mut self, request: &Request<'_>) -> Result<(), ClientError> {
         let mut line = serde_json::to_vec(request).expect("a request has a JSON form");
         line.push(b'\n');
-        self.writer.write_all(&line).await.map_err(|source| self.lost(source))
+        let written = async {
+            self.writer.write_all(&line).await?;
+            self.writer.flush().await
+        };
+        written.await.map_err(|source| self.lost(source))
     }
 
     /// The next reply, however long it takes. Cancel-safe: what is here of a reply is kept.

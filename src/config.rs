@@ -75,14 +75,20 @@ pub struct Config {
     pub dot: Vec<SocketAddr>,
     pub doh: Vec<SocketAddr>,
     pub doq: Vec<SocketAddr>,
-    /// The certificate of these; there is one wherever one of these is not empty.
+    /// The certificate of these, and of `listen_tls` and `https`; there is one wherever one of these is not empty.
     pub certificate: Option<CertificateChoice>,
     /// The registration socket.
     pub socket: PathBuf,
     /// Where else registrations are taken, over TCP.
     pub listen: Vec<SocketAddr>,
+    /// The same over TLS.
+    pub listen_tls: Vec<SocketAddr>,
     /// Where HTTP is served: Consul's API, watching, discovery.
     pub http: Vec<SocketAddr>,
+    /// The same over TLS.
+    pub https: Vec<SocketAddr>,
+    /// Whose certificates clients may show on both.
+    pub client_authority: Option<PathBuf>,
     /// Names that clients may call the HTTP port by, beside addresses, `localhost` and our own.
     pub http_hosts: Vec<String>,
     /// What Consul's clients are told where they are, and what names below `consul_domain` say.
@@ -312,6 +318,9 @@ impl Given {
             data: self.data(store, around)?,
             history_changes: self.one("history-changes", |text| number(text, 0, u64::MAX))?.unwrap_or(Limits::default().history_changes),
             history_age: self.one("history-age", |text| duration(text, HISTORY_AGE_MAX))?.unwrap_or(Limits::default().history_age),
+            listen_tls: self.list("listen-tls", address)?.unwrap_or_default(),
+            https: self.list("https", address)?.unwrap_or_default(),
+            client_authority: self.one("client-authority", path)?,
             access: self.list("access", rule)?,
             advertise: self.one("advertise", advertise)?,
             reverse: self.list("reverse", network)?.unwrap_or_default(),
@@ -387,13 +396,26 @@ impl Given {
     }
 
     fn certified(&self, config: &Config) -> anyhow::Result<()> {
-        for (key, addresses) in [("dot", &config.dot), ("doh", &config.doh), ("doq", &config.doq)] {
+        let encrypted = [
+            ("dot", &config.dot),
+            ("doh", &config.doh),
+            ("doq", &config.doq),
+            ("listen-tls", &config.listen_tls),
+            ("https", &config.https),
+        ];
+        for (key, addresses) in encrypted {
             if let (Some(first), None) = (addresses.first(), &config.certificate) {
                 bail!(
                     "{} {first} needs a certificate: name its files with `tls-certificate` and `tls-key`, or set `tls-self-signed = true` (--tls-self-signed) for a first try",
                     self.0[key][0].origin
                 );
             }
+        }
+        if config.client_authority.is_some() && config.listen_tls.is_empty() && config.https.is_empty() {
+            bail!(
+                "{} is of no use without `listen-tls` or `https`: clients show certificates there",
+                self.0["client-authority"][0].origin
+            );
         }
         Ok(())
     }
@@ -439,7 +461,14 @@ impl Given {
             }
             return Ok(());
         }
-        for (key, addresses) in [("listen", &config.listen), ("http", &config.http)] {
+        // A certificate that an authority of the operator's has signed says who a client is, and who has none is nobody.
+        let certified = config.client_authority.is_some();
+        let open = [("listen", &config.listen, false), ("http", &config.http, false)];
+        let encrypted = [("listen-tls", &config.listen_tls, certified), ("https", &config.https, certified)];
+        for (key, addresses, authenticated) in open.into_iter().chain(encrypted) {
+            if authenticated {
+                continue;
+            }
             let open = addresses.iter().position(|address| !address.ip().to_canonical().is_loopback());
             if let (Some(open), false) = (open, config.allow_unauthenticated) {
                 let origin = &self.0[key][open].origin;

@@ -23,7 +23,7 @@ mod xds;
 
 use std::convert::Infallible;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -41,7 +41,7 @@ use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -50,8 +50,8 @@ use self::access::Need;
 pub use self::grpc::Discovery;
 use self::reply::Failure;
 use crate::access::Identity as Who;
-use crate::connections::tls::{Handshakes, Identity};
-use crate::connections::{Connections, Handed, Octets, Place};
+use crate::connections::tls::{Acceptor, Handshakes, Identity, name_of_client};
+use crate::connections::{Connections, Handed, Octets, Place, coming_to};
 use crate::counters::{Forwarding, Limited, Probes, Queries};
 use crate::desk::Desk;
 use crate::name::Name;
@@ -133,6 +133,7 @@ impl<S: Sync> FromRequestParts<S> for Client {
 /// Where connections come from.
 pub enum Source {
     Tcp(TcpListener),
+    Tls(TcpListener, Arc<Acceptor>),
     /// From the registration socket.
     Handed(mpsc::Receiver<Handed>),
 }
@@ -140,7 +141,7 @@ pub enum Source {
 impl Source {
     fn coming(mut self) -> impl Stream<Item = io::Result<Handed>> + Unpin {
         poll_fn(move |context| match &mut self {
-            Self::Tcp(listener) => listener.poll_accept(context).map(|came| {
+            Self::Tcp(listener) | Self::Tls(listener, _) => listener.poll_accept(context).map(|came| {
                 Some(came.and_then(|(stream, address)| {
                     stream.set_nodelay(true)?;
                     Ok((Box::new(stream) as Box<dyn Octets>, Who::address(address)))
@@ -154,7 +155,7 @@ impl Source {
 /// Accepts until `stop`, and then waits for every request to be answered.
 pub async fn run(source: Source, office: Arc<Office>, stop: CancellationToken) -> io::Result<()> {
     let router = router(office.clone());
-    if let Source::Tcp(listener) = &source {
+    if let Source::Tcp(listener) | Source::Tls(listener, _) = &source {
         // What is accepted inherits it.
         let keepalive = TcpKeepalive::new()
             .with_time(KEEPALIVE_AFTER)
@@ -162,12 +163,42 @@ pub async fn run(source: Source, office: Arc<Office>, stop: CancellationToken) -
             .with_retries(KEEPALIVE_TIMES);
         SockRef::from(listener).set_tcp_keepalive(&keepalive)?;
     }
-    let serve = |(stream, who), place| connection(stream, office.clone(), router.clone(), who, place);
-    office.connections.serve(stop, source.coming(), serve).await
+    let (listener, acceptor) = match source {
+        Source::Tls(listener, acceptor) => (listener, acceptor),
+        source => {
+            let serve = |(stream, who), place: Place| {
+                let peer = office.desk.peer(&who, place.number);
+                connection(stream, office.clone(), router.clone(), who, peer, place)
+            };
+            return office.connections.serve(stop, source.coming(), serve).await;
+        }
+    };
+    let serve = |(stream, address): (TcpStream, SocketAddr), place: Place| {
+        let (office, router, acceptor) = (office.clone(), router.clone(), acceptor.clone());
+        async move {
+            let who = Who::address(address);
+            let peer = office.desk.peer(&who, place.number);
+            match acceptor.accept(stream, &place).await {
+                Ok(stream) => {
+                    // Whoever shows a certificate is who it says, and is still where they are.
+                    let who = name_of_client(&stream).map_or(who, Who::certificate);
+                    connection(Box::new(stream), office, router, who, peer, place).await;
+                }
+                Err(error) => tracing::debug!(%error, "https"),
+            }
+        }
+    };
+    office.connections.serve(stop, coming_to(listener), serve).await
 }
 
-async fn connection(stream: Box<dyn Octets>, office: Arc<Office>, router: Router, who: Who, place: Place) {
-    let peer = office.desk.peer(&who, place.number);
+async fn connection(
+    stream: Box<dyn Octets>,
+    office: Arc<Office>,
+    router: Router,
+    who: Who,
+    peer: Peer,
+    place: Place,
+) {
     let client = Client { who, peer, closing: place.closing().clone() };
     // Looked at and left there; a buffer of the size of what tells the two apart.
     let mut stream = BufReader::with_capacity(grpc::PREFACE.len(), stream);

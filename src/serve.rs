@@ -63,6 +63,7 @@ pub async fn run(config: Config) -> Result<()> {
     raise_descriptor_limit();
     let clock = Clock::start();
     let identity = encrypted::identity(&config)?;
+    encrypted::authorities(&config)?; // better now than when everything is bound
     let mut bound = Bound::new(&config)?;
     let (zones, taken) = match &config.zones {
         Some(directory) => read_zones(directory, &config)?,
@@ -251,7 +252,7 @@ impl Server {
         bound: Bound,
         desk: Arc<Desk>,
     ) -> Result<JoinSet<()>> {
-        let stop = &self.stop_registrations;
+        let stop = &self.stop_registrations.clone();
         let probing = health::Probing {
             view: self.view.clone(),
             writer: desk.writer.clone(),
@@ -292,6 +293,7 @@ impl Server {
             let source = http::Source::Tcp(tokio::net::TcpListener::from_std(listener)?);
             self.tasks.spawn("http", http::run(source, office.clone(), stop.clone()));
         }
+        self.take_encrypted(config, [bound.listen_tls, bound.https], &desk, &office)?;
         if let Some(directory) = config.services.clone() {
             let mut definitions = Definitions::new(directory, config.allow_empty, office);
             definitions.look().await; // what files say is registered before anybody is told that we are ready
@@ -308,6 +310,7 @@ impl Server {
 /// Says what `run` would find wrong with the files that the configuration names, without serving.
 pub fn check(config: &Config) -> Result<()> {
     encrypted::identity(config)?;
+    encrypted::authorities(config)?;
     match &config.zones {
         Some(directory) => read_zones(directory, config).map(|_| ()),
         None => Ok(()),
@@ -370,6 +373,8 @@ struct Bound {
     unix_file: Option<bind::UnixFile>,
     listen: Vec<std::net::TcpListener>,
     http: Vec<std::net::TcpListener>,
+    listen_tls: Vec<std::net::TcpListener>,
+    https: Vec<std::net::TcpListener>,
     dot: Vec<std::net::TcpListener>,
     doh: Vec<std::net::TcpListener>,
     doq: Vec<std::net::UdpSocket>,
@@ -389,10 +394,12 @@ impl Bound {
         };
         let listen = handed_or(handed.listen, &config.listen, bind::registration)?;
         let http = handed_or(handed.http, &config.http, bind::http)?;
+        let listen_tls = handed_or(handed.listen_tls, &config.listen_tls, bind::registration_tls)?;
+        let https = handed_or(handed.https, &config.https, bind::https)?;
         let dot = handed_or(handed.dot, &config.dot, bind::dot)?;
         let doh = handed_or(handed.doh, &config.doh, bind::doh)?;
         let doq = handed_or(handed.doq, &config.doq, bind::doq)?;
-        Ok(Self { dns, dns_handed, unix, unix_file, listen, http, dot, doh, doq })
+        Ok(Self { dns, dns_handed, unix, unix_file, listen, http, listen_tls, https, dot, doh, doq })
     }
 
     /// Where DNS is answered, over whatever.
@@ -425,7 +432,13 @@ impl Bound {
     /// A line for each way in but DNS.
     fn spoken(&self) -> Vec<String> {
         let mut lines = vec![format!("socket {}", self.socket())];
-        for (what, listeners) in [("listen", &self.listen), ("http", &self.http)] {
+        let listeners = [
+            ("listen", &self.listen),
+            ("listen-tls", &self.listen_tls),
+            ("http", &self.http),
+            ("https", &self.https),
+        ];
+        for (what, listeners) in listeners {
             let addresses = listeners.iter().filter_map(|listener| listener.local_addr().ok());
             lines.extend(addresses.map(|address| format!("{what} {address}")));
         }

@@ -21,12 +21,13 @@ use tokio_util::sync::CancellationToken;
 
 use self::session::Session;
 use crate::access::{Identity, Verb};
-use crate::connections::{Handed, Place};
+use crate::connections::tls::{Acceptor, name_of_client};
+use crate::connections::{Handed, Octets, Place};
 use crate::desk::{Desk, page_of, place_of};
 use crate::name::{HostName, InstanceId, ServiceName};
 use crate::protocol::{
-    FilterForm, HolderForm, InstancesForm, LIST_MAX, LookupForm, Problem, RenewedForm, Reply, ServerForm,
-    SettingsReply, SettingsShown, TokenShown, TokensForm, lease_text,
+    FilterForm, HolderForm, InstancesForm, LIST_MAX, LookupForm, Peer, Problem, RenewedForm, Reply,
+    ServerForm, SettingsReply, SettingsShown, TokenShown, TokensForm, lease_text,
 };
 use crate::registry::Command;
 
@@ -37,6 +38,7 @@ pub const CONNECTIONS_MAX: usize = 10_000;
 pub enum Listener {
     Unix(UnixListener),
     Tcp(TcpListener),
+    Tls(TcpListener, Arc<Acceptor>),
 }
 
 impl Listener {
@@ -47,10 +49,12 @@ impl Listener {
                     let peer = stream.peer_cred()?;
                     Ok((Either::Left(stream), Identity::user(peer.uid(), peer.gid())))
                 }),
-                Self::Tcp(listener) => listener.poll_accept(context).map_ok(|(stream, address)| {
-                    stream.set_nodelay(true)?;
-                    Ok((Either::Right(stream), Identity::address(address)))
-                }),
+                Self::Tcp(listener) | Self::Tls(listener, _) => {
+                    listener.poll_accept(context).map_ok(|(stream, address)| {
+                        stream.set_nodelay(true)?;
+                        Ok((Either::Right(stream), Identity::address(address)))
+                    })
+                }
             };
             came.map(|came| Some(came.flatten()))
         })
@@ -66,20 +70,40 @@ pub async fn run(
     hand_over: Option<mpsc::Sender<Handed>>,
     stop: CancellationToken,
 ) -> io::Result<()> {
-    let serve =
-        |(stream, who), place| connection(stream, desk.clone(), who, place, hand_over.clone(), stop.clone());
+    let acceptor = match &listener {
+        Listener::Tls(_, acceptor) => Some(acceptor.clone()),
+        Listener::Unix(_) | Listener::Tcp(_) => None,
+    };
+    let serve = |(stream, who): (Either<UnixStream, TcpStream>, Identity), place: Place| {
+        let (desk, hand_over, stop, acceptor) =
+            (desk.clone(), hand_over.clone(), stop.clone(), acceptor.clone());
+        async move {
+            let peer = desk.peer(&who, place.number);
+            match (stream, acceptor) {
+                (Either::Right(stream), Some(acceptor)) => match acceptor.accept(stream, &place).await {
+                    Ok(stream) => {
+                        // Whoever shows a certificate is who it says, and is still where they are.
+                        let who = name_of_client(&stream).map_or(who, Identity::certificate);
+                        connection(stream, desk, who, peer, place, hand_over, stop).await;
+                    }
+                    Err(error) => tracing::debug!(%error, "registration over TLS"),
+                },
+                (stream, _) => connection(stream, desk, who, peer, place, hand_over, stop).await,
+            }
+        }
+    };
     desk.connections.serve(stop.clone(), listener.coming(), serve).await
 }
 
 async fn connection(
-    stream: Either<UnixStream, TcpStream>,
+    stream: impl Octets + 'static,
     desk: Arc<Desk>,
     who: Identity,
+    peer: Peer,
     place: Place,
     hand_over: Option<mpsc::Sender<Handed>>,
     stop: CancellationToken,
 ) {
-    let peer = desk.peer(&who, place.number);
     let mut stream = BufReader::new(stream);
     if let Some(hand_over) = hand_over {
         // The line that never comes is timed by the session; here, only a first octet is waited for.

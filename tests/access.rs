@@ -1,5 +1,6 @@
 //! Who may say what: the same on every transport, in both ways.
 //!
+//! - `encrypted`: over TLS, with certificates of clients.
 //! - `table`: every transport, identity, verb and service of a table, against what the rules say.
 //! - `model`: random tokens, verbs and services, against a model of ten lines.
 //! - `owners`: who came first keeps what it registered.
@@ -7,6 +8,8 @@
 
 mod harness;
 
+#[path = "access/encrypted.rs"]
+mod encrypted;
 #[path = "access/model.rs"]
 mod model;
 #[path = "access/owners.rs"]

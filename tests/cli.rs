@@ -248,12 +248,17 @@ fn the_help_of_a_verb_shows_an_example() {
       -h, --help            Print help
 
     Server and output:
-          --server <SERVER>    Where the server is: unix:PATH or ADDR:PORT [env: CALLSIGN_SERVER]
-          --token-file <FILE>  A file that holds the token to say who we are with [env: CALLSIGN_TOKEN
-                               holds the token itself]
-      -o, --output <FORM>      A table for people, one JSON value, or one JSON value a line [default:
-                               table] [possible values: table, json, jsonl]
-          --timeout <TIME>     How long to wait for an answer [default: 5s]
+          --server <SERVER>            Where the server is: unix:PATH, ADDR:PORT or tls:HOST:PORT [env:
+                                       CALLSIGN_SERVER]
+          --token-file <FILE>          A file that holds the token to say who we are with [env:
+                                       CALLSIGN_TOKEN holds the token itself]
+          --server-authority <FILE>    Who signs the certificate of a server at tls:HOST:PORT [default:
+                                       whom this machine trusts]
+          --client-certificate <FILE>  A certificate to say who we are with over TLS, in PEM form
+          --client-key <FILE>          Its private key
+      -o, --output <FORM>              A table for people, one JSON value, or one JSON value a line
+                                       [default: table] [possible values: table, json, jsonl]
+          --timeout <TIME>             How long to wait for an answer [default: 5s]
 
     Example:
       callsign drain web web-1 && sleep 5 && systemctl stop web

@@ -41,6 +41,7 @@ use std::time::Duration;
 
 use callsign::client::{Client, ClientError, Server, Way};
 use callsign::config::Surroundings;
+use callsign::connections::tls::Trust;
 use callsign::protocol::{HolderForm, Problem, Reply, Request, Secret};
 use callsign::time::parse_duration;
 use clap::error::ErrorKind;
@@ -229,12 +230,21 @@ impl From<ClientError> for Failure {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Server and output")]
 struct Asking {
-    /// Where the server is: unix:PATH or ADDR:PORT [env: CALLSIGN_SERVER]
+    /// Where the server is: unix:PATH, ADDR:PORT or tls:HOST:PORT [env: CALLSIGN_SERVER]
     #[arg(long, value_name = "SERVER")]
     server: Option<Server>,
     /// A file that holds the token to say who we are with [env: CALLSIGN_TOKEN holds the token itself]
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
+    /// Who signs the certificate of a server at tls:HOST:PORT [default: whom this machine trusts]
+    #[arg(long, value_name = "FILE")]
+    server_authority: Option<PathBuf>,
+    /// A certificate to say who we are with over TLS, in PEM form
+    #[arg(long, value_name = "FILE", requires = "client_key")]
+    client_certificate: Option<PathBuf>,
+    /// Its private key
+    #[arg(long, value_name = "FILE", requires = "client_certificate")]
+    client_key: Option<PathBuf>,
     /// A table for people, one JSON value, or one JSON value a line
     #[arg(short, long, value_name = "FORM", value_enum, default_value_t = Format::Table)]
     output: Format,
@@ -279,7 +289,9 @@ impl Asking {
             Some(path) => Some(token_in(path)?),
         };
         let token = token.map(|token| token.trim().to_owned()).filter(|token| !token.is_empty());
-        Ok(Way { server: self.server()?, token: token.map(Secret) })
+        let pair = self.client_certificate.clone().zip(self.client_key.clone());
+        let trust = Trust { authorities: self.server_authority.clone(), pair };
+        Ok(Way { server: self.server()?, token: token.map(Secret), trust })
     }
 
     /// Asks one thing over a connection of its own.
@@ -353,6 +365,9 @@ mod tests {
         let asking = |server: Option<&str>| Asking {
             server: server.map(|server| server.parse().unwrap()),
             token_file: None,
+            server_authority: None,
+            client_certificate: None,
+            client_key: None,
             output: Format::Table,
             timeout: Duration::ZERO,
         };

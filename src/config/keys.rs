@@ -47,7 +47,12 @@ pub const KEYS: &[Key] = &[
     key("dot", Any, "ADDR:PORT", "Answer DNS over TLS here as well, usually on port 853"),
     key("doh", Any, "ADDR:PORT", "Answer DNS over HTTPS here as well, usually on port 443, at /dns-query"),
     key("doq", Any, "ADDR:PORT", "Answer DNS over QUIC here as well, usually on port 853"),
-    key("tls-certificate", One, "FILE", "The certificate of all three, with its chain, in PEM form"),
+    key(
+        "tls-certificate",
+        One,
+        "FILE",
+        "The certificate of all that is encrypted, with its chain, in PEM form",
+    ),
     key("tls-key", One, "FILE", "Its private key, in PEM form"),
     key("tls-self-signed", Switch, "", "Make a certificate at the start instead, for a first try"),
     key(
@@ -57,11 +62,19 @@ pub const KEYS: &[Key] = &[
         "The registration socket [default: $XDG_RUNTIME_DIR/callsign.sock; /run/callsign/callsign.sock for root]",
     ),
     key("listen", Any, "ADDR:PORT", "Take registrations over TCP as well"),
+    key("listen-tls", Any, "ADDR:PORT", "Take registrations over TLS 1.3 as well"),
     key(
         "http",
         Any,
         "ADDR:PORT",
         "Serve Consul's HTTP API, watching and discovery here; `none` for nowhere [default: 127.0.0.1:5380]",
+    ),
+    key("https", Any, "ADDR:PORT", "Serve the same over TLS 1.3 here as well"),
+    key(
+        "client-authority",
+        One,
+        "FILE",
+        "Who signs certificates that clients show on both, in PEM form; their names are identities in --access [default: nobody]",
     ),
     key("http-hosts", Any, "NAME", "A name that clients may call the HTTP port by, such as consul"),
     key(

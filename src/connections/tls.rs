@@ -1,4 +1,4 @@
-//! TLS of the DNS listeners: one certificate for all of them, and handshakes that delay nobody.
+//! TLS of the listeners: one certificate for all of them, and handshakes that delay nobody.
 //!
 //! The certificate is looked at every second, as service files are, and a new pair is shown to whoever connects from then
 //! on; connections that are open stay as they are. A pair that cannot be used changes nothing, and is named in the log.
@@ -23,12 +23,13 @@ use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::rustls::crypto::{CryptoProvider, ring as provider};
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::server::danger::ClientCertVerifier;
 use tokio_rustls::rustls::server::{
-    Acceptor as Hello, ClientHello, NoServerSessionStorage, ResolvesServerCert,
+    Acceptor as Hello, ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier,
 };
-use tokio_rustls::rustls::sign::CertifiedKey;
+use tokio_rustls::rustls::sign::{CertifiedKey, SingleCertAndKey};
 use tokio_rustls::rustls::version::{TLS12, TLS13};
-use tokio_rustls::rustls::{self, ServerConfig};
+use tokio_rustls::rustls::{self, ClientConfig, RootCertStore, ServerConfig};
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
@@ -127,6 +128,26 @@ impl Identity {
         [&self.taken, &self.refused].map(|count| count.load(Ordering::Relaxed))
     }
 
+    /// A configuration for registration and HTTP: TLS 1.3 alone, for their clients are younger than it. Where there are
+    /// `authorities`, a client may show a certificate that one of them has signed; one that none has signed ends the handshake.
+    ///
+    /// # Errors
+    ///
+    /// As below.
+    pub fn config_for_clients(
+        self: &Arc<Self>,
+        alpn: &[&[u8]],
+        authorities: Option<&Authorities>,
+    ) -> Result<ServerConfig, rustls::Error> {
+        let builder =
+            ServerConfig::builder_with_provider(ring_provider()).with_protocol_versions(&[&TLS13])?;
+        let builder = match authorities {
+            None => builder.with_no_client_auth(),
+            Some(authorities) => builder.with_client_cert_verifier(authorities.0.clone()),
+        };
+        self.finished(builder.with_cert_resolver(self.clone()), alpn)
+    }
+
     /// A configuration for the protocols `alpn`, the first one preferred; TLS 1.3, and 1.2 for who is older.
     ///
     /// A session is resumed by a ticket that the client keeps: ten thousand clients cost no memory here. There is no early
@@ -153,10 +174,14 @@ impl Identity {
         versions: &[&'static rustls::SupportedProtocolVersion],
         alpn: &[&[u8]],
     ) -> Result<ServerConfig, rustls::Error> {
-        let mut config = ServerConfig::builder_with_provider(ring_provider())
+        let config = ServerConfig::builder_with_provider(ring_provider())
             .with_protocol_versions(versions)?
             .with_no_client_auth()
             .with_cert_resolver(self.clone());
+        self.finished(config, alpn)
+    }
+
+    fn finished(&self, mut config: ServerConfig, alpn: &[&[u8]]) -> Result<ServerConfig, rustls::Error> {
         config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.ticketer = provider::Ticketer::new()?;
@@ -211,6 +236,90 @@ impl Identity {
             Source::SelfSigned(_) => [None, None],
         }
     }
+}
+
+/// Who signs the certificates that clients show.
+#[derive(Clone, Debug)]
+pub struct Authorities(Arc<dyn ClientCertVerifier>);
+
+impl Authorities {
+    /// Reads a file of certificates in PEM form.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be used, in words that name the file.
+    pub fn read(path: &Path) -> Result<Self, Unusable> {
+        let roots = Arc::new(roots(path)?);
+        let verifier = WebPkiClientVerifier::builder_with_provider(roots, ring_provider());
+        // Who shows none is known by something else, or by nothing.
+        let verifier = verifier.allow_unauthenticated().build();
+        let unfit = |error| Unusable::Rejected {
+            what: path.display().to_string(),
+            error: rustls::Error::General(format!("{error}")),
+        };
+        verifier.map(Self).map_err(unfit)
+    }
+}
+
+fn roots(path: &Path) -> Result<RootCertStore, Unusable> {
+    let text = octets(path)?;
+    let found = CertificateDer::pem_slice_iter(&text).collect::<Result<Vec<_>, _>>();
+    let none = || Unusable::NoCertificate { path: path.to_owned() };
+    let found = found.ok().filter(|found| !found.is_empty()).ok_or_else(none)?;
+    let mut roots = RootCertStore::empty();
+    for certificate in found {
+        let rejected = |error| Unusable::Rejected { what: path.display().to_string(), error };
+        roots.add(certificate).map_err(rejected)?;
+    }
+    Ok(roots)
+}
+
+/// What whoever connects to a server over TLS believes and shows.
+#[derive(Clone, Debug, Default)]
+pub struct Trust {
+    /// Certificates in PEM form that sign the server's; none: those that this machine trusts.
+    pub authorities: Option<PathBuf>,
+    /// A certificate of one's own, and its key.
+    pub pair: Option<(PathBuf, PathBuf)>,
+}
+
+impl Trust {
+    /// What a client of ours connects with.
+    ///
+    /// # Errors
+    ///
+    /// A file cannot be used.
+    pub fn config(&self) -> Result<ClientConfig, Unusable> {
+        let rejected = |error| Unusable::Rejected { what: "setting up TLS".to_owned(), error };
+        let roots = match &self.authorities {
+            Some(path) => roots(path)?,
+            None => {
+                let mut roots = RootCertStore::empty();
+                roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+                roots
+            }
+        };
+        let builder = ClientConfig::builder_with_provider(ring_provider())
+            .with_protocol_versions(&[&TLS13])
+            .map_err(rejected)?
+            .with_root_certificates(roots);
+        match &self.pair {
+            None => Ok(builder.with_no_client_auth()),
+            Some((certificate, key)) => {
+                let pair = Arc::new(read(certificate, key)?);
+                Ok(builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(pair))))
+            }
+        }
+    }
+}
+
+/// The name in the certificate that the client showed, where it showed one: its first DNS name (RFC 5280 section
+/// 4.2.1.6). An authority of ours has signed it, or there would be no stream.
+pub fn name_of_client(stream: &TlsStream<TcpStream>) -> Option<Arc<str>> {
+    let (_, connection) = stream.get_ref();
+    let certificate = connection.peer_certificates()?.first()?;
+    let certificate = webpki::EndEntityCert::try_from(certificate).ok()?;
+    certificate.valid_dns_names().next().map(|name| name.to_ascii_lowercase().into())
 }
 
 /// Length, time of the last change, and which file it is: `metadata` follows links, which is how a new pair is put in place.

@@ -425,8 +425,12 @@ impl<'a, W: AsyncWrite + Unpin> Session<'a, W> {
                 self.closing.cancelled().await;
                 tokio::time::sleep(LAST_WRITE_TIME_MAX).await;
             };
+            let write = async {
+                self.writer.write_all(&self.out).await?;
+                self.writer.flush().await // what TLS has encrypted may still be on our side
+            };
             tokio::select! {
-                written = timeout(WRITE_TIME_MAX, self.writer.write_all(&self.out)) => written??,
+                written = timeout(WRITE_TIME_MAX, write) => written??,
                 () = given_up => return Err(io::ErrorKind::TimedOut.into()),
             }
             self.out.clear();
