@@ -58,6 +58,8 @@ const UDP_OCTETS_MAX: u16 = 65_507;
 const REVERSE_MAX: usize = 64;
 /// Networks with a region: a query of a service whose balance is `nearest` looks at each for every instance.
 const REGIONS_MAX: usize = 64;
+/// Networks that may ask: each is looked at for every query.
+const CLIENTS_MAX: usize = 64;
 /// Where HTTP is served unless somebody says otherwise.
 const HTTP_PORT: u16 = 5380;
 /// What a server is told. Public fields: whoever embeds a server starts from `Config::defaults`.
@@ -132,6 +134,8 @@ pub struct Config {
     pub nsid: Option<String>,
     /// What DNS cookies are made with, and the one that is believed as well; none: one is drawn at start.
     pub cookie_secret: Vec<Secret>,
+    /// Who may ask over DNS; none: everybody. At most `CLIENTS_MAX`.
+    pub query_allow: Option<Vec<IpNet>>,
     /// Who is asked for names that are not ours; empty where nobody is.
     pub forward: Vec<Source>,
     /// Who may have names forwarded.
@@ -337,6 +341,7 @@ impl Given {
                 .unwrap_or(0),
             nsid: self.one("nsid", nsid)?,
             cookie_secret: self.cookie_secrets()?,
+            query_allow: self.list("query-allow", network)?,
             forward: self.list("forward", upstream)?.unwrap_or_default(),
             forward_allow: self.list("forward-allow", network)?.unwrap_or_else(forward_allow_default),
             forward_special: self.list("forward-special", special_name)?.unwrap_or_default(),
@@ -354,6 +359,12 @@ impl Given {
             bail!(
                 "{} {beyond} is one network too many; there may be {REVERSE_MAX}",
                 self.0["reverse"][REVERSE_MAX].origin
+            );
+        }
+        if let Some(beyond) = config.query_allow.as_ref().and_then(|networks| networks.get(CLIENTS_MAX)) {
+            bail!(
+                "{} {beyond} is one network too many; there may be {CLIENTS_MAX}",
+                self.0["query-allow"][CLIENTS_MAX].origin
             );
         }
         if let Some(beyond) = config.regions.get(REGIONS_MAX) {

@@ -197,6 +197,7 @@ impl Server {
             udp_octets_loopback: config.udp_octets_loopback.into(),
             nsid: config.nsid.as_deref().map(Into::into),
             cookies: Some(cookies(config)?),
+            clients: config.query_allow.clone(),
         };
         let limiter = match config.rate_limit {
             0 => None,

@@ -4,6 +4,7 @@
 //! - `table`: every transport, identity, verb and service of a table, against what the rules say.
 //! - `model`: random tokens, verbs and services, against a model of ten lines.
 //! - `owners`: who came first keeps what it registered.
+//! - `queries`: who may ask over DNS.
 //! - `tokens`: made, shown once, revoked at once, and worth nothing when they are wrong.
 
 mod harness;
@@ -14,6 +15,8 @@ mod encrypted;
 mod model;
 #[path = "access/owners.rs"]
 mod owners;
+#[path = "access/queries.rs"]
+mod queries;
 #[path = "access/table.rs"]
 mod table;
 #[path = "access/tokens.rs"]

@@ -179,6 +179,7 @@ pub const KEYS: &[Key] = &[
         "HEX",
         "32 hexadecimal digits that DNS cookies are made with, and before a change those of the other one too [default: drawn at start]",
     ),
+    key("query-allow", Several, "NETWORK", "Who may ask over DNS [default: everybody]"),
     key(
         "forward",
         Any,

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use hickory_server::net::xfer::Protocol;
 use hickory_server::server::Request;
+use ipnet::IpNet;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::answer::{Answer, Asked, CLASS_IN, Ede, Over, Question, Rcode, answer};
@@ -54,11 +55,21 @@ pub struct Policy {
     pub nsid: Option<Box<str>>,
     /// What makes cookies; none: none are made, and a client's is ignored.
     pub cookies: Option<Cookies>,
+    /// Who may ask; none: everybody.
+    pub clients: Option<Vec<IpNet>>,
+}
+
+impl Policy {
+    /// True where this client may ask; `client` is canonical.
+    fn serves(&self, client: IpAddr) -> bool {
+        let Some(networks) = &self.clients else { return true };
+        networks.iter().any(|network| network.contains(&client))
+    }
 }
 
 impl Default for Policy {
     fn default() -> Self {
-        Self { udp_octets_loopback: UDP_OCTETS_MAX, nsid: None, cookies: None }
+        Self { udp_octets_loopback: UDP_OCTETS_MAX, nsid: None, cookies: None, clients: None }
     }
 }
 
@@ -116,7 +127,7 @@ impl Responder {
     /// none where `accept` has to be asked. The two never differ.
     pub fn reply_plainly(&self, arrival: &Arrival, message: &[u8], out: &mut [u8]) -> Option<usize> {
         let client = arrival.client.ip().to_canonical();
-        if self.limiter.is_some() && !is_loopback(client) {
+        if self.limiter.is_some() && !is_loopback(client) || !self.policy.serves(client) {
             return None;
         }
         let query = plain::Query::read(message)?;
@@ -278,6 +289,11 @@ fn respond(around: &Around<'_>, arrival: &Arrival, message: &[u8]) -> Verdict {
         over: arrival.over,
     };
     let send = |frame: &Frame<'_>, answer: &Answer| around.send(frame, answer, client, cookie);
+    if !around.policy.serves(client) {
+        // Whatever it is that is asked (RFC 8914 section 4.19).
+        let why = Ede::new(Ede::PROHIBITED, "this client may not ask");
+        return send(&frame, &Answer::bare(Rcode::Refused, Some(why)));
+    }
     if flags & OPCODE != 0 {
         // RD and CD mean nothing to an opcode that we do not know (RFC 8906 section 8.1.4).
         frame.flags = flags & OPCODE;
