@@ -61,6 +61,7 @@ const HANDED_WAIT_MAX: Duration = Duration::from_secs(1);
 pub async fn run(config: Config) -> Result<()> {
     let mut signals = Signals::new()?;
     raise_descriptor_limit();
+    keep_memory_to_ourselves();
     let clock = Clock::start();
     let identity = encrypted::identity(&config)?;
     encrypted::authorities(&config)?; // better now than when everything is bound
@@ -640,6 +641,13 @@ fn raise_descriptor_limit() {
         .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
     if let Err(error) = raised {
         tracing::debug!(%error, "raising the limit of descriptors");
+    }
+}
+
+/// What tokens and keys are is in our memory: it goes into no core file, and no other process of our user reads it.
+fn keep_memory_to_ourselves() {
+    if let Err(error) = nix::sys::prctl::set_dumpable(false) {
+        tracing::warn!(%error, "keeping this process out of core files");
     }
 }
 

@@ -5,6 +5,7 @@
 //! - `model`: random tokens, verbs and services, against a model of ten lines.
 //! - `owners`: who came first keeps what it registered.
 //! - `queries`: who may ask over DNS.
+//! - `secrets`: canaries, and everything that the server wrote.
 //! - `tokens`: made, shown once, revoked at once, and worth nothing when they are wrong.
 
 mod harness;
@@ -17,6 +18,8 @@ mod model;
 mod owners;
 #[path = "access/queries.rs"]
 mod queries;
+#[path = "access/secrets.rs"]
+mod secrets;
 #[path = "access/table.rs"]
 mod table;
 #[path = "access/tokens.rs"]
