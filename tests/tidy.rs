@@ -309,6 +309,23 @@ fn each_dependency_says_what_for() {
 }
 
 #[test]
+fn each_test_against_a_threat_is_there() {
+    let page = fs::read_to_string(top().join("SECURITY.md")).expect("reading SECURITY.md");
+    let named: Vec<(&str, &str)> = page
+        .split('`')
+        .filter_map(|text| text.split_once("::").filter(|(file, _)| file.ends_with(".rs")))
+        .collect();
+    assert!(named.len() > 30, "the page names its tests as file::function");
+    let missing = named.iter().filter(|(file, name)| {
+        let text = fs::read_to_string(top().join("tests").join(file)).unwrap_or_default();
+        !text.contains(&format!("fn {name}("))
+    });
+    none(
+        &missing.map(|(file, name)| format!("SECURITY.md: tests/{file} has no `{name}`")).collect::<Vec<_>>(),
+    );
+}
+
+#[test]
 fn the_project_speaks_of_itself_alone() {
     let mut findings = Vec::new();
     for path in tree() {
