@@ -195,27 +195,28 @@ fn the_first_help_fits_a_screen() {
     Usage: callsign <COMMAND>
 
     Commands:
-      serve       Run the server: DNS, and the socket that services register on
-      register    Register an instance of a service
-      heartbeat   Renew the lease of an instance once
-      deregister  Take an instance out of the registry
-      drain       Take an instance out of new answers, but not out of the registry
-      run         Run a command that is registered while it lives
-      ls          List the services, or the instances of one
-      show        Show the instances of a service in full, or one URL
-      watch       Follow changes: first what is registered, then one line per change
-      service     Show or change the settings of a service
-      explain     Say why a name is, or is not, in DNS, instance by instance
-      log         Show what changed, newest first: registered, expired, drained, a check went critical
-      at          Show who was registered at a time, as far back as the log reaches
-      feed        Print every change as a line of JSON: those since a revision, then those to come
-      apply       Read requests or changes, a line of JSON each, and acknowledge each
-      store       Check, back up or restore the embedded store
-      dig         Ask over real DNS; show TTLs, reasons and glue
-      setup       Print the file that lets a resolver or an Envoy ask this server, or write it
-      doctor      Say what keeps the registry's names from resolving on this machine
-      status      Show the server as it is now (exit code 5 while it is not ready)
-      token       Make, list and revoke tokens
+      serve         Run the server: DNS, and the socket that services register on
+      register      Register an instance of a service
+      heartbeat     Renew the lease of an instance once
+      deregister    Take an instance out of the registry
+      drain         Take an instance out of new answers, but not out of the registry
+      run           Run a command that is registered while it lives
+      ls            List the services, or the instances of one
+      show          Show the instances of a service in full, or one URL
+      watch         Follow changes: first what is registered, then one line per change
+      service       Show or change the settings of a service
+      explain       Say why a name is, or is not, in DNS, instance by instance
+      log           Show what changed, newest first: registered, expired, drained, a check went critical
+      at            Show who was registered at a time, as far back as the log reaches
+      availability  Show how much of the time services and instances were live
+      feed          Print every change as a line of JSON: those since a revision, then those to come
+      apply         Read requests or changes, a line of JSON each, and acknowledge each
+      store         Check, back up or restore the embedded store
+      dig           Ask over real DNS; show TTLs, reasons and glue
+      setup         Print the file that lets a resolver or an Envoy ask this server, or write it
+      doctor        Say what keeps the registry's names from resolving on this machine
+      status        Show the server as it is now (exit code 5 while it is not ready)
+      token         Make, list and revoke tokens
 
     Options:
       -h, --help     Print help

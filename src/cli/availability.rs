@@ -9,7 +9,9 @@ use clap::Args;
 
 use super::{Asking, Done, Format, output};
 
-/// Show how much of the time services and instances were live, and how long answers and probes take
+/// Show how much of the time services and instances were live
+///
+/// Beside it stands how long answers and probes take.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  callsign availability\n  callsign availability web -o json")]
 pub struct Availability {
