@@ -23,8 +23,8 @@ use ipnet::{IpNet, Ipv4Net};
 use self::sources::Given;
 pub use self::sources::{Setting, Value};
 use self::values::{
-    address, advertise, cookie_secret, datacenter, directory, domain, duration, flag, http_host, log,
-    network, nsid, number, path, region, rule, socket, special_name, store, underscore, upstream,
+    account, address, advertise, cookie_secret, datacenter, directory, domain, duration, flag, http_host,
+    log, network, nsid, number, path, region, rule, socket, special_name, store, underscore, upstream,
 };
 use crate::access::{RULES_MAX, Rule};
 use crate::balance::Region;
@@ -81,6 +81,9 @@ pub struct Config {
     pub certificate: Option<CertificateChoice>,
     /// The registration socket.
     pub socket: PathBuf,
+    /// Whom a server that root has started becomes, once its sockets are bound.
+    pub user: Option<String>,
+    pub group: Option<String>,
     /// Where else registrations are taken, over TCP.
     pub listen: Vec<SocketAddr>,
     /// The same over TLS.
@@ -322,6 +325,8 @@ impl Given {
             data: self.data(store, around)?,
             history_changes: self.one("history-changes", |text| number(text, 0, u64::MAX))?.unwrap_or(Limits::default().history_changes),
             history_age: self.one("history-age", |text| duration(text, HISTORY_AGE_MAX))?.unwrap_or(Limits::default().history_age),
+            user: self.one("user", account)?,
+            group: self.one("group", account)?,
             listen_tls: self.list("listen-tls", address)?.unwrap_or_default(),
             https: self.list("https", address)?.unwrap_or_default(),
             client_authority: self.one("client-authority", path)?,
@@ -352,6 +357,9 @@ impl Given {
             probe_allow: self.list("probe-allow", network)?.unwrap_or_default(),
             probe_commands: self.one("probe-commands", flag)?.unwrap_or(false),
         };
+        if config.group.is_some() && config.user.is_none() {
+            bail!("{} needs `user`: nobody else is become", self.0["group"][0].origin);
+        }
         self.authenticated(&config)?;
         self.certified(&config)?;
         self.one_grammar_a_name(&config)?;

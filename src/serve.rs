@@ -6,6 +6,7 @@
 //! the server, loudly: a process that lives with a dead DNS loop is worse than one that is restarted.
 
 mod encrypted;
+mod user;
 
 use std::collections::HashMap;
 use std::io::Write;
@@ -61,11 +62,15 @@ const HANDED_WAIT_MAX: Duration = Duration::from_secs(1);
 pub async fn run(config: Config) -> Result<()> {
     let mut signals = Signals::new()?;
     raise_descriptor_limit();
-    keep_memory_to_ourselves();
     let clock = Clock::start();
     let identity = encrypted::identity(&config)?;
     encrypted::authorities(&config)?; // better now than when everything is bound
+    let becoming = user::Becoming::new(&config)?;
     let mut bound = Bound::new(&config)?;
+    if let Some(becoming) = becoming {
+        becoming.now(bound.unix_file.as_ref().map(bind::UnixFile::path), config.data.as_deref())?;
+    }
+    keep_memory_to_ourselves();
     let (zones, taken) = match &config.zones {
         Some(directory) => read_zones(directory, &config)?,
         None => Default::default(),

@@ -4,6 +4,7 @@
 //! - `table`: every transport, identity, verb and service of a table, against what the rules say.
 //! - `model`: random tokens, verbs and services, against a model of ten lines.
 //! - `owners`: who came first keeps what it registered.
+//! - `privileges`: no root behind the bound sockets.
 //! - `queries`: who may ask over DNS.
 //! - `secrets`: canaries, and everything that the server wrote.
 //! - `tokens`: made, shown once, revoked at once, and worth nothing when they are wrong.
@@ -16,6 +17,8 @@ mod encrypted;
 mod model;
 #[path = "access/owners.rs"]
 mod owners;
+#[path = "access/privileges.rs"]
+mod privileges;
 #[path = "access/queries.rs"]
 mod queries;
 #[path = "access/secrets.rs"]

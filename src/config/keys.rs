@@ -61,6 +61,8 @@ pub const KEYS: &[Key] = &[
         "PATH",
         "The registration socket [default: $XDG_RUNTIME_DIR/callsign.sock; /run/callsign/callsign.sock for root]",
     ),
+    key("user", One, "NAME", "Become this user once the sockets are bound [default: nobody else]"),
+    key("group", One, "NAME", "And this group, whose members may register [default: the user's own]"),
     key("listen", Any, "ADDR:PORT", "Take registrations over TCP as well"),
     key("listen-tls", Any, "ADDR:PORT", "Take registrations over TLS 1.3 as well"),
     key(

@@ -21,6 +21,13 @@ use crate::time::{format_duration, parse_duration};
 /// Longest path of a Unix socket: `sun_path` of Linux holds 108 octets with the final zero.
 pub const SOCKET_PATH_OCTETS_MAX: usize = 107;
 
+pub fn account(text: &str) -> Result<String, String> {
+    match text.is_empty() || text.contains(['\0', ':', '/']) {
+        true => Err(format!("must be a name as the system's users have, not `{}`", text.escape_debug())),
+        false => Ok(text.to_owned()),
+    }
+}
+
 pub fn rule(text: &str) -> Result<Rule, String> {
     Rule::parse(text)
 }

@@ -1,0 +1,74 @@
+//! Another user than root: who binds a port below 1024 does not have to be root any longer.
+
+use std::fs::DirBuilder;
+use std::io::ErrorKind;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use nix::unistd::{Gid, Group, Uid, User, chown, getegid, geteuid, setgid, setgroups, setuid};
+
+use crate::config::Config;
+
+/// Whom the server becomes once its sockets are bound.
+pub struct Becoming {
+    uid: Uid,
+    gid: Gid,
+}
+
+impl Becoming {
+    /// Whom the configuration names; none where it names nobody.
+    ///
+    /// # Errors
+    ///
+    /// There is no such user or group, or we are not root and cannot become anybody.
+    pub fn new(config: &Config) -> Result<Option<Self>> {
+        let Some(name) = &config.user else { return Ok(None) };
+        let user = User::from_name(name).with_context(|| format!("looking for the user `{name}`"))?;
+        let user = user.with_context(|| format!("there is no user `{name}`; `user` must name one"))?;
+        let gid = match &config.group {
+            None => user.gid,
+            Some(name) => {
+                let group =
+                    Group::from_name(name).with_context(|| format!("looking for the group `{name}`"))?;
+                group.with_context(|| format!("there is no group `{name}`; `group` must name one"))?.gid
+            }
+        };
+        if !geteuid().is_root() {
+            bail!(
+                "only root can become the user `{name}`; start the server as that user, and leave `user` out"
+            );
+        }
+        Ok(Some(Self { uid: user.uid, gid }))
+    }
+
+    /// Gives the user what is its own, and becomes it, for good.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses, and then nothing goes on as root.
+    pub fn now(self, socket: Option<&Path>, data: Option<&Path>) -> Result<()> {
+        let Self { uid, gid } = self;
+        let give = |path: &Path| {
+            chown(path, Some(uid), Some(gid))
+                .with_context(|| format!("giving {} to its user", path.display()))
+        };
+        socket.map(give).transpose()?;
+        // One that is there is the operator's to give.
+        if let Some(data) = data {
+            match DirBuilder::new().mode(0o700).create(data) {
+                Ok(()) => give(data)?,
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error).with_context(|| format!("making {}", data.display())),
+            }
+        }
+        // In this order: who is no longer root may not change its groups. The C library does it for every thread.
+        setgroups(&[gid]).context("leaving root's groups")?;
+        setgid(gid).context("becoming the group")?;
+        setuid(uid).context("becoming the user")?;
+        if (geteuid(), getegid()) != (uid, gid) || (!uid.is_root() && setuid(Uid::from_raw(0)).is_ok()) {
+            bail!("the kernel says that this process is still root");
+        }
+        Ok(())
+    }
+}

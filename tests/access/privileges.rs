@@ -1,0 +1,74 @@
+//! A server that root has started, and that is not root.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
+use serde_json::json;
+
+use crate::harness::Server;
+
+/// What the kernel says of a process: a line of its `status`, without the name.
+fn status(server: &Server, name: &str) -> Vec<String> {
+    let text = fs::read_to_string(format!("/proc/{}/status", server.pid())).expect("a process");
+    let line = text.lines().find_map(|line| line.strip_prefix(name)).expect("a line of that name");
+    line.trim_start_matches(':').split_whitespace().map(str::to_owned).collect()
+}
+
+#[test]
+fn who_is_root_at_the_start_is_not_for_long() {
+    let place = tempfile::tempdir().expect("a directory");
+    fs::set_permissions(place.path(), PermissionsExt::from_mode(0o755)).expect("a mode");
+    let data = place.path().join("data");
+    let user = nix::unistd::User::from_name("nobody").expect("the users").expect("nobody");
+    let (uid, gid) = (user.uid.to_string(), user.gid.to_string());
+    let text = data.display().to_string();
+    let flags = ["--user", "nobody", "--data", &text];
+    for times in 0..2 {
+        let mut server = Server::start(&flags);
+        assert_eq!(status(&server, "Uid"), [&uid; 4].map(String::as_str));
+        assert_eq!(status(&server, "Gid"), [&gid; 4].map(String::as_str));
+        assert_eq!(status(&server, "Groups"), [gid.as_str()]);
+        for kind in ["CapEff", "CapPrm"] {
+            assert_eq!(status(&server, kind), ["0000000000000000"], "{kind}");
+        }
+        // Every thread of it.
+        for thread in fs::read_dir(format!("/proc/{}/task", server.pid())).expect("a process").flatten() {
+            let environment = fs::metadata(thread.path().join("environ")).expect("a thread");
+            assert_eq!(environment.uid(), 0, "and none may be dumped");
+            let text = fs::read_to_string(thread.path().join("status")).expect("a thread");
+            assert!(text.contains(&format!("Uid:\t{uid}\t{uid}\t{uid}\t{uid}\n")), "{text}");
+        }
+        let socket = fs::metadata(&server.socket).expect("the socket");
+        assert_eq!(
+            (socket.uid(), socket.gid(), socket.mode() & 0o777),
+            (user.uid.as_raw(), user.gid.as_raw(), 0o660)
+        );
+        assert_eq!(fs::metadata(&data).expect("the data").uid(), user.uid.as_raw());
+        let mut client = server.client();
+        assert_eq!(client.list().len(), times, "what was registered before is there");
+        let form =
+            json!({"service": "web", "id": "web-1", "address": "10.0.0.7", "port": 80, "lease": "none"});
+        client.done("registered", &json!({ "register": form }));
+        server.crash();
+    }
+}
+
+#[test]
+fn nobody_that_cannot_be_is_become() {
+    for (flags, phrase) in [
+        (vec!["--user", "no-such-user-here"], "there is no user `no-such-user-here`"),
+        (vec!["--user", "nobody", "--group", "no-such-group-here"], "there is no group"),
+        (vec!["--group", "nogroup"], "needs `user`"),
+        (vec!["--user", ""], "must be a name"),
+    ] {
+        let Err(ended) = Server::launch(&[], &flags) else { panic!("{flags:?} was served") };
+        assert!(ended.code != Some(0) && ended.stderr.contains(phrase), "{flags:?}: {ended:?}");
+    }
+    let Err(ended) = Server::launch(
+        &["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"],
+        &["--user", "nobody"],
+    ) else {
+        panic!("only root can become another")
+    };
+    assert!(ended.stderr.contains("only root"), "{ended:?}");
+}
