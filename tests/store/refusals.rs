@@ -84,6 +84,33 @@ fn a_second_server_is_refused_with_the_pid_of_the_first() {
 }
 
 #[test]
+fn a_store_of_before_there_were_tokens_takes_one() {
+    const TOKENS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("tokens");
+    let (_directory, data, file) = prepared();
+    let database = tables(&file);
+    let transaction = database.begin_write().expect("a transaction");
+    assert!(transaction.delete_table(TOKENS).expect("a write"), "a new store has the table");
+    transaction.commit().expect("a commit");
+    drop(database);
+    for _ in 0..2 {
+        // Left as it was found, the second time too.
+        let mut server = start_on(&data).unwrap_or_else(|ended| panic!("{ended:?}"));
+        let mut client = server.client();
+        assert_eq!(client.list().len(), 1);
+        client.send(&json!({"backup": {}}));
+        while client.receive()["backup"].is_null() {}
+        server.crash();
+    }
+    let mut server = start_on(&data).expect("a server");
+    let create = json!({"token": {"create": {"name": "ci", "allow": ["read"]}}});
+    server.client().done("created", &create);
+    server.crash();
+    let server = start_on(&data).expect("a server");
+    let tokens = server.client().done("tokens", &json!({"token": {"list": {}}}));
+    assert_eq!((tokens["tokens"][0]["name"].as_str(), server.client().list().len()), (Some("ci"), 1));
+}
+
+#[test]
 fn a_file_of_a_newer_version_is_refused_and_left_alone() {
     let (_directory, data, file) = prepared();
     let database = tables(&file);
