@@ -5,6 +5,7 @@
 //!     queries    time of one query on the general path, by size of the registry
 //!     misses     time of one query for a name that a service does not have, by size of the service
 //!     balance    time of one query under each balance, as a worker of UDP answers it, and its ratio to `weighted`
+//!     guard      time of the batches in which 10,000 instances of a service expire and come back, with a guard and without
 //!     churn      queries a second beside 10,000 changes a second
 //!
 //! Registrations are read from lines, as the socket reads them; store and sockets are left out. Medians of one run;
@@ -23,7 +24,7 @@ use callsign::clock::Clock;
 use callsign::dns::wire::{Arrival, Policy, Responder, UDP_OCTETS_MAX, accept};
 use callsign::name::{Apex, HostName};
 use callsign::protocol::{self, Peer, Request};
-use callsign::registry::{Author, Change, Command, FORGET_AFTER, Registry};
+use callsign::registry::{Author, Change, Command, FORGET_AFTER, Reason, Registry, What};
 use callsign::time::Now;
 use callsign::view::{Settings, View, Zones};
 use hickory_proto::op::{Message, MessageType, OpCode, Query};
@@ -37,6 +38,9 @@ static HEAP: &StatsAlloc<Heap> = &INSTRUMENTED_SYSTEM;
 const BATCH: usize = 1024;
 /// Changes and queries that a median is of.
 const SAMPLES: usize = 2001;
+/// Instances that expire and come back, and how many at a time.
+const GUARDED: usize = 10_000;
+const GUARDED_BATCH: usize = 100;
 /// How long each half of a comparison under churn lasts, and how often both are measured.
 const CHURN: Duration = Duration::from_secs(1);
 const CHURN_ROUNDS: usize = 8;
@@ -62,6 +66,9 @@ fn main() {
     }
     if wants("balance") {
         balance();
+    }
+    if wants("guard") {
+        guard();
     }
     if wants("churn") {
         churn();
@@ -132,7 +139,10 @@ impl System {
     }
 
     fn carry_out(&mut self, commands: &[Command]) {
-        let now = Now::default();
+        self.carry_out_at(commands, Now::default());
+    }
+
+    fn carry_out_at(&mut self, commands: &[Command], now: Now) {
         let mut changes: Vec<Change> = Vec::with_capacity(commands.len());
         for command in commands {
             for (reason, what) in self.registry.check(command, now).unwrap() {
@@ -143,7 +153,37 @@ impl System {
         for change in &changes {
             self.registry.apply(change, now);
         }
+        let found = self.registry.settle(&changes, now);
+        self.happen(found, &mut changes, now);
         self.view.publish(&self.registry, &changes);
+    }
+
+    /// What time has changed, as the writer takes it.
+    fn look(&mut self, now: Now) -> usize {
+        let mut changes = Vec::new();
+        let found = self.registry.due(now, BATCH);
+        self.happen(found, &mut changes, now);
+        let of_time = changes.len();
+        let found = self.registry.settle(&changes, now);
+        self.happen(found, &mut changes, now);
+        self.view.publish(&self.registry, &changes);
+        of_time
+    }
+
+    fn happen(&mut self, found: Vec<(Reason, What)>, changes: &mut Vec<Change>, now: Now) {
+        for (reason, what) in found {
+            let change = Registry::change(self.registry.revision() + 1, reason, what, Author::Server, now);
+            self.registry.apply(&change, now);
+            changes.push(change);
+        }
+    }
+
+    /// Sets something for the service `s0`; the words are a member of the request.
+    fn set(&mut self, words: &str) {
+        let line = format!(r#"{{"settings":{{"service":"s0",{words}}}}}"#);
+        let Request::Settings(form) = protocol::decode(line.as_bytes()).unwrap() else { panic!("{line}") };
+        let (_, configuration) = form.configuration(&self.view.settings.apexes).unwrap();
+        self.carry_out(&[Command::Configure(configuration.unwrap())]);
     }
 
     fn ask(&self, query: &[u8]) -> usize {
@@ -328,10 +368,7 @@ fn balance() {
         let mut system = System::filled(5, 5, &[]);
         system.view.settings.regions =
             vec![Region { name: "here".into(), network: "10.0.0.0/8".parse().unwrap() }];
-        let line = format!(r#"{{"settings":{{"service":"s0",{set}}}}}"#);
-        let Request::Settings(form) = protocol::decode(line.as_bytes()).unwrap() else { panic!("{line}") };
-        let (_, configuration) = form.configuration(&system.view.settings.apexes).unwrap();
-        system.carry_out(&[Command::Configure(configuration.unwrap())]);
+        system.set(set);
         let responder = Responder {
             view: Arc::new(system.view),
             policy: Policy::default(),
@@ -383,6 +420,53 @@ fn balance() {
         });
         println!("| {name} | {path} |{}", columns.collect::<String>());
     }
+}
+
+/// One service, all of whose instances expire batch after batch, and come back so.
+fn guard() {
+    println!(
+        "\n{GUARDED} instances of one service expire and come back, {GUARDED_BATCH} at a time; milliseconds of a batch, median and longest, and of all:"
+    );
+    println!("| guard | expire: a batch | all | come back: a batch | all |");
+    println!("|---|---|---|---|---|");
+    for share in ["off", "90%", "50%", "10%"] {
+        let mut system = System::new(&[]);
+        system.set(&format!(r#""guard":"{share}""#));
+        let commands: Vec<Command> = (0..GUARDED).map(|number| system.command(&line(0, number))).collect();
+        let step = Duration::from_millis(100);
+        let mut now = Now::default();
+        for batch in commands.chunks(GUARDED_BATCH) {
+            now = now.after(step);
+            system.carry_out_at(batch, now);
+        }
+        // The first expires 15 s after it was registered: all of them have been by then.
+        let started = now.after(Duration::from_secs(5));
+        let expire = batches(|batch| system.look(started.after(step * batch as u32)));
+        assert_eq!((system.registry.instances(), system.view.guards()), (0, u64::from(share != "off")));
+        let ended = started.after(step * (GUARDED / GUARDED_BATCH) as u32);
+        let come_back = batches(|batch| {
+            let commands = &commands[batch * GUARDED_BATCH..][..GUARDED_BATCH];
+            system.carry_out_at(commands, ended.after(step * batch as u32));
+            commands.len()
+        });
+        assert_eq!((system.registry.instances(), system.registry.guards().count()), (GUARDED, 0));
+        println!("| {share} | {expire} | {come_back} |");
+    }
+}
+
+/// Milliseconds of each of the batches that `what` works on; it says how many instances a batch had.
+fn batches(mut what: impl FnMut(usize) -> usize) -> String {
+    let mut times: Vec<f64> = (0..GUARDED / GUARDED_BATCH)
+        .map(|batch| {
+            let started = clock();
+            assert_eq!(what(batch), GUARDED_BATCH);
+            started.elapsed().as_secs_f64() * 1e3
+        })
+        .collect();
+    times.sort_by(f64::total_cmp);
+    let (median, longest, all): (f64, f64, f64) =
+        (times[times.len() / 2], times[times.len() - 1], times.iter().sum());
+    format!("{median:.2}, {longest:.2} | {all:.0}")
 }
 
 /// One thread asks; beside it nothing changes, or one instance after the other registers again.

@@ -3,6 +3,7 @@
 use crate::answer::{Asked, CLASS_IN, Over, Question, Rcode, answer, nearest_service};
 use crate::grammar::consul::{self, Owner as ConsulOwner};
 use crate::grammar::{self, Owner};
+use crate::instance::Key;
 use crate::name::{Name, ServiceName};
 use crate::protocol::{ExplainedForm, ExplainedInstance, Problem};
 use crate::record::{Data, Type};
@@ -143,7 +144,16 @@ fn instances(service: &ServiceView) -> Vec<ExplainedInstance> {
             rule: if in_answers { held(&rule) } else { rule },
         }
     });
-    registered.chain(gone).collect()
+    // Of more that left, the view knows only who is held.
+    let listed = |key: &Key| service.gone.iter().any(|gone| gone.instance.key == *key);
+    let left = service.answered.iter_held().filter(|member| service.by_key(&member.instance.key).is_none());
+    let left = left.filter(|member| !listed(&member.instance.key)).map(|member| ExplainedInstance {
+        id: member.instance.key.id.to_string(),
+        host: member.instance.key.host.to_string(),
+        in_answers: true,
+        rule: held("gone"),
+    });
+    registered.chain(gone).chain(left).collect()
 }
 
 fn held(rule: &str) -> String {

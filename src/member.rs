@@ -4,7 +4,6 @@
 //! one leaf of some dozens, not a service of ten thousand. What is asked of all members at once is summed up in each
 //! leaf, so that a view is made without a look at every member.
 
-use std::collections::BTreeMap;
 use std::slice;
 use std::sync::Arc;
 use std::time::Duration;
@@ -131,6 +130,7 @@ struct Leaf {
 #[derive(Clone, Copy, Debug, Default)]
 struct Sums {
     answered: u32,
+    held: u32,
     /// The shortest lease of a member in the answers.
     lease: Option<Duration>,
     /// When the health or drain of a member changed last, live or not.
@@ -147,7 +147,8 @@ impl Sums {
             Lease::Timed(duration) => Some(self.lease.map_or(duration, |lease| lease.min(duration))),
             Lease::Connection(_) | Lease::None => self.lease,
         };
-        Self { answered: self.answered + 1, lease, newest }
+        let held = self.held + u32::from(member.held);
+        Self { answered: self.answered + 1, held, lease, newest }
     }
 }
 
@@ -189,10 +190,15 @@ impl Members {
         self.leaves.iter().map(|leaf| leaf.sums.answered as usize).sum()
     }
 
-    /// The members that are not in the answers; leaves without any cost nothing.
-    pub fn not_answered(&self) -> impl Iterator<Item = &Member> {
-        let leaves = self.leaves.iter().filter(|leaf| (leaf.sums.answered as usize) < leaf.members.len());
-        leaves.flat_map(|leaf| &leaf.members).filter(|member| !member.is_answered())
+    /// How many of them are so because the guard holds them.
+    pub fn held(&self) -> usize {
+        self.leaves.iter().map(|leaf| leaf.sums.held as usize).sum()
+    }
+
+    /// The members that the guard holds; leaves without any cost nothing.
+    pub fn iter_held(&self) -> impl Iterator<Item = &Member> {
+        let leaves = self.leaves.iter().filter(|leaf| leaf.sums.held > 0);
+        leaves.flat_map(|leaf| &leaf.members).filter(|member| member.held)
     }
 
     /// The shortest lease of a member in the answers; none where no such lease has an end.
@@ -218,17 +224,6 @@ impl Members {
             let mut members = (self.astray > 0).then(|| self.iter()).into_iter().flatten();
             members.find(|member| member.instance.key == *key)
         })
-    }
-
-    /// The set of these members, of which each label has one.
-    pub fn of(members: BTreeMap<Label, Member>) -> Self {
-        let len = members.len() as u32;
-        let astray = members.values().filter(|member| member.is_astray()).count() as u32;
-        let (mut leaves, mut members) = (Vec::new(), members.into_values().peekable());
-        while members.peek().is_some() {
-            leaves.push(Arc::new(Leaf::of(members.by_ref().take(LEAF_MAX).collect())));
-        }
-        Self { leaves: Arc::new(leaves), len, astray }
     }
 
     /// Puts a member in, in the place of the one with its label where there is one.

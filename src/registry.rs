@@ -24,7 +24,7 @@ pub use self::command::{
     Command, Configuration, Holder, HostRegistration, ListedCheck, Refusal, Registration, Report, ReportOf,
     Subject,
 };
-use self::guard::Guarding;
+use self::guard::{Deaths, Guarding};
 pub use self::guard::{GUARD_FOR, GUARDED_MIN, Guard};
 pub use self::service::{Gone, Ports, Service};
 use crate::access::{TOKENS_MAX, Token, Tokens};
@@ -71,6 +71,9 @@ pub struct Registry {
     on_host: HashMap<HostName, Sorted<Key>>,
     settings: HashMap<ServiceName, ServiceSettings>,
     guards: HashMap<ServiceName, Guarding>,
+    /// Of the services that may be guarded; and their instances that left, by host: its health tells who died.
+    deaths: HashMap<ServiceName, Deaths>,
+    left_on: HashMap<HostName, BTreeSet<Key>>,
     tokens: Tokens,
     leases: Leases,
     instances: usize,
@@ -92,6 +95,8 @@ impl Registry {
             on_host: HashMap::new(),
             settings: HashMap::new(),
             guards: HashMap::new(),
+            deaths: HashMap::new(),
+            left_on: HashMap::new(),
             tokens: Tokens::default(),
             leases: Leases::default(),
             instances: 0,
@@ -150,8 +155,10 @@ impl Registry {
             self.forget_later(&gone, now);
             let most = self.gone_max(&gone.instance.key.service);
             let service = self.services.entry(gone.instance.key.service.clone()).or_default();
-            self.gone = self.gone + 1 - service.remember(gone, most);
+            self.gone = self.gone + 1 - service.remember(gone, most).len();
         }
+        let configured: Vec<ServiceName> = self.settings.keys().cloned().collect();
+        configured.iter().for_each(|service| self.keep_deaths(service, now));
         for (service, guard) in kept.guards {
             self.apply_guard(&service, Some(guard), now);
         }
@@ -442,10 +449,9 @@ impl Registry {
             && let Some((_, key, revision)) =
                 self.forget.pop_front_if(|(at_ns, ..)| *at_ns <= now.mono_ns || over > 0)
         {
-            let gone = self.services.get(&key.service).map(|service| &service.gone);
-            let later = gone.and_then(|gone| gone.iter().find(|gone| gone.instance.key == key));
+            let later = self.services.get(&key.service).and_then(|service| service.gone_by_key(&key));
             match later {
-                Some(gone) if gone.revision == revision => {
+                Some((_, gone)) if gone.revision == revision => {
                     if over == 0 && self.forget_after_guard(&key, revision) {
                         continue;
                     }
@@ -565,7 +571,7 @@ impl Registry {
                     self.hosts.insert(after.name.clone(), after.clone());
                 }
                 if let Some(host) = after.as_ref().or(before.as_ref()) {
-                    self.judge_anew(&host.name);
+                    self.judge_anew(&host.name, now);
                 }
             }
             What::Settings { service, after, .. } => {
@@ -574,12 +580,12 @@ impl Registry {
                     false => self.settings.insert(service.clone(), after.clone()),
                 };
                 if let Some(guarding) = self.guards.get_mut(service) {
-                    guarding.set_end(after, now);
+                    guarding.set_end(after);
                 }
                 let most = self.gone_max(service);
-                if let Some(known) = self.services.get_mut(service) {
-                    self.gone -= known.keep(most);
-                }
+                let over = self.services.get_mut(service).map(|known| known.keep(most));
+                self.forgotten(over.into_iter().flatten(), now);
+                self.keep_deaths(service, now);
             }
             What::Guard { service, after, .. } => self.apply_guard(service, *after, now),
             What::Token { before, after } => {
@@ -587,10 +593,9 @@ impl Registry {
                 after.iter().for_each(|token| self.tokens.put(token.clone()));
             }
             What::Forgotten { key } => {
-                if let Some(service) = self.services.get_mut(&key.service) {
-                    self.gone -= service.forget(key);
-                    self.drop_empty(&key.service);
-                }
+                let gone = self.services.get_mut(&key.service).and_then(|service| service.forget(key));
+                self.forgotten(gone, now);
+                self.drop_empty(&key.service);
             }
         }
     }
@@ -614,9 +619,11 @@ impl Registry {
             if !before.is_some_and(|before| Arc::ptr_eq(&before.deadline, &after.deadline)) {
                 self.leases.arm(&after.deadline);
             }
-            self.gone -= service.forget(&key);
+            let gone = service.forget(&key);
             let known = before.map(|before| before.checks.as_slice()).unwrap_or_default();
             self.arm_checks(known, &after.checks);
+            self.forgotten(gone, now);
+            self.judge(after, now);
             return;
         }
         let Some(before) = before else { return };
@@ -627,7 +634,7 @@ impl Registry {
             revision: change.revision,
         };
         self.gone += 1;
-        self.gone -= service.leave(gone.clone(), most);
+        let forgotten = service.leave(gone.clone(), most);
         self.instances -= 1;
         self.forget_later(&gone, now);
         if let Some(keys) = self.on_host.get_mut(&key.host) {
@@ -635,6 +642,16 @@ impl Registry {
             if keys.is_empty() {
                 self.on_host.remove(&key.host);
             }
+        }
+        self.forgotten(forgotten, now);
+        self.judge(before, now);
+    }
+
+    /// Counts who is no longer remembered.
+    fn forgotten(&mut self, gone: impl IntoIterator<Item = Gone>, now: Now) {
+        for gone in gone {
+            self.gone -= 1;
+            self.judge(&gone.instance, now);
         }
     }
 
@@ -654,12 +671,18 @@ impl Registry {
     }
 
     /// A host's checks count for every instance on it.
-    fn judge_anew(&mut self, name: &HostName) {
-        let host = self.hosts.get(name);
-        for key in self.on_host.get(name).into_iter().flat_map(Sorted::iter) {
+    fn judge_anew(&mut self, name: &HostName, now: Now) {
+        for key in self.on_host.get(name).cloned().unwrap_or_default().iter() {
             let Some(service) = self.services.get_mut(&key.service) else { continue };
             if let Some(instance) = service.instance(key).cloned() {
-                service.members.put(Member::of(&instance, host));
+                service.members.put(Member::of(&instance, self.hosts.get(name)));
+                self.judge(&instance, now);
+            }
+        }
+        for key in self.left_on.get(name).cloned().unwrap_or_default() {
+            let gone = self.services.get(&key.service).and_then(|service| service.gone_by_key(&key));
+            if let Some(instance) = gone.map(|(_, gone)| gone.instance.clone()) {
+                self.judge(&instance, now);
             }
         }
     }
@@ -680,8 +703,8 @@ impl Registry {
                 let name = after.as_ref().or(before.as_ref()).map(|host| &host.name);
                 let keys = name.and_then(|name| self.on_host.get(name));
                 let keys = keys.into_iter().flat_map(Sorted::iter);
-                let guarded = name.into_iter().flat_map(|name| self.guarded_on(name));
-                let services = keys.map(|key| &key.service).chain(guarded);
+                let left = name.and_then(|name| self.left_on.get(name)).into_iter().flatten();
+                let services = keys.chain(left).map(|key| &key.service);
                 let services: BTreeSet<_> = services.cloned().collect();
                 services.into_iter().collect()
             }

@@ -33,7 +33,7 @@ pub use crate::member::{Member, Members, Standing};
 use crate::name::{Apex, Datacenter, HostName, InstanceId, Label, Name, ServiceName, Tag};
 use crate::protocol::Filter;
 use crate::record::Soa;
-use crate::registry::{Change, Gone, Guard, Ports, Refusal, Registry, Service, What};
+use crate::registry::{Change, GONE_PER_SERVICE_MAX, Gone, Guard, Ports, Refusal, Registry, Service, What};
 use crate::sorted::Sorted;
 use crate::time::Now;
 use crate::zone::Zone;
@@ -140,7 +140,7 @@ pub struct ServiceView {
     pub guard: Option<Guard>,
     /// That some of the answers are held, in words; empty where none is. At most `EDE_OCTETS_MAX` octets.
     pub stale: Box<str>,
-    /// Oldest first.
+    /// The last that left, `GONE_PER_SERVICE_MAX` of them at most; oldest first.
     pub gone: Vec<Gone>,
     /// The tags of every instance that is registered or remembered, as labels.
     pub tags: Arc<BTreeSet<Label>>,
@@ -199,7 +199,8 @@ impl ServiceView {
         let (members, answered) = registry.members(name);
         let guard = registry.guard(name);
         let stale = guard.map(|guard| stale(name, &answered, guard)).unwrap_or_default();
-        let gone: Vec<Gone> = service.gone.iter().cloned().collect();
+        let mut gone: Vec<Gone> = service.gone().rev().take(GONE_PER_SERVICE_MAX).cloned().collect();
+        gone.reverse();
         let why_none = if answered.any_answered() { String::new() } else { why_none(name, &members, &gone) };
         let ttl = settings.ttl.unwrap_or(ttl);
         let ttl = answered.shortest_lease().map_or(ttl, |lease| ttl_within(ttl, Lease::Timed(lease)));
@@ -269,9 +270,9 @@ impl ServiceView {
         self.members.by_key(key)
     }
 
-    /// Every instance that is registered or remembered: what decides which names exist.
+    /// Every instance that is registered, held or remembered, some of them twice: what decides which names exist.
     pub fn known(&self) -> impl Iterator<Item = &Arc<Instance>> {
-        self.members.iter().map(|member| &member.instance).chain(self.gone.iter().map(|gone| &gone.instance))
+        self.answered.iter().map(|member| &member.instance).chain(self.gone.iter().map(|gone| &gone.instance))
     }
 }
 
@@ -309,7 +310,7 @@ fn why_none(name: &ServiceName, members: &Members, gone: &[Gone]) -> String {
 
 /// What an answer says that is not only of live instances.
 fn stale(name: &ServiceName, answered: &Members, guard: Guard) -> String {
-    let held = answered.iter().filter(|member| member.held).count();
+    let held = answered.held();
     if held == 0 {
         return String::new();
     }

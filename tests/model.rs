@@ -460,7 +460,7 @@ fn from_nothing(registry: &Registry, now: Now) -> (Registry, View) {
     kept.guards = registry.guards().map(|(name, guard)| (name.clone(), guard)).collect();
     for (_, service) in registry.services() {
         kept.instances.extend(service.members.iter().map(|member| member.instance.clone()));
-        let gone = service.gone.iter().map(|gone| ((*gone.instance).clone(), gone.reason, gone.at, 0));
+        let gone = service.gone().map(|gone| ((*gone.instance).clone(), gone.reason, gone.at, 0));
         kept.gone.extend(gone);
     }
     kept.hosts = registry.hosts().map(|host| Host::clone(host)).collect();

@@ -399,7 +399,7 @@ impl Stage {
                 let octets = record::write_instance(&member.instance);
                 kept.instances.push(Arc::new(record::read_instance(&octets, now, &mut near).unwrap()));
             }
-            for gone in &service.gone {
+            for gone in service.gone() {
                 kept.gone.push(((*gone.instance).clone(), gone.reason, gone.at, kept.gone.len() as u64));
             }
         }

@@ -166,8 +166,10 @@ impl Live<'_> {
     fn tagged(&self, service: &ServiceView, tag: &str) -> Found {
         let known = |fits: fn(&str, &str) -> bool| {
             // Of those that are registered each different tag once, not each instance.
-            let gone = service.gone.iter().flat_map(|gone| &gone.instance.tags);
-            service.listed_tags.iter().chain(gone).any(|own| fits(own.as_str(), tag))
+            let gone = service.gone.iter().map(|gone| &gone.instance);
+            let held = service.answered.iter_held().map(|member| &member.instance);
+            let left = gone.chain(held).flat_map(|instance| &instance.tags);
+            service.listed_tags.iter().chain(left).any(|own| fits(own.as_str(), tag))
         };
         if known(str::eq_ignore_ascii_case) {
             return self.of_those(service, |instance| is_tagged(instance, tag), any_port);

@@ -1,6 +1,6 @@
 //! What the registry holds of one service.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::Hash;
 use std::sync::{Arc, LazyLock};
 
@@ -29,8 +29,10 @@ pub struct Gone {
 #[derive(Debug, Default)]
 pub struct Service {
     pub members: Members,
-    /// Oldest first.
-    pub gone: VecDeque<Gone>,
+    /// Those that left, by their turns: oldest first.
+    gone: BTreeMap<u64, Gone>,
+    /// The turn of each of them.
+    turns: BTreeMap<Key, u64>,
     /// None where no instance has a tag.
     tags: Option<Box<Tags>>,
     /// Ports of every instance that is registered or remembered, by transport.
@@ -107,6 +109,21 @@ impl Service {
         self.members.by_key(key).map(|member| &member.instance)
     }
 
+    /// Those that left, oldest first.
+    pub fn gone(&self) -> impl DoubleEndedIterator<Item = &Gone> {
+        self.gone.values()
+    }
+
+    /// What left under this key, and its turn among all that left.
+    pub(super) fn gone_by_key(&self, key: &Key) -> Option<(u64, &Gone)> {
+        let turn = *self.turns.get(key)?;
+        Some((turn, self.gone.get(&turn)?))
+    }
+
+    pub(super) fn gone_at(&self, turn: u64) -> Option<&Gone> {
+        self.gone.get(&turn)
+    }
+
     /// The tags of every instance that is registered or remembered, as labels.
     pub fn known_tags(&self) -> Arc<BTreeSet<Label>> {
         self.tags.as_ref().map_or_else(|| NO_LABELS.clone(), |tags| tags.known.set.clone())
@@ -141,8 +158,8 @@ impl Service {
         self.members.put(member);
     }
 
-    /// Takes an instance out and remembers it; the count of entries that were forgotten for it.
-    pub(super) fn leave(&mut self, gone: Gone, most: usize) -> usize {
+    /// Takes an instance out and remembers it; what was forgotten for it.
+    pub(super) fn leave(&mut self, gone: Gone, most: usize) -> Vec<Gone> {
         self.count_listed(&gone.instance, false);
         self.members.remove(gone.instance.label.as_str());
         // Known it stays, as the one that is gone.
@@ -151,31 +168,30 @@ impl Service {
         forgotten
     }
 
-    /// Remembers an instance that left, of `most` in all; the count of entries that were forgotten for it.
-    pub(super) fn remember(&mut self, gone: Gone, most: usize) -> usize {
+    /// Remembers an instance that left, of `most` in all; what was forgotten for it.
+    pub(super) fn remember(&mut self, gone: Gone, most: usize) -> Vec<Gone> {
         self.count_known(&gone.instance, true);
         // What left twice is remembered as it left last.
-        let forgotten = self.forget(&gone.instance.key);
-        self.gone.push_back(gone);
-        forgotten + self.keep(most)
+        let mut forgotten: Vec<Gone> = self.forget(&gone.instance.key).into_iter().collect();
+        let turn = self.gone.last_key_value().map_or(0, |(last, _)| last + 1);
+        self.turns.insert(gone.instance.key.clone(), turn);
+        self.gone.insert(turn, gone);
+        forgotten.extend(self.keep(most));
+        forgotten
     }
 
-    /// Remembers no more than `most`; the count of entries that were forgotten, the oldest.
-    pub(super) fn keep(&mut self, most: usize) -> usize {
+    /// Remembers no more than `most`; what was forgotten, the oldest.
+    pub(super) fn keep(&mut self, most: usize) -> Vec<Gone> {
         let over = self.gone.len().saturating_sub(most);
-        for oldest in self.gone.drain(..over).collect::<Vec<Gone>>() {
-            self.count_known(&oldest.instance, false);
-        }
-        over
+        let oldest: Vec<Key> = self.gone().take(over).map(|gone| gone.instance.key.clone()).collect();
+        oldest.iter().filter_map(|key| self.forget(key)).collect()
     }
 
-    /// Takes `key` out of what is remembered; the count of entries that went.
-    pub(super) fn forget(&mut self, key: &Key) -> usize {
-        let Some(at) = self.gone.iter().position(|gone| gone.instance.key == *key) else { return 0 };
-        if let Some(gone) = self.gone.remove(at) {
-            self.count_known(&gone.instance, false);
-        }
-        1
+    /// Takes `key` out of what is remembered.
+    pub(super) fn forget(&mut self, key: &Key) -> Option<Gone> {
+        let gone = self.turns.remove(key).and_then(|turn| self.gone.remove(&turn))?;
+        self.count_known(&gone.instance, false);
+        Some(gone)
     }
 
     fn count_known(&mut self, instance: &Instance, more: bool) {
