@@ -17,6 +17,7 @@
 //! > probe SERVICE ID CHECK OUTCOMES     outcomes of probes in a row: `+` went well, `~` warned, `-` failed
 //! > close N                             connection N ends (`lease connection` binds to connection 1, `… 2` to 2)
 //! > wait DURATION                       prints what time did
+//! > clock on|back DURATION              somebody sets the wall clock; no time passes
 //! > dig NAME TYPE [+tcp] [+noedns] [+bufsize=N] [from ADDR] [+order]
 //! > availability [SERVICE] [log DURATION]        live time over registered time; of a log that is so long
 //! > explain NAME        > list [key value]…        > not-ready        > restart
@@ -229,6 +230,15 @@ impl Stage {
                 self.command(Command::Closed { connection, keys })
             }
             ["wait", duration] => Ok(self.wait(parse_duration(duration).unwrap())),
+            ["clock", way, duration] => {
+                let by = i64::try_from(parse_duration(duration).unwrap().as_millis()).unwrap();
+                self.now.wall.unix_ms += match *way {
+                    "on" => by,
+                    "back" => -by,
+                    other => panic!("a clock is not set `{other}`"),
+                };
+                Ok(String::new())
+            }
             ["dig", name, qtype, options @ ..] => Ok(self.dig(name, qtype, options)),
             ["explain", name] => {
                 let explained = callsign::explain::explain(&self.view, name)?;
