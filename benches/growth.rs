@@ -376,6 +376,7 @@ fn balance() {
             limiter: None,
             forwarder: None,
             queries: Arc::default(),
+            transfers: None,
         };
         (name, Arc::new(responder))
     });

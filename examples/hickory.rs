@@ -59,6 +59,7 @@ async fn main() -> anyhow::Result<()> {
             limiter: None,
             forwarder: None,
             queries: Arc::default(),
+            transfers: None,
         }),
         u64::from_ne_bytes(seed),
     ));

@@ -50,22 +50,13 @@ pub enum Verb {
     Read,
     /// Be told of changes for as long as one likes.
     Watch,
-    /// Transfer the zone.
-    Transfer,
     /// Everything: change what others registered, settings, tokens, backups.
     Admin,
 }
 
 impl Verb {
-    pub const ALL: [Self; 7] = [
-        Self::Register,
-        Self::Deregister,
-        Self::Report,
-        Self::Read,
-        Self::Watch,
-        Self::Transfer,
-        Self::Admin,
-    ];
+    pub const ALL: [Self; 6] =
+        [Self::Register, Self::Deregister, Self::Report, Self::Read, Self::Watch, Self::Admin];
 
     pub fn as_str(self) -> &'static str {
         match self {
@@ -74,7 +65,6 @@ impl Verb {
             Self::Report => "report",
             Self::Read => "read",
             Self::Watch => "watch",
-            Self::Transfer => "transfer",
             Self::Admin => "admin",
         }
     }

@@ -34,6 +34,13 @@ pub struct Question {
     pub class: u16,
 }
 
+impl Question {
+    /// IXFR or AXFR of the one class that we serve: not records, but a zone.
+    pub fn is_transfer(&self) -> bool {
+        self.class == CLASS_IN && matches!(self.qtype, Type::IXFR | Type::AXFR)
+    }
+}
+
 /// A question with everything that the answer depends on.
 #[derive(Clone, Copy, Debug)]
 pub struct Asked<'a> {
@@ -108,6 +115,7 @@ pub enum Rcode {
     NotImp = 4,
     Refused = 5,
     YxDomain = 6,
+    NotAuth = 9,
     BadVers = 16,
     BadCookie = 23,
 }

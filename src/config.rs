@@ -23,14 +23,17 @@ use ipnet::{IpNet, Ipv4Net};
 use self::sources::Given;
 pub use self::sources::{Setting, Value};
 use self::values::{
-    account, address, advertise, cookie_secret, datacenter, directory, domain, duration, flag, http_host,
-    log, network, nsid, number, path, region, rule, socket, special_name, store, underscore, upstream,
+    account, address, advertise, allowed, cookie_secret, datacenter, directory, domain, duration, flag,
+    http_host, log, network, nsid, number, path, region, rule, secondary, socket, special_name, store,
+    underscore, upstream,
 };
 use crate::access::{RULES_MAX, Rule};
 use crate::balance::Region;
 use crate::dns::cookie::{self, Secret};
 use crate::dns::forward::{Source, UPSTREAMS_MAX};
 use crate::dns::limit::REPLIES_PER_SECOND_MAX;
+use crate::dns::notify::SECONDARIES_MAX;
+use crate::dns::transfer::Allowed;
 use crate::name::{Apex, Datacenter, Name};
 use crate::registry::{FORGET_AFTER, INSTANCES_MAX};
 use crate::store::Limits;
@@ -139,6 +142,12 @@ pub struct Config {
     pub cookie_secret: Vec<Secret>,
     /// Who may ask over DNS; none: everybody. At most `CLIENTS_MAX`.
     pub query_allow: Option<Vec<IpNet>>,
+    /// Files of the keys that messages are signed with.
+    pub tsig_keys: Vec<PathBuf>,
+    /// Who may have whole zones.
+    pub transfer_allow: Vec<Allowed>,
+    /// Who is told of changes, and the name of the key.
+    pub notify: Vec<(SocketAddr, Option<Name>)>,
     /// Who is asked for names that are not ours; empty where nobody is.
     pub forward: Vec<Source>,
     /// Who may have names forwarded.
@@ -244,8 +253,9 @@ impl Config {
     }
 }
 
-/// This machine alone: whoever else may ask makes an open resolver of it (RFC 5358).
-fn forward_allow_default() -> Vec<IpNet> {
+/// This machine alone. Whoever else may have names forwarded makes an open resolver of it (RFC 5358), and whoever else
+/// may have whole zones is told the name of everything.
+fn this_machine() -> Vec<IpNet> {
     let v4 = Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8);
     vec![v4.into(), IpAddr::from(Ipv6Addr::LOCALHOST).into()]
 }
@@ -347,8 +357,14 @@ impl Given {
             nsid: self.one("nsid", nsid)?,
             cookie_secret: self.cookie_secrets()?,
             query_allow: self.list("query-allow", network)?,
+            tsig_keys: self.list("tsig-keys", path)?.unwrap_or_default(),
+            transfer_allow: self.list("transfer-allow", allowed)?.unwrap_or_else(|| {
+                let network = |network| Allowed { network: Some(network), key: None };
+                this_machine().into_iter().map(network).collect()
+            }),
+            notify: self.list("notify", secondary)?.unwrap_or_default(),
             forward: self.list("forward", upstream)?.unwrap_or_default(),
-            forward_allow: self.list("forward-allow", network)?.unwrap_or_else(forward_allow_default),
+            forward_allow: self.list("forward-allow", network)?.unwrap_or_else(this_machine),
             forward_special: self.list("forward-special", special_name)?.unwrap_or_default(),
             forward_trust_ad: self.one("forward-trust-ad", flag)?.unwrap_or(false),
             claim_local: self.one("claim-local", flag)?.unwrap_or(false),
@@ -384,6 +400,12 @@ impl Given {
             );
         }
         self.few_upstreams(&config)?;
+        if config.notify.len() > SECONDARIES_MAX {
+            bail!(
+                "{} is one secondary more than {SECONDARIES_MAX}; let others follow one of them",
+                self.0["notify"][SECONDARIES_MAX].origin
+            );
+        }
         Ok(config)
     }
 

@@ -43,6 +43,26 @@ pub struct Limited {
     pub dropped: Count,
 }
 
+/// Zone transfers, by what was sent.
+#[derive(Debug, Default)]
+pub struct Transfers {
+    /// Whole zones that were asked for as such.
+    pub full: Count,
+    /// Whole zones in the place of a difference.
+    pub instead: Count,
+    /// Differences.
+    pub incremental: Count,
+    /// The SOA alone: nothing has changed, or a datagram is too small.
+    pub soa: Count,
+    /// Given up: the client did not read in time, or went away.
+    pub failed: Count,
+    /// Refused for who asked, or for what.
+    pub refused: Count,
+    /// NOTIFY messages sent, and those that were answered.
+    pub notified: Count,
+    pub heard: Count,
+}
+
 /// The kinds of checks that are probed, by `Kind::as_str`.
 pub const KINDS: [&str; 5] = ["tcp", "http", "grpc", "script", "alias"];
 /// What a probe may have found; `void` is one that says more of us than of the target.

@@ -52,7 +52,7 @@ use self::reply::Failure;
 use crate::access::Identity as Who;
 use crate::connections::tls::{Acceptor, Handshakes, Identity, name_of_client};
 use crate::connections::{Connections, Handed, Octets, Place, coming_to};
-use crate::counters::{Forwarding, Limited, Probes, Queries};
+use crate::counters::{Forwarding, Limited, Probes, Queries, Transfers};
 use crate::desk::Desk;
 use crate::name::Name;
 use crate::protocol::Peer;
@@ -107,6 +107,8 @@ pub struct Office {
     pub limited: Arc<Limited>,
     /// What became of names that are not ours.
     pub forwarding: Arc<Forwarding>,
+    /// What secondaries were sent.
+    pub transferred: Arc<Transfers>,
     /// How much of xDS there may be.
     pub discovery: Discovery,
 }

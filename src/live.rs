@@ -27,7 +27,10 @@ mod browse;
 mod choice;
 pub(crate) mod consul;
 mod failover;
+pub(crate) mod past;
 pub(crate) mod reverse;
+pub(crate) mod walk;
+pub(crate) mod whole;
 
 /// Octets of an owner that is a compression pointer.
 const POINTER_OCTETS: usize = 2;
@@ -465,13 +468,11 @@ impl Live<'_> {
     }
 
     fn srv_data(&self, scale: Scale, member: &Member, port: &Port) -> Data {
-        let instance = &*member.instance;
         let target = match self.consul {
             Some(zone) => consul::target(zone, member).0,
-            None => target_of(instance, self.apex),
+            None => target_of(&member.instance, self.apex),
         };
-        let weight = scale.weight(member.weight());
-        Data::Srv { priority: instance.priority, weight, port: port.number, target }
+        srv_of(scale, member, port, target)
     }
 
     fn data(&self, scale: Scale, candidate: &Candidate<'_>) -> Data {
@@ -558,6 +559,11 @@ impl Live<'_> {
 /// That some of an answer is held by the guard.
 fn stale(service: &ServiceView) -> Option<Ede> {
     (!service.stale.is_empty()).then(|| Ede::new(Ede::STALE_ANSWER, &*service.stale))
+}
+
+fn srv_of(scale: Scale, member: &Member, port: &Port, target: Name) -> Data {
+    let weight = scale.weight(member.weight());
+    Data::Srv { priority: member.instance.priority, weight, port: port.number, target }
 }
 
 pub(crate) fn first_port(instance: &Instance, transport: Transport) -> Option<&Port> {

@@ -172,6 +172,11 @@ impl Members {
         Iter { leaves: self.leaves.iter(), members: [].iter() }
     }
 
+    /// The members in pieces, for who goes through them with pauses; `None` behind the last.
+    pub fn piece(&self, at: usize) -> Option<&[Member]> {
+        self.leaves.get(at).map(|leaf| leaf.members.as_slice())
+    }
+
     pub fn len(&self) -> usize {
         self.len as usize
     }

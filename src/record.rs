@@ -28,6 +28,8 @@ impl Type {
     pub const DS: Self = Self(43);
     pub const SVCB: Self = Self(64);
     pub const HTTPS: Self = Self(65);
+    pub const IXFR: Self = Self(251);
+    pub const AXFR: Self = Self(252);
     pub const ANY: Self = Self(255);
 }
 

@@ -6,6 +6,7 @@
 //! the server, loudly: a process that lives with a dead DNS loop is worse than one that is restarted.
 
 mod encrypted;
+mod secondaries;
 mod user;
 
 use std::collections::HashMap;
@@ -28,12 +29,14 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::connections::mistakes::Mistakes;
 use crate::connections::{Connections, Streams};
-use crate::counters::{Forwarding, Limited, Probes, Queries};
+use crate::counters::{Forwarding, Limited, Probes, Queries, Transfers as Transferred};
 use crate::definitions::Definitions;
 use crate::desk::{Desk, Figures};
 use crate::dns::cookie::{Cookies, Secret};
 use crate::dns::forward::{self, Forwarder};
 use crate::dns::limit::Limiter;
+use crate::dns::transfer::Transfers;
+use crate::dns::tsig::Keys;
 use crate::dns::wire::{Policy, Responder};
 use crate::dns::{tcp, udp};
 use crate::grammar::reverse;
@@ -66,6 +69,7 @@ pub async fn run(config: Config) -> Result<()> {
     let identity = encrypted::identity(&config)?;
     encrypted::authorities(&config)?; // better now than when everything is bound
     let becoming = user::Becoming::new(&config)?;
+    let keys = secondaries::keys(&config)?;
     let mut bound = Bound::new(&config)?;
     if let Some(becoming) = becoming {
         becoming.now(bound.unix_file.as_ref().map(bind::UnixFile::path), config.data.as_deref())?;
@@ -78,8 +82,14 @@ pub async fn run(config: Config) -> Result<()> {
     let view = Arc::new(View::new(settings(&config, &bound), zones));
     // Never taken apart: with a million instances that holds up the end, and so the next start, by a second.
     std::mem::forget(view.clone());
+    let transferred: Arc<Transferred> = Arc::default();
+    let allow = config.transfer_allow.clone();
+    let transfers = Arc::new(Transfers::new(view.clone(), clock, allow, transferred.clone()));
     let mut server = Server {
         view,
+        keys,
+        transfers,
+        transferred,
         clock,
         seeds: Draws::new(random()?),
         tasks: Tasks::default(),
@@ -120,8 +130,11 @@ pub async fn run(config: Config) -> Result<()> {
     let (writer, handle) = Writer::new(registry, store, server.view.clone(), clock, access.clone());
     let mut writing = JoinSet::new(); // its end is waited for apart: it comes before that of DNS
     writing.spawn(writer.run());
+    server.transfers.begin(handle.clone(), history.clone());
+    let journal = handle.journal.clone();
     server.view.set_ready();
     begin.cancel();
+    server.tell_secondaries(&config, journal)?;
 
     server.lines.extend(bound.spoken());
     let desk = Arc::new(Desk {
@@ -151,6 +164,7 @@ pub async fn run(config: Config) -> Result<()> {
     tell_supervisor(sd_notify::NotifyState::Stopping);
     let down = async {
         server.stop_registrations.cancel();
+        server.transfers.end();
         drop(unix_file); // who comes now hears that nobody listens, and does not wait for a reply
         while let Some(ended) = writing.join_next().await {
             ended.context("the writer ended with a panic")?;
@@ -173,6 +187,10 @@ pub async fn run(config: Config) -> Result<()> {
 /// What the parts of the start share.
 struct Server {
     view: Arc<View>,
+    /// What DNS messages are signed with.
+    keys: Keys,
+    transfers: Arc<Transfers>,
+    transferred: Arc<Transferred>,
     clock: Clock,
     seeds: Draws,
     tasks: Tasks,
@@ -204,6 +222,7 @@ impl Server {
             nsid: config.nsid.as_deref().map(Into::into),
             cookies: Some(cookies(config)?),
             clients: config.query_allow.clone(),
+            keys: self.keys.clone(),
         };
         let limiter = match config.rate_limit {
             0 => None,
@@ -215,8 +234,15 @@ impl Server {
             let watching = forwarder.run(self.stop_dns.clone());
             self.tasks.spawn("forwarding", behind(begin.clone(), watching));
         }
-        let (view, queries) = (self.view.clone(), self.queries.clone());
-        let responder = Arc::new(Responder { view, policy, clock: self.clock, limiter, forwarder, queries });
+        let responder = Arc::new(Responder {
+            view: self.view.clone(),
+            policy,
+            clock: self.clock,
+            limiter,
+            forwarder,
+            queries: self.queries.clone(),
+            transfers: Some(self.transfers.clone()),
+        });
         for dns in bound {
             self.lines.push(format!("dns udp+tcp {}", dns.address));
             let (seed, stop) = (self.seeds.next_u64(), self.stop_dns.clone());
@@ -292,6 +318,7 @@ impl Server {
             handshakes: self.encrypted.handshakes.clone(),
             limited: self.limited.clone(),
             forwarding: self.forwarding.clone(),
+            transferred: self.transferred.clone(),
             discovery: http::Discovery::default(),
         });
         let handed = http::run(http::Source::Handed(handed), office.clone(), stop.clone());
@@ -318,6 +345,7 @@ impl Server {
 pub fn check(config: &Config) -> Result<()> {
     encrypted::identity(config)?;
     encrypted::authorities(config)?;
+    secondaries::keys(config)?;
     match &config.zones {
         Some(directory) => read_zones(directory, config).map(|_| ()),
         None => Ok(()),
@@ -343,12 +371,13 @@ async fn load(
     let view = view.clone();
     let loading = tokio::task::spawn_blocking(move || -> Result<(Store, Registry)> {
         let begun = clock.now();
-        let (embedded, loaded) =
+        let (embedded, mut loaded) =
             embedded::open(&directory, limits, clock.now()).context("opening the store")?;
         for note in &loaded.notes {
             tracing::error!("{note}");
         }
         let read = clock.now();
+        loaded.kept.revision = secondaries::settle(&directory, &view, loaded.kept.revision);
         registry.restore(loaded.kept, read);
         view.set_serial_base(loaded.serial_base);
         view.publish_all(&registry);

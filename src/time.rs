@@ -41,6 +41,11 @@ impl Wall {
         Self { unix_ms: self.unix_ms.saturating_add(i64::try_from(by.as_millis()).unwrap_or(i64::MAX)) }
     }
 
+    /// Whole seconds since 1970; 0 before.
+    pub fn unix_s(self) -> u64 {
+        self.unix_ms.max(0) as u64 / 1000
+    }
+
     /// `15:04:05Z`: the short form of Extended DNS Errors, where every octet counts.
     pub fn time_of_day(self) -> String {
         let seconds = self.unix_ms.div_euclid(1000).rem_euclid(86_400);

@@ -100,6 +100,10 @@ pub struct View {
     /// Added to the revision for the index that HTTP clients see.
     index_base: AtomicU64,
     revision: AtomicU64,
+    /// The revision of the start: what was before it was published by another process.
+    started: AtomicU64,
+    /// The revision from which on everything but the registry has been served as now: settings, the record tree.
+    settled: AtomicU64,
     /// The revisions at which something that spans services changed last.
     spans: Spans,
     instances: AtomicU64,
@@ -152,6 +156,8 @@ pub struct ServiceView {
     pub listed_tags: Arc<BTreeSet<Tag>>,
     /// The revision at which a reader could see a difference last.
     pub modified: u64,
+    /// The revision from which on it has been known all the time; that of the start for what was known before it.
+    pub born: u64,
     pub settings: ServiceSettings,
     /// Under `Policy::Affinity`: its live instances, by the hash of their labels.
     pub ring: Option<Arc<Ring>>,
@@ -202,34 +208,58 @@ impl ServiceView {
         let mut gone: Vec<Gone> = service.gone().rev().take(GONE_PER_SERVICE_MAX).cloned().collect();
         gone.reverse();
         let why_none = if answered.any_answered() { String::new() } else { why_none(name, &members, &gone) };
-        let ttl = settings.ttl.unwrap_or(ttl);
-        let ttl = answered.shortest_lease().map_or(ttl, |lease| ttl_within(ttl, Lease::Timed(lease)));
         let affine = settings.balance.is_some_and(|balance| balance.policy == Policy::Affinity);
         let ring = affine.then(|| ring_of(&answered, old.and_then(|old| old.ring.as_ref())));
+        Some(Self {
+            guard,
+            stale: stale.into(),
+            gone,
+            tags: service.known_tags(),
+            ports: service.ports(),
+            listed_tags: service.listed_tags(),
+            ring,
+            modified,
+            born: old.map_or(registry.revision(), |old| old.born),
+            why_none: why_none.into(),
+            ..Self::alone(name, (members, answered), settings, ttl)
+        })
+    }
+
+    /// What follows from the members, those of the answers too, and from settings alone: a service as it was at some time, as
+    /// far as its records go.
+    pub(crate) fn alone(
+        name: &ServiceName,
+        (members, answered): (Members, Members),
+        settings: ServiceSettings,
+        ttl: u32,
+    ) -> Self {
+        let ttl = settings.ttl.unwrap_or(ttl);
+        let ttl = answered.shortest_lease().map_or(ttl, |lease| ttl_within(ttl, Lease::Timed(lease)));
         let scale = match settings.srv_weights {
             Some(SrvWeights::Haproxy) => {
                 Scale::haproxy(answered.iter().map(Member::weight).max().unwrap_or_default())
             }
             Some(SrvWeights::Plain) | None => Scale::default(),
         };
-        Some(Self {
+        Self {
             name: name.clone(),
             settings,
-            ring,
+            ring: None,
             scale,
             members,
             answered,
-            guard,
-            stale: stale.into(),
-            gone,
-            tags: service.known_tags(),
-            ports: service.ports(),
+            guard: None,
+            stale: Box::default(),
+            gone: Vec::new(),
+            tags: Arc::default(),
+            ports: Service::default().ports(),
             ttl,
-            listed_tags: service.listed_tags(),
-            modified,
-            why_none: why_none.into(),
+            listed_tags: Arc::default(),
+            modified: 0,
+            born: 0,
+            why_none: Box::default(),
             prepared: OnceLock::new(),
-        })
+        }
     }
 
     /// True where the usual way of choice applies.
@@ -351,6 +381,8 @@ impl View {
             serial_base: AtomicU32::new(0),
             index_base: AtomicU64::new(0),
             revision: AtomicU64::new(0),
+            started: AtomicU64::new(0),
+            settled: AtomicU64::new(0),
             spans: Spans::default(),
             instances: AtomicU64::new(0),
             guards: AtomicU64::new(0),
@@ -382,6 +414,16 @@ impl View {
     /// seconds passed. From the microseconds of its start on, its index never goes back.
     pub fn set_index_base(&self, index_base: u64) {
         self.index_base.store(index_base, Ordering::Relaxed);
+    }
+
+    /// Since when settings and the record tree are what they are; set before the view is ready.
+    pub fn set_settled(&self, revision: u64) {
+        self.settled.store(revision, Ordering::Relaxed);
+    }
+
+    /// The revision of the start, and the one from which on all but the registry has been the same.
+    pub fn beginnings(&self) -> (u64, u64) {
+        (self.started.load(Ordering::Relaxed), self.settled.load(Ordering::Relaxed))
     }
 
     /// From here on a name that is not there does not exist.
@@ -460,6 +502,7 @@ impl View {
         // Who waited for a revision before the restart is told that this is another one.
         let revision = registry.revision();
         self.spans.restart(revision);
+        self.started.store(revision, Ordering::Relaxed);
         let failing_over = registry.all_settings().filter(|(_, settings)| !settings.fallbacks().is_empty());
         let names = registry.services().map(|(name, _)| name).chain(failing_over.map(|(name, _)| name));
         let mut names: Vec<ServiceName> = names.cloned().collect();
@@ -610,6 +653,16 @@ impl View {
         }
     }
 
+    /// Every service as it is now: the whole zone at one revision, where nobody publishes meanwhile.
+    pub fn all_services(&self) -> Vec<Arc<ServiceView>> {
+        self.services.pin().values().cloned().collect()
+    }
+
+    /// Every host that was spoken of.
+    pub fn all_hosts(&self) -> Vec<Arc<Host>> {
+        self.hosts.pin().values().cloned().collect()
+    }
+
     /// The records at a service's own name, below the first apex.
     pub fn prepared<'s>(&self, service: &'s ServiceView) -> &'s Prepared {
         service.prepared.get_or_init(|| {
@@ -666,7 +719,11 @@ impl View {
 
     /// The SOA's serial: goes up with every change (RFC 1982).
     pub fn serial(&self) -> u32 {
-        self.serial_base.load(Ordering::Relaxed).wrapping_add(self.revision() as u32)
+        self.serial_of(self.revision())
+    }
+
+    pub fn serial_of(&self, revision: u64) -> u32 {
+        self.serial_base.load(Ordering::Relaxed).wrapping_add(revision as u32)
     }
 
     /// A revision as HTTP clients see it: the serial's count without its wrap, or a finer one of a server that
@@ -690,7 +747,12 @@ impl View {
     }
 
     pub fn soa(&self, apex: &Apex) -> Soa {
-        let [serial, refresh, retry, expire, minimum] = self.soa_numbers();
+        self.soa_at(apex, self.revision())
+    }
+
+    pub fn soa_at(&self, apex: &Apex, revision: u64) -> Soa {
+        let [_, refresh, retry, expire, minimum] = self.soa_numbers();
+        let serial = self.serial_of(revision);
         let (mname, rname) = (apex.owner(&["ns"]), apex.owner(&["hostmaster"]));
         Soa { mname, rname, serial, refresh, retry, expire, minimum }
     }

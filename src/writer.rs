@@ -9,7 +9,7 @@
 //! at once and stored with the next commit. What the store refuses is refused to whoever asked, and the
 //! registry is as it was: answers go on from it.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use tokio::time::Sleep;
 use crate::access::{Access, Denied, Identity, On, Tokens};
 use crate::check::worst;
 use crate::clock::Clock;
-use crate::instance::{Health, Instance, Key};
+use crate::instance::{Health, Host, Instance, Key, ServiceSettings};
 use crate::journal::{self, Follower, Journal, Topic};
 use crate::name::{HostName, Label, ServiceName};
 use crate::protocol::Filter;
@@ -30,7 +30,7 @@ use crate::registry::{
 };
 use crate::store::Store;
 use crate::time::{Now, nanoseconds};
-use crate::view::{Member, View};
+use crate::view::{Member, ServiceView, View};
 
 /// Events waiting for the writer. Who sends more waits: the sender's own connection is the brake.
 const QUEUE_MAX: usize = 4096;
@@ -60,6 +60,15 @@ pub enum Event {
         filter: Option<Box<Filter>>,
         done: oneshot::Sender<Watch>,
     },
+    /// What is published at one revision.
+    Picture {
+        of: Vec<ServiceName>,
+        done: oneshot::Sender<Picture>,
+    },
+    /// The whole zone at one revision.
+    Zone {
+        done: oneshot::Sender<Zone>,
+    },
     /// Asks whether the writer is alive.
     Ping {
         done: oneshot::Sender<()>,
@@ -86,6 +95,25 @@ pub struct Watch {
     /// Facts up to `revision` that the log does not have yet.
     pub unstored: Vec<Change>,
     pub changes: Follower,
+}
+
+/// Services and hosts as they are at one revision, and what the log does not have yet.
+#[derive(Debug)]
+pub struct Picture {
+    pub revision: u64,
+    /// Those asked for: the view of it where it is known, and what is set for it.
+    pub services: HashMap<ServiceName, (Option<Arc<ServiceView>>, ServiceSettings)>,
+    /// Every host that something was said of.
+    pub hosts: HashMap<HostName, Arc<Host>>,
+    /// Facts up to `revision` that the log does not have yet.
+    pub unstored: Vec<Change>,
+}
+
+/// Every service as it is at one revision.
+#[derive(Debug)]
+pub struct Zone {
+    pub revision: u64,
+    pub services: Vec<Arc<ServiceView>>,
 }
 
 /// The writer has ended: the server is on its way down.
@@ -128,6 +156,20 @@ impl Handle {
         let filter = filter.map(Box::new);
         self.events.send(Event::Watch { filter, done }).await.map_err(|_| Stopped)?;
         watch.await.map_err(|_| Stopped)
+    }
+
+    /// These services as they are at one revision.
+    pub async fn picture(&self, of: Vec<ServiceName>) -> Result<Picture, Stopped> {
+        let (done, picture) = oneshot::channel();
+        self.events.send(Event::Picture { of, done }).await.map_err(|_| Stopped)?;
+        picture.await.map_err(|_| Stopped)
+    }
+
+    /// Every service as it is at one revision.
+    pub async fn zone(&self) -> Result<Zone, Stopped> {
+        let (done, zone) = oneshot::channel();
+        self.events.send(Event::Zone { done }).await.map_err(|_| Stopped)?;
+        zone.await.map_err(|_| Stopped)
     }
 
     /// Returns once the writer has come round.
@@ -286,7 +328,9 @@ impl Writer {
                     self.happen(found.unwrap_or_default(), now, &mut facts);
                 }
                 Event::Command { .. } => commands.push_back(event),
-                Event::Watch { .. } | Event::Ping { .. } => after.push(event),
+                Event::Watch { .. } | Event::Picture { .. } | Event::Zone { .. } | Event::Ping { .. } => {
+                    after.push(event);
+                }
             }
         }
         self.settle(&mut facts, now);
@@ -301,6 +345,8 @@ impl Writer {
         for event in after {
             match event {
                 Event::Watch { filter, done } => drop(done.send(self.watch(filter.as_deref()))),
+                Event::Picture { of, done } => drop(done.send(self.picture(of))),
+                Event::Zone { done } => drop(done.send(self.zone())),
                 Event::Ping { done } => drop(done.send(())),
                 Event::Command { .. } => self.postponed.push_back(event),
             }
@@ -314,14 +360,42 @@ impl Writer {
 
     /// At this point the view is the registry, and the next change goes to the follower.
     fn watch(&mut self, filter: Option<&Filter>) -> Watch {
-        let begun = self.clock.now();
-        let members = filter.map(|filter| self.view.list(filter, None, usize::MAX).0).unwrap_or_default();
-        // Time that we spent ourselves is no absence.
-        self.seen_ns += self.clock.now().mono_ns - begun.mono_ns;
+        let members = self.spend(|this| {
+            filter.map(|filter| this.view.list(filter, None, usize::MAX).0).unwrap_or_default()
+        });
         let topic =
             filter.and_then(|filter| filter.service.as_ref()).map_or(Topic::Everything, Topic::Service);
         let (revision, changes) = (self.registry.revision(), self.journal.follow(topic));
         Watch { members, revision, unstored: self.unstored.clone(), changes }
+    }
+
+    /// Time that we spend ourselves is no absence.
+    fn spend<T>(&mut self, on: impl FnOnce(&Self) -> T) -> T {
+        let begun = self.clock.now();
+        let made = on(self);
+        self.seen_ns += self.clock.now().mono_ns - begun.mono_ns;
+        made
+    }
+
+    fn zone(&mut self) -> Zone {
+        let revision = self.registry.revision();
+        Zone { revision, services: self.spend(|this| this.view.all_services()) }
+    }
+
+    fn picture(&mut self, of: Vec<ServiceName>) -> Picture {
+        self.spend(|this| {
+            let services = of.into_iter().map(|name| {
+                let now = (this.view.service(name.as_str()), this.view.settings_of(&name));
+                (name, now)
+            });
+            let hosts = this.view.all_hosts().into_iter().map(|host| (host.name.clone(), host));
+            Picture {
+                revision: this.registry.revision(),
+                services: services.collect(),
+                hosts: hosts.collect(),
+                unstored: this.unstored.clone(),
+            }
+        })
     }
 
     /// What happened anyway is so at once, and is stored with the next commit.

@@ -27,7 +27,7 @@ enum Verb {
         /// What the log calls whoever carries it, and what it is revoked by
         #[arg(long)]
         name: String,
-        /// What it is for, VERBS:SERVICES; verbs are register, deregister, report, read, watch, transfer and admin
+        /// What it is for, VERBS:SERVICES; verbs are register, deregister, report, read, watch and admin
         #[arg(long, value_name = "GRANT", required = true)]
         allow: Vec<String>,
         /// What it is not for, though it is allowed

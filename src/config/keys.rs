@@ -183,6 +183,24 @@ pub const KEYS: &[Key] = &[
     ),
     key("query-allow", Several, "NETWORK", "Who may ask over DNS [default: everybody]"),
     key(
+        "tsig-keys",
+        Any,
+        "FILE",
+        "A file of keys that DNS messages are signed with, as `tsig-keygen` writes it",
+    ),
+    key(
+        "transfer-allow",
+        Any,
+        "WHO",
+        "Who may have whole zones: a network, key:NAME, or both [default: this machine, 127.0.0.0/8 and ::1]",
+    ),
+    key(
+        "notify",
+        Any,
+        "ADDR[:PORT]",
+        "A secondary that is told of changes, and perhaps the key to sign with: `192.0.2.1 key:NAME`",
+    ),
+    key(
         "forward",
         Any,
         "SERVER",

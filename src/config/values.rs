@@ -14,6 +14,7 @@ use crate::balance::Region;
 use crate::dns::cookie::{SECRET_OCTETS, Secret};
 use crate::dns::edns::NSID_OCTETS_MAX;
 use crate::dns::forward::{Source, resolv_conf};
+use crate::dns::transfer::Allowed;
 use crate::name::{Apex, Datacenter, Name, is_ldh_label};
 use crate::special;
 use crate::time::{format_duration, parse_duration};
@@ -114,6 +115,53 @@ pub fn upstream(text: &str) -> Result<Source, String> {
             text.escape_debug()
         )),
     }
+}
+
+/// `NETWORK`, `key:NAME`, or both with a blank between.
+pub fn allowed(text: &str) -> Result<Allowed, String> {
+    let mut allowed = Allowed { network: None, key: None };
+    for word in text.split_whitespace() {
+        match word.strip_prefix("key:") {
+            Some(name) if allowed.key.is_none() => allowed.key = Some(key_name(name)?),
+            None if allowed.network.is_none() => allowed.network = Some(network(word)?),
+            _ => return Err("must be one network, one key, or one of each".to_owned()),
+        }
+    }
+    match allowed == (Allowed { network: None, key: None }) {
+        true => {
+            Err("must be a network such as 10.0.0.0/8, a key such as key:secondaries, or both".to_owned())
+        }
+        false => Ok(allowed),
+    }
+}
+
+/// `ADDR`, `ADDR:PORT`, and perhaps `key:NAME` behind it.
+pub fn secondary(text: &str) -> Result<(SocketAddr, Option<Name>), String> {
+    let (address, key) = match text.split_once(char::is_whitespace) {
+        Some((address, key)) => (address, Some(key.trim())),
+        None => (text, None),
+    };
+    let key = match key {
+        None => None,
+        Some(word) => Some(key_name(word.strip_prefix("key:").unwrap_or_default())?),
+    };
+    match upstream(address) {
+        Ok(Source::Server(address)) => Ok((address, key)),
+        _ => Err(format!(
+            "must be the address of a secondary, such as 192.0.2.1, or `[2001:db8::1]:53 key:secondaries`, not `{}`",
+            text.escape_debug()
+        )),
+    }
+}
+
+fn key_name(text: &str) -> Result<Name, String> {
+    let name = Name::parse(text).ok().filter(|name| !name.is_root());
+    name.ok_or_else(|| {
+        format!(
+            "must name a key as key:NAME, as the file in `tsig-keys` spells it, not `{}`",
+            text.escape_debug()
+        )
+    })
 }
 
 pub fn special_name(text: &str) -> Result<Name, String> {

@@ -24,7 +24,7 @@ const POINTER_MAX: usize = 0x3fff;
 
 pub(super) const QR: u16 = 0x8000;
 pub(super) const AA: u16 = 0x0400;
-const TC: u16 = 0x0200;
+pub(super) const TC: u16 = 0x0200;
 const AD: u16 = 0x0020;
 /// OPT's flag "DNSSEC OK" (RFC 3225 section 3).
 pub(super) const DO: u32 = 0x8000;

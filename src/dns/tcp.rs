@@ -22,6 +22,7 @@ use crate::balance::Draws;
 use crate::connections::tls::Acceptor;
 use crate::connections::{Place, Streams, coming_to};
 use crate::dns::encode::HEADER_OCTETS;
+use crate::dns::transfer::{TRANSFER_TIME_MAX, Transfer};
 use crate::dns::wire::{Accepted, Arrival, Responder};
 
 /// Connections at once, of DNS over TCP, TLS and HTTPS together; the quietest goes when one more comes.
@@ -152,6 +153,10 @@ async fn serve(
             Accepted::Silence => {}
             Accepted::Reply(reply) => send(&mut writer, Some(reply)).await?,
             Accepted::Pending(reply) => pending.push(reply.reply()),
+            Accepted::Transfer(wanted) => {
+                let transfer = transfer(*wanted, &mut writer, &place, &streams);
+                timeout(TRANSFER_TIME_MAX, transfer).await??;
+            }
         }
     }
     // A client that has said all that it wants to say still listens (RFC 1035 section 4.2.2).
@@ -171,6 +176,28 @@ async fn serve(
     // Whether the client closed or the time is over, there is nothing left to do.
     drop(timeout(LINGER, linger).await);
     Ok(())
+}
+
+/// Sends a zone. What else the client asks on the same connection waits for it.
+async fn transfer(
+    wanted: Transfer,
+    writer: &mut (impl AsyncWriteExt + Unpin),
+    place: &Place,
+    streams: &Streams,
+) -> io::Result<()> {
+    let mut sending = wanted.begin().await;
+    loop {
+        let message = {
+            let _turn = streams.turns.take(true).await;
+            sending.next()
+        };
+        let Some(message) = message else { return Ok(()) };
+        place.touch();
+        if let Err(error) = send(writer, Some(message)).await {
+            sending.fail();
+            return Err(error);
+        }
+    }
 }
 
 /// Length and message in one write (RFC 7766 section 8).

@@ -243,7 +243,7 @@ async fn answer_unusual(
     socket: Arc<UdpSocket>,
     responder: Arc<Responder>,
 ) {
-    // Replies that other servers are asked for; how many there may be is the forwarder's to say.
+    // Replies that others are asked for, servers or the writer; how many there may be is said where they come from.
     let mut pending = FuturesUnordered::new();
     let mut turn = 0;
     loop {
@@ -259,8 +259,8 @@ async fn answer_unusual(
         match responder.accept(&arrival, &message) {
             Accepted::Silence => {}
             Accepted::Reply(reply) => answer(&socket, Some(reply), arrival.client, to),
-            Accepted::Pending(reply) => {
-                pending.push(async move { (reply.reply().await, arrival.client, to) });
+            waits @ (Accepted::Pending(_) | Accepted::Transfer(_)) => {
+                pending.push(async move { (waits.reply().await, arrival.client, to) });
             }
         }
         turn = (turn + 1) % TURN_MAX;

@@ -10,6 +10,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use hickory_proto::rr::RData;
 use hickory_server::net::xfer::Protocol;
 use hickory_server::server::Request;
 use ipnet::IpNet;
@@ -20,11 +21,13 @@ use crate::clock::Clock;
 use crate::counters::Queries;
 use crate::dns::cookie::{Cookies, Judged, ServerPart};
 use crate::dns::edns::{Edns, Options};
-use crate::dns::encode::{Frame, HEADER_OCTETS};
+use crate::dns::encode::{Frame, HEADER_OCTETS, QR};
 use crate::dns::forward::{Forwarder, Query, Told};
 use crate::dns::limit::{Fate, Limiter};
 use crate::dns::onward::{Asker, Onward};
 use crate::dns::plain::{self, Plain};
+use crate::dns::transfer::{Transfer, Transfers, Wish};
+use crate::dns::tsig::{Judged as JudgedSignature, Keys, Signer};
 use crate::name::Name;
 use crate::record::{Data, Record, Type};
 use crate::time::Now;
@@ -57,6 +60,8 @@ pub struct Policy {
     pub cookies: Option<Cookies>,
     /// Who may ask; none: everybody.
     pub clients: Option<Vec<IpNet>>,
+    /// The keys that messages may be signed with.
+    pub keys: Keys,
 }
 
 impl Policy {
@@ -69,7 +74,8 @@ impl Policy {
 
 impl Default for Policy {
     fn default() -> Self {
-        Self { udp_octets_loopback: UDP_OCTETS_MAX, nsid: None, cookies: None, clients: None }
+        let keys = Keys::default();
+        Self { udp_octets_loopback: UDP_OCTETS_MAX, nsid: None, cookies: None, clients: None, keys }
     }
 }
 
@@ -84,6 +90,8 @@ pub struct Responder {
     pub forwarder: Option<Arc<Forwarder>>,
     /// How long queries take.
     pub queries: Arc<Queries>,
+    /// Who hands out whole zones; where there is nobody, nobody is given one.
+    pub transfers: Option<Arc<Transfers>>,
 }
 
 /// What becomes of a message.
@@ -93,6 +101,8 @@ pub enum Accepted {
     Reply(Vec<u8>),
     /// The reply is another server's to know, and will be there in some time.
     Pending(Pending),
+    /// A whole zone, or what changed in it: many messages over a stream, one in a datagram.
+    Transfer(Box<Transfer>),
 }
 
 impl Accepted {
@@ -102,6 +112,7 @@ impl Accepted {
             Self::Silence => None,
             Self::Reply(reply) => Some(reply),
             Self::Pending(pending) => pending.reply().await,
+            Self::Transfer(transfer) => transfer.datagram().await,
         }
     }
 }
@@ -119,6 +130,7 @@ impl Responder {
                 }
                 Accepted::Reply(reply)
             }
+            (Verdict::Transfer(transfer), _) => Accepted::Transfer(transfer),
             (Verdict::Silence | Verdict::Ask(_), _) => Accepted::Silence,
         }
     }
@@ -172,7 +184,8 @@ impl Responder {
 
     fn respond(&self, now: Now, onward: Option<Onward<'_>>, arrival: &Arrival, message: &[u8]) -> Verdict {
         let (view, policy, limiter) = (&*self.view, &self.policy, self.limiter.as_ref());
-        respond(&Around { view, policy, limiter, now, onward }, arrival, message)
+        let transfers = self.transfers.as_ref();
+        respond(&Around { view, policy, limiter, now, onward, transfers }, arrival, message)
     }
 }
 
@@ -209,7 +222,8 @@ pub struct Arrival {
 /// counted, no cookie is old.
 pub fn accept(view: &View, policy: &Policy, arrival: &Arrival, message: &[u8]) -> Option<Vec<u8>> {
     let now = Now::default();
-    respond(&Around { view, policy, limiter: None, now, onward: None }, arrival, message).reply()
+    respond(&Around { view, policy, limiter: None, now, onward: None, transfers: None }, arrival, message)
+        .reply()
 }
 
 /// What a reply depends on besides its query.
@@ -219,6 +233,7 @@ struct Around<'a> {
     limiter: Option<&'a Limiter>,
     now: Now,
     onward: Option<Onward<'a>>,
+    transfers: Option<&'a Arc<Transfers>>,
 }
 
 impl Around<'_> {
@@ -253,23 +268,49 @@ enum Verdict {
     Reply(Vec<u8>),
     /// This has to be asked of another server first.
     Ask(Query),
+    Transfer(Box<Transfer>),
 }
 
 impl Verdict {
     fn reply(self) -> Option<Vec<u8>> {
         match self {
             Self::Reply(reply) => Some(reply),
-            Self::Silence | Self::Ask(_) => None,
+            Self::Silence | Self::Ask(_) | Self::Transfer(_) => None,
         }
     }
 }
 
 fn respond(around: &Around<'_>, arrival: &Arrival, message: &[u8]) -> Verdict {
     let Some(header) = message.first_chunk::<HEADER_OCTETS>() else { return Verdict::Silence };
-    let [id, flags, questions, answers, authorities, additionals] = numbers(header);
-    if flags & 0x8000 != 0 {
+    if numbers(header)[1] & QR != 0 {
         return Verdict::Silence; // answering answers makes loops
     }
+    let now_s = around.now.wall.unix_s();
+    match around.policy.keys.judge(message, now_s) {
+        JudgedSignature::Unsigned => respond_to(around, arrival, message, Signature::None),
+        JudgedSignature::Malformed => respond_to(around, arrival, message, Signature::Malformed),
+        JudgedSignature::Signed { message, mut signer } => {
+            match respond_to(around, arrival, &message, Signature::By(&signer)) {
+                Verdict::Reply(reply) => Verdict::Reply(signer.sign(reply, now_s)),
+                Verdict::Transfer(transfer) => Verdict::Transfer(Box::new(transfer.signed_by(signer))),
+                verdict => verdict,
+            }
+        }
+    }
+}
+
+/// What a message is signed with.
+#[derive(Clone, Copy)]
+enum Signature<'a> {
+    None,
+    Malformed,
+    By(&'a Signer),
+}
+
+/// The reply to a message whose signature is taken off, with room for one on the reply.
+fn respond_to(around: &Around<'_>, arrival: &Arrival, message: &[u8], signature: Signature<'_>) -> Verdict {
+    let Some(header) = message.first_chunk::<HEADER_OCTETS>() else { return Verdict::Silence };
+    let [id, flags, questions, answers, authorities, additionals] = numbers(header);
     let glimpse = Glimpse::of(message);
     let options = glimpse.edns.map_or(Ok(Options::default()), |edns| edns.options());
     let wanted = options.unwrap_or_default();
@@ -288,11 +329,22 @@ fn respond(around: &Around<'_>, arrival: &Arrival, message: &[u8]) -> Verdict {
         limit: limit(around.policy, arrival, glimpse.edns.map(|edns| edns.udp_octets)),
         over: arrival.over,
     };
+    if let Signature::By(signer) = signature {
+        frame.limit = frame.limit.saturating_sub(signer.octets());
+    }
     let send = |frame: &Frame<'_>, answer: &Answer| around.send(frame, answer, client, cookie);
     if !around.policy.serves(client) {
         // Whatever it is that is asked (RFC 8914 section 4.19).
         let why = Ede::new(Ede::PROHIBITED, "this client may not ask");
         return send(&frame, &Answer::bare(Rcode::Refused, Some(why)));
+    }
+    match signature {
+        Signature::Malformed => return send(&frame, &Answer::bare(Rcode::FormErr, None)),
+        // RFC 8945 section 5.2: nothing is done for who shows a wrong signature.
+        Signature::By(signer) if signer.believed().is_none() => {
+            return send(&frame, &Answer::bare(Rcode::NotAuth, None));
+        }
+        Signature::By(_) | Signature::None => {}
     }
     if flags & OPCODE != 0 {
         // RD and CD mean nothing to an opcode that we do not know (RFC 8906 section 8.1.4).
@@ -330,6 +382,21 @@ fn respond(around: &Around<'_>, arrival: &Arrival, message: &[u8]) -> Verdict {
     }
     let Ok(name) = Name::from_wire(frame.question) else { return send(&frame, &malformed) };
     let question = Question { name, qtype, class };
+    if question.is_transfer() {
+        let key = match signature {
+            Signature::By(signer) => signer.believed(),
+            Signature::Malformed | Signature::None => None,
+        };
+        let since = request.authorities.first().and_then(|record| match &record.data {
+            RData::SOA(soa) => Some(soa.serial),
+            _ => None,
+        });
+        let wish = Wish { question: &question, since, client, over: arrival.over, key };
+        return match Transfers::plan(around.transfers, around.view, &wish) {
+            Ok(plan) => Verdict::Transfer(Box::new(Transfer::new(plan, &frame))),
+            Err(refused) => send(&frame, &refused),
+        };
+    }
     let special = refuse(&question, authorities).or_else(|| identity(around.policy, &question));
     let mut answer = special.unwrap_or_else(|| {
         let (over, room, edns, draw) = (arrival.over, frame.room(), frame.edns, arrival.draw);
@@ -414,10 +481,6 @@ fn refuse(question: &Question, authorities: u16) -> Option<Answer> {
         return None; // refused for its class, whatever the type
     }
     match question.qtype.0 {
-        251 | 252 => {
-            let ede = Ede::new(Ede::PROHIBITED, "no zone transfer for this client");
-            Some(Answer::bare(Rcode::Refused, Some(ede)))
-        }
         _ if authorities != 0 => Some(Answer::bare(Rcode::FormErr, None)),
         0 | 41 | 128..=248 | 250 => {
             let ede = Ede::new(Ede::INVALID_QUERY_TYPE, "not a type that can be asked for");
@@ -494,7 +557,7 @@ impl<'a> Glimpse<'a> {
 }
 
 /// Where the name at `at` ends; it is not read, and pointers are not followed.
-fn skip_name(message: &[u8], mut at: usize) -> Option<usize> {
+pub(super) fn skip_name(message: &[u8], mut at: usize) -> Option<usize> {
     loop {
         match *message.get(at)? {
             0 => return Some(at + 1),

@@ -15,7 +15,7 @@ use axum::routing::get;
 
 use super::Office;
 use crate::availability::{Census, SPANS};
-use crate::counters::{Forwarding, Histogram};
+use crate::counters::{Forwarding, Histogram, Transfers};
 
 pub fn router() -> Router<Arc<Office>> {
     Router::new().route("/metrics", get(metrics))
@@ -126,6 +126,7 @@ fn text(office: &Office) -> String {
         "How long after their time probes began.",
         &probes.lateness,
     );
+    transfers(&mut page, &office.transferred);
     forwarding(&mut page, &office.forwarding);
     page.0.push_str("# EOF\n");
     page.0
@@ -181,6 +182,30 @@ fn encrypted(page: &mut Page, office: &Office) {
     page.head("callsign_tls_reloads", "counter", "New certificates, by whether they could be used.");
     for (outcome, count) in ["taken", "refused"].into_iter().zip(reloads) {
         page.line("callsign_tls_reloads_total", &[("outcome", outcome)], count as f64);
+    }
+}
+
+/// What secondaries were sent, and told.
+fn transfers(page: &mut Page, transfers: &Transfers) {
+    page.head(
+        "callsign_transfers",
+        "counter",
+        "Zone transfers, by what was sent; instead: a whole zone in the place of a difference.",
+    );
+    let kinds = [
+        ("full", &transfers.full),
+        ("instead", &transfers.instead),
+        ("incremental", &transfers.incremental),
+        ("soa", &transfers.soa),
+        ("failed", &transfers.failed),
+        ("refused", &transfers.refused),
+    ];
+    for (kind, count) in kinds {
+        page.line("callsign_transfers_total", &[("kind", kind)], count.read() as f64);
+    }
+    page.head("callsign_notify", "counter", "NOTIFY messages to secondaries, and those that were answered.");
+    for (outcome, count) in [("sent", &transfers.notified), ("answered", &transfers.heard)] {
+        page.line("callsign_notify_total", &[("outcome", outcome)], count.read() as f64);
     }
 }
 

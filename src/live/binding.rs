@@ -10,6 +10,7 @@ use super::choice::Rule;
 use super::{Candidate, Content, Live};
 use crate::answer::Found;
 use crate::instance::{Instance, Location, Port, Transport};
+use crate::name::Apex;
 use crate::record::{Data, Type};
 use crate::view::{Member, ServiceView, target_of};
 
@@ -37,9 +38,7 @@ const IPV6HINT: u16 = 6;
 impl Live<'_> {
     /// HTTPS at the service's name: the live instances that speak HTTP over TLS, at the port where they do.
     pub(super) fn https(&self, service: &ServiceView) -> Found {
-        let found = self
-            .bindings(service, |instance| secure(instance).and_then(|secure| secure_port(instance, secure)));
-        match found {
+        match self.bindings(service, https_port) {
             Found::NoData(None) => Found::NoData(
                 self.ede(|| format!("{}: no live instance speaks https, h2 or h3", service.name)),
             ),
@@ -77,42 +76,52 @@ impl Live<'_> {
         self.records_or_none(selection, Some(service))
     }
 
-    /// The data of one instance's record, in the order of RFC 9460 section 2.2.
+    /// See [`binding_data`].
     pub(super) fn binding(&self, member: &Member, port: &Port, hints: bool) -> Data {
-        let instance = &*member.instance;
-        let mut params = Vec::new();
-        let mut put = |key: u16, value: &[u8]| {
-            params.extend(key.to_be_bytes());
-            params.extend((value.len() as u16).to_be_bytes());
-            params.extend(value);
-        };
-        let secure = secure(instance).filter(|secure| secure_port(instance, secure) == Some(port));
-        if let Some(secure) = secure {
-            put(ALPN, &[&[secure.alpn.len() as u8], secure.alpn.as_bytes()].concat());
-            // Over TCP the handshake agrees on what both speak; where QUIC is, there is no HTTP/1.1 beside it.
-            if self.qtype == Type::HTTPS && secure.transport == Transport::Udp {
-                put(NO_DEFAULT_ALPN, &[]);
-            }
+        binding_data(self.apex, self.qtype, member, port, hints)
+    }
+}
+
+/// The port that HTTPS is answered for, where the instance speaks HTTP over TLS.
+pub(super) fn https_port(instance: &Instance) -> Option<&Port> {
+    secure(instance).and_then(|secure| secure_port(instance, secure))
+}
+
+/// The data of one instance's record, SVCB or HTTPS, in the order of RFC 9460 section 2.2.
+pub(super) fn binding_data(apex: &Apex, rtype: Type, member: &Member, port: &Port, hints: bool) -> Data {
+    let instance = &*member.instance;
+    let mut params = Vec::new();
+    let mut put = |key: u16, value: &[u8]| {
+        params.extend(key.to_be_bytes());
+        params.extend((value.len() as u16).to_be_bytes());
+        params.extend(value);
+    };
+    let secure = secure(instance).filter(|secure| secure_port(instance, secure) == Some(port));
+    if let Some(secure) = secure {
+        put(ALPN, &[&[secure.alpn.len() as u8], secure.alpn.as_bytes()].concat());
+        // Over TCP the handshake agrees on what both speak; where QUIC is, there is no HTTP/1.1 beside it.
+        if rtype == Type::HTTPS && secure.transport == Transport::Udp {
+            put(NO_DEFAULT_ALPN, &[]);
         }
-        put(PORT, &port.number.to_be_bytes());
-        let (mut v4, mut v6) = (Vec::new(), Vec::new());
-        for address in instance.addresses().iter().filter(|_| hints) {
-            match address {
-                IpAddr::V4(address) => v4.extend(address.octets()),
-                IpAddr::V6(address) => v6.extend(address.octets()),
-            }
+    }
+    put(PORT, &port.number.to_be_bytes());
+    let (mut v4, mut v6) = (Vec::new(), Vec::new());
+    for address in instance.addresses().iter().filter(|_| hints) {
+        match address {
+            IpAddr::V4(address) => v4.extend(address.octets()),
+            IpAddr::V6(address) => v6.extend(address.octets()),
         }
-        for (key, addresses) in [(IPV4HINT, &v4), (IPV6HINT, &v6)] {
-            if !addresses.is_empty() {
-                put(key, addresses);
-            }
+    }
+    for (key, addresses) in [(IPV4HINT, &v4), (IPV6HINT, &v6)] {
+        if !addresses.is_empty() {
+            put(key, addresses);
         }
-        Data::Svcb {
-            rtype: self.qtype,
-            priority: instance.priority.saturating_add(1),
-            target: target_of(instance, self.apex),
-            params: params.into(),
-        }
+    }
+    Data::Svcb {
+        rtype,
+        priority: instance.priority.saturating_add(1),
+        target: target_of(instance, apex),
+        params: params.into(),
     }
 }
 

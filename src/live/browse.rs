@@ -158,7 +158,7 @@ impl Live<'_> {
 
 /// True where the id makes an instance name of its own: not a label already, and not what only its label tells
 /// from another host's.
-fn shows_id(instance: &Instance) -> bool {
+pub(super) fn shows_id(instance: &Instance) -> bool {
     let id = &instance.key.id;
     // `_` in front would be read as a service's or a subtype's label.
     let fits = id.as_str().len() <= LABEL_OCTETS_MAX && !id.as_str().starts_with('_');

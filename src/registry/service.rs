@@ -22,7 +22,8 @@ pub struct Gone {
     pub instance: Arc<Instance>,
     pub reason: Reason,
     pub at: Wall,
-    pub(super) revision: u64,
+    /// That of the change by which it left.
+    pub revision: u64,
 }
 
 /// One service: its instances, those that left, and the tags of both.

@@ -191,6 +191,7 @@ fn f_13_not_even_before_the_registry_is_loaded() {
         limiter: None,
         forwarder: Some(forwarder.expect("an upstream that is not us")),
         queries: Arc::default(),
+        transfers: None,
     });
     let client = SocketAddr::from(([127, 0, 0, 1], 5353));
     let accept = |ask: &Ask| {

@@ -289,7 +289,8 @@ impl World {
     fn publish(&mut self, facts: Vec<(Reason, What)>) {
         let first = self.unstored.len();
         self.happen(facts);
-        self.happen(self.registry.settle(&self.unstored[first..], self.now));
+        let settled = self.registry.settle(&self.unstored[first..], self.now);
+        self.happen(settled);
     }
 
     fn happen(&mut self, facts: Vec<(Reason, What)>) {
@@ -332,7 +333,8 @@ impl World {
         for change in &batch.commands {
             self.registry.apply(change, self.now);
         }
-        self.happen(self.registry.settle(&batch.commands, self.now));
+        let settled = self.registry.settle(&batch.commands, self.now);
+        self.happen(settled);
     }
 
     fn command(&mut self, key: Key, draws: &mut Draws) -> Command {

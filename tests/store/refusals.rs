@@ -124,7 +124,7 @@ fn a_file_of_a_newer_version_is_refused_and_left_alone() {
     assert!(ended.stderr.contains("--data"), "{ended:?}");
     let files: Vec<_> =
         fs::read_dir(&data).expect("the directory").flatten().map(|it| it.file_name()).collect();
-    assert_eq!(files.len(), 2, "{files:?}");
+    assert_eq!(files.len(), 3, "the file, the lock and what was served: {files:?}");
     let database = tables(&file);
     let meta = database.begin_read().expect("a transaction").open_table(META).expect("a table");
     assert_eq!(meta.get("format").expect("a read").map(|format| format.value()), Some(99));

@@ -38,6 +38,7 @@ fn serve(socket: UdpSocket, view: &Arc<View>) -> JoinSet<io::Result<()>> {
         limiter: None,
         forwarder: None,
         queries: Arc::default(),
+        transfers: None,
     });
     let sockets = vec![socket.into_std().unwrap()];
     tasks.spawn(udp::run(sockets, responder, SEED, CancellationToken::new()));

@@ -71,6 +71,7 @@ impl Encrypted {
             limiter: None,
             forwarder: None,
             queries: Arc::default(),
+            transfers: None,
         });
         let streams = Streams::new(tcp::CONNECTIONS_MAX);
         let handshakes = Arc::<Handshakes>::default();

@@ -413,6 +413,7 @@ impl Servers {
             limiter: None,
             forwarder: None,
             queries: Arc::default(),
+            transfers: None,
         });
         let sockets = vec![udp_socket.into_std().unwrap()];
         let running = udp::run(sockets, responder.clone(), 1, stop.clone());
@@ -435,6 +436,7 @@ impl Servers {
                 limiter: None,
                 forwarder: None,
                 queries: Arc::default(),
+                transfers: None,
             }),
             3,
         ));

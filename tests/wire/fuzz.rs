@@ -54,6 +54,7 @@ pub fn run(framing: &str, cases: usize, each: impl Fn(&Bench, u64, usize) -> Cou
         limiter: None,
         forwarder: None,
         queries: Arc::default(),
+        transfers: None,
     };
     let bench = Arc::new(Bench { responder, real });
     let start = Instant::now();

@@ -39,6 +39,7 @@ impl Limits {
             limiter,
             forwarder: None,
             queries: Arc::default(),
+            transfers: None,
         };
         Self { responder, counts, now: Now::default().after(Duration::from_secs(1000)) }
     }

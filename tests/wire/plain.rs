@@ -214,6 +214,7 @@ fn responder(live: &Live, policy: Policy) -> Responder {
         limiter: None,
         forwarder: None,
         queries: Arc::default(),
+        transfers: None,
     }
 }
 

@@ -1,0 +1,495 @@
+//! The live zone written out: every record of a service, before choice and order.
+//!
+//! `live` goes from a question to what answers it; here the way is the other one, for who wants the whole zone
+//! (transfers). The records fall into parts, and no two parts have an owner and a type in common, so two revisions of a
+//! service can be compared part by part, and the members that did not change are not looked at.
+//!
+//! A zone cannot say everything that an answer can. Beside a CNAME it has nothing else (RFC 1034 section 3.6.2). Who
+//! answers for a service with nothing live is a choice, and left out, as all choices are. Names that are there because an instance is remembered are not,
+//! but for the service's own, which keeps an empty TXT.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::binding::{binding_data, https_port};
+use super::browse::{instance_txt, shows_id};
+use super::{address_data, first_port, has_tag, named_port, ns_addresses, srv_of};
+use crate::grammar::{self, Owner};
+use crate::instance::{Instance, Location, Port, Transport};
+use crate::name::{Apex, Name};
+use crate::record::{Data, Record, Soa, Type};
+use crate::view::{APEX_TTL, Member, NEGATIVE_TTL, ServiceView, View, target_of, ttl_within};
+use crate::zone::{Node, Zone};
+
+/// Names that browsing begins at (RFC 6763 section 11).
+const BROWSE: [&str; 3] = ["b", "db", "lb"];
+const TYPES: [&str; 3] = ["_services", "_dns-sd", "_udp"];
+
+/// What the records of a zone depend on besides its services.
+#[derive(Clone, Copy)]
+pub(crate) struct Around<'a> {
+    pub apex: &'a Apex,
+    /// TTL of a service that has none of its own, in seconds.
+    pub ttl: u32,
+}
+
+impl<'a> Around<'a> {
+    pub fn of(view: &View, apex: &'a Apex) -> Self {
+        Self { apex, ttl: view.settings.ttl }
+    }
+}
+
+/// The records of the zone itself, its SOA and the record tree aside.
+pub(crate) fn of_apex(view: &View, apex: &Apex) -> Vec<Record> {
+    let server = apex.owner(&["ns"]);
+    let mut records = ns_addresses(view, &server, &[Type::A, Type::AAAA]);
+    records.push(Record { owner: apex.name().clone(), ttl: APEX_TTL, data: Data::Ns(server) });
+    records.extend(BROWSE.map(|label| {
+        let data = Data::Ptr(apex.name().clone());
+        Record { owner: apex.owner(&[label, "_dns-sd", "_udp"]), ttl: APEX_TTL, data }
+    }));
+    records
+}
+
+pub(crate) fn soa(apex: &Apex, soa: Soa) -> Record {
+    Record { owner: apex.name().clone(), ttl: NEGATIVE_TTL, data: Data::Soa(soa.into()) }
+}
+
+/// Some of a service's records.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Part {
+    /// At its own name.
+    Own,
+    /// `_web._tcp`, and that among the types.
+    Transport(Transport),
+    /// `_http._tcp.web`
+    Port(String, Transport),
+    /// `v2.web`, `_web._v2`, and the subtypes.
+    Tag(String),
+}
+
+/// A service at one revision.
+pub(crate) struct Whole<'a> {
+    around: Around<'a>,
+    service: &'a ServiceView,
+    shown: &'a Shown,
+    /// TTL before leases shorten it, in seconds.
+    ttl: u32,
+}
+
+/// The instances that DNS-SD shows under their id: of ids alike but for case the one whose label is first.
+#[derive(Debug, Default)]
+pub(crate) struct Shown(HashMap<String, String>);
+
+impl Shown {
+    pub fn of(service: &ServiceView) -> Self {
+        let mut shown = HashMap::new();
+        for member in service.answered.iter().filter(|member| shows_id(&member.instance)) {
+            let (id, label) = (member.instance.key.id.as_str(), member.instance.label.as_str());
+            shown.entry(id.to_ascii_lowercase()).or_insert_with(|| label.to_owned());
+        }
+        Self(shown)
+    }
+
+    fn has(&self, instance: &Instance) -> bool {
+        !self.0.is_empty()
+            && shows_id(instance)
+            && self.0.get(&instance.key.id.as_str().to_ascii_lowercase()).map(String::as_str)
+                == Some(instance.label.as_str())
+    }
+}
+
+impl<'a> Whole<'a> {
+    pub fn new(around: Around<'a>, service: &'a ServiceView, shown: &'a Shown) -> Self {
+        Self { around, service, shown, ttl: service.settings.ttl.unwrap_or(around.ttl) }
+    }
+
+    /// Every part but those of single members.
+    pub fn parts(&self) -> BTreeSet<Part> {
+        let mut parts = BTreeSet::from([Part::Own]);
+        for member in &self.service.answered {
+            for port in &*member.instance.ports {
+                parts.insert(Part::Transport(port.transport));
+                if let Some(name) = &port.name {
+                    parts.insert(Part::Port(name.to_string(), port.transport));
+                }
+            }
+            let labels = member.instance.tags.iter().filter_map(|tag| tag.label());
+            parts.extend(labels.map(|label| Part::Tag(label.as_str().to_owned())));
+        }
+        parts
+    }
+
+    pub fn part(&self, part: &Part, out: &mut Vec<Record>) {
+        match part {
+            Part::Own => self.own(out),
+            Part::Transport(transport) => self.transport(*transport, out),
+            Part::Port(name, transport) => self.port(name, *transport, out),
+            Part::Tag(tag) => self.tag(tag, out),
+        }
+    }
+
+    /// At the instance's own names, whatever its health.
+    pub fn member(&self, member: &Member, out: &mut Vec<Record>) {
+        let instance = &*member.instance;
+        let name = self.service.name.as_str();
+        let ttl = ttl_within(self.ttl, instance.lease);
+        let owner = self.around.apex.owner(&[instance.label.as_str(), name]);
+        let record = |owner: &Name, data| Record { owner: owner.clone(), ttl, data };
+        let txt = instance_txt(instance);
+        if let Location::Target(target) = &instance.location {
+            out.push(record(&owner, Data::Cname(target.clone())));
+        } else {
+            out.extend(instance.addresses().iter().map(|address| record(&owner, address_data(*address))));
+            let port = first_port(instance, Transport::Tcp).or(instance.ports.first());
+            out.extend(port.map(|port| record(&owner, self.srv_data(member, port))));
+            out.push(record(&owner, txt.clone()));
+        }
+        let service = format!("_{name}");
+        for transport in Transport::ALL {
+            let Some(port) = first_port(instance, transport) else { continue };
+            let id = Some(instance.key.id.as_str()).filter(|_| self.shown.has(instance));
+            for label in id.into_iter().chain([instance.label.as_str()]) {
+                let owner = self.around.apex.owner(&[label, &service, transport.label()]);
+                out.push(record(&owner, self.srv_data(member, port)));
+                out.push(record(&owner, txt.clone()));
+            }
+        }
+    }
+
+    fn own(&self, out: &mut Vec<Record>) {
+        let owner = self.around.apex.owner(&[self.service.name.as_str()]);
+        let live: Vec<&Member> = self.service.in_answers().collect();
+        if self.addresses(&owner, &live, out) {
+            return;
+        }
+        self.srv(&owner, &live, |instance| instance.ports.first(), out);
+        self.bindings(&owner, Type::HTTPS, &live, https_port, out);
+        let mut seen = HashSet::new();
+        let texts = live.iter().map(|member| instance_txt(&member.instance));
+        let texts: Vec<Data> = texts.filter(|text| seen.insert(text.clone())).collect();
+        match texts.is_empty() {
+            true => out.push(self.record(&owner, Data::txt([]))),
+            false => out.extend(texts.into_iter().map(|text| self.record(&owner, text))),
+        }
+    }
+
+    fn transport(&self, transport: Transport, out: &mut Vec<Record>) {
+        let service = format!("_{}", self.service.name);
+        let owner = self.around.apex.owner(&[&service, transport.label()]);
+        let live: Vec<&Member> = self.service.in_answers().collect();
+        let port = |instance: &'a Instance| first_port(instance, transport);
+        self.srv(&owner, &live, port, out);
+        let is_there = self.service.answered.iter().any(|member| port(&member.instance).is_some());
+        if !is_there || !self.service.name.is_service_type() {
+            return;
+        }
+        let types = self.around.apex.owner(&TYPES);
+        out.push(Record { owner: types, ttl: self.around.ttl, data: Data::Ptr(owner.clone()) });
+        let with_port = live.into_iter().filter(|member| port(&member.instance).is_some());
+        out.extend(with_port.map(|member| self.record(&owner, self.browsed(member, &service, transport))));
+    }
+
+    fn port(&self, name: &str, transport: Transport, out: &mut Vec<Record>) {
+        let service = self.service.name.as_str();
+        let asked = Owner::ByPort { service, port: name, transport };
+        let Some(owner) = self.spelt(&[&format!("_{name}"), transport.label(), service], asked) else {
+            return;
+        };
+        let live: Vec<&Member> = self.service.in_answers().collect();
+        let port = |instance: &'a Instance| named_port(instance, name, transport);
+        self.srv(&owner, &live, port, out);
+        self.bindings(&owner, Type::SVCB, &live, port, out);
+    }
+
+    fn tag(&self, tag: &str, out: &mut Vec<Record>) {
+        let service = self.service.name.as_str();
+        let live: Vec<&Member> =
+            self.service.in_answers().filter(|member| has_tag(&member.instance, tag)).collect();
+        let own = format!("_{service}");
+        let below = self.spelt(&[tag, service], Owner::Below { service, label: tag });
+        // Where an id and a tag are spelt alike, the id answers.
+        let below = below.filter(|_| self.service.by_label(tag).is_none());
+        let by_tag = self.spelt(&[&own, &format!("_{tag}")], Owner::ByTag { service, tag });
+        for owner in below.into_iter().chain(by_tag) {
+            if !self.addresses(&owner, &live, out) {
+                self.srv(&owner, &live, |instance| instance.ports.first(), out);
+            }
+        }
+        for transport in Transport::ALL.into_iter().filter(|_| self.service.name.is_service_type()) {
+            let labels = [&format!("_{tag}"), "_sub", &own, transport.label()];
+            let Some(owner) = self.spelt(&labels, Owner::Subtype { service, tag, transport }) else {
+                continue;
+            };
+            let with_port = live.iter().filter(|member| first_port(&member.instance, transport).is_some());
+            out.extend(with_port.map(|member| self.record(&owner, self.browsed(member, &own, transport))));
+        }
+    }
+
+    /// The name of these labels, where they are read as what is meant.
+    fn spelt(&self, labels: &[&str], asked: Owner<'_>) -> Option<Name> {
+        let octets: Vec<&[u8]> = labels.iter().map(|label| label.as_bytes()).collect();
+        (grammar::parse(&octets) == Some(asked)).then(|| self.around.apex.owner(labels))
+    }
+
+    /// A and AAAA of the lowest priority; true where it is an alias, beside which nothing else may stand.
+    fn addresses(&self, owner: &Name, live: &[&'a Member], out: &mut Vec<Record>) -> bool {
+        if let [only] = live
+            && let Location::Target(target) = &only.instance.location
+        {
+            out.push(self.record(owner, Data::Cname(target.clone())));
+            return true;
+        }
+        let lowest = live.iter().map(|member| member.instance.priority).min();
+        let lowest = live.iter().filter(|member| Some(member.instance.priority) == lowest);
+        let mut seen: HashSet<IpAddr> = HashSet::new();
+        let addresses = lowest.flat_map(|member| member.instance.addresses());
+        let addresses = addresses.filter(|address| seen.insert(**address));
+        out.extend(addresses.map(|address| self.record(owner, address_data(*address))));
+        false
+    }
+
+    fn srv(
+        &self,
+        owner: &Name,
+        live: &[&'a Member],
+        port: impl Fn(&'a Instance) -> Option<&'a Port>,
+        out: &mut Vec<Record>,
+    ) {
+        let data = live.iter().filter_map(|member| Some(self.srv_data(member, port(&member.instance)?)));
+        self.each_once(owner, live, data, out);
+    }
+
+    fn bindings(
+        &self,
+        owner: &Name,
+        rtype: Type,
+        live: &[&'a Member],
+        port: impl Fn(&'a Instance) -> Option<&'a Port>,
+        out: &mut Vec<Record>,
+    ) {
+        let fitting = || live.iter().filter_map(|member| Some((*member, port(&member.instance)?)));
+        let lowest = fitting().map(|(member, _)| member.instance.priority).min();
+        let data = fitting().map(|(member, port)| {
+            let hints = Some(member.instance.priority) == lowest;
+            binding_data(self.around.apex, rtype, member, port, hints)
+        });
+        self.each_once(owner, live, data, out);
+    }
+
+    /// An RRset is a set. The name of an instance is its own, so only those that name a target can be alike.
+    fn each_once(
+        &self,
+        owner: &Name,
+        live: &[&Member],
+        data: impl Iterator<Item = Data>,
+        out: &mut Vec<Record>,
+    ) {
+        let targets = live.iter().any(|member| matches!(member.instance.location, Location::Target(_)));
+        let mut seen = HashSet::new();
+        let data = data.filter(|data| !targets || seen.insert(data.clone()));
+        out.extend(data.map(|data| self.record(owner, data)));
+    }
+
+    fn srv_data(&self, member: &Member, port: &Port) -> Data {
+        srv_of(self.service.scale, member, port, target_of(&member.instance, self.around.apex))
+    }
+
+    /// `service` is its label in DNS-SD.
+    fn browsed(&self, member: &Member, service: &str, transport: Transport) -> Data {
+        let instance = &*member.instance;
+        let name = if self.shown.has(instance) { instance.key.id.as_str() } else { instance.label.as_str() };
+        Data::Ptr(self.around.apex.owner(&[name, service, transport.label()]))
+    }
+
+    fn record(&self, owner: &Name, data: Data) -> Record {
+        Record { owner: owner.clone(), ttl: self.service.ttl, data }
+    }
+
+    /// The types that the service has records of at a name of its own.
+    fn types_at(&self, owner: &Name) -> HashSet<Type> {
+        let lower = owner.to_lowercase();
+        let labels = lower.labels_below(self.around.apex.name()).unwrap_or_default();
+        let mut records = Vec::new();
+        match grammar::parse(&labels) {
+            Some(Owner::Service(_)) => self.own(&mut records),
+            Some(Owner::ByTransport(_, transport)) => self.transport(transport, &mut records),
+            Some(Owner::ByPort { port, transport, .. }) => self.port(port, transport, &mut records),
+            Some(Owner::ByTag { tag, .. } | Owner::Subtype { tag, .. }) => self.tag(tag, &mut records),
+            Some(Owner::Below { label, .. } | Owner::TypeInstance { label, .. }) => {
+                let named = |member: &&Member| {
+                    member.instance.label.as_str() == label
+                        || member.instance.key.id.as_str().eq_ignore_ascii_case(label)
+                };
+                self.service
+                    .answered
+                    .iter()
+                    .filter(named)
+                    .for_each(|member| self.member(member, &mut records));
+                self.tag(label, &mut records);
+            }
+            _ => {}
+        }
+        records.iter().filter(|record| record.owner == *owner).map(|record| record.data.rtype()).collect()
+    }
+
+    /// True where this service's records of that member are the same in `other`, an earlier or later one of it.
+    fn is_same(&self, member: &Member, other: &Self, there: &Member) -> bool {
+        Arc::ptr_eq(&member.instance, &there.instance)
+            && self.service.scale.weight(member.weight()) == other.service.scale.weight(there.weight())
+            && self.ttl == other.ttl
+            && self.shown.has(&member.instance) == other.shown.has(&there.instance)
+    }
+}
+
+/// What has to go and what has to come for a service to be the later one.
+#[derive(Debug, Default)]
+pub(crate) struct Difference {
+    pub gone: Vec<Record>,
+    pub come: Vec<Record>,
+}
+
+impl Difference {
+    /// Adds that of one service; `None` where it is not known. `planted` are the names of the record tree that are
+    /// spelt as its own.
+    pub fn add(
+        &mut self,
+        around: Around<'_>,
+        before: Option<&ServiceView>,
+        after: Option<&ServiceView>,
+        planted: &[&Node],
+    ) {
+        let shown = [before, after].map(|service| service.map(Shown::of).unwrap_or_default());
+        let [before, after] = [(before, &shown[0]), (after, &shown[1])]
+            .map(|(service, shown)| service.map(|service| Whole::new(around, service, shown)));
+        let both = [before.as_ref(), after.as_ref()];
+        let parts: BTreeSet<Part> = both.into_iter().flatten().flat_map(Whole::parts).collect();
+        for part in &parts {
+            self.compare(both.map(|whole| {
+                let mut records = Vec::new();
+                whole.inspect(|whole| whole.part(part, &mut records));
+                records
+            }));
+        }
+        for member in before.iter().flat_map(|whole| &whole.service.answered) {
+            let (Some(before), label) = (&before, member.instance.label.as_str()) else { continue };
+            let there = after.as_ref().and_then(|after| Some((after, after.service.by_label(label)?)));
+            if there.is_some_and(|(after, there)| before.is_same(member, after, there)) {
+                continue;
+            }
+            let [mut old, mut new] = [Vec::new(), Vec::new()];
+            before.member(member, &mut old);
+            there.inspect(|(after, there)| after.member(there, &mut new));
+            self.compare([old, new]);
+        }
+        for member in after.iter().flat_map(|whole| &whole.service.answered) {
+            let (Some(after), label) = (&after, member.instance.label.as_str()) else { continue };
+            if before.as_ref().is_none_or(|before| before.service.by_label(label).is_none()) {
+                after.member(member, &mut self.come);
+            }
+        }
+        if !planted.is_empty() {
+            self.compare(both.map(|whole| planted_beside(whole, planted)));
+        }
+    }
+
+    fn compare(&mut self, [before, after]: [Vec<Record>; 2]) {
+        if before == after {
+            return;
+        }
+        let keys = |records: &[Record]| -> HashSet<(Name, u32, Data)> {
+            records.iter().map(|of| (of.owner.clone(), of.ttl, of.data.clone())).collect()
+        };
+        let (old, new) = (keys(&before), keys(&after));
+        let key = |of: &Record| (of.owner.clone(), of.ttl, of.data.clone());
+        self.gone.extend(before.into_iter().filter(|of| !new.contains(&key(of))));
+        self.come.extend(after.into_iter().filter(|of| !old.contains(&key(of))));
+    }
+}
+
+/// The records of the tree at names of a service that the service itself has nothing of.
+pub(crate) fn planted_beside(service: Option<&Whole<'_>>, planted: &[&Node]) -> Vec<Record> {
+    let mut records = Vec::new();
+    for node in planted {
+        let own = service.map(|service| service.types_at(&node.name)).unwrap_or_default();
+        let fits = |rtype: Type| {
+            own.is_empty() || rtype != Type::CNAME && !own.contains(&rtype) && !own.contains(&Type::CNAME)
+        };
+        records.extend(records_of(node, fits));
+    }
+    records
+}
+
+/// The records of a node whose type fits.
+pub(crate) fn records_of(node: &Node, fits: impl Fn(Type) -> bool) -> Vec<Record> {
+    let sets = node.sets.iter().filter(|set| fits(set.rtype));
+    let of_set = sets.flat_map(|set| set.data.iter().map(|data| (set.ttl, data.clone())));
+    of_set.map(|(ttl, data)| Record { owner: node.name.clone(), ttl, data }).collect()
+}
+
+/// The names of a record tree, by the service that they are spelt as names of.
+#[derive(Debug, Default)]
+pub(crate) struct Planted {
+    /// In lower case, by the service's name.
+    of_services: HashMap<Box<str>, Vec<Name>>,
+    others: Vec<Name>,
+}
+
+impl Planted {
+    pub fn of(tree: &Zone) -> Self {
+        let mut planted = Self::default();
+        for node in tree.nodes().filter(|node| !node.sets.is_empty()) {
+            let lower = node.name.to_lowercase();
+            let labels = lower.labels_below(&tree.apex).unwrap_or_default();
+            let service = match grammar::parse(&labels) {
+                Some(
+                    Owner::Service(service)
+                    | Owner::ByTransport(service, _)
+                    | Owner::Ports(service, _)
+                    | Owner::Subtypes(service, _)
+                    | Owner::ByPort { service, .. }
+                    | Owner::ByTag { service, .. }
+                    | Owner::Below { service, .. }
+                    | Owner::TypeInstance { service, .. }
+                    | Owner::Subtype { service, .. },
+                ) => Some(service),
+                _ => None,
+            };
+            match service {
+                Some(service) => {
+                    planted.of_services.entry(service.into()).or_default().push(node.name.clone());
+                }
+                None => planted.others.push(node.name.clone()),
+            }
+        }
+        planted
+    }
+
+    /// The nodes that are spelt as names of a service.
+    pub fn of_service<'z>(&self, tree: &'z Zone, service: &str) -> Vec<&'z Node> {
+        let names = self.of_services.get(service).map(Vec::as_slice).unwrap_or_default();
+        names.iter().filter_map(|name| tree.node(name)).collect()
+    }
+
+    pub fn services(&self) -> impl Iterator<Item = &str> {
+        self.of_services.keys().map(|name| &**name)
+    }
+
+    /// The records at all other names, those aside that the live zone has of its own.
+    pub fn others(&self, tree: &Zone, apex: &[Record]) -> Vec<Record> {
+        let mut records = Vec::new();
+        for node in self.others.iter().filter_map(|name| tree.node(name)) {
+            let lower = node.name.to_lowercase();
+            let labels = lower.labels_below(&tree.apex).unwrap_or_default();
+            let types = grammar::parse(&labels) == Some(Owner::Types);
+            let own = |rtype: Type| {
+                rtype == Type::SOA
+                    || types && rtype == Type::PTR
+                    || apex.iter().any(|of| of.owner == node.name && of.data.rtype() == rtype)
+            };
+            records.extend(records_of(node, |rtype| !own(rtype)));
+        }
+        records
+    }
+}
