@@ -13,7 +13,7 @@ mod life;
 #[path = "transfers/secondary.rs"]
 mod secondary;
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -60,6 +60,12 @@ impl Follower {
     /// Ends it as a crash would where it runs, and starts it.
     fn start(&mut self) {
         self.program = None;
+        // NSD's children hold its sockets for a moment longer.
+        let what = format!("the port of the {} that was killed", self.name);
+        eventually(&what, DEADLINE, || {
+            UdpSocket::bind(self.address).ok()?;
+            TcpListener::bind(self.address).ok()
+        });
         let directory = tempfile::tempdir().expect("a directory for what it says");
         self.program = Some(Program::start(&self.binary, directory, &self.words));
         self.starts += 1;
@@ -68,7 +74,7 @@ impl Follower {
     fn serial(&mut self) -> Option<u32> {
         self.program.as_mut().expect("it runs").must_run();
         let query = dns::query(7, APEX, RecordType::SOA, None).to_vec().expect("a query");
-        let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("a socket");
+        let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
         socket.connect(self.address).expect("a route to loopback");
         socket.set_read_timeout(Some(Duration::from_millis(500))).expect("an option of a socket of ours");
         socket.send(&query).ok()?;

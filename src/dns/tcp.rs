@@ -193,7 +193,12 @@ async fn transfer(
         };
         let Some(message) = message else { return Ok(()) };
         place.touch();
-        if let Err(error) = send(writer, Some(message)).await {
+        // Whoever closes waits for one message, not for a zone.
+        let sent = match place.closing().is_cancelled() {
+            true => Err(io::Error::other("closed in the middle of a zone")),
+            false => send(writer, Some(message)).await,
+        };
+        if let Err(error) = sent {
             sending.fail();
             return Err(error);
         }
