@@ -214,6 +214,17 @@ pub fn shuffle<T>(items: &mut [T], weight: impl Fn(&T) -> u64, draws: &mut Draws
     }
 }
 
+/// As `shuffle`, each priority by itself, lowest first.
+pub fn shuffle_by_priority<T>(
+    items: &mut [T],
+    priority: impl Fn(&T) -> u16,
+    weight: impl Fn(&T) -> u64,
+    draws: &mut Draws,
+) {
+    shuffle(items, weight, draws);
+    items.sort_by_key(priority);
+}
+
 /// How many octets of an address are its network, and the octets.
 fn network_of(address: IpAddr) -> (usize, [u8; 16]) {
     let mut octets = [0; 16];
@@ -230,6 +241,14 @@ fn network_of(address: IpAddr) -> (usize, [u8; 16]) {
 pub fn rotate<T>(items: &mut [T], draws: &mut Draws) {
     if !items.is_empty() {
         items.rotate_left(draws.below(items.len()));
+    }
+}
+
+/// As `rotate`, each priority by itself, lowest first.
+pub fn rotate_by_priority<T>(items: &mut [T], priority: impl Fn(&T) -> u16, draws: &mut Draws) {
+    items.sort_by_key(&priority);
+    for alike in items.chunk_by_mut(|a, b| priority(a) == priority(b)) {
+        rotate(alike, draws);
     }
 }
 

@@ -262,11 +262,16 @@ impl ServiceView {
         }
     }
 
-    /// True where the usual way of choice applies.
+    /// True where choice and order cost no allocation, and nobody answers instead.
     pub fn is_plain(&self) -> bool {
-        let balance = self.settings.balance.unwrap_or_default();
         let fails_over = !self.has_answers() && !self.settings.fallbacks().is_empty();
-        balance == Balance::default() && self.most_answers().is_none() && !fails_over
+        matches!(self.policy(), Policy::Weighted | Policy::Rotate)
+            && self.most_answers().is_none()
+            && !fails_over
+    }
+
+    pub fn policy(&self) -> Policy {
+        self.settings.balance.unwrap_or_default().policy
     }
 
     pub fn has_answers(&self) -> bool {

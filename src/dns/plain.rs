@@ -12,7 +12,7 @@ use arrayvec::ArrayVec;
 use super::encode::{AA, DO, EDE_OCTETS, HEADER_OCTETS, OPT_OCTETS, QR, UDP_OCTETS_ADVERTISED};
 use super::wire::{AD, CD, RA, RD};
 use crate::answer::{CLASS_IN, Ede, Rcode};
-use crate::balance::{Draws, shuffle};
+use crate::balance::{Draws, Policy, rotate_by_priority, shuffle_by_priority};
 use crate::dns::edns::{EXTENDED_ERROR, OPTION_OCTETS};
 use crate::grammar::{self, Owner};
 use crate::instance::{Instance, Location, Port, Transport};
@@ -20,8 +20,8 @@ use crate::live::{Why, first_port, has_tag, named_port};
 use crate::name::{Apex, NAME_OCTETS_MAX};
 use crate::record::Type;
 use crate::view::prepared::{
-    BEFORE_TARGET_OCTETS, Candidate, Place, QNAME, RECORDS_MAX, Room, Set, addresses, ports, put_address,
-    put_fixed, put_glue, put_srv,
+    BEFORE_TARGET_OCTETS, Candidate, Candidates, Place, QNAME, RECORDS_MAX, Room, Set, addresses, ports,
+    put_address, put_fixed, put_glue, put_srv,
 };
 use crate::view::{EDE_OCTETS_MAX, Member, NEGATIVE_TTL, Overlap, ServiceView, View, ttl_within};
 
@@ -252,7 +252,7 @@ impl Reply<'_, '_> {
             && std::ptr::eq(self.apex, &view.settings.apexes[0])
             && let Some(set) = view.prepared(service).set(self.query.qtype)
         {
-            self.copy(set)?;
+            self.copy(service, set)?;
             return self.mark(service);
         }
         match (owner, self.query.qtype) {
@@ -294,10 +294,9 @@ impl Reply<'_, '_> {
     }
 
     /// Copies what is prepared, in an order of its own.
-    fn copy(&mut self, set: &Set) -> Option<()> {
-        let mut order: ArrayVec<&Candidate<Place>, RECORDS_MAX> = set.items.iter().collect();
-        shuffle(&mut order, |item| item.weight, &mut Draws::new(self.draw));
-        order.sort_by_key(|item| item.priority);
+    fn copy(&mut self, service: &ServiceView, set: &Set) -> Option<()> {
+        let mut order: Candidates<Place> = set.items.iter().copied().collect();
+        self.choose(service, &mut order);
         let mut targets: ArrayVec<u16, RECORDS_MAX> = ArrayVec::new();
         for item in &order {
             targets.push(self.next_target());
@@ -349,7 +348,7 @@ impl Reply<'_, '_> {
                 Some(_) => self.nothing(view, Some(Why::NoneOfFamily(&service.name, family))),
             };
         }
-        shuffle(&mut candidates, |candidate| candidate.weight, &mut Draws::new(self.draw));
+        self.choose(service, &mut candidates);
         for candidate in &candidates {
             put_address(&mut self.out, QNAME, service.ttl, candidate.content)?;
         }
@@ -370,8 +369,7 @@ impl Reply<'_, '_> {
                 false => self.no_data(view, service),
             };
         }
-        shuffle(&mut candidates, |candidate| candidate.weight, &mut Draws::new(self.draw));
-        candidates.sort_by_key(|candidate| candidate.priority);
+        self.choose(service, &mut candidates);
         let mut targets: ArrayVec<(u16, &Member), RECORDS_MAX> = ArrayVec::new();
         for Candidate { content: (member, port), .. } in &candidates {
             targets.push((self.next_target(), *member));
@@ -384,6 +382,16 @@ impl Reply<'_, '_> {
             self.counts[2] += put_glue(&mut self.out, target, ttl, &member.instance)?;
         }
         self.mark(service)
+    }
+
+    /// The order of the service's policy, as the general path draws it.
+    fn choose<T>(&self, service: &ServiceView, candidates: &mut Candidates<T>) {
+        let (priority, weight) = (|of: &Candidate<T>| of.priority, |of: &Candidate<T>| of.weight);
+        let draws = &mut Draws::new(self.draw);
+        match service.policy() {
+            Policy::Rotate => rotate_by_priority(candidates, priority, draws),
+            _ => shuffle_by_priority(candidates, priority, weight, draws),
+        }
     }
 
     /// Says of records that the guard holds some of them.

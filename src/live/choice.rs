@@ -4,7 +4,9 @@ use std::collections::HashSet;
 
 use super::{Candidate, Content, EDE_OCTETS, EDE_ROOM, Live};
 use crate::answer::Selection;
-use crate::balance::{Balance, Draws, Policy, Ring, Scale, prefer, region_of, rotate, shuffle};
+use crate::balance::{
+    Balance, Draws, Policy, Ring, Scale, prefer, region_of, rotate_by_priority, shuffle_by_priority,
+};
 use crate::view::ServiceView;
 
 /// Whose records are chosen from, and how.
@@ -56,23 +58,17 @@ impl Live<'_> {
             Policy::Nearest => self.keep_nearest(rule, &mut candidates, &mut selection),
             Policy::Weighted | Policy::Rotate | Policy::Affinity => {}
         }
+        let (rank, weight) = (|of: &Candidate<'_>| of.priority, |of: &Candidate<'_>| of.weight);
         match policy {
             Policy::Weighted | Policy::First | Policy::Nearest => {
                 if rule.most.is_none() && !self.fit(rule, &candidates) {
                     // Which of them stay is the same for the same client; only their order is drawn.
-                    let (rank, weight) = (|of: &Candidate<'_>| of.priority, |of: &Candidate<'_>| of.weight);
                     prefer(&mut candidates, self.asked.client, Candidate::identity, rank, weight);
                     self.cut(rule, &mut candidates, all, &mut selection);
                 }
-                shuffle(&mut candidates, |candidate| candidate.weight, &mut draws);
-                candidates.sort_by_key(|candidate| candidate.priority);
+                shuffle_by_priority(&mut candidates, rank, weight, &mut draws);
             }
-            Policy::Rotate => {
-                candidates.sort_by_key(|candidate| candidate.priority);
-                for alike in candidates.chunk_by_mut(|a, b| a.priority == b.priority) {
-                    rotate(alike, &mut draws);
-                }
-            }
+            Policy::Rotate => rotate_by_priority(&mut candidates, rank, &mut draws),
             Policy::Affinity => {
                 let places = rule.ring.map(|ring| ring.places(self.asked.client)).unwrap_or_default();
                 let place = |of: &Candidate<'_>| places.get(&of.member.identity()).copied();

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use callsign::answer::Over;
-use callsign::balance::{Balance, Draws, SrvWeights};
+use callsign::balance::{Balance, Draws, Policy, SrvWeights};
 use callsign::clock::Clock;
-use callsign::dns::wire::{Arrival, Policy, Responder, UDP_OCTETS_MAX};
+use callsign::dns::wire::{self, Arrival, Responder, UDP_OCTETS_MAX};
 use callsign::instance::{Fallback, Health, Lease, Location, Port, ServiceSettings, Transport};
-use callsign::name::Name;
+use callsign::name::{Name, ServiceName};
 use callsign::view::Zones;
 
 use super::fixture::{Live, Wanted, policy, services, zones};
@@ -81,7 +81,7 @@ impl Chance {
             let number = if guarded { self.pick(&[6, 8, 12]) } else { number };
             if guarded {
                 let guard = self.pick(&[Some(1), Some(30)]);
-                live.configure(service, ServiceSettings { guard, ..ServiceSettings::default() });
+                live.configure(service, ServiceSettings { guard, ..self.settings() });
             }
             let mut registered = Vec::new();
             for number in 0..number {
@@ -104,7 +104,7 @@ impl Chance {
                 for wanted in registered.iter().filter(|wanted| wanted.lease == Lease::None) {
                     live.report_if_there(wanted, Health::Critical);
                 }
-            } else if self.below(3) == 0 {
+            } else if self.below(3) > 0 {
                 live.configure(service, self.settings());
             }
         }
@@ -114,12 +114,11 @@ impl Chance {
 
     /// Balance and bounds, the usual ones spelt out among them.
     fn settings(&mut self) -> ServiceSettings {
-        let balance =
-            self.pick(&["weighted", "rotate", "first", "nearest", "affinity", "one", "one:affinity"]);
+        let balance = Balance { policy: self.pick(&Policy::ALL), one: self.below(6) == 0 };
         ServiceSettings {
             ttl: self.pick(&[None, Some(0), Some(60)]),
-            balance: Balance::parse(balance).filter(|_| self.below(2) == 0),
-            max_answers: self.pick(&[None, None, Some(0), Some(1), Some(3)]),
+            balance: Some(balance).filter(|_| self.below(2) == 0),
+            max_answers: self.pick(&[None, None, None, Some(0), Some(1), Some(2), Some(3)]),
             failover: match self.below(4) {
                 0 => Some(["spare", "cache.example.com"].map(|name| Fallback::parse(name).unwrap()).into()),
                 _ => None,
@@ -127,6 +126,18 @@ impl Chance {
             srv_weights: self.pick(&[None, Some(SrvWeights::Plain), Some(SrvWeights::Haproxy)]),
             ..ServiceSettings::default()
         }
+    }
+
+    /// Of networks with a region and without.
+    fn client(&mut self) -> SocketAddr {
+        let low = self.below(256) as u8;
+        let address: IpAddr = match self.below(4) {
+            0 => CLIENT.ip(),
+            1 => Ipv4Addr::new(10, 1, low, 9).into(),
+            2 => Ipv4Addr::new(10, 2, low, 9).into(),
+            _ => Ipv6Addr::new(0x2001, 0xdb8, 9, low.into(), 0, 0, 0, 9).into(),
+        };
+        (address, CLIENT.port()).into()
     }
 
     fn name(&mut self) -> Vec<Vec<u8>> {
@@ -206,7 +217,25 @@ impl Chance {
     }
 }
 
-fn responder(live: &Live, policy: Policy) -> Responder {
+impl Live {
+    /// The policy of the service that a question is about.
+    fn policy_asked(&self, message: &[u8]) -> &'static str {
+        let name = Name::from_wire(&message[12..]).expect("a name");
+        let of = |label: &[u8]| {
+            let label = label.strip_prefix(b"_").unwrap_or(label).to_ascii_lowercase();
+            SERVICES.into_iter().find(|service| service.as_bytes() == label)
+        };
+        let service = name.labels().find_map(of).expect("a service of ours");
+        self.view
+            .settings_of(&ServiceName::parse(service).unwrap())
+            .balance
+            .unwrap_or_default()
+            .policy
+            .as_str()
+    }
+}
+
+fn responder(live: &Live, policy: wire::Policy) -> Responder {
     Responder {
         view: live.view.clone(),
         policy,
@@ -262,22 +291,26 @@ fn plain_replies_are_what_the_general_path_says() {
     let seed = std::env::var("CALLSIGN_SEED").map_or(0x5eed, |text| text.parse().expect("a number"));
     println!("plain: seed {seed}");
     let mut kinds: BTreeMap<String, usize> = BTreeMap::new();
+    let mut policies: BTreeMap<&str, usize> = BTreeMap::new();
     for view in 0..VIEWS {
         let mut chance = Chance(Draws::new(seed ^ view << 20));
         let mut live = chance.registry();
         let responder = responder(&live, policy(true));
         for number in 0..QUESTIONS {
             let message = chance.question();
-            let arrival = Arrival { client: CLIENT, over: Over::Udp, draw: chance.0.next_u64() };
-            let kind = compare(&responder, &live, &arrival, &message).unwrap_or_else(|| "general".to_owned());
-            *kinds.entry(kind).or_default() += 1;
+            let arrival = Arrival { client: chance.client(), over: Over::Udp, draw: chance.0.next_u64() };
+            let kind = compare(&responder, &live, &arrival, &message);
+            if kind.as_ref().is_some_and(|kind| kind.contains("many")) {
+                *policies.entry(live.policy_asked(&message)).or_default() += 1;
+            }
+            *kinds.entry(kind.unwrap_or_else(|| "general".to_owned())).or_default() += 1;
             if number % 20 == 0 {
                 let wanted = chance.wanted("web", number);
                 live.register(&wanted);
             }
         }
     }
-    println!("plain: {kinds:#?}");
+    println!("plain: {kinds:#?}, of many records {policies:?}");
     for edns in ["EDNS", "plain"] {
         for kind in [
             "NXDOMAIN", "no 0", "no 1", "no 28", "no 33", "one 1", "one 28", "one 33", "many 1", "many 28",
@@ -291,6 +324,10 @@ fn plain_replies_are_what_the_general_path_says() {
     for kind in ["held: many 1", "held: many 28", "held: many 33"] {
         let count = kinds.get(&format!("{kind}, EDNS")).copied().unwrap_or_default();
         assert!(count > 50, "{kind}: {count} are too few to show anything");
+    }
+    for policy in ["weighted", "rotate"] {
+        let count = policies.get(policy).copied().unwrap_or_default();
+        assert!(count > 50, "{policy}: {count} are too few to show anything");
     }
     // Half of the questions are odd ones; were all of them asked of the general path, nothing would be shown.
     let general = kinds["general"];
@@ -319,7 +356,7 @@ fn the_rows_too_are_answered_alike() {
 #[test]
 fn nothing_is_plain_until_the_registry_is_loaded() {
     let live = services();
-    let responder = responder(&live, Policy::default());
+    let responder = responder(&live, wire::Policy::default());
     let arrival = Arrival { client: CLIENT, over: Over::Udp, draw: 1 };
     let mut chance = Chance(Draws::new(1));
     for _ in 0..1000 {
