@@ -388,6 +388,10 @@ impl Reply<'_, '_> {
     fn choose<T>(&self, service: &ServiceView, candidates: &mut Candidates<T>) {
         let (priority, weight) = (|of: &Candidate<T>| of.priority, |of: &Candidate<T>| of.weight);
         let draws = &mut Draws::new(self.draw);
+        if service.policy() == Policy::First {
+            let lowest = candidates.iter().map(priority).min();
+            candidates.retain(|of| Some(of.priority) == lowest);
+        }
         match service.policy() {
             Policy::Rotate => rotate_by_priority(candidates, priority, draws),
             _ => shuffle_by_priority(candidates, priority, weight, draws),

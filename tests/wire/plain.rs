@@ -325,7 +325,7 @@ fn plain_replies_are_what_the_general_path_says() {
         let count = kinds.get(&format!("{kind}, EDNS")).copied().unwrap_or_default();
         assert!(count > 50, "{kind}: {count} are too few to show anything");
     }
-    for policy in ["weighted", "rotate"] {
+    for policy in ["weighted", "rotate", "first"] {
         let count = policies.get(policy).copied().unwrap_or_default();
         assert!(count > 50, "{policy}: {count} are too few to show anything");
     }
