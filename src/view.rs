@@ -265,9 +265,7 @@ impl ServiceView {
     /// True where choice and order cost no allocation, and nobody answers instead.
     pub fn is_plain(&self) -> bool {
         let fails_over = !self.has_answers() && !self.settings.fallbacks().is_empty();
-        matches!(self.policy(), Policy::Weighted | Policy::Rotate | Policy::First)
-            && self.most_answers().is_none()
-            && !fails_over
+        matches!(self.policy(), Policy::Weighted | Policy::Rotate | Policy::First) && !fails_over
     }
 
     pub fn policy(&self) -> Policy {

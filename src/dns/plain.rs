@@ -217,7 +217,7 @@ struct Reply<'a, 'o> {
     /// Records of the answer, the authority and the additional section.
     counts: [u16; 3],
     rcode: Rcode,
-    /// Why there is nothing, or that it is held; and the code of such an Extended DNS Error.
+    /// Why there is nothing or not everything, or that it is held; and the code of such an Extended DNS Error.
     why: Words,
     code: u16,
 }
@@ -296,7 +296,7 @@ impl Reply<'_, '_> {
     /// Copies what is prepared, in an order of its own.
     fn copy(&mut self, service: &ServiceView, set: &Set) -> Option<()> {
         let mut order: Candidates<Place> = set.items.iter().copied().collect();
-        self.choose(service, &mut order);
+        self.choose(service, &mut order)?;
         let mut targets: ArrayVec<u16, RECORDS_MAX> = ArrayVec::new();
         for item in &order {
             targets.push(self.next_target());
@@ -348,7 +348,7 @@ impl Reply<'_, '_> {
                 Some(_) => self.nothing(view, Some(Why::NoneOfFamily(&service.name, family))),
             };
         }
-        self.choose(service, &mut candidates);
+        self.choose(service, &mut candidates)?;
         for candidate in &candidates {
             put_address(&mut self.out, QNAME, service.ttl, candidate.content)?;
         }
@@ -369,7 +369,7 @@ impl Reply<'_, '_> {
                 false => self.no_data(view, service),
             };
         }
-        self.choose(service, &mut candidates);
+        self.choose(service, &mut candidates)?;
         let mut targets: ArrayVec<(u16, &Member), RECORDS_MAX> = ArrayVec::new();
         for Candidate { content: (member, port), .. } in &candidates {
             targets.push((self.next_target(), *member));
@@ -384,8 +384,9 @@ impl Reply<'_, '_> {
         self.mark(service)
     }
 
-    /// The order of the service's policy, as the general path draws it.
-    fn choose<T>(&self, service: &ServiceView, candidates: &mut Candidates<T>) {
+    /// The order of the service's policy, as the general path draws it, and no more than are wanted.
+    fn choose<T>(&mut self, service: &ServiceView, candidates: &mut Candidates<T>) -> Option<()> {
+        let all = candidates.len();
         let (priority, weight) = (|of: &Candidate<T>| of.priority, |of: &Candidate<T>| of.weight);
         let draws = &mut Draws::new(self.draw);
         if service.policy() == Policy::First {
@@ -396,15 +397,26 @@ impl Reply<'_, '_> {
             Policy::Rotate => rotate_by_priority(candidates, priority, draws),
             _ => shuffle_by_priority(candidates, priority, weight, draws),
         }
+        if let Some(most) = service.most_answers().filter(|most| candidates.len() > *most) {
+            candidates.truncate(most);
+            self.say(format_args!("{}: {most} of {all} records; no more are wanted", service.name))?;
+        }
+        Some(())
     }
 
     /// Says of records that the guard holds some of them.
     fn mark(&mut self, service: &ServiceView) -> Option<()> {
-        if self.counts[0] > 0 && self.query.edns.is_some() && !service.stale.is_empty() {
+        if self.counts[0] > 0 && !service.stale.is_empty() {
             self.code = Ede::STALE_ANSWER;
-            self.why.write_str(&service.stale).ok()?;
+            self.say(format_args!("{}", service.stale))?;
         }
         Some(())
+    }
+
+    /// Words for a client that reads them, in place of those before (RFC 8914).
+    fn say(&mut self, words: fmt::Arguments<'_>) -> Option<()> {
+        self.why = Words::default();
+        if self.query.edns.is_some() { self.why.write_fmt(words).ok() } else { Some(()) }
     }
 
     /// One instance under its own name, which is what its records point at.
@@ -434,9 +446,7 @@ impl Reply<'_, '_> {
     }
 
     fn no_data(&mut self, view: &View, service: &ServiceView) -> Option<()> {
-        if self.query.edns.is_some() {
-            self.why.write_str(&service.why_none).ok()?;
-        }
+        self.say(format_args!("{}", service.why_none))?;
         self.nothing(view, None)
     }
 
@@ -445,12 +455,10 @@ impl Reply<'_, '_> {
         self.nothing(view, why)
     }
 
-    /// The SOA, and words for a client that reads them (RFC 2308 section 3, RFC 8914).
+    /// The SOA, and why (RFC 2308 section 3).
     fn nothing(&mut self, view: &View, why: Option<Why<'_>>) -> Option<()> {
-        if let Some(why) = why
-            && self.query.edns.is_some()
-        {
-            write!(self.why, "{why}").ok()?;
+        if let Some(why) = why {
+            self.say(format_args!("{why}"))?;
         }
         let apex = 0xc000 | (HEADER_OCTETS + self.apex_at) as u16;
         let numbers = view.soa_numbers();

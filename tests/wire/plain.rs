@@ -254,18 +254,19 @@ fn compare(responder: &Responder, live: &Live, arrival: &Arrival, message: &[u8]
     let reply = &out[..octets];
     let expected = responder.accept_at(live.now, arrival, message);
     assert_eq!(Some(reply), expected.as_deref(), "to {message:02x?}");
-    let reply = read(reply).expect("a reply");
+    let read = read(reply).expect("a reply");
     let asked = u16::from_be_bytes([message[type_at(message)], message[type_at(message) + 1]]);
     let edns = if message[11] > 0 { "EDNS" } else { "plain" };
-    let kind = match (reply.rcode(), message_counts(&out)) {
+    let kind = match (read.rcode(), message_counts(&out)) {
         (3, _) => "NXDOMAIN".to_owned(),
         (0, [0, ..]) => format!("no {}", if asked < 34 { asked } else { 0 }),
         (0, [1, ..]) => format!("one {asked}"),
         (0, _) => format!("many {asked}"),
         (rcode, _) => panic!("rcode {rcode} to {message:02x?}"),
     };
-    let held = reply_says(&out[..octets], b"held by the guard");
-    Some(format!("{}{kind}, {edns}", if held { "held: " } else { "" }))
+    let says = [("held by the guard", "held: "), ("no more are wanted", "bounded: ")];
+    let said = says.into_iter().find(|(words, _)| reply_says(reply, words.as_bytes()));
+    Some(format!("{}{kind}, {edns}", said.map_or("", |(_, said)| said)))
 }
 
 fn reply_says(reply: &[u8], words: &[u8]) -> bool {
@@ -324,6 +325,11 @@ fn plain_replies_are_what_the_general_path_says() {
     for kind in ["held: many 1", "held: many 28", "held: many 33"] {
         let count = kinds.get(&format!("{kind}, EDNS")).copied().unwrap_or_default();
         assert!(count > 50, "{kind}: {count} are too few to show anything");
+    }
+    for kind in ["bounded: one", "bounded: many"] {
+        let count: usize =
+            kinds.iter().filter(|(own, _)| own.starts_with(kind)).map(|(_, count)| count).sum();
+        assert!(count > 20, "{kind}: {count} are too few to show anything");
     }
     for policy in ["weighted", "rotate", "first"] {
         let count = policies.get(policy).copied().unwrap_or_default();
