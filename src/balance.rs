@@ -16,7 +16,7 @@ use ipnet::IpNet;
 pub use self::ring::{POINTS, Ring};
 use crate::name::fnv;
 
-/// Items that are put into order one by one.
+/// Items that are put into order one by one, and members of a ring whose places take no allocation.
 const FEW: usize = 64;
 
 /// Octets of an IPv4 and of an IPv6 address that are a client's network: what RFC 7871 section 11.1 tells of a client.

@@ -265,7 +265,7 @@ impl ServiceView {
     /// True where choice and order cost no allocation, and nobody answers instead.
     pub fn is_plain(&self) -> bool {
         let fails_over = !self.has_answers() && !self.settings.fallbacks().is_empty();
-        matches!(self.policy(), Policy::Weighted | Policy::Rotate | Policy::First) && !fails_over
+        self.policy() != Policy::Nearest && !fails_over
     }
 
     pub fn policy(&self) -> Policy {
@@ -297,6 +297,11 @@ impl ServiceView {
     /// Whoever is registered under its label, or held.
     pub fn by_label(&self, label: &str) -> Option<&Member> {
         self.answered.get(label)
+    }
+
+    /// The number of a member in the answers on the ring; 0 where there is none.
+    fn number_of(&self, member: &Member) -> u32 {
+        self.ring.as_ref().and_then(|ring| ring.number_of(member.identity())).unwrap_or_default()
     }
 
     pub fn by_key(&self, key: &Key) -> Option<&Member> {

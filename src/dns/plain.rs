@@ -6,6 +6,7 @@
 //! there. Options, other classes and zones, aliases and answers that have to be cut are `wire`'s.
 
 use std::fmt::{self, Write};
+use std::net::IpAddr;
 
 use arrayvec::ArrayVec;
 
@@ -135,6 +136,7 @@ pub struct Plain<'a> {
     pub limit: usize,
     /// The client may have other names looked up: RA.
     pub recursion: bool,
+    pub client: IpAddr,
     /// One random number for the order of the records.
     pub draw: u64,
 }
@@ -156,6 +158,7 @@ impl Plain<'_> {
             query,
             apex,
             apex_at,
+            client: self.client,
             draw: self.draw,
             out: Out { octets: &mut out[..records_end], at: HEADER_OCTETS },
             counts: [0; 3],
@@ -212,6 +215,7 @@ struct Reply<'a, 'o> {
     apex: &'a Apex,
     /// Where the apex begins in the question's name.
     apex_at: usize,
+    client: IpAddr,
     draw: u64,
     out: Out<'o>,
     /// Records of the answer, the authority and the additional section.
@@ -395,7 +399,13 @@ impl Reply<'_, '_> {
         }
         match service.policy() {
             Policy::Rotate => rotate_by_priority(candidates, priority, draws),
-            _ => shuffle_by_priority(candidates, priority, weight, draws),
+            Policy::Affinity => {
+                let places = service.ring.as_ref()?.places_of_few(self.client)?;
+                candidates.sort_by_key(|of| (of.priority, places[of.number as usize]));
+            }
+            Policy::Weighted | Policy::First | Policy::Nearest => {
+                shuffle_by_priority(candidates, priority, weight, draws)
+            }
         }
         if let Some(most) = service.most_answers().filter(|most| candidates.len() > *most) {
             candidates.truncate(most);

@@ -145,7 +145,7 @@ impl Responder {
         let query = plain::Query::read(message)?;
         let recursion = self.forwarder.as_ref().is_some_and(|forwarder| forwarder.permits(client));
         let limit = limit(&self.policy, arrival, query.takes());
-        let plain = Plain { view: &self.view, limit, recursion, draw: arrival.draw };
+        let plain = Plain { view: &self.view, limit, recursion, client, draw: arrival.draw };
         plain.reply(&query, out)
     }
 

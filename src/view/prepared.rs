@@ -99,6 +99,8 @@ pub struct Candidate<T> {
     pub content: T,
     pub priority: u16,
     pub weight: u64,
+    /// Its member's number on the service's ring; 0 where there is none.
+    pub number: u32,
 }
 
 pub type Candidates<T> = ArrayVec<Candidate<T>, RECORDS_MAX>;
@@ -122,11 +124,13 @@ pub fn addresses(
             candidates.clear();
             lowest = Some(priority);
         }
+        let (weight, number) = (member.weight().into(), service.number_of(member));
         for content in addresses.iter().filter(|address| address.is_ipv4() == (family == Type::A)) {
-            let weight = member.weight().into();
             match candidates.iter_mut().find(|known| known.content == *content) {
                 Some(known) => known.weight += weight,
-                None => candidates.try_push(Candidate { content: *content, priority: 0, weight }).ok()?,
+                None => {
+                    candidates.try_push(Candidate { content: *content, priority: 0, weight, number }).ok()?
+                }
             }
         }
     }
@@ -142,8 +146,9 @@ pub fn ports<'s>(
     for member in service.in_answers() {
         let Some(port) = port(&member.instance) else { continue };
         let Location::Addresses(_) = &member.instance.location else { return None };
-        let (content, weight) = ((member, port), member.weight().into());
-        candidates.try_push(Candidate { content, priority: member.instance.priority, weight }).ok()?;
+        let (priority, weight) = (member.instance.priority, member.weight().into());
+        let (content, number) = ((member, port), service.number_of(member));
+        candidates.try_push(Candidate { content, priority, weight, number }).ok()?;
     }
     Some(candidates)
 }
@@ -216,11 +221,11 @@ impl Set {
     /// `put` writes what is answered for a candidate, and returns where what stands beside it begins.
     fn of<T>(candidates: Candidates<T>, put: impl Fn(&mut Self, T) -> Option<u16>) -> Option<Self> {
         let mut set = Self::default();
-        for Candidate { content, priority, weight } in candidates {
+        for Candidate { content, priority, weight, number } in candidates {
             let begin = set.end()?;
             let glue = put(&mut set, content)?;
             let content = Place { begin, glue, end: set.end()? };
-            set.items.push(Candidate { content, priority, weight });
+            set.items.push(Candidate { content, priority, weight, number });
         }
         (!set.items.is_empty()).then_some(set)
     }

@@ -331,7 +331,7 @@ fn plain_replies_are_what_the_general_path_says() {
             kinds.iter().filter(|(own, _)| own.starts_with(kind)).map(|(_, count)| count).sum();
         assert!(count > 20, "{kind}: {count} are too few to show anything");
     }
-    for policy in ["weighted", "rotate", "first"] {
+    for policy in ["weighted", "rotate", "first", "affinity"] {
         let count = policies.get(policy).copied().unwrap_or_default();
         assert!(count > 50, "{policy}: {count} are too few to show anything");
     }
