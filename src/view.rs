@@ -262,10 +262,9 @@ impl ServiceView {
         }
     }
 
-    /// True where choice and order cost no allocation, and nobody answers instead.
-    pub fn is_plain(&self) -> bool {
-        let fails_over = !self.has_answers() && !self.settings.fallbacks().is_empty();
-        self.policy() != Policy::Nearest && !fails_over
+    /// True where somebody else is to answer instead.
+    pub fn fails_over(&self) -> bool {
+        !self.has_answers() && !self.settings.fallbacks().is_empty()
     }
 
     pub fn policy(&self) -> Policy {

@@ -7,13 +7,14 @@
 
 use std::fmt::{self, Write};
 use std::net::IpAddr;
+use std::slice;
 
 use arrayvec::ArrayVec;
 
 use super::encode::{AA, DO, EDE_OCTETS, HEADER_OCTETS, OPT_OCTETS, QR, UDP_OCTETS_ADVERTISED};
 use super::wire::{AD, CD, RA, RD};
 use crate::answer::{CLASS_IN, Ede, Rcode};
-use crate::balance::{Draws, Policy, rotate_by_priority, shuffle_by_priority};
+use crate::balance::{Draws, Policy, region_of, rotate_by_priority, shuffle_by_priority};
 use crate::dns::edns::{EXTENDED_ERROR, OPTION_OCTETS};
 use crate::grammar::{self, Owner};
 use crate::instance::{Instance, Location, Port, Transport};
@@ -249,11 +250,12 @@ impl Reply<'_, '_> {
     }
 
     fn in_service(&mut self, view: &View, service: &ServiceView, owner: Owner<'_>) -> Option<()> {
-        if !service.is_plain() {
+        if service.fails_over() {
             return None;
         }
         if let Owner::Service(_) = owner
             && std::ptr::eq(self.apex, &view.settings.apexes[0])
+            && service.policy() != Policy::Nearest // the octets do not say whose they are
             && let Some(set) = view.prepared(service).set(self.query.qtype)
         {
             self.copy(service, set)?;
@@ -300,7 +302,7 @@ impl Reply<'_, '_> {
     /// Copies what is prepared, in an order of its own.
     fn copy(&mut self, service: &ServiceView, set: &Set) -> Option<()> {
         let mut order: Candidates<Place> = set.items.iter().copied().collect();
-        self.choose(service, &mut order)?;
+        self.choose(service, set.items.len(), &mut order)?;
         let mut targets: ArrayVec<u16, RECORDS_MAX> = ArrayVec::new();
         for item in &order {
             targets.push(self.next_target());
@@ -352,7 +354,9 @@ impl Reply<'_, '_> {
                 Some(_) => self.nothing(view, Some(Why::NoneOfFamily(&service.name, family))),
             };
         }
-        self.choose(service, &mut candidates)?;
+        let all = candidates.len();
+        self.keep_nearest(view, service, &mut candidates, slice::from_ref)?;
+        self.choose(service, all, &mut candidates)?;
         for candidate in &candidates {
             put_address(&mut self.out, QNAME, service.ttl, candidate.content)?;
         }
@@ -373,7 +377,9 @@ impl Reply<'_, '_> {
                 false => self.no_data(view, service),
             };
         }
-        self.choose(service, &mut candidates)?;
+        let all = candidates.len();
+        self.keep_nearest(view, service, &mut candidates, |(member, _)| member.instance.addresses())?;
+        self.choose(service, all, &mut candidates)?;
         let mut targets: ArrayVec<(u16, &Member), RECORDS_MAX> = ArrayVec::new();
         for Candidate { content: (member, port), .. } in &candidates {
             targets.push((self.next_target(), *member));
@@ -388,9 +394,35 @@ impl Reply<'_, '_> {
         self.mark(service)
     }
 
-    /// The order of the service's policy, as the general path draws it, and no more than are wanted.
-    fn choose<T>(&mut self, service: &ServiceView, candidates: &mut Candidates<T>) -> Option<()> {
+    /// Under `nearest`, of each priority those in the client's region, where there are any.
+    fn keep_nearest<T>(
+        &mut self,
+        view: &View,
+        service: &ServiceView,
+        candidates: &mut Candidates<T>,
+        addresses: impl Fn(&T) -> &[IpAddr],
+    ) -> Option<()> {
+        if service.policy() != Policy::Nearest {
+            return Some(());
+        }
+        let regions = &view.settings.regions;
+        let Some(home) = region_of(regions, self.client) else { return Some(()) };
+        let is_near = |of: &Candidate<T>| {
+            addresses(&of.content).iter().any(|address| region_of(regions, *address) == Some(home))
+        };
         let all = candidates.len();
+        let near = candidates.iter().filter(|of| is_near(of)).map(|of| of.priority);
+        let near: ArrayVec<u16, RECORDS_MAX> = near.collect();
+        candidates.retain(|of| !near.contains(&of.priority) || is_near(of));
+        let kept = candidates.len();
+        if kept == all {
+            return Some(());
+        }
+        self.say(format_args!("{}: {kept} of {all} records, near {home}", service.name))
+    }
+
+    /// The order of the service's policy, as the general path draws it, and no more of `all` than are wanted.
+    fn choose<T>(&mut self, service: &ServiceView, all: usize, candidates: &mut Candidates<T>) -> Option<()> {
         let (priority, weight) = (|of: &Candidate<T>| of.priority, |of: &Candidate<T>| of.weight);
         let draws = &mut Draws::new(self.draw);
         if service.policy() == Policy::First {

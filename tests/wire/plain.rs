@@ -20,8 +20,8 @@ use super::judge::read;
 use super::query;
 use super::{CLIENT, ROWS};
 
-/// Registries, and questions to each of them; 40,000 pairs. `CALLSIGN_SEED` draws others.
-const VIEWS: u64 = 200;
+/// Registries, and questions to each of them; 60,000 pairs. `CALLSIGN_SEED` draws others.
+const VIEWS: u64 = 300;
 const QUESTIONS: usize = 200;
 /// Types that are asked for, the usual ones more often.
 const TYPES: [u16; 16] = [1, 1, 1, 28, 28, 33, 33, 33, 16, 12, 65, 64, 15, 255, 48, 65_281];
@@ -39,7 +39,7 @@ impl Chance {
     fn wanted(&mut self, service: &str, number: usize) -> Wanted {
         let address = |chance: &mut Self| match chance.below(3) {
             0 => IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, chance.below(500) as u16)),
-            _ => IpAddr::V4(Ipv4Addr::new(10, 0, chance.below(2) as u8, chance.below(250) as u8)),
+            _ => IpAddr::V4(Ipv4Addr::new(10, chance.below(2) as u8, 0, chance.below(250) as u8)),
         };
         let mut addresses: Vec<IpAddr> = (0..=self.below(3)).map(|_| address(self)).collect();
         addresses.sort_unstable_by_key(|_| self.0.next_u64());
@@ -117,8 +117,8 @@ impl Chance {
         let balance = Balance { policy: self.pick(&Policy::ALL), one: self.below(6) == 0 };
         ServiceSettings {
             ttl: self.pick(&[None, Some(0), Some(60)]),
-            balance: Some(balance).filter(|_| self.below(2) == 0),
-            max_answers: self.pick(&[None, None, None, Some(0), Some(1), Some(2), Some(3)]),
+            balance: Some(balance).filter(|_| self.below(4) > 0),
+            max_answers: self.pick(&[None, None, None, None, Some(0), Some(1), Some(2), Some(3)]),
             failover: match self.below(4) {
                 0 => Some(["spare", "cache.example.com"].map(|name| Fallback::parse(name).unwrap()).into()),
                 _ => None,
@@ -131,11 +131,11 @@ impl Chance {
     /// Of networks with a region and without.
     fn client(&mut self) -> SocketAddr {
         let low = self.below(256) as u8;
-        let address: IpAddr = match self.below(4) {
+        let address: IpAddr = match self.below(8) {
             0 => CLIENT.ip(),
-            1 => Ipv4Addr::new(10, 1, low, 9).into(),
-            2 => Ipv4Addr::new(10, 2, low, 9).into(),
-            _ => Ipv6Addr::new(0x2001, 0xdb8, 9, low.into(), 0, 0, 0, 9).into(),
+            1 => Ipv4Addr::new(10, 2, low, 9).into(),
+            2 => Ipv6Addr::new(0x2001, 0xdb8, 9, low.into(), 0, 0, 0, 9).into(),
+            _ => Ipv4Addr::new(10, 1, low, 9).into(),
         };
         (address, CLIENT.port()).into()
     }
@@ -264,7 +264,8 @@ fn compare(responder: &Responder, live: &Live, arrival: &Arrival, message: &[u8]
         (0, _) => format!("many {asked}"),
         (rcode, _) => panic!("rcode {rcode} to {message:02x?}"),
     };
-    let says = [("held by the guard", "held: "), ("no more are wanted", "bounded: ")];
+    let says =
+        [("held by the guard", "held: "), ("no more are wanted", "bounded: "), (", near eu", "near: ")];
     let said = says.into_iter().find(|(words, _)| reply_says(reply, words.as_bytes()));
     Some(format!("{}{kind}, {edns}", said.map_or("", |(_, said)| said)))
 }
@@ -326,14 +327,14 @@ fn plain_replies_are_what_the_general_path_says() {
         let count = kinds.get(&format!("{kind}, EDNS")).copied().unwrap_or_default();
         assert!(count > 50, "{kind}: {count} are too few to show anything");
     }
-    for kind in ["bounded: one", "bounded: many"] {
+    for kind in ["bounded: one", "bounded: many", "near: "] {
         let count: usize =
             kinds.iter().filter(|(own, _)| own.starts_with(kind)).map(|(_, count)| count).sum();
         assert!(count > 20, "{kind}: {count} are too few to show anything");
     }
-    for policy in ["weighted", "rotate", "first", "affinity"] {
-        let count = policies.get(policy).copied().unwrap_or_default();
-        assert!(count > 50, "{policy}: {count} are too few to show anything");
+    for policy in Policy::ALL {
+        let count = policies.get(policy.as_str()).copied().unwrap_or_default();
+        assert!(count > 50, "{policy:?}: {count} are too few to show anything");
     }
     // Half of the questions are odd ones; were all of them asked of the general path, nothing would be shown.
     let general = kinds["general"];
