@@ -227,6 +227,7 @@ struct Round {
 }
 
 impl Writer {
+    /// Within a runtime of tokio, whose timer it has.
     pub fn new(
         registry: Registry,
         store: Store,

@@ -117,7 +117,9 @@ impl Within {
         };
         let (view, clock) = (Arc::new(View::new(settings, Zones::default())), Clock::start());
         let registry = Registry::new(100, FORGET_AFTER);
+        let entered = runtime.enter(); // the writer's timer is the runtime's
         let (running, writer) = Writer::new(registry, Store::memory(), view.clone(), clock, Arc::default());
+        drop(entered);
         runtime.spawn(running.run());
         let (counters, stop) = (Arc::new(Probes::default()), CancellationToken::new());
         let probing = Probing {
