@@ -16,7 +16,7 @@
 //!
 //! **The wiring**: [`serve`] starts and stops it all, from a [`config`] and sockets that [`bind`] bound;
 //! [`client`] is the other side of the socket, and `cli` the command line. Beneath everything but the core
-//! lie [`clock`], [`connections`] and [`counters`].
+//! lie [`clock`], [`connections`], [`counters`] and `grpc` (calls to others).
 
 pub mod access;
 pub mod answer;
@@ -34,6 +34,7 @@ pub mod desk;
 pub mod dns;
 pub mod explain;
 pub mod grammar;
+mod grpc;
 pub mod health;
 pub mod http;
 pub mod instance;

@@ -150,7 +150,8 @@ pub fn put_octets(number: u32, octets: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(octets);
 }
 
-fn put_number(number: u32, value: u64, out: &mut Vec<u8>) {
+/// A field that holds a number.
+pub fn put_number(number: u32, value: u64, out: &mut Vec<u8>) {
     put_varint(u64::from(number) << 3, out);
     put_varint(value, out);
 }

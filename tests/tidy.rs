@@ -67,6 +67,7 @@ const ROOMS: &[(&str, Room)] = &[
     ("connections.rs", Ground),
     ("connections/", Ground),
     ("counters.rs", Ground),
+    ("grpc.rs", Ground),
     ("desk.rs", State),
     ("desk/", State),
     ("journal.rs", State),
