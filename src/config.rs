@@ -24,7 +24,7 @@ use self::sources::Given;
 pub use self::sources::{Setting, Value};
 use self::values::{
     account, address, advertise, allowed, cookie_secret, datacenter, directory, domain, duration, flag,
-    http_host, log, network, nsid, number, path, region, rule, secondary, socket, special_name, store,
+    http_host, log, network, node, nsid, number, path, region, rule, secondary, socket, special_name, store,
     underscore, upstream,
 };
 use crate::access::{RULES_MAX, Rule};
@@ -37,6 +37,7 @@ use crate::dns::transfer::Allowed;
 use crate::name::{Apex, Datacenter, Name};
 use crate::registry::{FORGET_AFTER, INSTANCES_MAX};
 use crate::store::Limits;
+use crate::store::etcd::{self, Endpoint};
 
 /// The port of DNS where nothing else is said: 53 needs a privilege and is often taken.
 pub const DNS_PORT: u16 = 5300;
@@ -114,6 +115,10 @@ pub struct Config {
     /// Service files that go away together may take the last instances of a service with them.
     pub allow_empty: bool,
     pub store: StoreChoice,
+    /// How etcd is reached, where it is the store.
+    pub etcd: Option<etcd::Settings>,
+    /// What this node is called among the others; the host's name where nobody says.
+    pub node: Option<String>,
     /// The directory of the embedded store; `None` where nothing is kept.
     pub data: Option<PathBuf>,
     /// How much of the log of changes is kept.
@@ -168,13 +173,27 @@ pub struct Config {
     pub probe_commands: bool,
 }
 
+/// Keys that mean something for a store on etcd alone.
+const ETCD_KEYS: [&str; 6] =
+    ["node", "etcd-authority", "etcd-certificate", "etcd-key", "etcd-user", "etcd-password"];
+
 /// Where the registry is kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StoreChoice {
     /// In a file on this machine.
     Embedded,
     /// Nowhere: a restart starts empty.
     Memory,
+    /// In etcd, for several nodes.
+    Etcd(EtcdChoice),
+}
+
+/// What `etcd://…` says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EtcdChoice {
+    pub endpoints: Vec<Endpoint>,
+    pub prefix: String,
+    pub tls: bool,
 }
 
 /// Whose certificate encrypted listeners show.
@@ -262,7 +281,7 @@ fn this_machine() -> Vec<IpNet> {
 
 impl Given {
     /// The directory of the store, where it needs one.
-    fn data(&self, store: StoreChoice, around: &Surroundings) -> anyhow::Result<Option<PathBuf>> {
+    fn data(&self, store: &StoreChoice, around: &Surroundings) -> anyhow::Result<Option<PathBuf>> {
         let given = self.one("data", path)?;
         match (store, given) {
             (StoreChoice::Memory, Some(_)) => {
@@ -271,7 +290,13 @@ impl Given {
                     self.0["data"][0].origin
                 )
             }
-            (StoreChoice::Memory, None) => Ok(None),
+            (StoreChoice::Etcd(_), Some(_)) => {
+                bail!(
+                    "{} is for the embedded store; leave it out where etcd is the store",
+                    self.0["data"][0].origin
+                )
+            }
+            (StoreChoice::Memory | StoreChoice::Etcd(_), None) => Ok(None),
             (StoreChoice::Embedded, Some(path)) => Ok(Some(path)),
             (StoreChoice::Embedded, None) => match around.data() {
                 Some(path) => Ok(Some(path)),
@@ -280,6 +305,50 @@ impl Given {
                 ),
             },
         }
+    }
+
+    /// How etcd is reached, where it is the store; and what is said of etcd where it is not is a mistake.
+    fn etcd(&self, store: &StoreChoice) -> anyhow::Result<Option<etcd::Settings>> {
+        let origin = |key: &str| &self.0[key][0].origin;
+        let StoreChoice::Etcd(choice) = store else {
+            for key in ETCD_KEYS {
+                if self.0.contains_key(key) {
+                    bail!(
+                        "{} is for a store on etcd; leave it out, or set `store = \"etcd://HOST:PORT\"`",
+                        origin(key)
+                    );
+                }
+            }
+            return Ok(None);
+        };
+        let authority = self.one("etcd-authority", path)?;
+        let certificate = match (self.one("etcd-certificate", path)?, self.one("etcd-key", path)?) {
+            (None, None) => None,
+            (Some(certificate), Some(key)) => Some((certificate, key)),
+            (Some(_), None) => {
+                bail!("{} needs its key: name the file with `etcd-key`", origin("etcd-certificate"))
+            }
+            (None, Some(_)) => {
+                bail!("{} needs its certificate: name the file with `etcd-certificate`", origin("etcd-key"))
+            }
+        };
+        if !choice.tls && (authority.is_some() || certificate.is_some()) {
+            let key = if authority.is_some() { "etcd-authority" } else { "etcd-certificate" };
+            bail!("{} is for TLS: write the store as `etcds://…`", origin(key));
+        }
+        let text = |text: &str| match text.is_empty() {
+            true => Err("must not be empty".to_owned()),
+            false => Ok(text.to_owned()),
+        };
+        let user = match (self.one("etcd-user", text)?, self.one("etcd-password", text)?) {
+            (None, None) => None,
+            (Some(name), Some(password)) => Some(etcd::User { name, password }),
+            (Some(_), None) => bail!("{} needs a password: set `etcd-password`", origin("etcd-user")),
+            (None, Some(_)) => bail!("{} needs a user: set `etcd-user`", origin("etcd-password")),
+        };
+        let tls = choice.tls.then_some(etcd::Tls { authority, certificate });
+        let (endpoints, prefix) = (choice.endpoints.clone(), choice.prefix.clone());
+        Ok(Some(etcd::Settings { endpoints, prefix, tls, user }))
     }
 
     /// A secret is in no complaint, not even one that is given twice.
@@ -331,8 +400,10 @@ impl Given {
             },
             services: self.one("services", directory)?,
             allow_empty: self.one("allow-empty", flag)?.unwrap_or(false),
+            data: self.data(&store, around)?,
+            etcd: self.etcd(&store)?,
+            node: self.one("node", node)?,
             store,
-            data: self.data(store, around)?,
             history_changes: self.one("history-changes", |text| number(text, 0, u64::MAX))?.unwrap_or(Limits::default().history_changes),
             history_age: self.one("history-age", |text| duration(text, HISTORY_AGE_MAX))?.unwrap_or(Limits::default().history_age),
             user: self.one("user", account)?,

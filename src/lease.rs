@@ -27,6 +27,18 @@ const ABSENCE_LONG: Duration = Duration::from_secs(1);
 const NEVER: u64 = u64::MAX - 1;
 /// The lease is over, for good.
 const EXPIRED: u64 = u64::MAX;
+/// Another node watches over the lease: here it stands still.
+const ELSEWHERE: u64 = u64::MAX - 2;
+
+/// What became of a renewal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Renewal {
+    Done,
+    /// The lease is over already.
+    Over,
+    /// Another node watches over it, and did not hear of this.
+    Elsewhere,
+}
 
 /// Whose deadline it is.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -64,32 +76,42 @@ impl LeaseCell {
         Arc::new(Self { of: of.into(), duration_ns: 0, deadline_ns: AtomicU64::new(NEVER) })
     }
 
-    /// Moves the deadline to one whole duration from `now`, where there is one; false where the lease is
-    /// already over.
-    pub fn renew(&self, now: Now) -> bool {
+    /// Moves the deadline to one whole duration from `now`, where there is one.
+    pub fn renew(&self, now: Now) -> Renewal {
         let renewed = now.mono_ns + self.duration_ns;
-        self.replace(|deadline| match deadline {
-            EXPIRED => None,
-            NEVER => Some(NEVER),
-            _ => Some(renewed),
-        })
+        match self.replace(|deadline| (deadline < ELSEWHERE).then_some(renewed)) {
+            Ok(_) | Err(NEVER) => Renewal::Done,
+            Err(EXPIRED) => Renewal::Over,
+            Err(_) => Renewal::Elsewhere,
+        }
     }
 
-    fn extend(&self, by: Duration) -> bool {
-        self.replace(|deadline| match deadline {
-            EXPIRED => None,
-            NEVER => Some(NEVER),
-            deadline => Some(deadline + nanoseconds(by)),
-        })
+    fn extend(&self, by: Duration) {
+        let _ = self.replace(|deadline| (deadline < ELSEWHERE).then(|| deadline + nanoseconds(by)));
+    }
+
+    /// Another node watches over the lease from here on.
+    pub fn leave(&self) {
+        if self.duration_ns > 0 {
+            self.deadline_ns.store(ELSEWHERE, Ordering::Release);
+        }
+    }
+
+    /// We watch over the lease from here on: where another node did, or where its end was not to be, it has one whole
+    /// duration. True where it has to be armed.
+    pub fn take(&self, now: Now) -> bool {
+        let begun = now.mono_ns + self.duration_ns;
+        self.replace(|deadline| matches!(deadline, ELSEWHERE | EXPIRED).then_some(begun)).is_ok()
     }
 
     /// Ends the lease where its deadline has passed; true where this call ended it.
     fn expire(&self, now: Now) -> bool {
-        self.replace(|deadline| (deadline <= now.mono_ns).then_some(EXPIRED))
+        self.replace(|deadline| (deadline <= now.mono_ns).then_some(EXPIRED)).is_ok()
     }
 
-    fn replace(&self, new: impl Fn(u64) -> Option<u64>) -> bool {
-        self.deadline_ns.fetch_update(Ordering::AcqRel, Ordering::Acquire, new).is_ok()
+    /// What it was before; or what it is, where it stays as it is.
+    fn replace(&self, new: impl Fn(u64) -> Option<u64>) -> Result<u64, u64> {
+        self.deadline_ns.fetch_update(Ordering::AcqRel, Ordering::Acquire, new)
     }
 
     /// True where the end has come and was noticed.
@@ -97,10 +119,10 @@ impl LeaseCell {
         self.deadline_ns.load(Ordering::Acquire) == EXPIRED
     }
 
-    /// The deadline in nanoseconds of the monotonic clock; `None` where there is none.
+    /// The deadline in nanoseconds of the monotonic clock; `None` where there is none, or not here.
     pub fn deadline_ns(&self) -> Option<u64> {
         match self.deadline_ns.load(Ordering::Acquire) {
-            NEVER | EXPIRED => None,
+            NEVER | EXPIRED | ELSEWHERE => None,
             deadline => Some(deadline),
         }
     }
@@ -133,9 +155,9 @@ impl Leases {
     pub fn after_absence(&self, away: Duration, now: Now) {
         for cell in self.buckets.values().flatten() {
             match away {
-                away if away >= ABSENCE_LONG => cell.renew(now),
+                away if away >= ABSENCE_LONG => drop(cell.renew(now)),
                 away => cell.extend(away),
-            };
+            }
         }
     }
 
@@ -201,10 +223,10 @@ mod tests {
         let mut leases = Leases::default();
         let cell = cell(Duration::from_secs(1));
         leases.arm(&cell);
-        assert!(cell.renew(at(900)));
+        assert_eq!(cell.renew(at(900)), Renewal::Done);
         assert!(leases.expired(at(1500), 10).is_empty());
         assert_eq!(leases.expired(at(1904), 10).len(), 1);
-        assert!(!cell.renew(at(1905)));
+        assert_eq!(cell.renew(at(1905)), Renewal::Over);
         assert_eq!(cell.deadline_ns(), None);
     }
 
@@ -221,11 +243,30 @@ mod tests {
     }
 
     #[test]
+    fn a_lease_that_another_node_watches_over_stands_still() {
+        let mut leases = Leases::default();
+        let cell = cell(Duration::from_secs(1));
+        leases.arm(&cell);
+        cell.leave();
+        assert!(leases.expired(at(2000), 10).is_empty());
+        assert_eq!(cell.renew(at(2000)), Renewal::Elsewhere);
+        leases.after_absence(Duration::from_secs(5), at(2000));
+        assert_eq!(cell.deadline_ns(), None);
+        assert!(cell.take(at(3000)));
+        assert!(!cell.take(at(3500)), "it runs already");
+        leases.arm(&cell);
+        assert!(leases.expired(at(3999), 10).is_empty());
+        assert_eq!(leases.expired(at(4004), 10).len(), 1);
+        assert!(cell.take(at(4004)), "its end was not to be");
+        assert_eq!(cell.renew(at(4100)), Renewal::Done);
+    }
+
+    #[test]
     fn a_late_renewal_counts_while_the_end_was_not_yet_noticed() {
         let mut leases = Leases::default();
         let cell = cell(Duration::from_secs(1));
         leases.arm(&cell);
-        assert!(cell.renew(at(1002)));
+        assert_eq!(cell.renew(at(1002)), Renewal::Done);
         assert!(leases.expired(at(1010), 10).is_empty());
     }
 }

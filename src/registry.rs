@@ -114,6 +114,16 @@ impl Registry {
         self.taken = taken;
     }
 
+    /// Everything up to `revision` is in the registry, though the last of it changed nothing here.
+    pub fn advance(&mut self, revision: u64) {
+        self.revision = self.revision.max(revision);
+    }
+
+    /// Watches over a deadline that another node watched over before.
+    pub fn watch_over(&mut self, deadline: &Arc<LeaseCell>) {
+        self.leases.arm(deadline);
+    }
+
     /// The revision of the last change applied.
     pub fn revision(&self) -> u64 {
         self.revision
@@ -121,6 +131,11 @@ impl Registry {
 
     pub fn instances(&self) -> usize {
         self.instances
+    }
+
+    /// How long an instance that left is remembered.
+    pub fn forget_after(&self) -> Duration {
+        self.forget_after
     }
 
     pub fn instances_max(&self) -> usize {
@@ -135,7 +150,7 @@ impl Registry {
     /// Puts back what a store kept: no change, and nothing that anybody waits for.
     pub fn restore(&mut self, kept: Kept, now: Now) {
         self.revision = kept.revision;
-        self.settings = kept.settings.into_iter().collect();
+        self.settings.extend(kept.settings);
         kept.tokens.into_iter().for_each(|token| self.tokens.put(Arc::new(token)));
         for host in kept.hosts {
             self.arm_checks(&[], &host.checks);
@@ -221,6 +236,8 @@ impl Registry {
                 let after = Instance { draining: true, since: now.wall, ..(**instance).clone() };
                 Ok(vec![(Reason::Drained, become_(instance, after))])
             }
+            // Whose it is, no instance says: nothing changes in the registry.
+            Command::Claim(holder) => self.held(holder).map(|_| Vec::new()),
             Command::Report(report) => self.check_report(report, now),
             Command::AddCheck { on, listed } => self.change_checks(on, now, |checks, of| {
                 let merged = merge_checks(checks, std::slice::from_ref(listed), true, of, now);
@@ -348,6 +365,13 @@ impl Registry {
             label = key.id.label_on(&key.host, attempt);
         }
         label
+    }
+
+    /// Another label for an instance whose own is another's: two nodes may have given one to two.
+    pub fn label_instead(&self, instance: &Instance) -> Option<Label> {
+        let service = self.services.get(&instance.key.service)?;
+        let other = service.members.get(instance.label.as_str())?;
+        (other.instance.key != instance.key).then(|| self.free_label(&instance.key))
     }
 
     fn held(&self, holder: &Holder) -> Result<&Arc<Instance>, Refusal> {

@@ -47,9 +47,13 @@ use crate::protocol::ServerForm;
 use crate::registry::Registry;
 use crate::socket::{self, Listener};
 use crate::special::Exceptions;
+use crate::store::etcd::link::{self, Link};
+use crate::store::etcd::{self, Etcd};
+use crate::store::record::{self, MemberForm};
 use crate::store::{Limits, Store, embedded};
 use crate::time::Now;
 use crate::view::{ConsulZone, Settings, View, Zones};
+use crate::writer::node::Node;
 use crate::writer::{Handle, Writer};
 use crate::zone::{Kind, Zone};
 use crate::zone_file;
@@ -111,8 +115,14 @@ pub async fn run(config: Config) -> Result<()> {
     // DNS answers SERVFAIL until the registry is loaded: at once, or where the sockets were handed over after
     // a moment, for what waits in them was asked of the server before us and shall not hear of the change.
     let patience = if bound.dns_handed { HANDED_WAIT_MAX } else { Duration::ZERO };
+    let access = Arc::new(Access {
+        rules: config.access.clone(),
+        others_trusted: config.allow_unauthenticated,
+        own_user: nix::unistd::geteuid().as_raw(),
+    });
     let view = server.view.clone();
-    let mut loading = std::pin::pin!(load(&config, taken, clock, &view));
+    let link = server.link(&config, &bound, &access)?;
+    let mut loading = std::pin::pin!(load(&config, taken, clock, &view, link));
     let loaded = match tokio::time::timeout(patience, &mut loading).await {
         Ok(loaded) => loaded,
         Err(_) => {
@@ -120,16 +130,20 @@ pub async fn run(config: Config) -> Result<()> {
             loading.await
         }
     };
-    let (store, registry) = loaded?;
-    let (history, store_name) = (store.history(), store.name());
-    let access = Arc::new(Access {
-        rules: config.access.clone(),
-        others_trusted: config.allow_unauthenticated,
-        own_user: nix::unistd::geteuid().as_raw(),
-    });
-    let (writer, handle) = Writer::new(registry, store, server.view.clone(), clock, access.clone());
     let mut writing = JoinSet::new(); // its end is waited for apart: it comes before that of DNS
-    writing.spawn(writer.run());
+    let (history, store_name, handle) = match loaded? {
+        Loaded::Alone(store, registry) => {
+            let (history, store_name) = (store.history(), store.name());
+            let (writer, handle) = Writer::new(*registry, store, server.view.clone(), clock, access.clone());
+            writing.spawn(writer.run());
+            (history, store_name, handle)
+        }
+        Loaded::OneOfSeveral(node, handle) => {
+            let history = node.history();
+            writing.spawn(node.run());
+            (history, "etcd", handle)
+        }
+    };
     server.transfers.begin(handle.clone(), history.clone());
     let journal = handle.journal.clone();
     server.view.set_ready();
@@ -257,6 +271,32 @@ impl Server {
         Ok(responder)
     }
 
+    /// The link to etcd, where it is the store. It lasts as long as DNS does.
+    fn link(&mut self, config: &Config, bound: &Bound, access: &Arc<Access>) -> Result<Option<Linked>> {
+        let Some(settings) = config.etcd.clone() else { return Ok(None) };
+        let name = config.node.clone().unwrap_or_else(|| own_host().to_string());
+        let (prefix, run) = (settings.prefix.clone(), random()?);
+        let port = |listeners: &[std::net::TcpListener]| {
+            let first = listeners.first().and_then(|listener| listener.local_addr().ok());
+            first.map_or(0, |address| address.port())
+        };
+        let member = MemberForm {
+            run,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            addresses: self.view.settings.ns_addresses.clone(),
+            dns: bound.dns_ports.first().copied().unwrap_or(0),
+            listen: port(&bound.listen),
+            http: port(&bound.http),
+            started: self.clock.now().wall.unix_ms,
+        };
+        let (etcd, end) = etcd::way();
+        let clock_and_seed = (self.clock, self.seeds.next_u64());
+        let link = Link::new(settings, &name, record::write_member(&member), end, clock_and_seed)
+            .map_err(|error| anyhow::anyhow!("reaching etcd: {error}"))?;
+        self.tasks.spawn("etcd", link.run(self.stop_dns.clone()));
+        Ok(Some(Linked { etcd, name, prefix, run, access: access.clone() }))
+    }
+
     /// Who asks other servers, where the configuration names some.
     fn forwarder(&self, config: &Config, bound: &[bind::Dns]) -> Result<Option<Arc<Forwarder>>> {
         if config.forward.is_empty() {
@@ -346,10 +386,28 @@ pub fn check(config: &Config) -> Result<()> {
     encrypted::identity(config)?;
     encrypted::authorities(config)?;
     secondaries::keys(config)?;
+    if let Some(tls) = config.etcd.as_ref().and_then(|etcd| etcd.tls.as_ref()) {
+        link::client_config(tls).map_err(anyhow::Error::msg)?;
+    }
     match &config.zones {
         Some(directory) => read_zones(directory, config).map(|_| ()),
         None => Ok(()),
     }
+}
+
+/// The registry as it was found, and who changes it.
+enum Loaded {
+    Alone(Store, Box<Registry>),
+    OneOfSeveral(Box<Node>, Handle),
+}
+
+/// This server as a node, whose link to etcd is there already.
+struct Linked {
+    etcd: Etcd,
+    name: String,
+    prefix: String,
+    run: u64,
+    access: Arc<Access>,
 }
 
 /// Opens the store and makes what it kept visible.
@@ -358,18 +416,25 @@ async fn load(
     taken: HashMap<ServiceName, Box<str>>,
     clock: Clock,
     view: &Arc<View>,
-) -> Result<(Store, Registry)> {
+    linked: Option<Linked>,
+) -> Result<Loaded> {
     let mut registry = Registry::new(config.instances_max, config.known_for);
     registry.set_taken(taken);
+    if let Some(Linked { etcd, name, prefix, run, access }) = linked {
+        let (mut node, handle) =
+            Node::new(registry, etcd, (&name, &prefix), run, view.clone(), clock, access);
+        node.load().await.map_err(|error| anyhow::anyhow!("reading the registry from etcd: {error}"))?;
+        return Ok(Loaded::OneOfSeveral(Box::new(node), handle));
+    }
     let Some(directory) = config.data.clone() else {
         let unix_ms = clock.now().wall.unix_ms;
         view.set_serial_base((unix_ms / 1000) as u32);
         view.set_index_base(unix_ms as u64 * 1000);
-        return Ok((Store::memory(), registry));
+        return Ok(Loaded::Alone(Store::memory(), Box::new(registry)));
     };
     let limits = Limits { history_changes: config.history_changes, history_age: config.history_age };
     let view = view.clone();
-    let loading = tokio::task::spawn_blocking(move || -> Result<(Store, Registry)> {
+    let loading = tokio::task::spawn_blocking(move || -> Result<Loaded> {
         let begun = clock.now();
         let (embedded, mut loaded) =
             embedded::open(&directory, limits, clock.now()).context("opening the store")?;
@@ -385,7 +450,7 @@ async fn load(
         // Repair and loading took their time: a lease runs from here.
         registry.after_absence(since(begun), clock.now());
         tracing::debug!(instances = registry.instances(), reading = ?since(begun) - since(read), publishing = ?since(read), "loaded");
-        Ok((Store::Embedded(embedded), registry))
+        Ok(Loaded::Alone(Store::Embedded(embedded), Box::new(registry)))
     });
     loading.await.context("loading the registry")?
 }
@@ -402,6 +467,8 @@ async fn behind(
 /// Every socket of the server: those handed over, and those of the configuration for what was not.
 struct Bound {
     dns: Vec<bind::Dns>,
+    /// Their ports.
+    dns_ports: Vec<u16>,
     /// The DNS sockets are somebody else's, and queries may wait in them.
     dns_handed: bool,
     unix: std::os::unix::net::UnixListener,
@@ -435,7 +502,21 @@ impl Bound {
         let dot = handed_or(handed.dot, &config.dot, bind::dot)?;
         let doh = handed_or(handed.doh, &config.doh, bind::doh)?;
         let doq = handed_or(handed.doq, &config.doq, bind::doq)?;
-        Ok(Self { dns, dns_handed, unix, unix_file, listen, http, listen_tls, https, dot, doh, doq })
+        let dns_ports = dns.iter().map(|dns| dns.address.port()).collect();
+        Ok(Self {
+            dns,
+            dns_ports,
+            dns_handed,
+            unix,
+            unix_file,
+            listen,
+            http,
+            listen_tls,
+            https,
+            dot,
+            doh,
+            doq,
+        })
     }
 
     /// Where DNS is answered, over whatever.

@@ -24,12 +24,13 @@ use crate::access::{Identity, Verb};
 use crate::connections::tls::{Acceptor, name_of_client};
 use crate::connections::{Handed, Octets, Place};
 use crate::desk::{Desk, page_of, place_of};
+use crate::instance::{Key, Lease};
 use crate::name::{HostName, InstanceId, ServiceName};
 use crate::protocol::{
     FilterForm, HolderForm, InstancesForm, LIST_MAX, LookupForm, Peer, Problem, RenewedForm, Reply,
     ServerForm, SettingsReply, SettingsShown, TokenShown, TokensForm, lease_text,
 };
-use crate::registry::Command;
+use crate::registry::{Command, Holder};
 
 /// Connections at once, over all listeners; a holder of a connection-bound lease needs one for itself.
 pub const CONNECTIONS_MAX: usize = 10_000;
@@ -196,7 +197,7 @@ impl Desk {
         }))
     }
 
-    fn renew(&self, form: &HolderForm<'_>, host: &HostName, who: &Identity) -> Result<Reply, Problem> {
+    fn renew(&self, form: &HolderForm<'_>, host: &HostName, who: &Identity) -> Result<Renewed, Problem> {
         let holder = form.holder(host)?;
         let key = &holder.key;
         let service = self.view.service(key.service.as_str());
@@ -204,11 +205,21 @@ impl Desk {
             Some(member) => self.may_change(who, Verb::Register, &member.instance)?,
             None => self.may(who, Verb::Register, (&key.service).into())?,
         }
-        let lease = self.view.renew(&holder.key, holder.lease_id, self.clock.now())?;
-        Ok(Reply::Renewed(RenewedForm {
-            service: holder.key.service.to_string(),
-            id: holder.key.id.to_string(),
-            lease: lease_text(lease),
-        }))
+        Ok(match self.view.renew(&holder.key, holder.lease_id, self.clock.now())? {
+            Some(lease) => Renewed::Here(renewed(&holder.key, lease)),
+            None => Renewed::Elsewhere(holder),
+        })
     }
+}
+
+/// What became of a heartbeat.
+enum Renewed {
+    Here(Reply),
+    /// The writer has to take the lease over from another node first.
+    Elsewhere(Holder),
+}
+
+fn renewed(key: &Key, lease: Lease) -> Reply {
+    let (service, id) = (key.service.to_string(), key.id.to_string());
+    Reply::Renewed(RenewedForm { service, id, lease: lease_text(lease) })
 }

@@ -29,6 +29,7 @@ pub use self::spans::Spans;
 use crate::balance::{Balance, Policy, Region, Ring, Scale, SrvWeights};
 use crate::grammar::reverse::Prefix;
 use crate::instance::{Host, Instance, Key, Lease, Location, ServiceSettings};
+use crate::lease::Renewal;
 pub use crate::member::{Member, Members, Standing};
 use crate::name::{Apex, Datacenter, HostName, InstanceId, Label, Name, ServiceName, Tag};
 use crate::protocol::Filter;
@@ -792,16 +793,21 @@ impl View {
         service.by_key(key).cloned()
     }
 
-    /// Renews the lease of `key`: one number stored, no change.
-    pub fn renew(&self, key: &Key, lease_id: Option<u64>, now: Now) -> Result<Lease, Refusal> {
+    /// Renews the lease of `key`: one number stored, no change. `None` where another node watches over it, which has to be
+    /// asked for it ([`crate::registry::Command::Claim`]).
+    pub fn renew(&self, key: &Key, lease_id: Option<u64>, now: Now) -> Result<Option<Lease>, Refusal> {
         let not_found = || Refusal::NotFound(key.clone());
         let service = self.service(key.service.as_str()).ok_or_else(not_found)?;
         let instance = &service.by_key(key).ok_or_else(not_found)?.instance;
         if lease_id.is_some_and(|lease_id| lease_id != instance.lease_id) {
             return Err(Refusal::Superseded(key.clone()));
         }
-        // One that is over was not yet taken out of the view: its end is on the way.
-        if instance.deadline.renew(now) { Ok(instance.lease) } else { Err(not_found()) }
+        match instance.deadline.renew(now) {
+            Renewal::Done => Ok(Some(instance.lease)),
+            // It was not yet taken out of the view: its end is on the way.
+            Renewal::Over => Err(not_found()),
+            Renewal::Elsewhere => Ok(None),
+        }
     }
 
     /// The services that would lose the last of their answers with these instances. One alone is no bulk: whoever takes

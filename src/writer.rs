@@ -9,6 +9,9 @@
 //! at once and stored with the next commit. What the store refuses is refused to whoever asked, and the
 //! registry is as it was: answers go on from it.
 
+mod fold;
+pub mod node;
+
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::ops::Range;
 use std::pin::Pin;
@@ -18,7 +21,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Sleep;
 
-use crate::access::{Access, Denied, Identity, On, Tokens};
+use crate::access::{Access, Identity, On, Tokens};
 use crate::check::worst;
 use crate::clock::Clock;
 use crate::instance::{Health, Host, Instance, Key, ServiceSettings};
@@ -220,6 +223,7 @@ struct Round {
     left: HashSet<ServiceName>,
     hosts: HashSet<HostName>,
     settings: HashSet<ServiceName>,
+    /// One token at a time: there may only be so many.
     tokens: bool,
     /// Of the services that instances are registered of.
     names: HashSet<ServiceName>,
@@ -361,13 +365,8 @@ impl Writer {
 
     /// At this point the view is the registry, and the next change goes to the follower.
     fn watch(&mut self, filter: Option<&Filter>) -> Watch {
-        let members = self.spend(|this| {
-            filter.map(|filter| this.view.list(filter, None, usize::MAX).0).unwrap_or_default()
-        });
-        let topic =
-            filter.and_then(|filter| filter.service.as_ref()).map_or(Topic::Everything, Topic::Service);
-        let (revision, changes) = (self.registry.revision(), self.journal.follow(topic));
-        Watch { members, revision, unstored: self.unstored.clone(), changes }
+        let (revision, unstored) = (self.registry.revision(), self.unstored.clone());
+        self.spend(|this| watch(&this.view, &this.journal, filter, revision, unstored))
     }
 
     /// Time that we spend ourselves is no absence.
@@ -379,24 +378,11 @@ impl Writer {
     }
 
     fn zone(&mut self) -> Zone {
-        let revision = self.registry.revision();
-        Zone { revision, services: self.spend(|this| this.view.all_services()) }
+        self.spend(|this| zone(&this.registry, &this.view))
     }
 
     fn picture(&mut self, of: Vec<ServiceName>) -> Picture {
-        self.spend(|this| {
-            let services = of.into_iter().map(|name| {
-                let now = (this.view.service(name.as_str()), this.view.settings_of(&name));
-                (name, now)
-            });
-            let hosts = this.view.all_hosts().into_iter().map(|host| (host.name.clone(), host));
-            Picture {
-                revision: this.registry.revision(),
-                services: services.collect(),
-                hosts: hosts.collect(),
-                unstored: this.unstored.clone(),
-            }
-        })
+        self.spend(|this| picture(&this.registry, &this.view, of, this.unstored.clone()))
     }
 
     /// What happened anyway is so at once, and is stored with the next commit.
@@ -416,40 +402,10 @@ impl Writer {
         self.happen(found, now, changes);
     }
 
-    /// Makes changes that the registry holds visible, and tells those who follow.
     fn show(&self, changes: &[Change]) {
-        if changes.is_empty() {
-            return;
+        if !changes.is_empty() {
+            show(&self.registry, &self.view, &self.journal, changes);
         }
-        let touched = self.view.publish(&self.registry, changes);
-        changes.iter().for_each(|change| self.log_guard(change));
-        if self.journal.is_followed() {
-            let event = |change: &Change| journal::Event::new(change.clone(), self.host_health(change));
-            self.journal.publish(&changes.iter().map(event).collect(), &touched);
-        }
-    }
-
-    /// Whoever operates us hears when a service's answers are no longer only of live instances, and when they are again.
-    fn log_guard(&self, change: &Change) {
-        match &change.what {
-            What::Guard { service, after: Some(_), .. } => {
-                let view = self.view.service(service.as_str());
-                let stale = view.as_ref().map(|view| &*view.stale).unwrap_or_default();
-                tracing::warn!(%service, stale, "too many instances went bad at once; they stay in the answers");
-            }
-            What::Guard { service, after: None, .. } => {
-                tracing::info!(%service, "the guard ended; the answers are of live instances again");
-            }
-            _ => {}
-        }
-    }
-
-    /// The health of the host of the instance that a change is of.
-    fn host_health(&self, change: &Change) -> Health {
-        let What::Instance { before, after } = &change.what else { return Health::Passing };
-        let instance = after.as_ref().or(before.as_ref());
-        let host = instance.and_then(|instance| self.registry.host(&instance.key.host));
-        host.map_or(Health::Passing, |host| worst(&host.checks))
     }
 
     /// Puts a command into the round; returns it where it has to wait for the next.
@@ -462,7 +418,7 @@ impl Writer {
             round.share_name(registration);
             registration.owner = by.owner.clone();
         }
-        let permitted = self.permits(&command, &by, now).map_err(Refusal::from);
+        let permitted = permits(&self.registry, &self.access, &command, &by, now);
         let found = match permitted.and_then(|()| self.registry.check(&command, now)) {
             Ok(found) => found,
             Err(refusal) => {
@@ -484,26 +440,6 @@ impl Writer {
         }
         round.answers.push((Ok(first..round.changes.len()), done));
         None
-    }
-
-    /// Whether somebody may do what is asked for, on everything that it is about.
-    fn permits(&self, command: &Command, by: &Identity, now: Now) -> Result<(), Denied> {
-        let (verb, tokens) = (command.verb(), self.registry.tokens());
-        for about in subjects(command) {
-            match about {
-                About::Instance(key) => match self.registry.instance(key) {
-                    Some(instance) => self.access.permits_change(by, verb, instance, tokens, now.wall)?,
-                    None => self.access.permits(by, verb, On::from(&key.service), tokens, now.wall)?,
-                },
-                About::Settings(service) => {
-                    self.access.permits(by, verb, On::from(service), tokens, now.wall)?
-                }
-                About::Host(_) | About::Tokens => {
-                    self.access.permits(by, verb, On::Everything, tokens, now.wall)?
-                }
-            }
-        }
-        Ok(())
     }
 
     /// Makes the round durable, then so, then visible, then acknowledged; or refuses all of it.
@@ -588,6 +524,86 @@ impl Writer {
     }
 }
 
+/// Makes changes that the registry holds visible, and tells those who follow.
+fn show(registry: &Registry, view: &View, journal: &Journal, changes: &[Change]) {
+    let touched = view.publish(registry, changes);
+    changes.iter().for_each(|change| log_guard(view, change));
+    if journal.is_followed() && !changes.is_empty() {
+        let event = |change: &Change| journal::Event::new(change.clone(), host_health(registry, change));
+        journal.publish(&changes.iter().map(event).collect(), &touched);
+    }
+}
+
+fn watch(
+    view: &View,
+    journal: &Journal,
+    filter: Option<&Filter>,
+    revision: u64,
+    unstored: Vec<Change>,
+) -> Watch {
+    let members = filter.map(|filter| view.list(filter, None, usize::MAX).0).unwrap_or_default();
+    let topic = filter.and_then(|filter| filter.service.as_ref()).map_or(Topic::Everything, Topic::Service);
+    Watch { members, revision, unstored, changes: journal.follow(topic) }
+}
+
+fn zone(registry: &Registry, view: &View) -> Zone {
+    Zone { revision: registry.revision(), services: view.all_services() }
+}
+
+fn picture(registry: &Registry, view: &View, of: Vec<ServiceName>, unstored: Vec<Change>) -> Picture {
+    let services = of.into_iter().map(|name| {
+        let now = (view.service(name.as_str()), view.settings_of(&name));
+        (name, now)
+    });
+    let hosts = view.all_hosts().into_iter().map(|host| (host.name.clone(), host));
+    Picture { revision: registry.revision(), services: services.collect(), hosts: hosts.collect(), unstored }
+}
+
+/// The health of the host of the instance that a change is of.
+fn host_health(registry: &Registry, change: &Change) -> Health {
+    let What::Instance { before, after } = &change.what else { return Health::Passing };
+    let instance = after.as_ref().or(before.as_ref());
+    let host = instance.and_then(|instance| registry.host(&instance.key.host));
+    host.map_or(Health::Passing, |host| worst(&host.checks))
+}
+
+/// Whoever operates us hears when a service's answers are no longer only of live instances, and when they are again.
+fn log_guard(view: &View, change: &Change) {
+    match &change.what {
+        What::Guard { service, after: Some(_), .. } => {
+            let view = view.service(service.as_str());
+            let stale = view.as_ref().map(|view| &*view.stale).unwrap_or_default();
+            tracing::warn!(%service, stale, "too many instances went bad at once; they stay in the answers");
+        }
+        What::Guard { service, after: None, .. } => {
+            tracing::info!(%service, "the guard ended; the answers are of live instances again");
+        }
+        _ => {}
+    }
+}
+
+/// Whether somebody may do what is asked for, on everything that it is about.
+fn permits(
+    registry: &Registry,
+    access: &Access,
+    command: &Command,
+    by: &Identity,
+    now: Now,
+) -> Result<(), Refusal> {
+    let (verb, tokens) = (command.verb(), registry.tokens());
+    for about in subjects(command) {
+        match about {
+            About::Instance(key) => match registry.instance(key) {
+                Some(instance) => access.permits_change(by, verb, instance, tokens, now.wall)?,
+                None => access.permits(by, verb, On::from(&key.service), tokens, now.wall)?,
+            },
+            About::Settings(service) => access.permits(by, verb, On::from(service), tokens, now.wall)?,
+            About::Host(_) | About::Token(_) => access.permits(by, verb, On::Everything, tokens, now.wall)?,
+        }
+    }
+    Ok(())
+}
+
 /// True for what happened, whether the store takes it or not: a closed connection, a probe's verdict.
 fn is_fact(command: &Command, by: &Identity) -> bool {
     match command {
@@ -614,7 +630,7 @@ impl Round {
             About::Instance(key) => self.keys.contains(key),
             About::Host(host) => self.hosts.contains(host),
             About::Settings(service) => self.settings.contains(service),
-            About::Tokens => self.tokens,
+            About::Token(_) => self.tokens,
         })
     }
 
@@ -624,7 +640,7 @@ impl Round {
                 About::Instance(key) => drop(self.keys.insert(key.clone())),
                 About::Host(host) => drop(self.hosts.insert(host.clone())),
                 About::Settings(service) => drop(self.settings.insert(service.clone())),
-                About::Tokens => self.tokens = true,
+                About::Token(_) => self.tokens = true,
             }
         }
     }
@@ -673,8 +689,8 @@ enum About<'a> {
     Instance(&'a Key),
     Host(&'a HostName),
     Settings(&'a ServiceName),
-    /// One at a time: there may only be so many.
-    Tokens,
+    /// By its name.
+    Token(&'a Arc<str>),
 }
 
 fn subjects(command: &Command) -> impl Iterator<Item = About<'_>> {
@@ -682,7 +698,9 @@ fn subjects(command: &Command) -> impl Iterator<Item = About<'_>> {
         Command::Register(registration) => {
             (Some(About::Instance(&registration.key)), registration.displaces.as_ref().map(About::Instance))
         }
-        Command::Deregister(holder) | Command::Drain(holder) => (Some(About::Instance(&holder.key)), None),
+        Command::Deregister(holder) | Command::Drain(holder) | Command::Claim(holder) => {
+            (Some(About::Instance(&holder.key)), None)
+        }
         Command::Report(Report { on, .. })
         | Command::AddCheck { on, .. }
         | Command::RemoveCheck { on, .. } => {
@@ -695,7 +713,8 @@ fn subjects(command: &Command) -> impl Iterator<Item = About<'_>> {
         Command::RegisterHost(registration) => (Some(About::Host(&registration.name)), None),
         Command::DeregisterHost(name) => (Some(About::Host(name)), None),
         Command::Configure(configuration) => (Some(About::Settings(&configuration.service)), None),
-        Command::CreateToken(_) | Command::RevokeToken(_) => (Some(About::Tokens), None),
+        Command::CreateToken(token) => (Some(About::Token(&token.name)), None),
+        Command::RevokeToken(name) => (Some(About::Token(name)), None),
         Command::Closed { .. } => (None, None),
     };
     first.into_iter().chain(second)

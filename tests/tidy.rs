@@ -73,6 +73,7 @@ const ROOMS: &[(&str, Room)] = &[
     ("journal.rs", State),
     ("store/", State),
     ("writer.rs", State),
+    ("writer/", State),
     ("dns/", Edge),
     ("health.rs", Edge),
     ("health/", Edge),

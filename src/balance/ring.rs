@@ -1,4 +1,5 @@
-//! A consistent-hash ring with virtual nodes (Karger et al., 1997): which instances a client keeps.
+//! A consistent-hash ring with virtual nodes (Karger et al., 1997): which instances a client keeps, and which node takes
+//! over what another has left.
 //!
 //! Every member has points on a circle of 64 bits, as many as its weight is worth. A client's network is a place on the
 //! circle, and the members are taken in the order in which they are met from there on. One that leaves takes its
@@ -14,6 +15,19 @@ use crate::name::fnv;
 pub const POINTS: usize = 1000;
 /// Points of one ring, 1 MiB of them: with more than 65 members each has fewer, and at least one.
 const RING_POINTS_MAX: usize = 65_536;
+
+/// Slots that the circle of the nodes is cut into: each belongs to one node as a whole.
+pub const SLOTS: usize = 16_384;
+
+/// The slot of an id: the same in every version and on every machine.
+pub fn slot_of(id: &str) -> usize {
+    (hash_of(id) % SLOTS as u64) as usize
+}
+
+/// The hash of an id, whose slot is its rest by [`SLOTS`].
+pub fn hash_of(id: &str) -> u64 {
+    mix(fnv(&[id.as_bytes()]))
+}
 
 /// See the module's own words.
 #[derive(Debug, PartialEq)]
@@ -104,6 +118,19 @@ impl Ring {
         points.map(|(_, number)| *number as usize)
     }
 
+    /// Whose a slot is: it lies at `slot / SLOTS` of the circle, and belongs to the first point from there on. The second is
+    /// who has it when the first leaves, itself where there is nobody else.
+    pub fn owners(&self, slot: usize) -> Option<(u64, u64)> {
+        let place = slot as u64 * (u64::MAX / SLOTS as u64 + 1);
+        let first = self.points.partition_point(|(point, _)| *point < place);
+        let mut owners = self.points[first..]
+            .iter()
+            .chain(&self.points[..first])
+            .map(|(_, number)| self.members[*number as usize].0);
+        let owner = owners.next()?;
+        Some((owner, owners.find(|identity| *identity != owner).unwrap_or(owner)))
+    }
+
     /// The pieces of the circle, in order: whose a piece is, and how long. Together they are the whole.
     pub fn arcs(&self) -> Vec<(u64, u64)> {
         let last = self.points.last().map_or(0, |(point, _)| *point);
@@ -112,5 +139,38 @@ impl Ring {
             .zip(&self.points)
             .map(|(before, (point, number))| (self.members[*number as usize].0, point.wrapping_sub(before)))
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn owners(members: &[u64]) -> Vec<u64> {
+        let ring = Ring::new(members.iter().map(|member| (*member, 1)).collect());
+        (0..SLOTS).map(|slot| ring.owners(slot).unwrap().0).collect()
+    }
+
+    #[test]
+    fn a_member_that_leaves_moves_its_own_slots_alone_and_to_those_that_are_next() {
+        let members: Vec<u64> = (0..5).map(|number| fnv(&[format!("node-{number}").as_bytes()])).collect();
+        let (before, after) = (owners(&members), owners(&members[1..]));
+        let ring = Ring::new(members.iter().map(|member| (*member, 1)).collect());
+        for slot in 0..SLOTS {
+            match before[slot] == members[0] {
+                true => assert_eq!(after[slot], ring.owners(slot).unwrap().1, "{slot}"),
+                false => assert_eq!(after[slot], before[slot], "{slot}"),
+            }
+        }
+        for member in members {
+            let share = before.iter().filter(|owner| **owner == member).count() as f64 / SLOTS as f64;
+            assert!((0.17..0.23).contains(&share), "{share}");
+        }
+    }
+
+    #[test]
+    fn nobody_has_a_slot_where_there_is_nobody_and_one_has_all() {
+        assert_eq!(Ring::new(Vec::new()).owners(7), None);
+        assert_eq!(Ring::new(vec![(3, 1)]).owners(7), Some((3, 3)));
     }
 }

@@ -8,8 +8,21 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::{DNS_PORT, StoreChoice};
+use super::{DNS_PORT, EtcdChoice, StoreChoice};
 use crate::access::Rule;
+use crate::store::etcd::Endpoint;
+
+/// Where etcd answers its clients.
+const ETCD_PORT: u16 = 2379;
+/// Members of etcd that are tried in turn: its clusters have three, five or seven.
+const ENDPOINTS_MAX: usize = 16;
+/// What keys begin with where nothing is said.
+const PREFIX_DEFAULT: &str = "/callsign/";
+/// Octets of a prefix, which every key has.
+const PREFIX_OCTETS_MAX: usize = 64;
+/// Octets of a node's name.
+const NODE_OCTETS_MAX: usize = 63;
+
 use crate::balance::Region;
 use crate::dns::cookie::{SECRET_OCTETS, Secret};
 use crate::dns::edns::NSID_OCTETS_MAX;
@@ -197,12 +210,70 @@ pub fn path(text: &str) -> Result<PathBuf, String> {
 
 pub fn store(text: &str) -> Result<StoreChoice, String> {
     match text {
-        "embedded" => Ok(StoreChoice::Embedded),
-        "memory" => Ok(StoreChoice::Memory),
-        text if text.starts_with("etcd://") => {
-            Err("`etcd` is not there yet; this version has `embedded` and `memory`".to_owned())
+        "embedded" => return Ok(StoreChoice::Embedded),
+        "memory" => return Ok(StoreChoice::Memory),
+        _ => {}
+    }
+    let (tls, rest) = match (text.strip_prefix("etcd://"), text.strip_prefix("etcds://")) {
+        (Some(rest), _) => (false, rest),
+        (None, Some(rest)) => (true, rest),
+        (None, None) => {
+            return Err(format!(
+                "must be `embedded`, `memory` or `etcd://HOST:PORT[,HOST:PORT…][/PREFIX]`, not `{}`",
+                text.escape_debug()
+            ));
         }
-        text => Err(format!("must be `embedded` or `memory`, not `{}`", text.escape_debug())),
+    };
+    let (endpoints, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+    let endpoints: Vec<Endpoint> = endpoints.split(',').map(endpoint).collect::<Result<_, _>>()?;
+    if endpoints.len() > ENDPOINTS_MAX {
+        return Err(format!(
+            "names {} members of etcd; {ENDPOINTS_MAX} are enough to find it",
+            endpoints.len()
+        ));
+    }
+    let prefix = match prefix.trim_matches('/') {
+        "" => PREFIX_DEFAULT.to_owned(),
+        prefix
+            if prefix.bytes().all(|octet| octet.is_ascii_graphic()) && prefix.len() <= PREFIX_OCTETS_MAX =>
+        {
+            format!("/{prefix}/")
+        }
+        prefix => {
+            return Err(format!(
+                "must have a prefix of at most {PREFIX_OCTETS_MAX} printable ASCII characters, not `{}`",
+                prefix.escape_debug()
+            ));
+        }
+    };
+    Ok(StoreChoice::Etcd(EtcdChoice { endpoints, prefix, tls }))
+}
+
+fn endpoint(text: &str) -> Result<Endpoint, String> {
+    let unfit = || format!("must name each member of etcd as HOST:PORT, not `{}`", text.escape_debug());
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) if !host.contains(':') || host.ends_with(']') => {
+            (host, port.parse().map_err(|_| unfit())?)
+        }
+        _ => (text, ETCD_PORT),
+    };
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let is_name = host.bytes().all(|octet| octet.is_ascii_alphanumeric() || b"-._".contains(&octet));
+    match (host.parse::<IpAddr>(), is_name && !host.is_empty() && port > 0) {
+        (Ok(_), _) | (Err(_), true) => Ok(Endpoint { host: host.to_owned(), port }),
+        (Err(_), false) => Err(unfit()),
+    }
+}
+
+/// What this node is called among the others: a name in keys of etcd, in logs and in tables.
+pub fn node(text: &str) -> Result<String, String> {
+    let fits = |octet: u8| octet.is_ascii_alphanumeric() || b"-._:".contains(&octet);
+    match !text.is_empty() && text.len() <= NODE_OCTETS_MAX && text.bytes().all(fits) {
+        true => Ok(text.to_owned()),
+        false => Err(format!(
+            "must be letters, digits, `-`, `.`, `_` and `:`, at most {NODE_OCTETS_MAX} of them, not `{}`",
+            text.escape_debug()
+        )),
     }
 }
 

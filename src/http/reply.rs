@@ -81,7 +81,7 @@ impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Self {
         let status = match refusal {
             Refusal::NotFound(_) | Refusal::NoCheck(..) | Refusal::NoToken(_) => StatusCode::NOT_FOUND,
-            Refusal::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Refusal::Unavailable(_) | Refusal::Unknown(_) => StatusCode::SERVICE_UNAVAILABLE,
             Refusal::Full { .. } | Refusal::TooManySettings { .. } | Refusal::TooManyTokens => {
                 StatusCode::INSUFFICIENT_STORAGE
             }

@@ -17,6 +17,8 @@ pub enum Command {
     Register(Box<Registration>),
     Deregister(Holder),
     Drain(Holder),
+    /// A heartbeat of an instance that another node watches over: from here on we do.
+    Claim(Holder),
     Report(Report),
     /// One more check, or the same one anew.
     AddCheck {
@@ -45,7 +47,7 @@ impl Command {
     /// What somebody must be allowed who asks for it.
     pub fn verb(&self) -> Verb {
         match self {
-            Self::Register(_) | Self::RegisterHost(_) => Verb::Register,
+            Self::Register(_) | Self::RegisterHost(_) | Self::Claim(_) => Verb::Register,
             Self::Deregister(_) | Self::Drain(_) | Self::DeregisterHost(_) | Self::Closed { .. } => {
                 Verb::Deregister
             }
@@ -174,6 +176,8 @@ pub enum Refusal {
     FailoverCycle(Vec<ServiceName>),
     #[error("not stored, so nothing was changed: {0}")]
     Unavailable(Arc<str>),
+    #[error("whether it is stored is not known: {0}; say it again")]
+    Unknown(Arc<str>),
     #[error("there is a token `{0}` already; revoke it first, or choose another name")]
     TokenExists(Arc<str>),
     #[error("there is no token `{0}`; `callsign token list` shows those there are")]
@@ -196,7 +200,7 @@ impl Refusal {
             Self::NotFound(_) | Self::NoCheck(..) | Self::NoToken(_) => "not_found",
             Self::Superseded(_) => "superseded",
             Self::Full { .. } | Self::TooManySettings { .. } | Self::TooManyTokens => "full",
-            Self::Unavailable(_) => "unavailable",
+            Self::Unavailable(_) | Self::Unknown(_) => "unavailable",
             Self::TooManyChecks | Self::FailoverCycle(_) => "invalid",
             Self::Taken { .. } | Self::TokenExists(_) => "taken",
             Self::Denied(_) => "denied",
@@ -207,7 +211,8 @@ impl Refusal {
         match self {
             Self::NotFound(_) => Some("id"),
             Self::Superseded(_) => Some("lease_id"),
-            Self::Full { .. } | Self::Unavailable(_) | Self::TooManyTokens | Self::Denied(_) => None,
+            Self::Full { .. } | Self::Unavailable(_) | Self::Unknown(_) => None,
+            Self::TooManyTokens | Self::Denied(_) => None,
             Self::TokenExists(_) | Self::NoToken(_) => Some("name"),
             Self::TooManyChecks => Some("checks"),
             Self::FailoverCycle(_) => Some("failover"),

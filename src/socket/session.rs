@@ -10,6 +10,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::lines::{LINE_TIME_MAX, Read, buffered_line, read_line};
+use super::{Renewed, renewed};
 use crate::access::{Denied, Identity, On, Token, Verb};
 use crate::connections::Place;
 use crate::desk::Desk;
@@ -21,7 +22,7 @@ use crate::protocol::{
     Problem, RegisterForm, RegisteredForm, Reply, ReportedForm, Request, Secret, TokenForm, TokenShown,
     WelcomeForm, decode, encode, lease_id_text, lease_text, token_name,
 };
-use crate::registry::{Change, Command, Report, Subject, What};
+use crate::registry::{Change, Command, Refusal, Report, Subject, What};
 use crate::view::target_of;
 use crate::writer::Verdict;
 
@@ -61,6 +62,7 @@ enum Asked {
     Settings(ServiceName),
     CreateToken(Box<TokenShown>),
     RevokeToken(String),
+    Heartbeat(Key),
 }
 
 /// What follows a request.
@@ -159,6 +161,19 @@ impl<'a, W: AsyncWrite + Unpin> Session<'a, W> {
             Request::Report(form) => form
                 .report(&self.peer.host)
                 .map(|report| (Asked::Report(report.clone()), Command::Report(report))),
+            Request::Heartbeat(form) => {
+                self.settle().await;
+                match self.desk.renew(&form, &self.peer.host, &self.who) {
+                    Ok(Renewed::Here(reply)) => {
+                        encode(&reply, &mut self.out);
+                        return Ok(Next::GoOn);
+                    }
+                    Ok(Renewed::Elsewhere(holder)) => {
+                        Ok((Asked::Heartbeat(holder.key.clone()), Command::Claim(holder)))
+                    }
+                    Err(problem) => Err(problem),
+                }
+            }
             Request::Settings(form) => match form.configuration(&self.desk.view.settings.apexes) {
                 Ok((service, Some(configuration))) => {
                     Ok((Asked::Settings(service), Command::Configure(configuration)))
@@ -298,7 +313,6 @@ impl<'a, W: AsyncWrite + Unpin> Session<'a, W> {
     fn read(&self, request: &Request<'_>) -> Result<Reply, Problem> {
         let desk = self.desk;
         match request {
-            Request::Heartbeat(form) => desk.renew(form, &self.peer.host, &self.who),
             Request::Lookup(form) => desk.lookup(form),
             Request::List(form) => desk.list(form),
             Request::Explain(form) => explain(&desk.view, &form.name).map(Reply::Explained),
@@ -352,6 +366,10 @@ impl<'a, W: AsyncWrite + Unpin> Session<'a, W> {
             Asked::Settings(service) => self.desk.settings(&service, revision),
             Asked::CreateToken(shown) => Reply::Created(shown),
             Asked::RevokeToken(name) => Reply::Revoked(NameForm { name }),
+            Asked::Heartbeat(key) => match self.desk.view.member(&key) {
+                Some(member) => renewed(&key, member.instance.lease),
+                None => Reply::Error(Refusal::NotFound(key).into()),
+            },
             Asked::Report(report) => {
                 let (service, id, host) = match &report.on {
                     Subject::Instance(holder) => {

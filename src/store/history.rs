@@ -1,7 +1,7 @@
 //! The log of changes, as it is read: what changed, when, why and by whom; and who was there at a time.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::embedded;
 use crate::registry::Change;
@@ -18,16 +18,33 @@ pub enum History {
 
 /// The latest changes, where no disk keeps them.
 #[derive(Clone, Debug, Default)]
-pub struct Memory {
-    changes: Arc<Mutex<VecDeque<Change>>>,
+pub struct Memory(Arc<Mutex<Latest>>);
+
+#[derive(Debug, Default)]
+struct Latest {
+    changes: VecDeque<Change>,
+    /// Of what was up to this revision, not everything is there.
+    floor: u64,
 }
 
 impl Memory {
     pub fn keep(&self, changes: Vec<Change>) {
-        let mut kept = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.extend(changes);
-        let over = kept.len().saturating_sub(MEMORY_MAX);
-        kept.drain(..over);
+        let mut latest = self.latest();
+        latest.changes.extend(changes);
+        let over = latest.changes.len().saturating_sub(MEMORY_MAX);
+        let dropped = latest.changes.drain(..over).next_back();
+        if let Some(last) = dropped {
+            latest.floor = last.revision;
+        }
+    }
+
+    /// Nothing up to this revision is known: a registry was there before its log.
+    pub fn begin_at(&self, revision: u64) {
+        self.latest().floor = revision;
+    }
+
+    fn latest(&self) -> MutexGuard<'_, Latest> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -40,10 +57,17 @@ impl History {
     pub fn after(&self, after: u64, most: usize) -> Result<(Vec<Change>, Option<u64>), String> {
         match self {
             Self::Memory(memory) => {
-                let kept = memory.changes.lock().unwrap_or_else(PoisonError::into_inner);
-                let oldest = kept.front().map(|change| change.revision);
-                let newer = kept.iter().filter(|change| change.revision > after);
-                Ok((newer.take(most).cloned().collect(), oldest))
+                let latest = memory.latest();
+                let oldest = latest.changes.front().map(|change| change.revision);
+                let mut newer = latest.changes.iter().filter(|change| change.revision > after).peekable();
+                let mut read: Vec<Change> = newer.by_ref().take(most).cloned().collect();
+                // One transaction of etcd's may be several changes; who reads on from its revision has them all.
+                while let Some(change) =
+                    newer.next_if(|next| read.last().is_some_and(|last| last.revision == next.revision))
+                {
+                    read.push(change.clone());
+                }
+                Ok((read, oldest))
             }
             Self::Embedded(history) => history.after(after, most).map_err(|error| error.to_string()),
         }
@@ -52,17 +76,18 @@ impl History {
     /// True where nothing was ever taken out of the log.
     pub fn is_whole(&self) -> bool {
         match self {
-            Self::Memory(memory) => {
-                let kept = memory.changes.lock().unwrap_or_else(PoisonError::into_inner);
-                kept.front().is_none_or(|change| change.revision == 1)
-            }
+            Self::Memory(memory) => memory.latest().floor == 0,
             Self::Embedded(history) => history.is_whole(),
         }
     }
 
     /// True where the log, whose oldest entry is `oldest`, has everything after `since`.
     pub fn is_whole_after(&self, since: u64, oldest: Option<u64>) -> bool {
-        oldest.is_some_and(|oldest| oldest <= since.saturating_add(1)) || self.is_whole()
+        let begins = match self {
+            Self::Memory(memory) => memory.latest().floor <= since,
+            Self::Embedded(_) => oldest.is_some_and(|oldest| oldest <= since.saturating_add(1)),
+        };
+        begins || self.is_whole()
     }
 
     /// Tells `put` every record: table, key, value; until it returns false.
@@ -87,8 +112,8 @@ impl History {
     pub fn before(&self, before: u64, most: usize) -> Result<Vec<Change>, String> {
         match self {
             Self::Memory(memory) => {
-                let kept = memory.changes.lock().unwrap_or_else(PoisonError::into_inner);
-                let older = kept.iter().rev().filter(|change| change.revision < before);
+                let latest = memory.latest();
+                let older = latest.changes.iter().rev().filter(|change| change.revision < before);
                 Ok(older.take(most).cloned().collect())
             }
             Self::Embedded(history) => history.before(before, most).map_err(|error| error.to_string()),

@@ -1,7 +1,8 @@
 //! Where changes are kept. An enum, not a trait: there are three kinds, and a reader can see them all.
 
 pub mod embedded;
-mod history;
+pub mod etcd;
+pub mod history;
 pub mod record;
 pub mod redo;
 

@@ -284,6 +284,101 @@ enum WhatForm<'a> {
     Token(Option<TokenForm>, Option<TokenForm>),
 }
 
+/// What a store that several nodes write to holds beside the thing itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Note {
+    /// The node that watches over it.
+    pub owner: Arc<str>,
+    /// Which of a node's transactions wrote it.
+    pub number: u64,
+    pub reason: Reason,
+    pub author: Author,
+    pub at: Wall,
+    /// False where it is gone, and only remembered.
+    pub there: bool,
+}
+
+#[derive(Serialize, Deserialize)]
+struct NoteForm {
+    owner: String,
+    number: u64,
+    reason: u8,
+    author: AuthorForm,
+    at: i64,
+    there: bool,
+}
+
+/// What a node says of itself to the others.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberForm {
+    /// Random: another run of the same node is another one.
+    pub run: u64,
+    pub version: String,
+    /// Where other machines reach it.
+    pub addresses: Vec<IpAddr>,
+    /// Its ports, of DNS, of registrations over TCP and of HTTP; 0 for none.
+    pub dns: u16,
+    pub listen: u16,
+    pub http: u16,
+    /// When it started, in Unix milliseconds.
+    pub started: i64,
+}
+
+/// What is agreed on before anything else: once, by the first node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterFormat {
+    /// Added to the revision for the serial.
+    pub serial_base: u32,
+}
+
+pub fn write_member(member: &MemberForm) -> Vec<u8> {
+    write(member)
+}
+
+pub fn read_member(octets: &[u8]) -> Result<MemberForm, Unreadable> {
+    read(octets)
+}
+
+pub fn write_format(format: &ClusterFormat) -> Vec<u8> {
+    write(format)
+}
+
+pub fn read_format(octets: &[u8]) -> Result<ClusterFormat, Unreadable> {
+    read(octets)
+}
+
+/// A note, and behind it a record.
+pub fn write_noted(note: &Note, record: &[u8]) -> Vec<u8> {
+    let mut octets = write(&NoteForm {
+        owner: note.owner.to_string(),
+        number: note.number,
+        reason: reason_number(note.reason),
+        author: AuthorForm::of(&note.author),
+        at: note.at.unix_ms,
+        there: note.there,
+    });
+    octets.extend_from_slice(record);
+    octets
+}
+
+/// Reads a note, and returns the record behind it.
+pub fn read_noted(octets: &[u8]) -> Result<(Note, &[u8]), Unreadable> {
+    let (form, record): (NoteForm, _) = match octets {
+        [VERSION, form @ ..] => postcard::take_from_bytes(form).map_err(damaged)?,
+        [found, ..] if *found > VERSION => return Err(Unreadable::Newer(*found)),
+        _ => return Err(Unreadable::Damaged("a record has no version".to_owned())),
+    };
+    let note = Note {
+        owner: form.owner.into(),
+        number: form.number,
+        reason: reason(form.reason)?,
+        author: form.author.author(),
+        at: Wall { unix_ms: form.at },
+        there: form.there,
+    };
+    Ok((note, record))
+}
+
 /// Where an instance is kept: its service, host and id with a zero octet between, which no name holds.
 pub fn place(key: &Key) -> Vec<u8> {
     [key.service.as_str(), key.host.as_str(), key.id.as_str()].join("\0").into_bytes()
@@ -326,14 +421,7 @@ pub fn write_change(change: &Change) -> Vec<u8> {
         revision: change.revision,
         at: change.at.unix_ms,
         reason: reason_number(change.reason),
-        author: match &change.author {
-            Author::Server => AuthorForm::Server,
-            Author::User(uid) => AuthorForm::User(*uid),
-            Author::Address(address) => AuthorForm::Address(*address),
-            Author::File(path) => AuthorForm::File(path.to_string()),
-            Author::Token(name) => AuthorForm::Token(name.to_string()),
-            Author::Certificate(name) => AuthorForm::Certificate(name.to_string()),
-        },
+        author: AuthorForm::of(&change.author),
         what: match &change.what {
             What::Instance { before, after }
                 if before.iter().chain(after).any(|instance| instance.owner.is_some()) =>
@@ -439,14 +527,7 @@ pub fn read_change(octets: &[u8]) -> Result<Change, Unreadable> {
         revision: form.revision,
         at: Wall { unix_ms: form.at },
         reason: reason(form.reason)?,
-        author: match form.author {
-            AuthorForm::Server => Author::Server,
-            AuthorForm::User(uid) => Author::User(uid),
-            AuthorForm::Address(address) => Author::Address(address),
-            AuthorForm::File(path) => Author::File(path.into()),
-            AuthorForm::Token(name) => Author::Token(name.into()),
-            AuthorForm::Certificate(name) => Author::Certificate(name.into()),
-        },
+        author: form.author.author(),
         what: match form.what {
             WhatForm::Instance(before, after) => {
                 What::Instance { before: instance(before)?, after: instance(after)? }
@@ -518,6 +599,30 @@ fn key(service: &str, id: &str, host: &str) -> Result<Key, Unreadable> {
         InstanceId::parse(id).map_err(damaged)?,
         HostName::parse(host).map_err(damaged)?,
     ))
+}
+
+impl AuthorForm {
+    fn of(author: &Author) -> Self {
+        match author {
+            Author::Server => Self::Server,
+            Author::User(uid) => Self::User(*uid),
+            Author::Address(address) => Self::Address(*address),
+            Author::File(path) => Self::File(path.to_string()),
+            Author::Token(name) => Self::Token(name.to_string()),
+            Author::Certificate(name) => Self::Certificate(name.to_string()),
+        }
+    }
+
+    fn author(self) -> Author {
+        match self {
+            Self::Server => Author::Server,
+            Self::User(uid) => Author::User(uid),
+            Self::Address(address) => Author::Address(address),
+            Self::File(path) => Author::File(path.into()),
+            Self::Token(name) => Author::Token(name.into()),
+            Self::Certificate(name) => Author::Certificate(name.into()),
+        }
+    }
 }
 
 impl CheckForm {

@@ -1,0 +1,282 @@
+//! A simulated etcd that writes, deletes and compacts, and whose watches lie in every way that real ones have: events that
+//! are lost, that come twice, that are old, watches that end. From a seed; `CALLSIGN_SEEDS` says how many.
+
+use super::*;
+
+/// Seeds that every run goes through; the long run has 100,000.
+const SEEDS: u64 = 2_000;
+const STEPS: u64 = 120;
+const KEYS: u64 = 12;
+
+struct Draws(u64);
+
+impl Draws {
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % end
+    }
+}
+
+/// Every revision: what it did to which keys.
+#[derive(Default)]
+struct Etcd {
+    revisions: Vec<Vec<(Vec<u8>, Option<u64>)>>,
+    compacted: u64,
+}
+
+impl Etcd {
+    fn revision(&self) -> u64 {
+        self.revisions.len() as u64
+    }
+
+    /// The keys at a revision, each with the one that wrote it and the one that it is there since.
+    fn at(&self, revision: u64) -> BTreeMap<Vec<u8>, (u64, u64)> {
+        let mut keys: BTreeMap<Vec<u8>, (u64, u64)> = BTreeMap::new();
+        for (number, changes) in self.revisions.iter().enumerate().take(revision as usize) {
+            let number = number as u64 + 1;
+            for (key, value) in changes {
+                match value {
+                    Some(_) => {
+                        let created = keys.get(key).map_or(number, |(_, created)| *created);
+                        keys.insert(key.clone(), (number, created));
+                    }
+                    None => drop(keys.remove(key)),
+                }
+            }
+        }
+        keys
+    }
+
+    fn write(&mut self, draws: &mut Draws) {
+        let there = self.at(self.revision());
+        let mut changes: BTreeMap<Vec<u8>, Option<u64>> = BTreeMap::new();
+        for _ in 0..1 + draws.below(2) {
+            let key = format!("p/{}", draws.below(KEYS)).into_bytes();
+            let deletes = draws.below(3) == 0;
+            if !deletes || there.contains_key(&key) {
+                changes.insert(key, (!deletes).then_some(self.revision()));
+            }
+        }
+        if !changes.is_empty() {
+            self.revisions.push(changes.into_iter().collect());
+        }
+    }
+
+    fn page(&self, from: &[u8], revision: u64, most: usize) -> Option<Ranged> {
+        let asked = if revision == 0 { self.revision() } else { revision };
+        if revision > 0 && revision < self.compacted {
+            return None;
+        }
+        let keys = self.at(asked);
+        let mut pairs: Vec<Pair> = keys
+            .range::<[u8], _>((Bound::Included(from), Bound::Unbounded))
+            .map(|(key, (modified, created))| Pair {
+                key: key.clone(),
+                modified: *modified,
+                created: *created,
+                ..Pair::default()
+            })
+            .collect();
+        let more = pairs.len() > most;
+        pairs.truncate(most);
+        Some(Ranged { revision: self.revision(), pairs, more })
+    }
+
+    fn events(&self, revision: u64) -> Vec<Event> {
+        let changes = self.revisions[revision as usize - 1].iter();
+        changes
+            .map(|(key, value)| Event {
+                deleted: value.is_none(),
+                pair: Pair { key: key.clone(), modified: revision, ..Pair::default() },
+            })
+            .collect()
+    }
+}
+
+/// What the machine asked for and was not yet told, and what whoever listens to it believes.
+struct World {
+    etcd: Etcd,
+    follow: Follow,
+    reading: Option<(Vec<u8>, u64)>,
+    comparing: Option<(Vec<u8>, u64)>,
+    /// The next revision of the watch.
+    watch: Option<u64>,
+    judge: bool,
+    /// What was told: the revision of each key, and how often everything was read.
+    mirror: BTreeMap<Vec<u8>, u64>,
+    caught_up: bool,
+}
+
+impl World {
+    fn new() -> Self {
+        let etcd = Etcd::default();
+        let (reading, comparing, watch, mirror) = (None, None, None, BTreeMap::new());
+        let follow = Follow::new(b"p/");
+        Self { etcd, follow, reading, comparing, watch, judge: false, mirror, caught_up: false }
+    }
+
+    fn hear(&mut self, input: Input) {
+        for output in self.follow.hear(input) {
+            match output {
+                Output::Read { from, revision } => {
+                    (self.reading, self.watch) = (Some((from, revision)), None);
+                }
+                Output::Watch { from } => self.watch = Some(from),
+                Output::Compare { from, revision } => self.comparing = Some((from, revision)),
+                Output::Judge => self.judge = true,
+                Output::CaughtUp(_) => self.caught_up = true,
+                Output::GiveUp(_) => self.connect(),
+                Output::Tell(told) => self.told(told),
+            }
+        }
+    }
+
+    fn told(&mut self, told: Vec<Told>) {
+        assert!(!told.is_empty());
+        for Told { key, revision, pair } in told {
+            match pair {
+                Some(pair) => {
+                    // Never back in time: what is told of a key is newer than what was told of it.
+                    let before = self.mirror.insert(key, pair.modified);
+                    assert!(before.is_none_or(|before| before < pair.modified), "told twice, or an old one");
+                }
+                None => {
+                    assert!(self.mirror.remove(&key).is_some(), "told as gone, and was not there");
+                    // And never gone where it was there all the time.
+                    assert!(!self.etcd.at(revision).contains_key(&key), "told as gone, and is there");
+                }
+            }
+        }
+    }
+
+    fn connect(&mut self) {
+        (self.reading, self.comparing, self.watch, self.judge) = (None, None, None, false);
+        self.hear(Input::Connected);
+    }
+
+    fn compact(&mut self, draws: &mut Draws) {
+        let behind = draws.below(6);
+        self.etcd.compacted = self.etcd.compacted.max(self.etcd.revision().saturating_sub(behind));
+    }
+
+    /// The next message of the watch, which lies where `lies` says so.
+    fn watch_on(&mut self, draws: &mut Draws, lies: bool) {
+        let Some(from) = self.watch else { return };
+        if from <= self.etcd.compacted && from <= self.etcd.revision() {
+            let compacted = self.etcd.compacted;
+            self.watch = None;
+            return self.hear(Input::Watched(Watched { canceled: true, compacted, ..Watched::default() }));
+        }
+        if from > self.etcd.revision() {
+            return;
+        }
+        self.watch = Some(from + 1);
+        let mut events = self.etcd.events(from);
+        match if lies { draws.below(12) } else { u64::MAX } {
+            0 => return,                             // lost
+            1 => drop(events.pop()),                 // one of several is lost
+            2 => events.extend(events.clone()),      // twice
+            3 => self.watch = Some(from.max(4) - 3), // back in time
+            4 => {
+                self.watch = None;
+                return self.hear(Input::Watched(Watched { canceled: true, ..Watched::default() }));
+            }
+            5 if events.len() > 1 => {
+                let rest = events.split_off(1);
+                self.hear(Input::Watched(Watched { events, ..Watched::default() }));
+                events = rest;
+            }
+            _ => {}
+        }
+        self.hear(Input::Watched(Watched { events, ..Watched::default() }));
+    }
+
+    fn answer(&mut self, draws: &mut Draws) {
+        let most = 1 + draws.below(5) as usize;
+        if let Some((from, revision)) = self.reading.take() {
+            match self.etcd.page(&from, revision, most) {
+                Some(page) => self.hear(Input::Page(page)),
+                None => self.hear(Input::PageCompacted),
+            }
+        } else if let Some((from, revision)) = self.comparing.take() {
+            match self.etcd.page(&from, revision, most) {
+                Some(page) => self.hear(Input::Compared(page)),
+                None => self.hear(Input::CompareFailed),
+            }
+        }
+    }
+
+    fn step(&mut self, draws: &mut Draws) {
+        match draws.below(24) {
+            0..8 => self.etcd.write(draws),
+            8..14 => self.watch_on(draws, true),
+            14..19 => self.answer(draws),
+            19 => self.compact(draws),
+            20 => self.connect(),
+            21 => self.hear(Input::CompareDue),
+            22 if self.judge => {
+                self.judge = false;
+                self.hear(Input::JudgeDue);
+            }
+            _ => {}
+        }
+    }
+
+    /// No more lies: what is still asked is answered, and one comparison is made.
+    fn heal(&mut self, draws: &mut Draws) {
+        for round in 0..3 {
+            for _ in 0..400 {
+                self.answer(draws);
+                self.watch_on(draws, false);
+            }
+            match round {
+                0 => self.hear(Input::CompareDue),
+                _ if self.judge => {
+                    self.judge = false;
+                    self.hear(Input::JudgeDue);
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+fn run(seed: u64) {
+    let mut draws = Draws(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 1);
+    let mut world = World::new();
+    world.connect();
+    for _ in 0..STEPS {
+        world.step(&mut draws);
+    }
+    world.heal(&mut draws);
+    let there: BTreeMap<Vec<u8>, u64> = world
+        .etcd
+        .at(world.etcd.revision())
+        .into_iter()
+        .map(|(key, (modified, _))| (key, modified))
+        .collect();
+    assert!(world.caught_up, "seed {seed}");
+    assert_eq!(world.mirror, there, "seed {seed}");
+    assert_eq!(world.follow.known, there, "seed {seed}");
+}
+
+#[test]
+fn what_is_told_becomes_what_is_there_however_the_watch_lies() {
+    let seeds = std::env::var("CALLSIGN_SEEDS").ok().map(|seeds| seeds.parse().expect("a number of seeds"));
+    for seed in 0..seeds.unwrap_or(SEEDS) {
+        run(seed);
+    }
+}
+
+#[test]
+fn a_loss_that_the_watch_never_tells_is_found_by_comparing() {
+    let mut world = World::new();
+    world.etcd.revisions.push(vec![(b"p/a".to_vec(), Some(1))]);
+    world.connect();
+    let mut draws = Draws(1);
+    world.answer(&mut draws);
+    world.etcd.revisions.push(vec![(b"p/a".to_vec(), None), (b"p/b".to_vec(), Some(2))]);
+    world.watch = Some(3); // the watch goes on behind it
+    world.heal(&mut draws);
+    assert_eq!(world.mirror, BTreeMap::from([(b"p/b".to_vec(), 2)]));
+}

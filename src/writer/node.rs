@@ -1,0 +1,772 @@
+//! The writer of a node: the one task of a server that changes the registry where etcd holds it.
+//!
+//! A command is checked against the registry as it is and becomes one transaction, which holds only if what it was checked
+//! against is unchanged. What etcd then tells, of this node's transactions and of others', is folded into the registry and
+//! published; a command is answered when what it did was told and is visible. So local and remote changes take the same
+//! way in, and two nodes that want different things of one instance come one after the other.
+//!
+//! What time does (leases that end, gone instances to forget) is found by the node that watches over it ([`super::fold`]),
+//! and is so only when etcd has it. While etcd cannot be asked nothing ends: leases stand still, and have their time again
+//! when it is back.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::fold::{Fold, Folded, NODES_MAX, OVERDUE_AFTER, record_of, unnumbered};
+use super::{
+    About, Done, Event, Handle, QUEUE_MAX, TICK, Verdict, is_fact, notice_absence, permits, picture, show,
+    subjects, zone,
+};
+use crate::access::{Access, Identity, Tokens};
+use crate::clock::Clock;
+use crate::instance::Instance;
+use crate::journal::Journal;
+use crate::registry::{Author, Change, Command, Reason, Refusal, Registry, ReportOf, Subject, What};
+use crate::store::History;
+use crate::store::etcd::follow::Told;
+use crate::store::etcd::messages::{Condition, Operation};
+use crate::store::etcd::place::Place;
+use crate::store::etcd::{Answer, Etcd, Job, News, TRANSACTIONS_MAX};
+use crate::store::history::Memory;
+use crate::store::record::{self, ClusterFormat, Note};
+use crate::time::{Now, nanoseconds};
+use crate::view::View;
+
+/// How often a command is tried again where another node was first.
+const TRIES_MAX: u32 = 20;
+/// Tries after which what we know may be what is wrong.
+const TRIES_DOUBTED: u32 = 10;
+/// How long a command waits for the other node's change before the next try.
+const AGAIN_AFTER: Duration = Duration::from_millis(20);
+/// How long what may be stored has to be told.
+const UNKNOWN_MAX: Duration = Duration::from_secs(2);
+/// Facts that wait for etcd: closed connections and verdicts. The oldest go: their leases end by themselves, and probes
+/// find the same again.
+const FACTS_MAX: usize = 32_768;
+/// How often we look for what whoever should have has not forgotten, and say again what etcd did not take.
+const SWEEP_EVERY: Duration = Duration::from_secs(30);
+/// How long etcd may take to be told that we leave.
+const LEAVE_TIME_MAX: Duration = Duration::from_secs(2);
+
+/// See the module's own words.
+pub struct Node {
+    fold: Fold,
+    etcd: Etcd,
+    view: Arc<View>,
+    clock: Clock,
+    access: Arc<Access>,
+    events: mpsc::Receiver<Event>,
+    journal: Arc<Journal>,
+    tokens: watch::Sender<Arc<Tokens>>,
+    memory: Memory,
+    /// What is under way, by the number of its transaction.
+    pending: HashMap<u64, Pending>,
+    /// What is being changed, and the commands about it that wait.
+    busy: HashMap<Place, VecDeque<Event>>,
+    /// Commands in `busy`.
+    waiting: usize,
+    /// Commands that another node was before with, and when they are tried again.
+    again: Vec<(u64, Pending)>,
+    facts: VecDeque<Command>,
+    number: u64,
+    /// Why etcd cannot be asked.
+    lost: Option<String>,
+    /// Leases stand still since this time.
+    still_ns: Option<u64>,
+    seen_ns: u64,
+    sweep_ns: u64,
+}
+
+/// A transaction, and who waits for it.
+#[derive(Debug)]
+struct Pending {
+    asked: Asked,
+    places: Vec<Place>,
+    /// What the registry has of it already.
+    changes: Vec<Change>,
+    /// Things that it writes and that were not told yet.
+    untold: usize,
+    /// The instances as they will be.
+    staged: HashMap<Place, Arc<Instance>>,
+    tries: u32,
+    /// When it is given up as not known, where etcd did not say or nothing was told.
+    give_up_ns: Option<u64>,
+    stored: bool,
+}
+
+#[derive(Debug)]
+enum Asked {
+    Command {
+        command: Command,
+        by: Identity,
+        done: Option<oneshot::Sender<Verdict>>,
+    },
+    /// What time did.
+    Due,
+}
+
+impl Node {
+    /// `run` tells this run of the node from all others.
+    pub fn new(
+        registry: Registry,
+        etcd: Etcd,
+        names: (&str, &str),
+        run: u64,
+        view: Arc<View>,
+        clock: Clock,
+        access: Arc<Access>,
+    ) -> (Self, Handle) {
+        let (sender, events) = mpsc::channel(QUEUE_MAX);
+        let (tokens, known) = watch::channel(Arc::default());
+        let journal = Arc::new(Journal::default());
+        let (name, prefix) = names;
+        let seen_ns = clock.now().mono_ns;
+        let node = Self {
+            fold: Fold::new(registry, name, prefix, run),
+            etcd,
+            view,
+            clock,
+            access,
+            events,
+            journal: journal.clone(),
+            tokens,
+            memory: Memory::default(),
+            pending: HashMap::new(),
+            busy: HashMap::new(),
+            waiting: 0,
+            again: Vec::new(),
+            facts: VecDeque::new(),
+            number: run,
+            lost: None,
+            still_ns: Some(seen_ns),
+            seen_ns,
+            sweep_ns: seen_ns,
+        };
+        (node, Handle { events: sender, journal, tokens: known })
+    }
+
+    /// The log of changes, as far as this node has seen them.
+    pub fn history(&self) -> History {
+        History::Memory(self.memory.clone())
+    }
+
+    /// Reads everything, makes it visible, and becomes a member; for as long as that takes.
+    ///
+    /// # Errors
+    ///
+    /// What is there is a newer version's.
+    pub async fn load(&mut self) -> Result<(), String> {
+        let mut remembered: Vec<Told> = Vec::new();
+        let mut proposed = false;
+        while let Some(news) = self.etcd.news.recv().await {
+            let now = self.clock.now();
+            match news {
+                News::Changed(told) if self.view.is_ready() => self.changed(&told, now),
+                News::Changed(told) => {
+                    for told in told {
+                        if told.key == b"format"
+                            && let Some(pair) = &told.pair
+                        {
+                            record::read_format(&pair.value).map_err(|error| error.to_string())?;
+                        }
+                        self.fold.fold(&told, &mut |_, _| None, now);
+                        remembered.push(told);
+                    }
+                    // What is there is in the registry; those that left are told with it at the end.
+                    remembered.retain(|told| told.pair.is_some() && self.is_remembered(told));
+                }
+                News::CaughtUp(revision) => {
+                    self.fold.registry.advance(revision);
+                    self.trouble(None);
+                    if self.fold.format.is_none() && !proposed {
+                        proposed = true;
+                        self.propose_format(now);
+                    }
+                }
+                News::Lost(reason) => {
+                    proposed = false;
+                    self.trouble(Some(reason));
+                }
+                News::Taken(name) => self.trouble(Some(taken(&name))),
+                News::Answered { .. } => {}
+            }
+            let Some(format) = self.fold.format else { continue };
+            if self.lost.is_none() && !self.view.is_ready() {
+                self.fold.remember(&std::mem::take(&mut remembered), now);
+                self.fold.settle_all(now);
+                self.view.set_serial_base(format.serial_base);
+                self.view.publish_all(&self.fold.registry);
+                self.publish_tokens();
+                self.memory.begin_at(self.fold.registry.revision());
+                self.view.set_ready();
+                tracing::debug!(instances = self.fold.registry.instances(), "read everything from etcd");
+            }
+            if self.view.is_ready() && self.fold.member_since().is_some() {
+                self.view.publish(&self.fold.registry, &[]);
+                self.run_again(self.clock.now());
+                return Ok(());
+            }
+        }
+        Err("the link to etcd has ended".to_owned())
+    }
+
+    fn is_remembered(&self, told: &Told) -> bool {
+        matches!(Place::of(&told.key), Some(Place::Instance(key)) if self.fold.registry.instance(&key).is_none())
+    }
+
+    fn propose_format(&mut self, now: Now) {
+        let format = ClusterFormat { serial_base: (now.wall.unix_ms / 1000) as u32 };
+        let key = self.fold.key_of(&Place::Format);
+        let conditions = vec![Condition::CreatedAt(key.clone(), 0)];
+        let operations = vec![Operation::Put { key, value: record::write_format(&format), lease: 0 }];
+        let number = self.next_number();
+        self.ask(Job::Transact { conditions, operations, number });
+    }
+
+    /// Whoever has a connection open hears of it, and asks again what it may.
+    fn publish_tokens(&self) {
+        self.tokens.send_replace(Arc::new(self.fold.registry.tokens().clone()));
+    }
+
+    /// Works until every handle is gone and what is under way has ended.
+    pub async fn run(mut self) {
+        self.seen_ns = self.clock.now().mono_ns; // reading everything was no absence
+        let mut batch = Vec::with_capacity(TRANSACTIONS_MAX);
+        let mut ended = false;
+        loop {
+            let room = TRANSACTIONS_MAX.saturating_sub(self.pending.len() + self.again.len() + self.waiting);
+            let sleep = tokio::time::sleep_until(self.next_look().into());
+            // Every arm is cancel-safe: neither channel loses what is not taken, and the time is computed anew.
+            tokio::select! {
+                news = self.etcd.news.recv() => match news {
+                    Some(news) => self.hear(news),
+                    None => break,
+                },
+                count = self.events.recv_many(&mut batch, room), if room > 0 && !ended => ended = count == 0,
+                () = sleep => {}
+            }
+            while let Ok(news) = self.etcd.news.try_recv() {
+                self.hear(news);
+            }
+            for event in batch.drain(..) {
+                self.take(event);
+            }
+            self.look();
+            if ended && self.pending.is_empty() && self.again.is_empty() && self.waiting == 0 {
+                break;
+            }
+        }
+        let (done, left) = oneshot::channel();
+        self.ask(Job::Leave { done });
+        // What is told meanwhile concerns nobody any more, but must not hold up the link.
+        let leaving = async {
+            let mut left = left;
+            loop {
+                tokio::select! {
+                    _ = &mut left => break,
+                    news = self.etcd.news.recv() => if news.is_none() { break },
+                }
+            }
+        };
+        if tokio::time::timeout(LEAVE_TIME_MAX, leaving).await.is_err() {
+            tracing::warn!("etcd did not hear that this node leaves; the others will notice by themselves");
+        }
+        self.journal.close();
+        // The process ends here: to take a million instances apart first would only hold up the next start.
+        std::mem::forget(self.fold);
+    }
+
+    fn next_look(&self) -> std::time::Instant {
+        let tick = match self.again.is_empty() {
+            true => TICK,
+            false => AGAIN_AFTER,
+        };
+        let tick = self.seen_ns + nanoseconds(tick);
+        let due = self.fold.registry.next_due_ns().filter(|_| self.is_running());
+        self.clock.instant(due.map_or(tick, |due| due.min(tick)))
+    }
+
+    /// True while this node is a member and etcd can be asked: only then does time pass for leases.
+    fn is_running(&self) -> bool {
+        self.lost.is_none() && self.fold.member_since().is_some()
+    }
+
+    fn next_number(&mut self) -> u64 {
+        self.number = self.number.wrapping_add(1);
+        self.number
+    }
+
+    /// The queue holds all that may be under way, so it is only ever full of what nobody takes any more.
+    fn ask(&self, job: Job) {
+        if let Err(error) = self.etcd.jobs.try_send(job) {
+            tracing::debug!(%error, "the link to etcd takes nothing");
+        }
+    }
+
+    /// Shows that etcd cannot be asked, or can again, and lets leases stand or run.
+    fn trouble(&mut self, lost: Option<String>) {
+        match (&self.lost, &lost) {
+            (None, Some(reason)) => {
+                tracing::error!(%reason, "etcd cannot be asked; changes are refused, leases stand still, answers go on");
+            }
+            (Some(_), None) => tracing::info!("etcd can be asked again"),
+            _ => {}
+        }
+        self.lost = lost;
+    }
+
+    /// After whatever may have changed it: leases run or stand.
+    fn run_again(&mut self, now: Now) {
+        let trouble = match (&self.lost, self.fold.member_since()) {
+            (Some(reason), _) => Some(reason.clone()),
+            (None, None) => {
+                Some("this node is not a member yet, or not any more; it joins by itself".to_owned())
+            }
+            (None, Some(_)) => None,
+        };
+        if self.view.store_trouble().map(|trouble| trouble.to_string()) != trouble {
+            self.view.set_store_trouble(trouble);
+        }
+        match (self.is_running(), self.still_ns) {
+            (true, Some(since_ns)) => {
+                self.still_ns = None;
+                let away = Duration::from_nanos(now.mono_ns.saturating_sub(since_ns));
+                self.fold.registry.after_absence(away, now);
+                self.say_facts();
+            }
+            (false, None) => self.still_ns = Some(now.mono_ns),
+            _ => {}
+        }
+    }
+
+    fn hear(&mut self, news: News) {
+        let now = self.clock.now();
+        match news {
+            News::Changed(told) => self.changed(&told, now),
+            News::CaughtUp(_) => self.trouble(None),
+            News::Lost(reason) => self.trouble(Some(reason)),
+            News::Taken(name) => tracing::error!("{}", taken(&name)),
+            News::Answered { number, answer } => self.answered(number, answer, now),
+        }
+        self.run_again(now);
+    }
+
+    /// Folds what was told into the registry, publishes it, and answers whoever waited for it.
+    fn changed(&mut self, told: &[Told], now: Now) {
+        let mut changes = Vec::new();
+        let mut done = Vec::new();
+        let members = self.fold.members().keys().cloned().collect::<Vec<_>>();
+        let since = self.fold.member_since();
+        for told in told {
+            let pending = &self.pending;
+            let mut staged = |number: u64, place: &Place| pending.get(&number)?.staged.get(place).cloned();
+            let Folded { change, number } = self.fold.fold(told, &mut staged, now);
+            if let Some(pending) = number.and_then(|number| self.pending.get_mut(&number)) {
+                pending.untold = pending.untold.saturating_sub(1);
+                if let Some(change) = &change {
+                    // A lease begins when it is given, not when etcd was asked.
+                    if let (Reason::Registered, What::Instance { after: Some(after), .. }) =
+                        (change.reason, &change.what)
+                    {
+                        let _ = after.deadline.renew(now);
+                    }
+                    pending.changes.push(change.clone());
+                }
+                if pending.untold == 0 {
+                    done.extend(number);
+                }
+            }
+            changes.extend(change);
+        }
+        if !self.fold.members().keys().eq(members.iter()) || since != self.fold.member_since() {
+            self.note_members();
+            self.fold.settle_all(now);
+        }
+        if changes.iter().any(|change| matches!(change.what, What::Token { .. })) {
+            self.publish_tokens();
+        }
+        show(&self.fold.registry, &self.view, &self.journal, &changes);
+        self.memory.keep(changes);
+        for number in done {
+            if let Some(pending) = self.pending.remove(&number) {
+                let revision = self.fold.registry.revision();
+                self.finish(pending, |changes| Ok(Done { revision, changes }));
+            }
+        }
+    }
+
+    fn note_members(&self) {
+        let members: Vec<&str> = self.fold.members().keys().map(|name| &**name).collect();
+        tracing::info!(?members, "the nodes are others now");
+        if members.len() > NODES_MAX {
+            tracing::error!(
+                limit = NODES_MAX,
+                "there are more nodes than one ring takes; the last take over nothing"
+            );
+        }
+    }
+
+    fn answered(&mut self, number: u64, answer: Answer, now: Now) {
+        // What was told before it was answered is finished.
+        let Some(mut pending) = self.pending.remove(&number) else { return };
+        let later = now.mono_ns + nanoseconds(UNKNOWN_MAX);
+        match answer {
+            Answer::Stored if pending.untold == 0 => {
+                let revision = self.fold.registry.revision();
+                self.finish(pending, |changes| Ok(Done { revision, changes }));
+            }
+            Answer::Stored | Answer::Unknown(_) => {
+                pending.stored = answer == Answer::Stored;
+                pending.give_up_ns = Some(later);
+                self.pending.insert(number, pending);
+            }
+            Answer::Refused
+                if matches!(pending.asked, Asked::Command { .. }) && pending.tries < TRIES_MAX =>
+            {
+                pending.tries += 1;
+                if pending.tries == TRIES_DOUBTED {
+                    self.ask(Job::Doubt);
+                }
+                self.again.push((now.mono_ns + nanoseconds(AGAIN_AFTER), pending));
+            }
+            Answer::Refused => {
+                let reason = "others changed the same at the same time; try again";
+                self.give_up(pending, Refusal::Unavailable(reason.into()));
+            }
+            Answer::NotAsked(reason) => self.give_up(pending, Refusal::Unavailable(reason.into())),
+        }
+    }
+
+    /// It is not stored, or nobody knows: who asked is told, what time did is undone, and what happened is said again.
+    fn give_up(&mut self, pending: Pending, refusal: Refusal) {
+        let now = self.clock.now();
+        for place in &pending.places {
+            self.fold.settle(place, now);
+        }
+        if let Asked::Command { command, by, .. } = &pending.asked
+            && is_fact(command, by)
+        {
+            self.keep_fact(command.clone());
+        }
+        self.finish(pending, |_| Err(refusal));
+    }
+
+    fn say_facts(&mut self) {
+        for command in std::mem::take(&mut self.facts) {
+            self.take(Event::Command { command, by: Identity::server(), done: None });
+        }
+    }
+
+    fn keep_fact(&mut self, command: Command) {
+        if self.facts.len() == FACTS_MAX {
+            self.facts.pop_front();
+        }
+        self.facts.push_back(command);
+    }
+
+    /// Answers, and lets those go on who wait behind it.
+    fn finish(&mut self, pending: Pending, verdict: impl FnOnce(Vec<Change>) -> Verdict) {
+        if let Asked::Command { done: Some(done), .. } = pending.asked {
+            // Who does not wait any more has lost nothing but the answer.
+            drop(done.send(verdict(pending.changes)));
+        }
+        for place in pending.places {
+            for event in self.busy.remove(&place).unwrap_or_default() {
+                self.waiting -= 1;
+                self.take(event);
+            }
+        }
+    }
+
+    fn take(&mut self, event: Event) {
+        match event {
+            // One after the other: one transaction holds some hundred things at most, and one that is another way now must
+            // not keep the rest.
+            Event::Command { command: Command::Closed { connection, keys }, by, .. } => {
+                for key in keys {
+                    let command = Command::Closed { connection, keys: vec![key] };
+                    self.admit(Asked::Command { command, by: by.clone(), done: None }, 0);
+                }
+            }
+            Event::Command { command, by, done } => {
+                self.admit(Asked::Command { command, by, done }, 0);
+            }
+            Event::Watch { filter, done } => {
+                let revision = self.fold.registry.revision();
+                let watch = super::watch(&self.view, &self.journal, filter.as_deref(), revision, Vec::new());
+                self.seen_ns = self.clock.now().mono_ns; // time that we spent ourselves is no absence
+                drop(done.send(watch));
+            }
+            Event::Picture { of, done } => {
+                let picture = picture(&self.fold.registry, &self.view, of, Vec::new());
+                self.seen_ns = self.clock.now().mono_ns;
+                drop(done.send(picture));
+            }
+            Event::Zone { done } => {
+                let zone = zone(&self.fold.registry, &self.view);
+                self.seen_ns = self.clock.now().mono_ns;
+                drop(done.send(zone));
+            }
+            Event::Ping { done } => drop(done.send(())),
+        }
+    }
+
+    /// Makes a transaction of a command, or answers it, or puts it behind what it has to wait for.
+    fn admit(&mut self, asked: Asked, tries: u32) {
+        let Asked::Command { mut command, by, done } = asked else { return };
+        let behind = subjects(&command).map(place_of).find(|place| self.busy.contains_key(place));
+        if let Some(waiting) = behind.and_then(|place| self.busy.get_mut(&place)) {
+            waiting.push_back(Event::Command { command, by, done });
+            self.waiting += 1;
+            return;
+        }
+        let now = self.clock.now();
+        let reply = |done: Option<oneshot::Sender<Verdict>>, verdict| {
+            if let Some(done) = done {
+                drop(done.send(verdict));
+            }
+        };
+        if let Command::Register(registration) = &mut command {
+            registration.owner = by.owner.clone();
+        }
+        if let Err(refusal) = permits(&self.fold.registry, &self.access, &command, &by, now) {
+            return reply(done, Err(refusal));
+        }
+        let Some(membership) = self.fold.while_member().filter(|_| self.lost.is_none()) else {
+            if is_fact(&command, &by) {
+                self.keep_fact(command);
+            }
+            let reason = self.view.store_trouble().map_or_else(String::new, |trouble| trouble.to_string());
+            return reply(done, Err(Refusal::Unavailable(reason.into())));
+        };
+        let mut found = match self.fold.registry.check(&command, now) {
+            Ok(found) => found,
+            Err(refusal) => return reply(done, Err(refusal)),
+        };
+        if found.is_empty()
+            && let Some(place) = self.claimed(&command)
+        {
+            // Nothing changes but whose it is.
+            if let Place::Instance(key) = &place
+                && let Some(instance) = self.fold.registry.instance(key).cloned()
+            {
+                found.push((
+                    Reason::Registered,
+                    What::Instance { before: Some(instance.clone()), after: Some(instance) },
+                ));
+            }
+        } else if found.is_empty() {
+            if let Command::Claim(holder) = &command
+                && let Some(instance) = self.fold.registry.instance(&holder.key)
+            {
+                let _ = instance.deadline.renew(now); // it came to us meanwhile
+            }
+            let revision = self.fold.registry.revision();
+            return reply(done, Ok(Done { revision, changes: Vec::new() }));
+        } else {
+            for (_, what) in &mut found {
+                if let What::Instance { after: Some(after), .. } = what {
+                    *after = unnumbered(after);
+                }
+            }
+        }
+        let (takes_over, author) = (takes_over(&command, &by), by.author());
+        let mut conditions = vec![membership];
+        if let Author::Token(name) = &author {
+            // Revoked at another node, it changes nothing from then on.
+            conditions.push(self.fold.while_same(&Place::Token(name.clone()), true));
+        }
+        let asked = Asked::Command { command, by, done };
+        self.transact(asked, found, conditions, takes_over, author, tries);
+    }
+
+    /// What a command of its holder is about, where another node watches over it.
+    fn claimed(&self, command: &Command) -> Option<Place> {
+        let place = match command {
+            Command::Claim(holder) => Place::Instance(holder.key.clone()),
+            Command::Register(registration) => Place::Instance(registration.key.clone()),
+            Command::Report(report) if !matches!(report.of, ReportOf::Probed(_)) => match &report.on {
+                Subject::Instance(holder) => Place::Instance(holder.key.clone()),
+                Subject::Host(_) => return None,
+            },
+            _ => return None,
+        };
+        (!self.fold.watches(&place)).then_some(place)
+    }
+
+    fn transact(
+        &mut self,
+        asked: Asked,
+        found: Vec<(Reason, What)>,
+        mut conditions: Vec<Condition>,
+        takes_over: bool,
+        author: Author,
+        tries: u32,
+    ) {
+        let now = self.clock.now();
+        let number = self.next_number();
+        let (mut operations, mut places, mut staged, mut untold) =
+            (Vec::new(), Vec::new(), HashMap::new(), 0);
+        for (reason, what) in found {
+            if let What::Forgotten { key } = &what {
+                let place = Place::Instance(key.clone());
+                conditions.push(self.fold.while_same(&place, true));
+                operations.push(Operation::Delete { key: self.fold.key_of(&place) });
+                places.push(place);
+                continue;
+            }
+            let Some((place, octets, there)) = record_of(&what) else { continue };
+            let is_there = match &what {
+                What::Instance { before, .. } => before.is_some(),
+                What::Host { before, .. } => before.is_some(),
+                What::Token { before, .. } => before.is_some(),
+                What::Settings { .. } | What::Forgotten { .. } | What::Guard { .. } => false,
+            };
+            conditions.push(self.fold.while_same(&place, is_there));
+            let owner = if takes_over { self.fold.name.clone() } else { self.fold.owner(&place) };
+            let note = Note { owner, number, reason, author: author.clone(), at: now.wall, there };
+            let value = record::write_noted(&note, &octets);
+            operations.push(Operation::Put { key: self.fold.key_of(&place), value, lease: 0 });
+            if let What::Instance { after: Some(after), .. } = what {
+                staged.insert(place.clone(), after);
+            }
+            places.push(place);
+            untold += 1;
+        }
+        for place in &places {
+            self.busy.entry(place.clone()).or_default();
+        }
+        let pending = Pending {
+            asked,
+            places,
+            changes: Vec::new(),
+            untold,
+            staged,
+            tries,
+            give_up_ns: None,
+            stored: false,
+        };
+        self.pending.insert(number, pending);
+        self.ask(Job::Transact { conditions, operations, number });
+    }
+
+    /// Looks at the time: what is tried again, what is given up, and what is due.
+    fn look(&mut self) {
+        let now = self.clock.now();
+        notice_absence(&self.fold.registry, &mut self.seen_ns, now);
+        self.run_again(now);
+        let ready: Vec<(u64, Pending)> =
+            self.again.extract_if(.., |(at_ns, _)| *at_ns <= now.mono_ns).collect();
+        for (_, pending) in ready {
+            let waiting: Vec<(Place, VecDeque<Event>)> = pending
+                .places
+                .iter()
+                .filter_map(|place| Some((place.clone(), self.busy.remove(place)?)))
+                .collect();
+            self.admit(pending.asked, pending.tries);
+            // Who waited behind it waits on, or goes on where it was answered.
+            for (place, events) in waiting {
+                match self.busy.get_mut(&place) {
+                    Some(queue) => queue.extend(events),
+                    None => events.into_iter().for_each(|event| {
+                        self.waiting -= 1;
+                        self.take(event);
+                    }),
+                }
+            }
+        }
+        self.expire_pending(now);
+        if !self.is_running() {
+            return;
+        }
+        let room = TRANSACTIONS_MAX / 2;
+        let room = room.saturating_sub(self.pending.len());
+        for (reason, what) in self.fold.registry.due(now, room / 2) {
+            self.due(reason, what, now);
+        }
+        if now.mono_ns >= self.sweep_ns {
+            self.sweep_ns = now.mono_ns + nanoseconds(SWEEP_EVERY);
+            self.say_facts();
+            let forgotten = nanoseconds(self.fold.registry.forget_after() + OVERDUE_AFTER) / 1_000_000;
+            let before = crate::time::Wall { unix_ms: now.wall.unix_ms.saturating_sub_unsigned(forgotten) };
+            for place in self.fold.overdue(before).into_iter().take(room / 2) {
+                if let Place::Instance(key) = place {
+                    self.due(Reason::Forgotten, What::Forgotten { key }, now);
+                }
+            }
+        }
+    }
+
+    /// A deadline has passed here: etcd is asked to have it so, if this node is still the one to say it.
+    fn due(&mut self, reason: Reason, what: What, now: Now) {
+        let place = match &what {
+            What::Instance { before: Some(before), .. } => Place::Instance(before.key.clone()),
+            What::Host { before: Some(before), .. } => Place::Host(before.name.clone()),
+            What::Forgotten { key } => Place::Instance(key.clone()),
+            _ => return,
+        };
+        if !self.fold.watches(&place) {
+            return;
+        }
+        if self.busy.contains_key(&place) {
+            self.fold.settle(&place, now); // somebody speaks of it at this moment
+            return;
+        }
+        let what = match what {
+            What::Instance { before, after: Some(after) } => {
+                What::Instance { before, after: Some(unnumbered(&after)) }
+            }
+            other => other,
+        };
+        let mut conditions = self.fold.while_same_ring();
+        conditions.extend(self.fold.while_member());
+        self.transact(Asked::Due, vec![(reason, what)], conditions, false, Author::Server, 0);
+    }
+
+    /// What etcd did not say anything of, and what it stored and never told.
+    fn expire_pending(&mut self, now: Now) {
+        let over = |pending: &Pending| pending.give_up_ns.is_some_and(|at_ns| at_ns <= now.mono_ns);
+        let numbers: Vec<u64> =
+            self.pending.iter().filter(|(_, pending)| over(pending)).map(|(number, _)| *number).collect();
+        for number in numbers {
+            let Some(mut pending) = self.pending.remove(&number) else { continue };
+            if pending.stored && self.lost.is_none() {
+                tracing::warn!("etcd stored a change and did not tell it; everything is read again");
+                self.ask(Job::Doubt);
+                pending.stored = false;
+                pending.give_up_ns = Some(now.mono_ns + nanoseconds(UNKNOWN_MAX));
+                self.pending.insert(number, pending);
+                continue;
+            }
+            let reason = self.lost.clone().unwrap_or_else(|| "etcd did not answer in time".to_owned());
+            self.give_up(pending, Refusal::Unknown(reason.into()));
+        }
+    }
+}
+
+fn taken(name: &str) -> String {
+    format!(
+        "the name `{name}` is that of another node, or of this one before it ended, which lasts some seconds; name this one with --node NAME"
+    )
+}
+
+/// True where a command is a word of the holder, heard here: from here on this node watches over it.
+fn takes_over(command: &Command, by: &Identity) -> bool {
+    match command {
+        Command::Register(_) | Command::Claim(_) | Command::RegisterHost(_) => true,
+        Command::Report(_) => by.author() != Author::Server,
+        _ => false,
+    }
+}
+
+fn place_of(about: About<'_>) -> Place {
+    match about {
+        About::Instance(key) => Place::Instance(key.clone()),
+        About::Host(host) => Place::Host(host.clone()),
+        About::Settings(service) => Place::Settings(service.clone()),
+        About::Token(name) => Place::Token(name.clone()),
+    }
+}

@@ -1,0 +1,87 @@
+//! Who we are to etcd: TLS, and the name that is another's.
+
+use crate::etcd::Etcd;
+use crate::harness::ask::request;
+use crate::harness::{DEADLINE, Server, callsign, eventually};
+use crate::several::{register, seen};
+
+const CERTIFICATE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/health/certificate.pem");
+const KEY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/health/key.pem");
+
+#[test]
+fn etcd_is_reached_over_tls_and_only_with_the_authority_that_is_named() {
+    let etcd = Etcd::start_with("https", &["--cert-file", CERTIFICATE, "--key-file", KEY]);
+    let node = etcd.node("a", &["--etcd-authority", CERTIFICATE]);
+    node.client().done("registered", &register("web-1", 8001, "none"));
+    assert_eq!(seen(&node), [8001]);
+    // The machine's own authorities know nothing of it.
+    let store = etcd.store();
+    let stranger = Server::begin(&[], &["--store", &store, "--node", "b"]);
+    eventually("its complaint", DEADLINE, || {
+        let said = stranger.stderr();
+        (said.contains("TLS") && said.contains("UnknownIssuer")).then_some(())
+    });
+    // What cannot be read is said at the start.
+    let refused =
+        callsign(&["serve", "--store", &store, "--etcd-authority", "/nowhere.pem", "--check-config"]);
+    assert_eq!(refused.code, Some(2), "{}", refused.stderr);
+    assert!(refused.stderr.contains("/nowhere.pem"), "{}", refused.stderr);
+}
+
+#[test]
+fn a_name_that_another_node_has_is_waited_for_and_said() {
+    let etcd = Etcd::start();
+    let first = etcd.node("a", &[]);
+    let store = etcd.store();
+    let mut second = Server::begin(&[], &["--store", &store, "--node", "a"]);
+    eventually("its complaint", DEADLINE, || {
+        second.stderr().contains("is that of another node").then_some(())
+    });
+    assert!(!second.stdout().contains("ready"));
+    drop(first);
+    assert!(second.until_ready(), "the name is free");
+}
+
+#[test]
+fn a_user_shows_a_password_and_a_wrong_one_is_said() {
+    let etcd = Etcd::start();
+    // As etcd's own documentation does it: the first user is root, and from then on everybody has to be somebody.
+    let at = ([127, 0, 0, 1], etcd.port()).into();
+    for (path, body) in [
+        ("/v3/auth/user/add", r#"{"name":"root","password":"secret"}"#),
+        ("/v3/auth/role/add", r#"{"name":"root"}"#),
+        ("/v3/auth/user/grant", r#"{"user":"root","role":"root"}"#),
+        ("/v3/auth/enable", "{}"),
+    ] {
+        let reply = eventually("etcd's leader", DEADLINE, || {
+            let reply = request(at, "POST", path, body);
+            (!reply.text().contains("no leader")).then_some(reply)
+        });
+        assert_eq!(reply.status, 200, "{path}: {}", reply.text());
+    }
+    let node = etcd.node("a", &["--etcd-user", "root", "--etcd-password", "secret"]);
+    node.client().done("registered", &register("web-1", 8001, "none"));
+    assert_eq!(seen(&node), [8001]);
+    let store = etcd.store();
+    let words = ["--store", &store, "--node", "b", "--etcd-user", "root", "--etcd-password", "guess"];
+    let stranger = Server::begin(&[], &words);
+    let complaint = eventually("its complaint", DEADLINE, || {
+        let said = stranger.stderr();
+        said.contains("the user root").then_some(said)
+    });
+    assert!(!complaint.contains("guess"), "a password in the log: {complaint}");
+    assert!(!stranger.stdout().contains("ready"));
+}
+
+#[test]
+fn an_endpoint_that_is_dead_is_passed_over_and_prefixes_are_apart() {
+    let etcd = Etcd::start();
+    // Nobody listens on port 1 of this machine.
+    let store = format!("etcd://127.0.0.1:1,127.0.0.1:{}/one", etcd.port());
+    let one = Server::start(&["--store", &store, "--node", "a"]);
+    one.client().done("registered", &register("web-1", 8001, "none"));
+    let store = format!("etcd://127.0.0.1:{}/two/", etcd.port());
+    let two = Server::start(&["--store", &store, "--node", "a"]);
+    two.client().done("registered", &register("web-2", 8002, "none"));
+    assert_eq!((seen(&one), seen(&two)), (vec![8001], vec![8002]));
+}

@@ -1,0 +1,219 @@
+//! What is registered at one node is at all of them; leases run on one.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use hickory_proto::op::ResponseCode;
+use hickory_proto::rr::RecordType;
+use serde_json::{Value, json};
+
+use crate::etcd::Etcd;
+use crate::harness::dns::ports;
+use crate::harness::{Client, DEADLINE, Server, eventually, srv, stays};
+
+pub fn register(id: &str, port: u16, lease: &str) -> Value {
+    json!({"register": {"service": "web", "id": id, "host": "m1", "address": "127.0.0.1", "port": port, "lease": lease}})
+}
+
+fn heartbeat(id: &str) -> Value {
+    json!({"heartbeat": {"service": "web", "id": id, "host": "m1"}})
+}
+
+/// The ports of `web` in a node's DNS.
+pub fn seen(server: &Server) -> Vec<u16> {
+    let reply = server.resolver().udp(&srv("web"), RecordType::SRV);
+    let mut ports: Vec<u16> = ports(&reply).into_values().collect();
+    ports.sort_unstable();
+    ports
+}
+
+/// Waits until a node's DNS has these ports of `web`.
+pub fn becomes(server: &Server, wanted: &[u16]) {
+    eventually("what the node's DNS has", DEADLINE, || (seen(server) == wanted).then_some(()));
+}
+
+/// The reasons of what a node has seen.
+pub fn reasons(client: &mut Client) -> Vec<String> {
+    let reply = client.ask(&json!({"log": {}}));
+    let changes = reply["log"]["changes"].as_array().cloned().unwrap_or_default();
+    changes.iter().map(|change| change["reason"].as_str().unwrap_or_default().to_owned()).collect()
+}
+
+#[test]
+fn what_is_registered_at_one_node_is_in_the_dns_of_all() {
+    let etcd = Etcd::start();
+    let nodes = [etcd.node("a", &[]), etcd.node("b", &[]), etcd.node("c", &[])];
+    // Each takes one; and what is answered is in its own DNS at once.
+    for (node, port) in nodes.iter().zip(8001..) {
+        node.client().done("registered", &register(&format!("web-{port}"), port, "none"));
+        assert!(seen(node).contains(&port), "acknowledged, and not visible");
+    }
+    for node in &nodes {
+        becomes(node, &[8001, 8002, 8003]);
+    }
+    // They say the same of it: the revision is etcd's.
+    let told: Vec<BTreeMap<String, u64>> = nodes.iter().map(|node| revisions(&mut node.client())).collect();
+    assert!(told.iter().all(|other| *other == told[0]), "{told:?}");
+    let serials: Vec<u64> = nodes.iter().map(serial).collect();
+    assert!(serials.iter().all(|other| *other == serials[0]), "{serials:?}");
+    // Any of them deregisters it, and it is gone from all.
+    nodes[2]
+        .client()
+        .done("deregistered", &json!({"deregister": {"service": "web", "id": "web-8001", "host": "m1"}}));
+    for node in &nodes {
+        becomes(node, &[8002, 8003]);
+    }
+    // A node that comes later has what is there, and remembers who left.
+    let late = etcd.node("d", &[]);
+    assert_eq!(seen(&late), [8002, 8003], "ready, and not there");
+    let gone = late.resolver().udp("web-8001.web.service.local.", RecordType::SRV);
+    assert_eq!(gone.metadata.response_code, ResponseCode::NoError, "known, as one that left");
+}
+
+fn revisions(client: &mut Client) -> BTreeMap<String, u64> {
+    let list = client.list();
+    list.iter()
+        .map(|one| {
+            (one["id"].as_str().unwrap_or_default().to_owned(), one["revision"].as_u64().unwrap_or_default())
+        })
+        .collect()
+}
+
+fn serial(node: &Server) -> u64 {
+    node.client().ask(&json!({"status": {}}))["status"]["serial"].as_u64().expect("a serial")
+}
+
+#[test]
+fn two_nodes_that_want_one_name_get_two_and_one_instance_is_one() {
+    let etcd = Etcd::start();
+    let nodes = [etcd.node("a", &[]), etcd.node("b", &[])];
+    // The same id on two hosts, at two nodes at once, again and again: no label is given twice.
+    for round in 0..20 {
+        let labels: Vec<Value> = std::thread::scope(|scope| {
+            let asking = nodes.iter().zip(["m1", "m2"]).map(|(node, host)| {
+                scope.spawn(move || {
+                    let id = format!("one-{round}");
+                    let form = json!({"register": {"service": "web", "id": id, "host": host, "address": "127.0.0.1", "port": 80, "lease": "none"}});
+                    node.client().done("registered", &form)["dns"].clone()
+                })
+            });
+            let asking: Vec<_> = asking.collect();
+            asking.into_iter().map(|thread| thread.join().expect("a registration")).collect()
+        });
+        assert_ne!(labels[0], labels[1], "round {round}");
+    }
+    // The same instance at both at once: both are answered, and one of them is in force at both nodes.
+    for round in 0..20 {
+        std::thread::scope(|scope| {
+            for (node, port) in nodes.iter().zip([1000, 2000]) {
+                scope.spawn(move || {
+                    let form = json!({"register": {"service": "db", "id": "db", "host": "m1", "address": "127.0.0.1", "port": port + round, "lease": "none"}});
+                    node.client().done("registered", &form);
+                });
+            }
+        });
+        let ports = |node: &Server| {
+            let reply = node.client().ask(&json!({"lookup": {"id": "db", "service": "db"}}));
+            reply["found"]["instances"][0]["revision"].clone()
+        };
+        eventually("the same at both", DEADLINE, || (ports(&nodes[0]) == ports(&nodes[1])).then_some(()));
+    }
+}
+
+#[test]
+fn a_lease_runs_at_the_node_that_heard_of_it_last() {
+    let etcd = Etcd::start();
+    let nodes = [etcd.node("a", &[]), etcd.node("b", &[])];
+    nodes[0].client().done("registered", &register("web-1", 8001, "2s"));
+    becomes(&nodes[1], &[8001]);
+    // Heard of at the other from here on, and living for several leases.
+    let mut client = nodes[1].client();
+    let lives = stays(Duration::from_secs(5), || {
+        client.done("renewed", &heartbeat("web-1"));
+        seen(&nodes[0]) == [8001] && seen(&nodes[1]) == [8001]
+    });
+    assert!(lives, "it left while it was heard of");
+    // Silent, it leaves: because it expired, and once.
+    for node in &nodes {
+        becomes(node, &[]);
+        let reasons = reasons(&mut node.client());
+        assert_eq!(reasons.iter().filter(|reason| *reason == "expired").count(), 1, "{reasons:?}");
+    }
+    let refused = client.ask(&heartbeat("web-1"));
+    assert_eq!(refused["error"]["code"], "not_found");
+}
+
+#[test]
+fn heartbeats_and_time_cost_etcd_nothing() {
+    let etcd = Etcd::start();
+    let node = etcd.node("a", &[]);
+    let mut client = node.client();
+    client.done("registered", &register("web-1", 8001, "2s"));
+    let before = client.ask(&json!({"status": {}}))["status"]["revision"].clone();
+    let lives = stays(Duration::from_secs(3), || {
+        client.done("renewed", &heartbeat("web-1"));
+        true
+    });
+    assert!(lives);
+    // One write later the revision is the next one: nobody wrote in between.
+    let done = client.done("registered", &register("web-2", 8002, "none"));
+    assert_eq!(done["revision"].as_u64(), before.as_u64().map(|before| before + 1));
+}
+
+#[test]
+fn an_instance_bound_to_a_connection_leaves_with_it_everywhere() {
+    let etcd = Etcd::start();
+    let nodes = [etcd.node("a", &[]), etcd.node("b", &[])];
+    let mut holder = nodes[0].client();
+    holder.done("registered", &register("web-1", 8001, "connection"));
+    becomes(&nodes[1], &[8001]);
+    drop(holder);
+    for node in &nodes {
+        becomes(node, &[]);
+        let reasons = reasons(&mut node.client());
+        assert!(reasons.contains(&"disconnected".to_owned()), "{reasons:?}");
+    }
+}
+
+#[test]
+fn many_instances_of_one_connection_leave_with_it() {
+    /// More than one transaction of etcd's takes.
+    const MANY: u16 = 300;
+    let etcd = Etcd::start();
+    let nodes = [etcd.node("a", &[]), etcd.node("b", &[])];
+    let mut holder = nodes[0].client();
+    for port in 1..=MANY {
+        holder.send(&register(&format!("web-{port}"), port, "connection"));
+    }
+    for _ in 1..=MANY {
+        assert!(holder.receive().get("registered").is_some());
+    }
+    eventually("all at the other node", DEADLINE, || {
+        (nodes[1].client().list().len() == usize::from(MANY)).then_some(())
+    });
+    drop(holder);
+    for node in &nodes {
+        eventually("the end of all", DEADLINE, || node.client().list().is_empty().then_some(()));
+    }
+}
+
+#[test]
+fn settings_hosts_and_drains_are_at_all_nodes() {
+    let etcd = Etcd::start();
+    let nodes = [etcd.node("a", &[]), etcd.node("b", &[])];
+    let mut client = nodes[0].client();
+    client.done("registered", &register("web-1", 8001, "none"));
+    client.done("settings", &json!({"settings": {"service": "web", "ttl": "60s"}}));
+    client.done("registered", &register("web-2", 8002, "none"));
+    client.done("draining", &json!({"drain": {"service": "web", "id": "web-2", "host": "m1"}}));
+    becomes(&nodes[1], &[8001]);
+    let ttl = nodes[1].resolver().udp(&srv("web"), RecordType::SRV).answers[0].ttl;
+    assert_eq!(ttl, 60);
+    let host = json!({"Node": "m1", "Address": "10.1.2.3"});
+    nodes[1].http().put("/v1/catalog/register", &host);
+    let address = || {
+        let reply = nodes[0].http().get("/v1/catalog/node/m1").json();
+        (reply["Node"]["Address"] == "10.1.2.3").then_some(())
+    };
+    eventually("the host at the other node", DEADLINE, address);
+}

@@ -1,0 +1,127 @@
+//! Nodes end, and etcd ends: what was acknowledged stays, what was deregistered stays away, and no lease ends for our trouble.
+
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use serde_json::json;
+
+use crate::etcd::Etcd;
+use crate::harness::{DEADLINE, Server, eventually, stays};
+use crate::several::{becomes, reasons, register, seen};
+
+fn trouble(server: &Server) -> Option<String> {
+    let status = server.client().ask(&json!({"status": {}}));
+    status["status"]["store_trouble"].as_str().map(str::to_owned)
+}
+
+#[test]
+fn what_a_dead_node_watched_over_has_one_more_lease_and_then_leaves() {
+    let etcd = Etcd::start();
+    let (mut dying, other) = (etcd.node("a", &[]), etcd.node("b", &[]));
+    dying.client().done("registered", &register("silent", 8001, "3s"));
+    dying.client().done("registered", &register("kept", 8002, "3s"));
+    dying.client().done("registered", &register("bound", 8003, "none"));
+    becomes(&other, &[8001, 8002, 8003]);
+    dying.crash();
+    // One of them finds the other node, as a client of ours would.
+    let mut client = other.client();
+    let heartbeat = json!({"heartbeat": {"service": "web", "id": "kept", "host": "m1"}});
+    let gone = eventually("the silent one's end", DEADLINE, || {
+        client.done("renewed", &heartbeat);
+        let seen = seen(&other);
+        assert!(seen.contains(&8002) && seen.contains(&8003), "a living one left: {seen:?}");
+        (!seen.contains(&8001)).then_some(reasons(&mut other.client()))
+    });
+    assert_eq!(gone.iter().filter(|reason| *reason == "expired").count(), 1, "{gone:?}");
+    // The node comes back under its name, has everything, and takes registrations.
+    let back = etcd.node("a", &[]);
+    assert_eq!(seen(&back), [8002, 8003]);
+    back.client().done("registered", &register("new", 8004, "none"));
+    becomes(&other, &[8002, 8003, 8004]);
+}
+
+#[test]
+fn a_node_that_stops_in_order_is_missed_at_once() {
+    let etcd = Etcd::start();
+    let (mut leaving, other) = (etcd.node("a", &[]), etcd.node("b", &[]));
+    leaving.signal(Signal::SIGTERM);
+    assert_eq!(leaving.wait().code, Some(0));
+    // Nobody waits for its lease to run out: the name is free, and taken without a word of trouble.
+    let again = etcd.node("a", &[]);
+    assert!(!again.stderr().contains("is that of another node"), "{}", again.stderr());
+    again.client().done("registered", &register("web-1", 8001, "none"));
+    becomes(&other, &[8001]);
+}
+
+#[test]
+fn without_etcd_answers_stay_changes_are_refused_and_no_lease_ends() {
+    let mut etcd = Etcd::start();
+    let nodes = [etcd.node("a", &[]), etcd.node("b", &[])];
+    nodes[0].client().done("registered", &register("short", 8001, "2s"));
+    nodes[1].client().done("registered", &register("left", 8002, "none"));
+    nodes[0]
+        .client()
+        .done("deregistered", &json!({"deregister": {"service": "web", "id": "left", "host": "m1"}}));
+    for node in &nodes {
+        becomes(node, &[8001]);
+    }
+    etcd.kill();
+    for node in &nodes {
+        eventually("the trouble in the status", DEADLINE, || trouble(node));
+        let refused = node.client().ask(&register("web-3", 8003, "none"));
+        assert_eq!(refused["error"]["code"], "unavailable", "{refused}");
+    }
+    // Silent for several of its leases, and there: nobody could have heard it.
+    let stands = stays(Duration::from_secs(5), || nodes.iter().all(|node| seen(node) == [8001]));
+    assert!(stands, "a lease ended while etcd was away");
+    etcd.begin();
+    for node in &nodes {
+        eventually("the end of the trouble", DEADLINE, || trouble(node).is_none().then_some(()));
+    }
+    // Time runs again: the silent one leaves, the one that was deregistered is never back, and changes are taken.
+    nodes[1].client().done("registered", &register("web-3", 8003, "none"));
+    for node in &nodes {
+        let left = || {
+            let seen = seen(node);
+            assert!(!seen.contains(&8002), "a deregistered one is back");
+            (seen == [8003]).then_some(())
+        };
+        eventually("what is left", DEADLINE, left);
+    }
+}
+
+#[test]
+fn a_node_that_starts_without_etcd_says_not_ready_and_goes_on_when_it_is_there() {
+    let mut etcd = Etcd::start();
+    etcd.node("a", &[]).client().done("registered", &register("web-1", 8001, "none"));
+    etcd.kill();
+    let store = etcd.store();
+    let mut waiting = Server::begin(&[], &["--store", &store, "--node", "b"]);
+    eventually("its complaint", DEADLINE, || waiting.stderr().contains("etcd cannot be asked").then_some(()));
+    assert!(!waiting.stdout().contains("ready"));
+    etcd.begin();
+    assert!(waiting.until_ready());
+    assert_eq!(seen(&waiting), [8001]);
+}
+
+#[test]
+fn a_node_that_was_stopped_for_long_joins_again_and_tells_what_it_missed() {
+    let etcd = Etcd::start();
+    let (stopped, other) = (etcd.node("a", &[]), etcd.node("b", &[]));
+    stopped.client().done("registered", &register("web-1", 8001, "none"));
+    stopped.signal(Signal::SIGSTOP);
+    // Without it: others see it leave.
+    let left = || other.stderr().contains("members=[\"b\"]").then_some(());
+    eventually("its end as a member", DEADLINE, left);
+    other
+        .client()
+        .done("deregistered", &json!({"deregister": {"service": "web", "id": "web-1", "host": "m1"}}));
+    other.client().done("registered", &register("web-2", 8002, "none"));
+    stopped.signal(Signal::SIGCONT);
+    becomes(&stopped, &[8002]);
+    eventually("its registrations again", DEADLINE, || {
+        let reply = stopped.client().ask(&register("web-3", 8003, "none"));
+        reply.get("registered").is_some().then_some(())
+    });
+    becomes(&other, &[8002, 8003]);
+}
