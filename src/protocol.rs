@@ -18,6 +18,7 @@ mod shown;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -594,6 +595,19 @@ pub struct ExplainedInstance {
     pub rule: String,
 }
 
+/// One of the servers that share a registry.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NodeForm {
+    pub name: String,
+    pub addresses: Vec<IpAddr>,
+    /// The port of its DNS.
+    pub dns: u16,
+    /// Of 16,384: its part of what a dead node leaves.
+    pub slots: usize,
+    /// It is the server that answers.
+    pub own: bool,
+}
+
 /// The server as it is now.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ServerForm {
@@ -603,6 +617,9 @@ pub struct ServerForm {
     /// Why the store takes nothing now; left out while it does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub store_trouble: Option<String>,
+    /// The servers that share the registry, by name; left out where it is this one's alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nodes: Vec<NodeForm>,
     pub domains: Vec<String>,
     pub listeners: Vec<String>,
     pub zones: Vec<String>,

@@ -664,6 +664,7 @@ fn server_form(view: &View, store: &str, lines: &[String]) -> ServerForm {
         ready: false,
         store: store.to_owned(),
         store_trouble: None,
+        nodes: Vec::new(),
         domains: view
             .settings
             .apexes

@@ -113,6 +113,22 @@ pub struct View {
     ready: AtomicBool,
     /// Why the store takes nothing now.
     store_trouble: ArcSwapOption<String>,
+    /// The nodes that are members, by name; empty where this server is alone.
+    nodes: ArcSwap<Vec<Node>>,
+}
+
+/// A server of those that share a registry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    pub name: Arc<str>,
+    /// Where other machines reach it.
+    pub addresses: Vec<IpAddr>,
+    /// The port of its DNS.
+    pub dns: u16,
+    /// Slots of the ring that are its own, of [`crate::balance::ring::SLOTS`].
+    pub slots: usize,
+    /// It is this server.
+    pub is_own: bool,
 }
 
 /// The zones that files hold.
@@ -396,6 +412,7 @@ impl View {
             guards: AtomicU64::new(0),
             ready: AtomicBool::new(false),
             store_trouble: ArcSwapOption::empty(),
+            nodes: ArcSwap::default(),
         }
     }
 
@@ -406,6 +423,15 @@ impl View {
     /// Why the store takes nothing now; `None` while it does.
     pub fn store_trouble(&self) -> Option<Arc<String>> {
         self.store_trouble.load_full()
+    }
+
+    /// The nodes that are members now, by name; none where this server is alone.
+    pub fn nodes(&self) -> Arc<Vec<Node>> {
+        self.nodes.load_full()
+    }
+
+    pub fn set_nodes(&self, nodes: Vec<Node>) {
+        self.nodes.store(Arc::new(nodes));
     }
 
     pub fn set_store_trouble(&self, trouble: Option<String>) {

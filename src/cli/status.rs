@@ -30,7 +30,12 @@ impl Status {
             output::value(self.asking.output, &server)?;
             return Ok(code);
         }
-        let pairs = [
+        let nodes = server.nodes.iter().map(|node| match node.own {
+            true => format!("{} (the one that answers)", node.name),
+            false => node.name.clone(),
+        });
+        let nodes: Vec<String> = nodes.collect();
+        let mut pairs = vec![
             ("version", server.version),
             ("ready", if server.ready { "yes" } else { "no" }.to_owned()),
             ("up for", format_duration(Duration::from_secs(server.uptime_s))),
@@ -49,6 +54,9 @@ impl Status {
             ("revision", server.revision.to_string()),
             ("serial", server.serial.to_string()),
         ];
+        if !nodes.is_empty() {
+            pairs.insert(4, ("nodes", nodes.join(", ")));
+        }
         output::print(&output::list(&pairs))?;
         Ok(code)
     }

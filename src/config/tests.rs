@@ -134,10 +134,33 @@ fn every_key_can_be_said_everywhere() {
         ("underscore", "hyphen"),
         ("zones", directory),
     ];
+    // What is said of etcd is a mistake beside another store.
+    let of_etcd = [
+        ("etcd-authority", "/etc/callsign/etcd.pem"),
+        ("etcd-certificate", "/etc/callsign/node.pem"),
+        ("etcd-key", "/etc/callsign/node.key"),
+        ("etcd-password", "secret"),
+        ("etcd-user", "callsign"),
+        ("node", "a"),
+        ("store", "etcds://10.0.0.1:2379/x"),
+    ];
     let mut keys: Vec<&str> = KEYS.iter().map(|key| key.name).collect();
     keys.sort();
-    assert_eq!(said.map(|(key, _)| key), keys[..]);
-    let flags = said.map(|(key, text)| Setting::flag(key, vec![text.to_owned()])).to_vec();
+    let mut known: Vec<&str> = said.iter().chain(&of_etcd).map(|(key, _)| *key).collect();
+    known.sort();
+    known.dedup();
+    assert_eq!(known, keys);
+    let by_flags = said_everywhere(&said);
+    assert_ne!(by_flags, Config::defaults(&around(&[])).unwrap());
+    assert!(!by_flags.dns_is_default);
+    let etcd = said_everywhere(&of_etcd).etcd.unwrap();
+    assert_eq!((etcd.endpoints.len(), etcd.prefix.as_str()), (1, "/x/"));
+    assert!(!format!("{etcd:?}").contains("secret"));
+}
+
+/// The configuration that flags, variables and a file say alike.
+fn said_everywhere(said: &[(&'static str, &str)]) -> Config {
+    let flags = said.iter().map(|(key, text)| Setting::flag(key, vec![(*text).to_owned()])).collect();
     let by_flags = Config::load(None, flags, &around(&[])).unwrap();
     let variables: Vec<(String, &str)> = said.iter().map(|(key, text)| (variable_of(key), *text)).collect();
     let variables: Vec<(&str, &str)> = variables.iter().map(|(name, text)| (name.as_str(), *text)).collect();
@@ -146,8 +169,7 @@ fn every_key_can_be_said_everywhere() {
     let by_file = from_file(&file, &[], Vec::new()).unwrap();
     assert_eq!(by_flags, by_variables);
     assert_eq!(by_flags, by_file);
-    assert_ne!(by_flags, Config::defaults(&around(&[])).unwrap());
-    assert!(!by_flags.dns_is_default);
+    by_flags
 }
 
 #[test]

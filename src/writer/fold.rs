@@ -19,6 +19,7 @@ use crate::store::etcd::messages::{Condition, behind};
 use crate::store::etcd::place::{self, Place};
 use crate::store::record::{self, MemberForm, Near, Note, Unreadable};
 use crate::time::{Now, Wall};
+use crate::view::Node;
 
 /// Nodes of one ring: a transaction that holds only if the ring is unchanged names each, and etcd takes 128 conditions.
 pub const NODES_MAX: usize = 64;
@@ -81,6 +82,19 @@ impl Fold {
 
     pub fn members(&self) -> &BTreeMap<Arc<str>, Member> {
         &self.members
+    }
+
+    /// The members as they are shown.
+    pub fn nodes(&self) -> Vec<Node> {
+        let slots = self.ring.slots();
+        let shown = |(name, member): (&Arc<str>, &Member)| Node {
+            name: name.clone(),
+            addresses: member.form.addresses.clone(),
+            dns: member.form.dns,
+            slots: slots.get(&identity(name)).copied().unwrap_or_default(),
+            is_own: *name == self.name,
+        };
+        self.members.iter().map(shown).collect()
     }
 
     /// The revision since which this run is a member; `None` where it is none.

@@ -197,6 +197,7 @@ impl Node {
             if self.lost.is_none() && !self.view.is_ready() {
                 self.fold.remember(&std::mem::take(&mut remembered), now);
                 self.fold.settle_all(now);
+                self.view.set_nodes(self.fold.nodes());
                 self.view.set_serial_base(format.serial_base);
                 self.view.publish_all(&self.fold.registry);
                 self.publish_tokens();
@@ -383,6 +384,7 @@ impl Node {
         }
         if !self.fold.members().keys().eq(members.iter()) || since != self.fold.member_since() {
             self.note_members();
+            self.view.set_nodes(self.fold.nodes());
             self.fold.settle_all(now);
         }
         if changes.iter().any(|change| matches!(change.what, What::Token { .. })) {

@@ -176,6 +176,30 @@ fn an_instance_bound_to_a_connection_leaves_with_it_everywhere() {
 }
 
 #[test]
+fn every_node_tells_who_the_nodes_are() {
+    let etcd = Etcd::start();
+    let nodes = [etcd.node("a", &[]), etcd.node("b", &[])];
+    for (node, name) in nodes.iter().zip(["a", "b"]) {
+        let told = eventually("both of them", DEADLINE, || {
+            let status = node.client().ask(&json!({"status": {}}));
+            let told = status["status"]["nodes"].as_array().cloned()?;
+            (told.len() == 2).then_some(told)
+        });
+        assert_eq!(told.iter().map(|node| node["name"].clone()).collect::<Vec<_>>(), ["a", "b"]);
+        let slots: u64 = told.iter().filter_map(|node| node["slots"].as_u64()).sum();
+        assert_eq!(slots, 16_384, "{told:?}");
+        let own: Vec<&Value> = told.iter().filter(|node| node["own"] == true).collect();
+        assert_eq!(
+            (own.len(), &own[0]["name"], &own[0]["dns"]),
+            (1, &json!(name), &json!(node.dns[0].port()))
+        );
+        let members = node.http().get("/v1/agent/members").json();
+        let members = members.as_array().cloned().unwrap_or_default();
+        assert_eq!(members.iter().map(|member| member["Name"].clone()).collect::<Vec<_>>(), ["a", "b"]);
+    }
+}
+
+#[test]
 fn many_instances_of_one_connection_leave_with_it() {
     /// More than one transaction of etcd's takes.
     const MANY: u16 = 300;

@@ -19,7 +19,7 @@ use crate::instance::{Health, Host};
 use crate::journal::Topic;
 use crate::name::{HostName, fnv};
 use crate::registry::{Command, Report, ReportOf, Subject};
-use crate::view::Member;
+use crate::view::{Member, Node};
 
 const REASON: HeaderName = HeaderName::from_static("x-consul-reason");
 const CONTENT_HASH: HeaderName = HeaderName::from_static("x-consul-contenthash");
@@ -55,9 +55,21 @@ fn member(node: &super::shapes::Node) -> Value {
     })
 }
 
+/// One of several nodes, as a member; with an id of its own.
+fn shown(own: &super::shapes::Node, node: &Node) -> super::shapes::Node {
+    let address = node.addresses.first().map_or_else(|| own.address.clone(), |address| address.to_string());
+    let id = super::shapes::node_id(&node.name);
+    super::shapes::Node { id, node: node.name.to_string(), address, ..own.clone() }
+}
+
 pub async fn members(office: State) -> Response {
-    let node = office.own_node(&office.desk.host);
-    reply::json(StatusCode::OK, &[member(&node)], false)
+    let own = office.own_node(&office.desk.host);
+    let nodes = office.desk.view.nodes();
+    let members: Vec<Value> = match nodes.is_empty() {
+        true => vec![member(&own)],
+        false => nodes.iter().map(|node| member(&shown(&own, node))).collect(),
+    };
+    reply::json(StatusCode::OK, &members, false)
 }
 
 pub async fn version() -> Response {

@@ -205,7 +205,7 @@ impl Office {
         Node {
             id: match said.and_then(|host| host.id.as_deref()) {
                 Some(id) => id.to_owned(),
-                None => node_id(name),
+                None => node_id(name.as_str()),
             },
             node: name.to_string(),
             address: address.map(|address| address.to_string()).unwrap_or_default(),
@@ -459,8 +459,8 @@ fn tagged_addresses(instance: &Instance) -> BTreeMap<String, TaggedAddress> {
 }
 
 /// A UUID that is always the same for a host: clients know nodes by it.
-fn node_id(name: &HostName) -> String {
-    let (high, low) = (fnv(&[b"node", name.as_str().as_bytes()]), fnv(&[name.as_str().as_bytes(), b"id"]));
+pub fn node_id(name: &str) -> String {
+    let (high, low) = (fnv(&[b"node", name.as_bytes()]), fnv(&[name.as_bytes(), b"id"]));
     format!(
         "{:08x}-{:04x}-{:04x}-{:04x}-{:012x}",
         high >> 32,
