@@ -8,6 +8,7 @@
 //! - `trouble`: nodes and etcd that end.
 //! - `access`: TLS, users, and what is refused.
 //! - `identities`: tokens, and whose an instance is.
+//! - `guards`: the guard against mass death.
 //!
 //! Needs: etcd-server
 
@@ -17,6 +18,8 @@ mod harness;
 mod access;
 #[path = "cluster/etcd.rs"]
 mod etcd;
+#[path = "cluster/guards.rs"]
+mod guards;
 #[path = "cluster/identities.rs"]
 mod identities;
 #[path = "cluster/several.rs"]

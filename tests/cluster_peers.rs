@@ -8,6 +8,8 @@ mod harness;
 mod access;
 #[path = "cluster/etcd.rs"]
 mod etcd;
+#[path = "cluster/guards.rs"]
+mod guards;
 #[path = "cluster/identities.rs"]
 mod identities;
 #[path = "cluster/several.rs"]

@@ -272,21 +272,37 @@ impl Registry {
 
     /// What `changes`, which the registry holds already, mean for the guards of their services.
     pub fn settle(&mut self, changes: &[Change], now: Now) -> Vec<(Reason, What)> {
-        if self.deaths.is_empty() {
-            return Vec::new();
-        }
+        let unsettled = self.unsettled(changes);
+        unsettled.iter().filter_map(|(service, worse)| self.settle_service(service, *worse, now)).collect()
+    }
+
+    /// The services whose guards `changes`, which the registry holds already, may begin or end; true where something
+    /// became worse, without which none begins.
+    pub fn unsettled(&self, changes: &[Change]) -> BTreeMap<ServiceName, bool> {
         let mut services: BTreeMap<ServiceName, bool> = BTreeMap::new();
+        if self.deaths.is_empty() {
+            return services;
+        }
         for change in changes {
             for service in self.touched(change) {
                 *services.entry(service).or_default() |= is_for_the_worse(change);
             }
         }
-        let judge = |(service, worse): (&ServiceName, &bool)| match self.guards.get(service) {
+        services
+    }
+
+    /// The beginning or the end of a service's guard, where it is due.
+    pub fn settle_service(&mut self, service: &ServiceName, worse: bool, now: Now) -> Option<(Reason, What)> {
+        match self.guards.get(service) {
             Some(guarding) => self.release(service, guarding),
-            None if *worse => self.begin(service, now),
+            None if worse => self.begin(service, now),
             None => None,
-        };
-        services.iter().filter_map(judge).collect()
+        }
+    }
+
+    /// True where a service is guarded, or would be.
+    pub fn may_be_guarded(&self, service: &ServiceName) -> bool {
+        self.deaths.contains_key(service)
     }
 
     /// The beginning of a guard, where so many went bad within their windows.
@@ -373,6 +389,11 @@ impl Registry {
         guarding.holds(deaths.accounts.get(key)?).then_some(gone)
     }
 
+    /// True where what left under this key is held.
+    pub fn is_held(&self, key: &Key) -> bool {
+        self.held_by_key(key).is_some()
+    }
+
     /// True where another one that is held answers under this label.
     pub(super) fn is_held_label(&self, key: &Key, label: &Label) -> bool {
         let answered = self.guards.get(&key.service).and_then(|it| it.answered.get(label.as_str()));
@@ -396,7 +417,7 @@ impl Registry {
 
     /// True where what left under this key is held, and is put down to be forgotten after the guard.
     pub(super) fn forget_after_guard(&mut self, key: &Key, revision: u64) -> bool {
-        let is_held = self.held_by_key(key).is_some();
+        let is_held = self.is_held(key);
         match self.guards.get_mut(&key.service).filter(|_| is_held) {
             Some(guarding) => guarding.waiting.push((key.clone(), revision)),
             None => return false,

@@ -116,7 +116,7 @@ impl Fold {
         let id = match place {
             Place::Instance(key) => key.id.as_str(),
             Place::Host(host) => host.as_str(),
-            Place::Settings(service) => service.as_str(),
+            Place::Settings(service) | Place::Guard(service) => service.as_str(),
             Place::Token(name) => name,
             Place::Node(_) | Place::Format => return false,
         };
@@ -227,7 +227,7 @@ impl Fold {
                 self.format = Some(record::read_format(&pair.value)?);
                 return Ok(Folded::default());
             }
-            Place::Instance(_) | Place::Host(_) | Place::Settings(_) | Place::Token(_) => {}
+            Place::Instance(_) | Place::Host(_) | Place::Settings(_) | Place::Guard(_) | Place::Token(_) => {}
         }
         let (note, octets) = record::read_noted(&pair.value)?;
         let gone = (!note.there).then_some(note.at);
@@ -277,6 +277,11 @@ impl Fold {
                 let after = if note.there { record::read_settings(octets)? } else { Default::default() };
                 (before != after).then(|| What::Settings { service: service.clone(), before, after })
             }
+            Place::Guard(service) => {
+                let before = self.registry.guard(service);
+                let after = note.there.then(|| record::read_guard(octets)).transpose()?;
+                (before != after).then(|| What::Guard { service: service.clone(), before, after })
+            }
             Place::Token(name) => {
                 // Nearly all are new, and to look for a name is to look at every token.
                 let before = self.held.get(place).and_then(|_| self.registry.tokens().by_name(name)).cloned();
@@ -320,6 +325,10 @@ impl Fold {
                 (before != after).then(|| {
                     (Reason::Configured, What::Settings { service: service.clone(), before, after })
                 })?
+            }
+            Place::Guard(service) => {
+                let before = Some(self.registry.guard(service)?);
+                (Reason::Released, What::Guard { service: service.clone(), before, after: None })
             }
             Place::Token(name) => {
                 let before = self.registry.tokens().by_name(name).cloned()?;
@@ -377,7 +386,7 @@ impl Fold {
                 cells
             }),
             Place::Host(name) => self.registry.host(name).map(|host| of(&host.checks)),
-            Place::Settings(_) | Place::Token(_) | Place::Node(_) | Place::Format => None,
+            Place::Settings(_) | Place::Guard(_) | Place::Token(_) | Place::Node(_) | Place::Format => None,
         }
         .unwrap_or_default()
     }
@@ -457,13 +466,15 @@ pub fn record_of(what: &What) -> Option<(Place, Vec<u8>, bool)> {
             let there = *after != Default::default();
             (Place::Settings(service.clone()), record::write_settings(after), there)
         }
+        What::Guard { service, before, after } => {
+            let guard = (*after).or(*before)?;
+            (Place::Guard(service.clone()), record::write_guard(guard), after.is_some())
+        }
         What::Token { before, after } => {
             let token = after.as_ref().or(before.as_ref())?;
             (Place::Token(token.name.clone()), record::write_token(token), after.is_some())
         }
-        What::Instance { .. } | What::Host { .. } | What::Forgotten { .. } | What::Guard { .. } => {
-            return None;
-        }
+        What::Instance { .. } | What::Host { .. } | What::Forgotten { .. } => return None,
     })
 }
 

@@ -9,7 +9,7 @@
 //! and is so only when etcd has it. While etcd cannot be asked nothing ends: leases stand still, and have their time again
 //! when it is back.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +24,7 @@ use crate::access::{Access, Identity, Tokens};
 use crate::clock::Clock;
 use crate::instance::Instance;
 use crate::journal::Journal;
+use crate::name::ServiceName;
 use crate::registry::{Author, Change, Command, Reason, Refusal, Registry, ReportOf, Subject, What};
 use crate::store::History;
 use crate::store::etcd::follow::Told;
@@ -32,7 +33,7 @@ use crate::store::etcd::place::Place;
 use crate::store::etcd::{Answer, Etcd, Job, News, TRANSACTIONS_MAX};
 use crate::store::history::Memory;
 use crate::store::record::{self, ClusterFormat, Note};
-use crate::time::{Now, nanoseconds};
+use crate::time::{Now, Wall, nanoseconds};
 use crate::view::View;
 
 /// How often a command is tried again where another node was first.
@@ -46,6 +47,11 @@ const UNKNOWN_MAX: Duration = Duration::from_secs(2);
 /// Facts that wait for etcd: closed connections and verdicts. The oldest go: their leases end by themselves, and probes
 /// find the same again.
 const FACTS_MAX: usize = 32_768;
+/// How far the clocks of two nodes may be apart for a guard: what died by the other's clock a moment from now is looked
+/// at again when ours is there.
+const CLOCKS_APART_MAX: Duration = Duration::from_secs(10);
+/// The shortest time between two looks at the time. What another node has to say is due here until it says it.
+const LOOK_MIN: Duration = Duration::from_millis(4);
 /// How often we look for what whoever should have has not forgotten, and say again what etcd did not take.
 const SWEEP_EVERY: Duration = Duration::from_secs(30);
 /// How long etcd may take to be told that we leave.
@@ -71,6 +77,8 @@ pub struct Node {
     /// Commands that another node was before with, and when they are tried again.
     again: Vec<(u64, Pending)>,
     facts: VecDeque<Command>,
+    /// Services whose guards may begin or end by what was told.
+    unsettled: BTreeMap<ServiceName, Unsettled>,
     number: u64,
     /// Why etcd cannot be asked.
     lost: Option<String>,
@@ -87,14 +95,27 @@ struct Pending {
     places: Vec<Place>,
     /// What the registry has of it already.
     changes: Vec<Change>,
-    /// Things that it writes and that were not told yet.
+    /// Things that it writes or deletes and that were not told yet.
     untold: usize,
+    /// What it deletes: of that, no note tells whose transaction it was.
+    deletes: Vec<Place>,
     /// The instances as they will be.
     staged: HashMap<Place, Arc<Instance>>,
     tries: u32,
     /// When it is given up as not known, where etcd did not say or nothing was told.
     give_up_ns: Option<u64>,
     stored: bool,
+}
+
+/// What is known of a service whose guard may begin or end.
+#[derive(Clone, Copy, Debug, Default)]
+struct Unsettled {
+    /// Something became worse.
+    worse: bool,
+    /// When the last of it happened, by the clock of the node that says so.
+    at: Wall,
+    /// Not looked at before this time, in nanoseconds of the monotonic clock.
+    after_ns: u64,
 }
 
 #[derive(Debug)]
@@ -139,6 +160,7 @@ impl Node {
             waiting: 0,
             again: Vec::new(),
             facts: VecDeque::new(),
+            unsettled: BTreeMap::new(),
             number: run,
             lost: None,
             still_ns: Some(seen_ns),
@@ -197,6 +219,7 @@ impl Node {
             if self.lost.is_none() && !self.view.is_ready() {
                 self.fold.remember(&std::mem::take(&mut remembered), now);
                 self.fold.settle_all(now);
+                self.unsettle_all(now);
                 self.view.set_nodes(self.fold.nodes());
                 self.view.set_serial_base(format.serial_base);
                 self.view.publish_all(&self.fold.registry);
@@ -287,7 +310,8 @@ impl Node {
         };
         let tick = self.seen_ns + nanoseconds(tick);
         let due = self.fold.registry.next_due_ns().filter(|_| self.is_running());
-        self.clock.instant(due.map_or(tick, |due| due.min(tick)))
+        let soon = self.seen_ns + nanoseconds(LOOK_MIN);
+        self.clock.instant(due.map_or(tick, |due| due.max(soon).min(tick)))
     }
 
     /// True while this node is a member and etcd can be asked: only then does time pass for leases.
@@ -365,6 +389,7 @@ impl Node {
             let pending = &self.pending;
             let mut staged = |number: u64, place: &Place| pending.get(&number)?.staged.get(place).cloned();
             let Folded { change, number } = self.fold.fold(told, &mut staged, now);
+            let number = number.or_else(|| self.deleting(told));
             if let Some(pending) = number.and_then(|number| self.pending.get_mut(&number)) {
                 pending.untold = pending.untold.saturating_sub(1);
                 if let Some(change) = &change {
@@ -386,10 +411,12 @@ impl Node {
             self.note_members();
             self.view.set_nodes(self.fold.nodes());
             self.fold.settle_all(now);
+            self.unsettle_all(now);
         }
         if changes.iter().any(|change| matches!(change.what, What::Token { .. })) {
             self.publish_tokens();
         }
+        self.unsettle(&changes);
         show(&self.fold.registry, &self.view, &self.journal, &changes);
         self.memory.keep(changes);
         for number in done {
@@ -447,6 +474,11 @@ impl Node {
         let now = self.clock.now();
         for place in &pending.places {
             self.fold.settle(place, now);
+            if let Place::Guard(service) = place {
+                let again =
+                    Unsettled { worse: true, at: now.wall, after_ns: now.mono_ns + nanoseconds(TICK) };
+                self.unsettled.insert(service.clone(), again);
+            }
         }
         if let Asked::Command { command, by, .. } = &pending.asked
             && is_fact(command, by)
@@ -612,12 +644,15 @@ impl Node {
         let number = self.next_number();
         let (mut operations, mut places, mut staged, mut untold) =
             (Vec::new(), Vec::new(), HashMap::new(), 0);
+        let mut deletes = Vec::new();
         for (reason, what) in found {
             if let What::Forgotten { key } = &what {
                 let place = Place::Instance(key.clone());
                 conditions.push(self.fold.while_same(&place, true));
                 operations.push(Operation::Delete { key: self.fold.key_of(&place) });
+                deletes.push(place.clone());
                 places.push(place);
+                untold += 1;
                 continue;
             }
             let Some((place, octets, there)) = record_of(&what) else { continue };
@@ -625,7 +660,8 @@ impl Node {
                 What::Instance { before, .. } => before.is_some(),
                 What::Host { before, .. } => before.is_some(),
                 What::Token { before, .. } => before.is_some(),
-                What::Settings { .. } | What::Forgotten { .. } | What::Guard { .. } => false,
+                What::Guard { before, .. } => before.is_some(),
+                What::Settings { .. } | What::Forgotten { .. } => false,
             };
             conditions.push(self.fold.while_same(&place, is_there));
             let owner = if takes_over { self.fold.name.clone() } else { self.fold.owner(&place) };
@@ -646,6 +682,7 @@ impl Node {
             places,
             changes: Vec::new(),
             untold,
+            deletes,
             staged,
             tries,
             give_up_ns: None,
@@ -686,6 +723,7 @@ impl Node {
         }
         let room = TRANSACTIONS_MAX / 2;
         let room = room.saturating_sub(self.pending.len());
+        self.settle_guards(room / 2, now);
         for (reason, what) in self.fold.registry.due(now, room / 2) {
             self.due(reason, what, now);
         }
@@ -693,13 +731,72 @@ impl Node {
             self.sweep_ns = now.mono_ns + nanoseconds(SWEEP_EVERY);
             self.say_facts();
             let forgotten = nanoseconds(self.fold.registry.forget_after() + OVERDUE_AFTER) / 1_000_000;
-            let before = crate::time::Wall { unix_ms: now.wall.unix_ms.saturating_sub_unsigned(forgotten) };
+            let before = Wall { unix_ms: now.wall.unix_ms.saturating_sub_unsigned(forgotten) };
             for place in self.fold.overdue(before).into_iter().take(room / 2) {
-                if let Place::Instance(key) = place {
+                if let Place::Instance(key) = place
+                    && !self.fold.registry.is_held(&key)
+                {
                     self.due(Reason::Forgotten, What::Forgotten { key }, now);
                 }
             }
         }
+    }
+
+    /// Puts down whose guards may begin or end by changes that the registry holds.
+    fn unsettle(&mut self, changes: &[Change]) {
+        let at = changes.iter().map(|change| change.at).max().unwrap_or_default();
+        for (service, worse) in self.fold.registry.unsettled(changes) {
+            if self.fold.registry.may_be_guarded(&service) {
+                let unsettled = self.unsettled.entry(service).or_default();
+                *unsettled =
+                    Unsettled { worse: worse || unsettled.worse, at: unsettled.at.max(at), after_ns: 0 };
+            }
+        }
+    }
+
+    /// The same of all: somebody else may have been the one to say it.
+    fn unsettle_all(&mut self, now: Now) {
+        let registry = &self.fold.registry;
+        let set =
+            registry.all_settings().map(|(service, _)| service).filter(|name| registry.may_be_guarded(name));
+        let services = set.chain(registry.guards().map(|(service, _)| service));
+        let all = services.map(|name| (name.clone(), Unsettled { worse: true, at: now.wall, after_ns: 0 }));
+        self.unsettled.extend(all);
+    }
+
+    /// Has guards begin and end, `most` at once. One node says so, which watches over the service's guard; all hear of it.
+    fn settle_guards(&mut self, most: usize, now: Now) {
+        let mut asked = 0;
+        for (service, unsettled) in std::mem::take(&mut self.unsettled) {
+            let place = Place::Guard(service.clone());
+            if !self.fold.watches(&place) {
+                continue;
+            }
+            let waits = self.busy.contains_key(&place) || asked == most || unsettled.after_ns > now.mono_ns;
+            let found = match waits {
+                true => None,
+                false => self.fold.registry.settle_service(&service, unsettled.worse, now),
+            };
+            let ahead = now.wall < unsettled.at && unsettled.at <= now.wall.after(CLOCKS_APART_MAX);
+            match found {
+                Some((reason, what)) => {
+                    asked += 1;
+                    self.due(reason, what, now);
+                }
+                None if waits || ahead => drop(self.unsettled.insert(service, unsettled)),
+                None => {}
+            }
+        }
+    }
+
+    /// Our own transaction that deleted what was told to be gone.
+    fn deleting(&self, told: &Told) -> Option<u64> {
+        if told.pair.is_some() || self.pending.is_empty() {
+            return None;
+        }
+        let place = Place::of(&told.key)?;
+        let ours = |pending: &Pending| pending.deletes.contains(&place);
+        self.pending.iter().find(|(_, pending)| ours(pending)).map(|(number, _)| *number)
     }
 
     /// A deadline has passed here: etcd is asked to have it so, if this node is still the one to say it.
@@ -708,6 +805,7 @@ impl Node {
             What::Instance { before: Some(before), .. } => Place::Instance(before.key.clone()),
             What::Host { before: Some(before), .. } => Place::Host(before.name.clone()),
             What::Forgotten { key } => Place::Instance(key.clone()),
+            What::Guard { service, .. } => Place::Guard(service.clone()),
             _ => return,
         };
         if !self.fold.watches(&place) {

@@ -5,6 +5,7 @@
 //! | `i/` service, label of the id, host, id, with a zero octet between | an instance, or one that is gone |
 //! | `h/` host | a host, or that it was deregistered |
 //! | `s/` service | the settings of a service |
+//! | `g/` service | the guard of a service, or that it ended |
 //! | `t/` token, by its name | a token, or that it was revoked |
 //! | `n/` node | a member; it ends with the member's etcd lease |
 //! | `format` | the version of all this, and the base of the serial |
@@ -21,6 +22,7 @@ pub const FORMAT: &str = "format";
 const INSTANCES: &str = "i/";
 const HOSTS: &str = "h/";
 const SETTINGS: &str = "s/";
+const GUARDS: &str = "g/";
 const TOKENS: &str = "t/";
 const NODES: &str = "n/";
 
@@ -30,6 +32,7 @@ pub enum Place {
     Instance(Key),
     Host(HostName),
     Settings(ServiceName),
+    Guard(ServiceName),
     Token(Arc<str>),
     Node(String),
     Format,
@@ -56,6 +59,7 @@ impl Place {
             Self::Instance(key) => format!("{}{}\0{}", neighbours(key), key.host, key.id),
             Self::Host(host) => format!("{HOSTS}{host}"),
             Self::Settings(service) => format!("{SETTINGS}{service}"),
+            Self::Guard(service) => format!("{GUARDS}{service}"),
             Self::Token(name) => format!("{TOKENS}{name}"),
             Self::Node(name) => node(name),
             Self::Format => FORMAT.to_owned(),
@@ -73,6 +77,9 @@ impl Place {
         }
         if let Some(service) = key.strip_prefix(SETTINGS) {
             return ServiceName::parse(service).ok().map(Self::Settings);
+        }
+        if let Some(service) = key.strip_prefix(GUARDS) {
+            return ServiceName::parse(service).ok().map(Self::Guard);
         }
         if let Some(name) = key.strip_prefix(TOKENS) {
             return Some(Self::Token(name.into()));
@@ -109,6 +116,7 @@ mod tests {
             Place::Instance(key("redis:6379")),
             Place::Host(HostName::parse("m1").unwrap()),
             Place::Settings(ServiceName::parse("web").unwrap()),
+            Place::Guard(ServiceName::parse("web").unwrap()),
             Place::Token("ci".into()),
             Place::Node("a".to_owned()),
             Place::Format,
