@@ -113,10 +113,46 @@ impl History {
         match self {
             Self::Memory(memory) => {
                 let latest = memory.latest();
-                let older = latest.changes.iter().rev().filter(|change| change.revision < before);
-                Ok(older.take(most).cloned().collect())
+                let mut older =
+                    latest.changes.iter().rev().filter(|change| change.revision < before).peekable();
+                let mut read: Vec<Change> = older.by_ref().take(most).cloned().collect();
+                // As above: who reads on before its revision has had all of it.
+                while let Some(change) =
+                    older.next_if(|next| read.last().is_some_and(|last| last.revision == next.revision))
+                {
+                    read.push(change.clone());
+                }
+                Ok(read)
             }
             Self::Embedded(history) => history.before(before, most).map_err(|error| error.to_string()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::{Author, Reason, What};
+    use crate::time::Wall;
+
+    #[test]
+    fn changes_of_one_revision_are_read_together_both_ways() {
+        let memory = Memory::default();
+        let what = What::Token { before: None, after: None };
+        let change = |revision| Change {
+            revision,
+            at: Wall::default(),
+            reason: Reason::Granted,
+            author: Author::Server,
+            what: what.clone(),
+        };
+        memory.keep([4, 5, 5, 6].map(change).to_vec());
+        let history = History::Memory(memory);
+        let revisions =
+            |changes: Vec<Change>| -> Vec<u64> { changes.iter().map(|change| change.revision).collect() };
+        assert_eq!(revisions(history.after(4, 1).unwrap().0), [5, 5]);
+        assert_eq!(revisions(history.before(7, 1).unwrap()), [6]);
+        assert_eq!(revisions(history.before(7, 2).unwrap()), [6, 5, 5]);
+        assert_eq!(revisions(history.before(5, 1).unwrap()), [4]);
     }
 }
