@@ -172,10 +172,13 @@ impl Fold {
         }
     }
 
-    /// Things that left so long ago that whoever should have forgotten them has not, and that are ours to forget.
+    /// Things that left so long ago that whoever should have forgotten them has not, or nobody does, and that are ours to
+    /// forget. What a guard holds is not among them.
     pub fn overdue(&self, before: Wall) -> Vec<Place> {
         let overdue = |held: &Held| held.gone.is_some_and(|gone| gone < before);
-        let places = self.held.iter().filter(|(place, held)| overdue(held) && self.is_heir(place));
+        let is_held = |place: &Place| matches!(place, Place::Instance(key) if self.registry.is_held(key));
+        let places =
+            self.held.iter().filter(|(place, held)| overdue(held) && self.is_heir(place) && !is_held(place));
         places.map(|(place, _)| place.clone()).collect()
     }
 

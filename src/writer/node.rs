@@ -732,12 +732,10 @@ impl Node {
             self.say_facts();
             let forgotten = nanoseconds(self.fold.registry.forget_after() + OVERDUE_AFTER) / 1_000_000;
             let before = Wall { unix_ms: now.wall.unix_ms.saturating_sub_unsigned(forgotten) };
-            for place in self.fold.overdue(before).into_iter().take(room / 2) {
-                if let Place::Instance(key) = place
-                    && !self.fold.registry.is_held(&key)
-                {
-                    self.due(Reason::Forgotten, What::Forgotten { key }, now);
-                }
+            let mut overdue = self.fold.overdue(before);
+            overdue.retain(|place| !self.busy.contains_key(place));
+            for place in overdue.into_iter().take(room / 2) {
+                self.forget(place);
             }
         }
     }
@@ -824,6 +822,29 @@ impl Node {
         let mut conditions = self.fold.while_same_ring();
         conditions.extend(self.fold.while_member());
         self.transact(Asked::Due, vec![(reason, what)], conditions, false, Author::Server, 0);
+    }
+
+    /// Deletes what is only remembered: an instance, a host, settings, a guard or a token that are no more.
+    fn forget(&mut self, place: Place) {
+        let number = self.next_number();
+        let mut conditions = self.fold.while_same_ring();
+        conditions.extend(self.fold.while_member());
+        conditions.push(self.fold.while_same(&place, true));
+        let operations = vec![Operation::Delete { key: self.fold.key_of(&place) }];
+        self.busy.entry(place.clone()).or_default();
+        let pending = Pending {
+            asked: Asked::Due,
+            places: vec![place.clone()],
+            changes: Vec::new(),
+            untold: 1,
+            deletes: vec![place],
+            staged: HashMap::new(),
+            tries: 0,
+            give_up_ns: None,
+            stored: false,
+        };
+        self.pending.insert(number, pending);
+        self.ask(Job::Transact { conditions, operations, number });
     }
 
     /// What etcd did not say anything of, and what it stored and never told.
