@@ -170,7 +170,10 @@ impl Registry {
             self.forget_later(&gone, now);
             let most = self.gone_max(&gone.instance.key.service);
             let service = self.services.entry(gone.instance.key.service.clone()).or_default();
-            self.gone = self.gone + 1 - service.remember(gone, most).len();
+            let (instance, forgotten) = (gone.instance.clone(), service.remember(gone, most));
+            self.gone += 1;
+            self.forgotten(forgotten, now);
+            self.judge(&instance, now); // where it may be guarded already: a node hears of settings and guards first
         }
         let configured: Vec<ServiceName> = self.settings.keys().cloned().collect();
         configured.iter().for_each(|service| self.keep_deaths(service, now));
