@@ -92,6 +92,7 @@ fn every_key_can_be_said_everywhere() {
         ("allow-loopback", "true"),
         ("allow-unauthenticated", "true"),
         ("claim-local", "true"),
+        ("client-authority", "/etc/callsign/clients.pem"),
         ("consul-domain", "consul"),
         ("cookie-secret", "e5e973e5a6b2a43f48e7dc849e37bfcf"),
         ("data", "/var/tmp/callsign"),
@@ -110,14 +111,17 @@ fn every_key_can_be_said_everywhere() {
         ("history-changes", "7"),
         ("http", "10.0.0.1:5380"),
         ("http-hosts", "consul"),
+        ("https", "10.0.0.1:5443"),
         ("instances-max", "7"),
         ("known-for", "1s"),
         ("listen", "10.0.0.1:5301"),
+        ("listen-tls", "10.0.0.1:5302"),
         ("log", "debug"),
         ("notify", "10.0.0.2 key:secondaries"),
         ("nsid", "ns1.example.com"),
         ("probe-allow", "10.0.0.0/8"),
         ("probe-commands", "true"),
+        ("query-allow", "10.0.0.0/8"),
         ("rate-limit", "20"),
         ("regions", "eu=10.1.0.0/16"),
         ("reverse", "10.0.0.0/8"),
@@ -134,8 +138,9 @@ fn every_key_can_be_said_everywhere() {
         ("underscore", "hyphen"),
         ("zones", directory),
     ];
-    // What is said of etcd is a mistake beside another store.
+    // What is said of etcd is a mistake beside another store, and rules are one beside `allow-unauthenticated`.
     let of_etcd = [
+        ("access", "allow anyone read"),
         ("etcd-authority", "/etc/callsign/etcd.pem"),
         ("etcd-certificate", "/etc/callsign/node.pem"),
         ("etcd-key", "/etc/callsign/node.key"),
