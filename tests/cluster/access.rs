@@ -48,7 +48,7 @@ fn a_user_shows_a_password_and_a_wrong_one_is_said() {
     // As etcd's own documentation does it: the first user is root, and from then on everybody has to be somebody.
     let at = ([127, 0, 0, 1], etcd.port()).into();
     for (path, body) in [
-        ("/v3/auth/user/add", r#"{"name":"root","password":"secret"}"#),
+        ("/v3/auth/user/add", r#"{"name":"root","password":"open-sesame"}"#),
         ("/v3/auth/role/add", r#"{"name":"root"}"#),
         ("/v3/auth/user/grant", r#"{"user":"root","role":"root"}"#),
         ("/v3/auth/enable", "{}"),
@@ -59,9 +59,10 @@ fn a_user_shows_a_password_and_a_wrong_one_is_said() {
         });
         assert_eq!(reply.status, 200, "{path}: {}", reply.text());
     }
-    let node = etcd.node("a", &["--etcd-user", "root", "--etcd-password", "secret"]);
+    let node = etcd.node("a", &["--etcd-user", "root", "--etcd-password", "open-sesame", "--log", "trace"]);
     node.client().done("registered", &register("web-1", 8001, "none"));
     assert_eq!(seen(&node), [8001]);
+    assert!(!node.stderr().contains("open-sesame"), "a password in the log");
     let store = etcd.store();
     let words = ["--store", &store, "--node", "b", "--etcd-user", "root", "--etcd-password", "guess"];
     let stranger = Server::begin(&[], &words);
