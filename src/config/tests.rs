@@ -107,6 +107,7 @@ fn every_key_can_be_said_everywhere() {
         ("forward-special", "home.arpa"),
         ("forward-trust-ad", "true"),
         ("grace", "1s"),
+        ("group", "65534"),
         ("history-age", "1d"),
         ("history-changes", "7"),
         ("http", "10.0.0.1:5380"),
@@ -136,6 +137,7 @@ fn every_key_can_be_said_everywhere() {
         ("ttl", "7"),
         ("udp-octets-loopback", "4096"),
         ("underscore", "hyphen"),
+        ("user", "65534"),
         ("zones", directory),
     ];
     // What is said of etcd is a mistake beside another store, and rules are one beside `allow-unauthenticated`.
