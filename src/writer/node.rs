@@ -5,7 +5,7 @@
 //! published; a command is answered when what it did was told and is visible. So local and remote changes take the same
 //! way in, and two nodes that want different things of one instance come one after the other.
 //!
-//! What time does (leases that end, gone instances to forget) is found by the node that watches over it ([`super::fold`]),
+//! What time does (leases that end, gone instances to forget) is found by the node that watches over it (`fold`),
 //! and is so only when etcd has it. While etcd cannot be asked nothing ends: leases stand still, and have their time again
 //! when it is back.
 
