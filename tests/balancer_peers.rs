@@ -1,6 +1,6 @@
 //! nginx, whose upstream comes from our SRV records, with real servers behind it and load in front.
 //!
-//! Needs: nginx
+//! Needs: peer:nginx
 //!
 //! As in tests/balancers.rs; this nginx is built, for Debian's asks for no SRV.
 

@@ -1,6 +1,6 @@
 //! What tests/cluster.rs shows of Debian's etcd, on one of this year.
 //!
-//! Needs: etcd
+//! Needs: peer:etcd
 
 mod harness;
 

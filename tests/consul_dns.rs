@@ -1,6 +1,6 @@
 //! A real Consul and callsign, told the same over HTTP and asked the same over DNS, and in what they differ.
 //!
-//! Needs: consul
+//! Needs: peer:consul
 //!
 //! Both take the same registrations through Consul's catalog API. Then each question of `peers/consul_dns.txt` is
 //! asked of both, over UDP and TCP; the file says in what the replies differ, and why. A difference that is not

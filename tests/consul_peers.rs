@@ -6,7 +6,7 @@
 //! - `prometheus`: so do targets.
 //! - `coredns`: forwards Consul's names.
 //!
-//! Needs: consul, traefik, prometheus, coredns
+//! Needs: peer:consul, peer:traefik, peer:prometheus, peer:coredns
 
 mod harness;
 

@@ -1,6 +1,6 @@
 //! CoreDNS in front of us, set up with exactly what `callsign setup` prints, and programs behind it.
 //!
-//! Needs: coredns, bind9-dnsutils, gcc, musl-tools, golang-go, nodejs, openjdk-17-jdk-headless, iproute2, util-linux
+//! Needs: peer:coredns, bind9-dnsutils, gcc, musl-tools, golang-go, nodejs, openjdk-17-jdk-headless, iproute2, util-linux
 //!
 //! As in tests/resolvers.rs; CoreDNS is built, and no package of Debian.
 

@@ -1,6 +1,6 @@
 //! Our own trouble, as CoreDNS in front of us sees it, and an nginx that takes its servers from us.
 //!
-//! Needs: coredns, nginx, curl, bind9-dnsutils, iproute2, util-linux, strace
+//! Needs: peer:coredns, peer:nginx, curl, bind9-dnsutils, iproute2, util-linux, strace
 //!
 //! As in tests/trouble.rs; both are built: CoreDNS is no package of Debian, and Debian's nginx asks for no SRV.
 
