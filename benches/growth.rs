@@ -369,15 +369,7 @@ fn balance() {
         system.view.settings.regions =
             vec![Region { name: "here".into(), network: "10.0.0.0/8".parse().unwrap() }];
         system.set(set);
-        let responder = Responder {
-            view: Arc::new(system.view),
-            policy: Policy::default(),
-            clock: Clock::start(),
-            limiter: None,
-            forwarder: None,
-            queries: Arc::default(),
-            transfers: None,
-        };
+        let responder = Responder::new(Arc::new(system.view), Policy::default(), Clock::start());
         (name, Arc::new(responder))
     });
     let types = [RecordType::A, RecordType::SRV];

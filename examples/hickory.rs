@@ -52,15 +52,7 @@ async fn main() -> anyhow::Result<()> {
     let mut seed = [0; 8];
     getrandom::fill(&mut seed)?;
     let mut server = Server::new(Handler::new(
-        Arc::new(Responder {
-            view,
-            policy: Policy::default(),
-            clock: Clock::start(),
-            limiter: None,
-            forwarder: None,
-            queries: Arc::default(),
-            transfers: None,
-        }),
+        Arc::new(Responder::new(view, Policy::default(), Clock::start())),
         u64::from_ne_bytes(seed),
     ));
     server.register_socket(UdpSocket::bind(address).await?);

@@ -118,6 +118,12 @@ impl Accepted {
 }
 
 impl Responder {
+    /// Answers from what is ours, without a limit; nobody is asked, and nobody is given a zone.
+    pub fn new(view: Arc<View>, policy: Policy, clock: Clock) -> Self {
+        let queries = Arc::default();
+        Self { view, policy, clock, limiter: None, forwarder: None, queries, transfers: None }
+    }
+
     /// What becomes of `message`, at once: whoever is given [`Accepted::Pending`] answers others meanwhile.
     pub fn accept(self: &Arc<Self>, arrival: &Arrival, message: &[u8]) -> Accepted {
         let onward = self.forwarder.as_deref().map(|forwarder| Onward { forwarder, told: None });

@@ -184,14 +184,10 @@ fn f_13_not_even_before_the_registry_is_loaded() {
         Clock::start(),
         Arc::default(),
     );
+    let view = Arc::new(View::new(settings, Zones::default())); // not ready
     let responder = Arc::new(Responder {
-        view: Arc::new(View::new(settings, Zones::default())), // not ready
-        policy: Policy::default(),
-        clock: Clock::start(),
-        limiter: None,
         forwarder: Some(forwarder.expect("an upstream that is not us")),
-        queries: Arc::default(),
-        transfers: None,
+        ..Responder::new(view, Policy::default(), Clock::start())
     });
     let client = SocketAddr::from(([127, 0, 0, 1], 5353));
     let accept = |ask: &Ask| {

@@ -31,15 +31,7 @@ fn web_srv() -> Vec<u8> {
 /// The loop on `socket`, until the set is dropped.
 fn serve(socket: UdpSocket, view: &Arc<View>) -> JoinSet<io::Result<()>> {
     let mut tasks = JoinSet::new();
-    let responder = Arc::new(Responder {
-        view: view.clone(),
-        policy: Policy::default(),
-        clock: Clock::start(),
-        limiter: None,
-        forwarder: None,
-        queries: Arc::default(),
-        transfers: None,
-    });
+    let responder = Arc::new(Responder::new(view.clone(), Policy::default(), Clock::start()));
     let sockets = vec![socket.into_std().unwrap()];
     tasks.spawn(udp::run(sockets, responder, SEED, CancellationToken::new()));
     tasks

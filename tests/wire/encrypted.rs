@@ -64,15 +64,7 @@ impl Encrypted {
         socket.set_nonblocking(true).unwrap();
         let addresses = [dot.local_addr(), web.local_addr(), socket.local_addr()].map(Result::unwrap);
         let identity = Identity::new(Source::SelfSigned(vec!["localhost".to_owned()])).unwrap();
-        let responder = Arc::new(Responder {
-            view: view.clone(),
-            policy,
-            clock: Clock::start(),
-            limiter: None,
-            forwarder: None,
-            queries: Arc::default(),
-            transfers: None,
-        });
+        let responder = Arc::new(Responder::new(view.clone(), policy, Clock::start()));
         let streams = Streams::new(tcp::CONNECTIONS_MAX);
         let handshakes = Arc::<Handshakes>::default();
         let acceptor = |alpn: &[&[u8]]| {

@@ -406,15 +406,7 @@ impl Servers {
         let (udp, tcp) = (udp_socket.local_addr().unwrap(), listener.local_addr().unwrap());
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
-        let responder = Arc::new(Responder {
-            view: view.clone(),
-            policy,
-            clock: Clock::start(),
-            limiter: None,
-            forwarder: None,
-            queries: Arc::default(),
-            transfers: None,
-        });
+        let responder = Arc::new(Responder::new(view.clone(), policy, Clock::start()));
         let sockets = vec![udp_socket.into_std().unwrap()];
         let running = udp::run(sockets, responder.clone(), 1, stop.clone());
         tasks.spawn(async { running.await.unwrap() });
@@ -429,15 +421,7 @@ impl Servers {
         let (udp_socket, listener) = sockets().await;
         let (udp, tcp) = (udp_socket.local_addr().unwrap(), listener.local_addr().unwrap());
         let mut server = hickory_server::Server::new(Handler::new(
-            Arc::new(Responder {
-                view: view.clone(),
-                policy,
-                clock: Clock::start(),
-                limiter: None,
-                forwarder: None,
-                queries: Arc::default(),
-                transfers: None,
-            }),
+            Arc::new(Responder::new(view.clone(), policy, Clock::start())),
             3,
         ));
         server.register_socket(udp_socket);

@@ -47,15 +47,7 @@ pub fn run(framing: &str, cases: usize, each: impl Fn(&Bench, u64, usize) -> Cou
     let cases = number("CALLSIGN_CASES").map_or(cases, |cases| cases as usize / THREADS as usize);
     let (rows, _) = query::read(ROWS);
     let real = rows.into_iter().map(|row| row.query).filter(|query| query.len() < 4096).collect();
-    let responder = Responder {
-        view: fixture(),
-        policy: policy(true),
-        clock: Clock::start(),
-        limiter: None,
-        forwarder: None,
-        queries: Arc::default(),
-        transfers: None,
-    };
+    let responder = Responder::new(fixture(), policy(true), Clock::start());
     let bench = Arc::new(Bench { responder, real });
     let start = Instant::now();
     let mut sum = Counts::new();

@@ -32,15 +32,7 @@ impl Limits {
     fn new(policy: Policy) -> Self {
         let counts = Arc::new(Limited::default());
         let limiter = Some(Limiter::new(RATE as u32, Secret([3; 16]), counts.clone()));
-        let responder = Responder {
-            view: fixture(),
-            policy,
-            clock: Clock::start(),
-            limiter,
-            forwarder: None,
-            queries: Arc::default(),
-            transfers: None,
-        };
+        let responder = Responder { limiter, ..Responder::new(fixture(), policy, Clock::start()) };
         Self { responder, counts, now: Now::default().after(Duration::from_secs(1000)) }
     }
 

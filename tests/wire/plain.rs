@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::Arc;
 use std::time::Duration;
 
 use callsign::answer::Over;
@@ -236,15 +235,7 @@ impl Live {
 }
 
 fn responder(live: &Live, policy: wire::Policy) -> Responder {
-    Responder {
-        view: live.view.clone(),
-        policy,
-        clock: Clock::start(),
-        limiter: None,
-        forwarder: None,
-        queries: Arc::default(),
-        transfers: None,
-    }
+    Responder::new(live.view.clone(), policy, Clock::start())
 }
 
 /// What kind of reply the plain way gave; none where it gave none.
