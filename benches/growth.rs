@@ -94,12 +94,8 @@ struct System {
 impl System {
     fn new(reverse: &[&str]) -> Self {
         let settings = Settings {
-            apexes: vec![Apex::parse("service.local").unwrap()],
-            ttl: 5,
-            ns_addresses: vec![Ipv4Addr::LOCALHOST.into()],
-            consul: None,
             reverse: reverse.iter().map(|network| network.parse().unwrap()).collect(),
-            regions: Vec::new(),
+            ..Settings::new(vec![Apex::parse("service.local").unwrap()])
         };
         let view = View::new(settings, Zones::default());
         view.set_ready();

@@ -34,14 +34,8 @@ async fn main() -> anyhow::Result<()> {
     let address: SocketAddr = address.parse()?;
 
     // What queries see, and the one task that changes it.
-    let settings = Settings {
-        apexes: vec![Apex::parse("service.local")?],
-        ttl: 5,
-        ns_addresses: vec![address.ip()],
-        consul: None,
-        reverse: Vec::new(),
-        regions: Vec::new(),
-    };
+    let apexes = vec![Apex::parse("service.local")?];
+    let settings = Settings { ns_addresses: vec![address.ip()], ..Settings::new(apexes) };
     let view = Arc::new(View::new(settings, Zones::default()));
     let registry = Registry::new(INSTANCES_MAX, FORGET_AFTER);
     let (writer, handle) =

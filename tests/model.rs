@@ -7,7 +7,7 @@
 //! what a registry makes of the same instances that were put into it at once.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use callsign::answer::{Answer, Asked, CLASS_IN, Over, Question, Rcode, answer};
@@ -181,12 +181,8 @@ impl System {
 
 fn view() -> View {
     let settings = Settings {
-        apexes: vec![Apex::parse("service.local").unwrap()],
-        ttl: 5,
-        ns_addresses: vec![Ipv4Addr::LOCALHOST.into()],
-        consul: None,
         reverse: vec!["10.0.0.0/8".parse().unwrap()],
-        regions: Vec::new(),
+        ..Settings::new(vec![Apex::parse("service.local").unwrap()])
     };
     let view = View::new(settings, Zones::default());
     view.set_ready();

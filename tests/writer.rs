@@ -51,14 +51,7 @@ fn together(commands: Vec<Command>) -> (Vec<Done>, Vec<String>) {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let apexes = vec![Apex::parse("service.local").unwrap()];
-        let settings = Settings {
-            apexes,
-            ttl: 5,
-            ns_addresses: vec![[127, 0, 0, 1].into()],
-            consul: None,
-            reverse: Vec::new(),
-            regions: Vec::new(),
-        };
+        let settings = Settings::new(apexes);
         let view = Arc::new(View::new(settings, Zones::default()));
         let registry = Registry::new(100, FORGET_AFTER);
         let (writer, handle) =

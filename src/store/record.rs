@@ -363,11 +363,8 @@ pub fn write_noted(note: &Note, record: &[u8]) -> Vec<u8> {
 
 /// Reads a note, and returns the record behind it.
 pub fn read_noted(octets: &[u8]) -> Result<(Note, &[u8]), Unreadable> {
-    let (form, record): (NoteForm, _) = match octets {
-        [VERSION, form @ ..] => postcard::take_from_bytes(form).map_err(damaged)?,
-        [found, ..] if *found > VERSION => return Err(Unreadable::Newer(*found)),
-        _ => return Err(Unreadable::Damaged("a record has no version".to_owned())),
-    };
+    let (form, record): (NoteForm, _) =
+        postcard::take_from_bytes(form_of(VERSION, octets)?).map_err(damaged)?;
     let note = Note {
         owner: form.owner.into(),
         number: form.number,
@@ -574,8 +571,13 @@ fn read<'a, T: Deserialize<'a>>(octets: &'a [u8]) -> Result<T, Unreadable> {
 }
 
 fn read_as<'a, T: Deserialize<'a>>(version: u8, octets: &'a [u8]) -> Result<T, Unreadable> {
+    postcard::from_bytes(form_of(version, octets)?).map_err(damaged)
+}
+
+/// What stands behind the version.
+fn form_of(version: u8, octets: &[u8]) -> Result<&[u8], Unreadable> {
     match octets {
-        [found, form @ ..] if *found == version => postcard::from_bytes(form).map_err(damaged),
+        [found, form @ ..] if *found == version => Ok(form),
         [found, ..] if *found > version => Err(Unreadable::Newer(*found)),
         _ => Err(Unreadable::Damaged("a record has no version".to_owned())),
     }

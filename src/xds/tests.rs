@@ -24,14 +24,7 @@ struct System {
 
 impl System {
     fn new() -> Self {
-        let settings = Settings {
-            apexes: vec![Apex::parse("service.local").unwrap()],
-            ttl: 5,
-            ns_addresses: vec![Ipv4Addr::LOCALHOST.into()],
-            consul: None,
-            reverse: Vec::new(),
-            regions: Vec::new(),
-        };
+        let settings = Settings::new(vec![Apex::parse("service.local").unwrap()]);
         let view = View::new(settings, Zones::default());
         view.set_ready();
         Self { registry: Registry::new(100, FORGET_AFTER), view, now: Now::default() }

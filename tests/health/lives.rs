@@ -107,14 +107,7 @@ impl Within {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         let runtime = runtime.expect("a runtime");
         let apexes = vec![Apex::parse("service.local").expect("a name")];
-        let settings = Settings {
-            apexes,
-            ttl: 5,
-            ns_addresses: vec![[127, 0, 0, 1].into()],
-            consul: None,
-            reverse: Vec::new(),
-            regions: Vec::new(),
-        };
+        let settings = Settings::new(apexes);
         let (view, clock) = (Arc::new(View::new(settings, Zones::default())), Clock::start());
         let registry = Registry::new(100, FORGET_AFTER);
         let entered = runtime.enter(); // the writer's timer is the runtime's
