@@ -54,7 +54,7 @@ impl Census {
     pub fn with(mut self, service: &ServiceView) -> Self {
         self.services += 1;
         let live_before = self.live;
-        self.guarded += u64::from(service.guard.is_some());
+        self.guarded += u64::from(service.guard().is_some());
         self.held += service.answered.iter().filter(|member| member.held).count() as u64;
         for member in &service.members {
             let count = match (&member.standing, member.health) {

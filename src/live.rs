@@ -558,7 +558,7 @@ impl Live<'_> {
 
 /// That some of an answer is held by the guard.
 fn stale(service: &ServiceView) -> Option<Ede> {
-    (!service.stale.is_empty()).then(|| Ede::new(Ede::STALE_ANSWER, &*service.stale))
+    (!service.stale().is_empty()).then(|| Ede::new(Ede::STALE_ANSWER, service.stale()))
 }
 
 fn srv_of(scale: Scale, member: &Member, port: &Port, target: Name) -> Data {

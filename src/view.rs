@@ -17,7 +17,7 @@ use std::borrow::Borrow;
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use ipnet::IpNet;
@@ -166,11 +166,10 @@ pub struct ServiceView {
     pub members: Members,
     /// What answers are made of: the members, and who left and is held by the guard.
     pub answered: Members,
-    pub guard: Option<Guard>,
-    /// That some of the answers are held, in words; empty where none is. At most `EDE_OCTETS_MAX` octets.
-    pub stale: Box<str>,
+    /// Where a guard is on.
+    guarded: Option<Box<Guarded>>,
     /// The last that left, `GONE_PER_SERVICE_MAX` of them at most; oldest first.
-    pub gone: Vec<Gone>,
+    pub gone: Box<[Gone]>,
     /// The tags of every instance that is registered or remembered, as labels.
     pub tags: Arc<BTreeSet<Label>>,
     /// The ports of the same ones.
@@ -183,7 +182,7 @@ pub struct ServiceView {
     pub modified: u64,
     /// The revision from which on it has been known all the time; that of the start for what was known before it.
     pub born: u64,
-    pub settings: ServiceSettings,
+    pub settings: Arc<ServiceSettings>,
     /// Under `Policy::Affinity`: its live instances, by the hash of their labels.
     pub ring: Option<Arc<Ring>>,
     /// What weights become in its SRV records.
@@ -192,6 +191,17 @@ pub struct ServiceView {
     pub why_none: Box<str>,
     prepared: OnceLock<Box<Prepared>>,
 }
+
+/// What a guard is to the answers of its service.
+#[derive(Debug)]
+struct Guarded {
+    guard: Guard,
+    /// That some of the answers are held, in words; empty where none is. At most `EDE_OCTETS_MAX` octets.
+    stale: Box<str>,
+}
+
+/// The settings of a service that has none; one for all of them.
+static NO_SETTINGS: LazyLock<Arc<ServiceSettings>> = LazyLock::new(Arc::default);
 
 impl Overlap {
     fn of(apex: &Apex, settings: &Settings, zones: &Zones) -> Self {
@@ -228,17 +238,18 @@ impl ServiceView {
             None => return None,
         };
         let (members, answered) = registry.members(name);
-        let guard = registry.guard(name);
-        let stale = guard.map(|guard| stale(name, &answered, guard)).unwrap_or_default();
+        let guarded = registry.guard(name).map(|guard| {
+            let stale = stale(name, &answered, guard).into();
+            Box::new(Guarded { guard, stale })
+        });
         let mut gone: Vec<Gone> = service.gone().rev().take(GONE_PER_SERVICE_MAX).cloned().collect();
         gone.reverse();
         let why_none = if answered.any_answered() { String::new() } else { why_none(name, &members, &gone) };
         let affine = settings.balance.is_some_and(|balance| balance.policy == Policy::Affinity);
         let ring = affine.then(|| ring_of(&answered, old.and_then(|old| old.ring.as_ref())));
         Some(Self {
-            guard,
-            stale: stale.into(),
-            gone,
+            guarded,
+            gone: gone.into(),
             tags: service.known_tags(),
             ports: service.ports(),
             listed_tags: service.listed_tags(),
@@ -268,14 +279,13 @@ impl ServiceView {
         };
         Self {
             name: name.clone(),
-            settings,
+            settings: if settings == **NO_SETTINGS { NO_SETTINGS.clone() } else { Arc::new(settings) },
             ring: None,
             scale,
             members,
             answered,
-            guard: None,
-            stale: Box::default(),
-            gone: Vec::new(),
+            guarded: None,
+            gone: Box::default(),
             tags: Arc::default(),
             ports: Service::default().ports(),
             ttl,
@@ -285,6 +295,16 @@ impl ServiceView {
             why_none: Box::default(),
             prepared: OnceLock::new(),
         }
+    }
+
+    /// The guard that is on.
+    pub fn guard(&self) -> Option<Guard> {
+        self.guarded.as_ref().map(|guarded| guarded.guard)
+    }
+
+    /// That the guard holds some of the answers, in words; empty where it holds none.
+    pub fn stale(&self) -> &str {
+        self.guarded.as_ref().map_or("", |guarded| &guarded.stale)
     }
 
     /// True where somebody else is to answer instead.

@@ -572,7 +572,7 @@ fn log_guard(view: &View, change: &Change) {
     match &change.what {
         What::Guard { service, after: Some(_), .. } => {
             let view = view.service(service.as_str());
-            let stale = view.as_ref().map(|view| &*view.stale).unwrap_or_default();
+            let stale = view.as_ref().map(|view| view.stale()).unwrap_or_default();
             tracing::warn!(%service, stale, "too many instances went bad at once; they stay in the answers");
         }
         What::Guard { service, after: None, .. } => {

@@ -497,7 +497,7 @@ fn said(service: &ServiceView) -> String {
     let answered: Vec<String> =
         service.in_answers().map(|member| format!("{} {}", member.instance.key, member.held)).collect();
     let (tags, listed) = (&service.tags, &service.listed_tags);
-    let (why_none, stale) = (&service.why_none, &service.stale);
+    let (why_none, stale) = (&service.why_none, service.stale());
     format!("{members:#?} {answered:#?} {gone:#?} {tags:?} {listed:?} {} {why_none:?} {stale:?}", service.ttl)
 }
 

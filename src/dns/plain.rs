@@ -448,9 +448,9 @@ impl Reply<'_, '_> {
 
     /// Says of records that the guard holds some of them.
     fn mark(&mut self, service: &ServiceView) -> Option<()> {
-        if self.counts[0] > 0 && !service.stale.is_empty() {
+        if self.counts[0] > 0 && !service.stale().is_empty() {
             self.code = Ede::STALE_ANSWER;
-            self.say(format_args!("{}", service.stale))?;
+            self.say(format_args!("{}", service.stale()))?;
         }
         Some(())
     }

@@ -35,7 +35,7 @@ impl<'a> Rule<'a> {
 
     /// Everything of the service: for lists.
     pub(super) fn all_of(service: &'a ServiceView) -> Self {
-        let said = if service.stale.is_empty() { 0 } else { EDE_OCTETS + service.stale.len() };
+        let said = if service.stale().is_empty() { 0 } else { EDE_OCTETS + service.stale().len() };
         Self { scale: service.scale, said, ..Self::all(service.name.as_str(), service.ttl) }
     }
 

@@ -88,7 +88,7 @@ impl<'a> Past<'a> {
             Some((now, set)) => (now.as_ref(), set.clone()),
             None => return Then::Unsure(Vec::new()),
         };
-        if self.guarded.contains(name) || now.is_some_and(|now| now.guard.is_some()) {
+        if self.guarded.contains(name) || now.is_some_and(|now| now.guard().is_some()) {
             return Then::Unsure(Vec::new());
         }
         let none = HashMap::new();

@@ -13,8 +13,6 @@ use crate::time::Wall;
 /// The tags of a service that has none; one set for all of them.
 static NO_LABELS: LazyLock<Arc<BTreeSet<Label>>> = LazyLock::new(Arc::default);
 static NO_TEXTS: LazyLock<Arc<BTreeSet<Tag>>> = LazyLock::new(Arc::default);
-/// The same of the names of ports.
-static NO_NAMES: LazyLock<Arc<BTreeSet<Arc<str>>>> = LazyLock::new(Arc::default);
 
 /// An instance that left, as long as it is remembered.
 #[derive(Clone, Debug)]
@@ -30,10 +28,8 @@ pub struct Gone {
 #[derive(Debug, Default)]
 pub struct Service {
     pub members: Members,
-    /// Those that left, by their turns: oldest first.
-    gone: BTreeMap<u64, Gone>,
-    /// The turn of each of them.
-    turns: BTreeMap<Key, u64>,
+    /// None where nobody left.
+    past: Option<Box<Past>>,
     /// None where no instance has a tag.
     tags: Option<Box<Tags>>,
     /// Ports of every instance that is registered or remembered, by transport.
@@ -42,12 +38,23 @@ pub struct Service {
     port_names: Option<Box<[Counted<Arc<str>>; Transport::ALL.len()]>>,
 }
 
+#[derive(Debug, Default)]
+struct Past {
+    /// Those that left, by their turns: oldest first.
+    gone: BTreeMap<u64, Gone>,
+    /// The turn of each of them.
+    turns: BTreeMap<Key, u64>,
+}
+
 /// Which ports the instances of a service have, registered or remembered: what decides which names of ports exist.
 #[derive(Clone, Debug)]
 pub struct Ports {
     any: [bool; Transport::ALL.len()],
-    named: [Arc<BTreeSet<Arc<str>>>; Transport::ALL.len()],
+    /// None where no port has a name.
+    named: Option<Box<[Names; Transport::ALL.len()]>>,
 }
+
+type Names = Arc<BTreeSet<Arc<str>>>;
 
 impl Ports {
     pub fn any(&self, transport: Transport) -> bool {
@@ -55,11 +62,15 @@ impl Ports {
     }
 
     pub fn any_named(&self, transport: Transport) -> bool {
-        !self.named[transport as usize].is_empty()
+        self.named(transport).is_some_and(|names| !names.is_empty())
     }
 
     pub fn has(&self, name: &str, transport: Transport) -> bool {
-        self.named[transport as usize].contains(name)
+        self.named(transport).is_some_and(|names| names.contains(name))
+    }
+
+    fn named(&self, transport: Transport) -> Option<&Names> {
+        self.named.as_ref().map(|named| &named[transport as usize])
     }
 }
 
@@ -112,17 +123,18 @@ impl Service {
 
     /// Those that left, oldest first.
     pub fn gone(&self) -> impl DoubleEndedIterator<Item = &Gone> {
-        self.gone.values()
+        self.past.iter().flat_map(|past| past.gone.values())
     }
 
     /// What left under this key, and its turn among all that left.
     pub(super) fn gone_by_key(&self, key: &Key) -> Option<(u64, &Gone)> {
-        let turn = *self.turns.get(key)?;
-        Some((turn, self.gone.get(&turn)?))
+        let past = self.past.as_ref()?;
+        let turn = *past.turns.get(key)?;
+        Some((turn, past.gone.get(&turn)?))
     }
 
     pub(super) fn gone_at(&self, turn: u64) -> Option<&Gone> {
-        self.gone.get(&turn)
+        self.past.as_ref()?.gone.get(&turn)
     }
 
     /// The tags of every instance that is registered or remembered, as labels.
@@ -136,15 +148,15 @@ impl Service {
     }
 
     pub fn ports(&self) -> Ports {
-        let named = |transport: Transport| match &self.port_names {
-            Some(names) => names[transport as usize].set.clone(),
-            None => NO_NAMES.clone(),
-        };
-        Ports { any: self.ports.map(|count| count > 0), named: Transport::ALL.map(named) }
+        let named = self
+            .port_names
+            .as_ref()
+            .map(|names| Box::new(Transport::ALL.map(|transport| names[transport as usize].set.clone())));
+        Ports { any: self.ports.map(|count| count > 0), named }
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.members.is_empty() && self.gone.is_empty()
+        self.members.is_empty() && self.past.is_none()
     }
 
     /// Puts a member in; `before` is what its label led to.
@@ -174,23 +186,28 @@ impl Service {
         self.count_known(&gone.instance, true);
         // What left twice is remembered as it left last.
         let mut forgotten: Vec<Gone> = self.forget(&gone.instance.key).into_iter().collect();
-        let turn = self.gone.last_key_value().map_or(0, |(last, _)| last + 1);
-        self.turns.insert(gone.instance.key.clone(), turn);
-        self.gone.insert(turn, gone);
+        let past = self.past.get_or_insert_default();
+        let turn = past.gone.last_key_value().map_or(0, |(last, _)| last + 1);
+        past.turns.insert(gone.instance.key.clone(), turn);
+        past.gone.insert(turn, gone);
         forgotten.extend(self.keep(most));
         forgotten
     }
 
     /// Remembers no more than `most`; what was forgotten, the oldest.
     pub(super) fn keep(&mut self, most: usize) -> Vec<Gone> {
-        let over = self.gone.len().saturating_sub(most);
+        let over = self.past.as_ref().map_or(0, |past| past.gone.len()).saturating_sub(most);
         let oldest: Vec<Key> = self.gone().take(over).map(|gone| gone.instance.key.clone()).collect();
         oldest.iter().filter_map(|key| self.forget(key)).collect()
     }
 
     /// Takes `key` out of what is remembered.
     pub(super) fn forget(&mut self, key: &Key) -> Option<Gone> {
-        let gone = self.turns.remove(key).and_then(|turn| self.gone.remove(&turn))?;
+        let past = self.past.as_mut()?;
+        let gone = past.turns.remove(key).and_then(|turn| past.gone.remove(&turn))?;
+        if past.gone.is_empty() {
+            self.past = None;
+        }
         self.count_known(&gone.instance, false);
         Some(gone)
     }
