@@ -47,6 +47,7 @@ const ROOMS: &[(&str, Room)] = &[
     ("live/", Core),
     ("member.rs", Core),
     ("name.rs", Core),
+    ("name/", Core),
     ("protobuf.rs", Core),
     ("protocol.rs", Core),
     ("protocol/", Core),
