@@ -29,6 +29,8 @@ pub const RULES_MAX: usize = 256;
 pub const GRANTS_MAX: usize = 64;
 /// Tokens at once: one for each service of a large site, and a page of memory for each.
 pub const TOKENS_MAX: usize = 10_000;
+/// Instances of one identity that is no administrator: more than one machine runs, and a hundredth of what fits in all.
+pub const OWNED_MAX: usize = 10_000;
 /// Octets of a token's name.
 pub const TOKEN_NAME_OCTETS_MAX: usize = 64;
 /// Octets of a token's secret: 256 random bits, so that one pass of SHA-256 is enough to keep it by. What makes a hash
@@ -449,12 +451,14 @@ pub struct Access {
     pub others_trusted: bool,
     /// The user that the server runs as.
     pub own_user: u32,
+    /// How many instances an identity may have registered that is no administrator of their services.
+    pub owned_max: usize,
 }
 
 impl Default for Access {
     /// This machine is trusted.
     fn default() -> Self {
-        Self { rules: None, others_trusted: false, own_user: 0 }
+        Self { rules: None, others_trusted: false, own_user: 0, owned_max: OWNED_MAX }
     }
 }
 
@@ -503,6 +507,11 @@ impl Access {
             true => Ok(()),
             false => Err(Denied::NotOwner { key: instance.key.to_string(), owner: owner.to_string() }),
         }
+    }
+
+    /// True where `who` may register one more instance of a service, and has `owned` in all.
+    pub fn permits_another(&self, who: &Identity, on: On<'_>, owned: usize) -> bool {
+        owned < self.owned_max || self.decides(who, Verb::Admin, on)
     }
 
     /// What is denied by one rule is denied; else one that allows is needed.

@@ -27,7 +27,7 @@ use self::values::{
     http_host, log, network, node, nsid, number, path, region, rule, secondary, socket, special_name, store,
     underscore, upstream,
 };
-use crate::access::{RULES_MAX, Rule};
+use crate::access::{OWNED_MAX, RULES_MAX, Rule};
 use crate::balance::Region;
 use crate::dns::cookie::{self, Secret};
 use crate::dns::forward::{Source, UPSTREAMS_MAX};
@@ -135,6 +135,7 @@ pub struct Config {
     /// How long a service stays known after its last instance left.
     pub known_for: Duration,
     pub instances_max: usize,
+    pub identity_instances_max: usize,
     /// Loopback addresses are registered though DNS is answered to other machines.
     pub allow_loopback: bool,
     /// Cap of a UDP answer to a client on this machine.
@@ -418,6 +419,9 @@ impl Given {
             ttl: self.one("ttl", |text| number(text, 0, TTL_MAX.into()))?.unwrap_or(TTL_DEFAULT),
             known_for: self.one("known-for", |text| duration(text, KNOWN_FOR_MAX))?.unwrap_or(FORGET_AFTER),
             instances_max: self.one("instances-max", |text| number(text, 1, u64::MAX))?.unwrap_or(INSTANCES_MAX),
+            identity_instances_max: self
+                .one("identity-instances-max", |text| number(text, 1, u64::MAX))?
+                .unwrap_or(OWNED_MAX),
             allow_loopback: self.one("allow-loopback", flag)?.unwrap_or(false),
             udp_octets_loopback: self
                 .one("udp-octets-loopback", |text| number(text, UDP_OCTETS_MIN.into(), UDP_OCTETS_MAX.into()))?

@@ -27,7 +27,7 @@ pub use self::command::{
 use self::guard::{Deaths, Guarding};
 pub use self::guard::{GUARD_FOR, GUARDED_MIN, Guard};
 pub use self::service::{Gone, Ports, Service};
-use crate::access::{TOKENS_MAX, Token, Tokens};
+use crate::access::{Owner, TOKENS_MAX, Token, Tokens};
 use crate::check::{CHECKS_MAX, Check, TTL_EXPIRED, worst};
 use crate::instance::{Extras, Health, Host, Instance, Key, Lease, ServiceSettings};
 use crate::lease::{LeaseCell, Leased, Leases};
@@ -78,6 +78,8 @@ pub struct Registry {
     leases: Leases,
     instances: usize,
     instances_max: usize,
+    /// How many of them each identity registered.
+    owned: HashMap<Arc<Owner>, usize>,
     gone: usize,
     /// What to forget and when, oldest first; the revision tells an entry from a later leave of the same key.
     forget: VecDeque<(u64, Key, u64)>,
@@ -101,6 +103,7 @@ impl Registry {
             leases: Leases::default(),
             instances: 0,
             instances_max,
+            owned: HashMap::new(),
             gone: 0,
             forget: VecDeque::new(),
             forget_after,
@@ -142,6 +145,11 @@ impl Registry {
         self.instances_max
     }
 
+    /// How many instances this identity registered.
+    pub fn owned_by(&self, owner: &Owner) -> usize {
+        self.owned.get(owner).copied().unwrap_or_default()
+    }
+
     /// We were away for so long, and could not hear the holders: their leases are longer by that, or anew.
     pub fn after_absence(&self, away: Duration, now: Now) {
         self.leases.after_absence(away, now);
@@ -164,6 +172,7 @@ impl Registry {
             let member = Member::of(&instance, self.hosts.get(&key.host));
             self.services.entry(key.service.clone()).or_default().put(None, member);
             self.instances += 1;
+            self.count_owner(None, Some(&instance));
         }
         for (instance, reason, at, revision) in kept.gone {
             let gone = Gone { instance: Arc::new(instance), reason, at, revision };
@@ -635,6 +644,7 @@ impl Registry {
         now: Now,
     ) {
         let Some(key) = after.or(before).map(|instance| instance.key.clone()) else { return };
+        self.count_owner(before, after);
         let most = self.gone_max(&key.service);
         let service = self.services.entry(key.service.clone()).or_default();
         if let Some(after) = after {
@@ -672,6 +682,25 @@ impl Registry {
         }
         self.forgotten(forgotten, now);
         self.judge(before, now);
+    }
+
+    fn count_owner(&mut self, before: Option<&Arc<Instance>>, after: Option<&Arc<Instance>>) {
+        let owner = |instance: Option<&Arc<Instance>>| instance.and_then(|instance| instance.owner.clone());
+        let (before, after) = (owner(before), owner(after));
+        if before == after {
+            return;
+        }
+        if let Some(after) = after {
+            *self.owned.entry(after).or_default() += 1;
+        }
+        if let Some(before) = before
+            && let Some(count) = self.owned.get_mut(&before)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.owned.remove(&before);
+            }
+        }
     }
 
     /// Counts who is no longer remembered.

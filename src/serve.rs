@@ -119,6 +119,7 @@ pub async fn run(config: Config) -> Result<()> {
         rules: config.access.clone(),
         others_trusted: config.allow_unauthenticated,
         own_user: nix::unistd::geteuid().as_raw(),
+        owned_max: config.identity_instances_max,
     });
     let view = server.view.clone();
     let link = server.link(&config, &bound, &access)?;

@@ -408,6 +408,17 @@ impl Writer {
         }
     }
 
+    /// True where there may be no room for a new instance beside those of the round.
+    fn overfills(&self, round: &Round, found: &[(Reason, What)], by: &Identity) -> bool {
+        let coming = round.new_instances;
+        let mut new = found.iter().filter_map(|(_, what)| new_instance(what));
+        coming > 0
+            && new.any(|instance| {
+                self.registry.instances() + coming >= self.registry.instances_max()
+                    || !has_room(&self.registry, &self.access, by, &instance.key, coming)
+            })
+    }
+
     /// Puts a command into the round; returns it where it has to wait for the next.
     fn admit(&self, round: &mut Round, event: Event, now: Now) -> Option<Event> {
         let Event::Command { mut command, by, done } = event else { return Some(event) };
@@ -427,7 +438,7 @@ impl Writer {
                 return None;
             }
         };
-        if round.collides(&found) || round.overfills(&found, &self.registry) {
+        if round.collides(&found) || self.overfills(round, &found, &by) {
             round.touch(&command); // what comes after it on the same instance waits behind it
             return Some(Event::Command { command, by, done });
         }
@@ -595,13 +606,26 @@ fn permits(
         match about {
             About::Instance(key) => match registry.instance(key) {
                 Some(instance) => access.permits_change(by, verb, instance, tokens, now.wall)?,
-                None => access.permits(by, verb, On::from(&key.service), tokens, now.wall)?,
+                None => {
+                    access.permits(by, verb, On::from(&key.service), tokens, now.wall)?;
+                    if matches!(command, Command::Register(_)) && !has_room(registry, access, by, key, 0) {
+                        let (who, limit) = (by.to_string(), access.owned_max);
+                        return Err(Refusal::OwnsTooMany { who, limit });
+                    }
+                }
             },
             About::Settings(service) => access.permits(by, verb, On::from(service), tokens, now.wall)?,
             About::Host(_) | About::Token(_) => access.permits(by, verb, On::Everything, tokens, now.wall)?,
         }
     }
     Ok(())
+}
+
+/// Whether somebody may have one instance more, beside `coming` that are not registered yet.
+fn has_room(registry: &Registry, access: &Access, by: &Identity, key: &Key, coming: usize) -> bool {
+    by.owner.as_ref().is_none_or(|owner| {
+        access.permits_another(by, On::from(&key.service), registry.owned_by(owner) + coming)
+    })
 }
 
 /// True for what happened, whether the store takes it or not: a closed connection, a probe's verdict.
@@ -663,13 +687,6 @@ impl Round {
             self.labels.contains(&(service.clone(), instance.label.clone()))
                 || (self.left.contains(service) && instance.label != instance.key.id.label())
         })
-    }
-
-    fn overfills(&self, found: &[(Reason, What)], registry: &Registry) -> bool {
-        let new = found.iter().filter_map(|(_, what)| new_instance(what)).count();
-        new > 0
-            && self.new_instances > 0
-            && registry.instances() + self.new_instances + new > registry.instances_max()
     }
 
     fn add(&mut self, change: Change) {

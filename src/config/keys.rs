@@ -177,6 +177,12 @@ pub const KEYS: &[Key] = &[
         "How long a service stays known after its last instance left [default: 60s]",
     ),
     key("instances-max", One, "N", "How many instances may be registered at once [default: 1000000]"),
+    key(
+        "identity-instances-max",
+        One,
+        "N",
+        "How many of them one identity may have registered that is no administrator [default: 10000]",
+    ),
     key("allow-loopback", Switch, "", "Register loopback addresses though DNS is answered to other machines"),
     key(
         "udp-octets-loopback",

@@ -113,6 +113,7 @@ fn every_key_can_be_said_everywhere() {
         ("http", "10.0.0.1:5380"),
         ("http-hosts", "consul"),
         ("https", "10.0.0.1:5443"),
+        ("identity-instances-max", "7"),
         ("instances-max", "7"),
         ("known-for", "1s"),
         ("listen", "10.0.0.1:5301"),

@@ -82,9 +82,10 @@ impl From<Refusal> for Failure {
         let status = match refusal {
             Refusal::NotFound(_) | Refusal::NoCheck(..) | Refusal::NoToken(_) => StatusCode::NOT_FOUND,
             Refusal::Unavailable(_) | Refusal::Unknown(_) => StatusCode::SERVICE_UNAVAILABLE,
-            Refusal::Full { .. } | Refusal::TooManySettings { .. } | Refusal::TooManyTokens => {
-                StatusCode::INSUFFICIENT_STORAGE
-            }
+            Refusal::Full { .. }
+            | Refusal::OwnsTooMany { .. }
+            | Refusal::TooManySettings { .. }
+            | Refusal::TooManyTokens => StatusCode::INSUFFICIENT_STORAGE,
             Refusal::Superseded(_) | Refusal::Taken { .. } | Refusal::TokenExists(_) => StatusCode::CONFLICT,
             Refusal::Denied(denied) => return denied.into(),
             Refusal::TooManyChecks | Refusal::FailoverCycle(_) => StatusCode::BAD_REQUEST,

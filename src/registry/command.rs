@@ -166,6 +166,10 @@ pub enum Refusal {
         "the registry is full ({limit} instances); deregister what is not needed, or raise `instances-max`"
     )]
     Full { limit: usize },
+    #[error(
+        "{who} has registered {limit} instances, and no more may be; deregister what is not needed, raise `identity-instances-max`, or ask for the verb `admin`"
+    )]
+    OwnsTooMany { who: String, limit: usize },
     #[error("an instance or a host may have at most {CHECKS_MAX} checks; remove one that is not needed")]
     TooManyChecks,
     #[error("{1} has no check `{0}`; `callsign ls` shows those it has")]
@@ -199,7 +203,10 @@ impl Refusal {
         match self {
             Self::NotFound(_) | Self::NoCheck(..) | Self::NoToken(_) => "not_found",
             Self::Superseded(_) => "superseded",
-            Self::Full { .. } | Self::TooManySettings { .. } | Self::TooManyTokens => "full",
+            Self::Full { .. }
+            | Self::OwnsTooMany { .. }
+            | Self::TooManySettings { .. }
+            | Self::TooManyTokens => "full",
             Self::Unavailable(_) | Self::Unknown(_) => "unavailable",
             Self::TooManyChecks | Self::FailoverCycle(_) => "invalid",
             Self::Taken { .. } | Self::TokenExists(_) => "taken",
@@ -211,7 +218,7 @@ impl Refusal {
         match self {
             Self::NotFound(_) => Some("id"),
             Self::Superseded(_) => Some("lease_id"),
-            Self::Full { .. } | Self::Unavailable(_) | Self::Unknown(_) => None,
+            Self::Full { .. } | Self::OwnsTooMany { .. } | Self::Unavailable(_) | Self::Unknown(_) => None,
             Self::TooManyTokens | Self::Denied(_) => None,
             Self::TokenExists(_) | Self::NoToken(_) => Some("name"),
             Self::TooManyChecks => Some("checks"),

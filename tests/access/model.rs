@@ -72,8 +72,8 @@ proptest! {
             let rule = |row: &Row| Rule::parse(&format!("{} {whom} {}", if row.0 { "allow" } else { "deny" }, words(row)));
             let access = Access {
                 rules: Some(rows.iter().map(|row| rule(row).unwrap()).collect()),
-                others_trusted: false,
                 own_user: 7,
+                ..Access::default()
             };
             let may = |who| access.permits(who, Verb::ALL[verb], on, &Tokens::default(), Wall::default()).is_ok();
             prop_assert_eq!(may(&who), model(&rows, verb, service), "{}", whom);

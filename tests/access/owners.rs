@@ -104,3 +104,56 @@ fn a_user_of_the_group_registers_and_changes_nothing_of_another() {
     let own = run(0, &["deregister", "web", "web-2"]);
     assert_eq!(own.status.code(), Some(0), "{own:?}");
 }
+
+#[test]
+fn one_identity_registers_so_many_and_no_more() {
+    let data = tempfile::tempdir().expect("a directory");
+    let data = data.path().to_str().expect("a path");
+    let options = [
+        "--listen",
+        "127.0.0.1:0",
+        "--identity-instances-max",
+        "3",
+        "--access",
+        "allow anyone read",
+        "--data",
+        data,
+    ];
+    let mut server = Server::start(&options);
+    let first = token(&server, "first", &["register+deregister:*"], &[]);
+    let second = token(&server, "second", &["register:*"], &[]);
+    let chief = token(&server, "chief", &["admin:web"], &[]);
+    let mut client = hello(server.tcp_client(), &first);
+    // In one piece, so that they are of one batch.
+    let ids = ["1", "2", "3", "4", "5"];
+    let lines: String = ids.iter().map(|id| format!("{}\n", register(id))).collect();
+    client.send_raw(lines.as_bytes()).expect("it is read");
+    let replies = ids.map(|_| client.receive());
+    let codes: Vec<&Value> = replies.iter().map(|reply| &reply["error"]["code"]).collect();
+    assert_eq!(
+        codes,
+        [&Value::Null, &Value::Null, &Value::Null, &json!("full"), &json!("full")],
+        "{replies:?}"
+    );
+    let text = replies[3]["error"]["message"].as_str().expect("a message");
+    assert!(
+        text.contains("token first has registered 3") && text.contains("identity-instances-max"),
+        "{text}"
+    );
+    // Nobody else is kept from anything, and what is there is renewed.
+    hello(server.tcp_client(), &second).done("registered", &register("6"));
+    client.done("registered", &register("3"));
+    // What an administrator registers again stays the other's, and counts for the other.
+    let mut chief = hello(server.tcp_client(), &chief);
+    for id in ["1", "7", "8", "9", "10"] {
+        chief.done("registered", &register(id));
+    }
+    assert_eq!(client.done("error", &register("4"))["code"], "full");
+    client.done("deregistered", &json!({"deregister": {"service": "web", "id": "2"}}));
+    client.done("registered", &register("4"));
+    // A restart forgets nothing of it.
+    server.crash();
+    let server = Server::start(&options);
+    let mut client = hello(server.tcp_client(), &first);
+    assert_eq!(client.done("error", &register("5"))["code"], "full");
+}
