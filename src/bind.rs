@@ -5,7 +5,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::num::NonZero;
 use std::os::fd::AsFd;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
@@ -287,8 +287,8 @@ impl UnixFile {
 
 /// Binds the Unix socket: mode 0660, the file of a dead server replaced, a live server's refused.
 ///
-/// The socket is made under a name of its own and renamed into place, so that nobody can connect
-/// before the mode is set, and the path never leads anywhere but to a server.
+/// The socket is made under a name of its own and renamed into place, so that the path never leads anywhere but to a
+/// server.
 pub fn unix(path: &Path) -> Result<(UnixListener, UnixFile)> {
     use std::os::unix::fs::MetadataExt;
     let shown = path.display();
@@ -322,11 +322,11 @@ pub fn unix(path: &Path) -> Result<(UnixListener, UnixFile)> {
     own.push(format!(".{}", std::process::id()));
     let own = PathBuf::from(own);
     let _ = fs::remove_file(&own); // of a process before us with the same pid
-    let before = nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o177));
+    // It is made with its mode, 0660: to set that afterwards would be to trust that the path still leads to the socket.
+    let before = nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o117));
     let listener = UnixListener::bind(&own);
     nix::sys::stat::umask(before);
     let listener = listener.with_context(|| format!("binding the registration socket {shown}"))?;
-    fs::set_permissions(&own, fs::Permissions::from_mode(0o660))?;
     let inode = fs::symlink_metadata(&own)?.ino();
     fs::rename(&own, path).with_context(|| format!("putting the registration socket at {shown}"))?;
     listener.set_nonblocking(true)?;

@@ -6,7 +6,8 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use nix::unistd::{Gid, Group, Uid, User, chown, getegid, geteuid, setgid, setgroups, setuid};
+use nix::fcntl::{AT_FDCWD, AtFlags};
+use nix::unistd::{Gid, Group, Uid, User, fchownat, getegid, geteuid, setgid, setgroups, setuid};
 
 use crate::config::Config;
 
@@ -50,7 +51,8 @@ impl Becoming {
     pub fn now(self, socket: Option<&Path>, data: Option<&Path>) -> Result<()> {
         let Self { uid, gid } = self;
         let give = |path: &Path| {
-            chown(path, Some(uid), Some(gid))
+            // Not what a link leads to: somebody may have put one there meanwhile.
+            fchownat(AT_FDCWD, path, Some(uid), Some(gid), AtFlags::AT_SYMLINK_NOFOLLOW)
                 .with_context(|| format!("giving {} to its user", path.display()))
         };
         socket.map(give).transpose()?;

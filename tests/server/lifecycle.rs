@@ -7,6 +7,7 @@ use std::net::{TcpListener, UdpSocket};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt, symlink};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -102,6 +103,63 @@ fn what_is_no_socket_is_left_alone() {
     assert!(links.iter().all(|link| fs::symlink_metadata(link).expect("the link").is_symlink()));
     assert!(!Path::new(&path(&directory, "nothing")).exists());
     live.client().done("status", &json!({"status": {}}));
+}
+
+/// Starts of a server beside somebody who may write in its directory.
+const RACED_STARTS: usize = 40;
+
+/// Whoever may write there can take the socket away, and gets nothing else by it.
+#[test]
+fn who_races_for_the_path_of_the_socket_wins_no_file() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let elsewhere = tempfile::tempdir().expect("another directory");
+    let (socket, precious) = (path(&directory, "s"), elsewhere.path().join("precious"));
+    fs::write(&precious, "precious").expect("writing a file");
+    fs::set_permissions(&precious, fs::Permissions::from_mode(0o600)).expect("our own file");
+    let over = AtomicBool::new(false);
+    let (mut started, links, wide) = std::thread::scope(|threads| {
+        let attacker = threads.spawn(|| {
+            let (mut links, mut wide) = (0, Vec::new());
+            while !over.load(Ordering::Relaxed) {
+                for entry in fs::read_dir(directory.path()).expect("the directory").flatten() {
+                    let Ok(found) = fs::symlink_metadata(entry.path()) else { continue };
+                    let mode = found.permissions().mode() & 0o777;
+                    if found.file_type().is_socket() && mode & !0o660 != 0 {
+                        wide.push((entry.path(), mode));
+                    }
+                    // Every second time the link is there for a moment alone, so that some starts get on.
+                    if fs::remove_file(entry.path()).is_ok() && symlink(&precious, entry.path()).is_ok() {
+                        links += 1;
+                        if links % 2 == 0 {
+                            drop(fs::remove_file(entry.path()));
+                        }
+                    }
+                }
+            }
+            (links, wide)
+        });
+        let mut started = 0;
+        for _ in 0..RACED_STARTS {
+            let mut server = Server::begin(&[], &["--socket", &socket, "--store", "memory"]);
+            started += usize::from(server.until_ready());
+            drop(server);
+            drop(fs::remove_file(&socket));
+        }
+        over.store(true, Ordering::Relaxed);
+        let (links, wide) = attacker.join().expect("the attacker");
+        (started, links, wide)
+    });
+    let found = fs::metadata(&precious).expect("the file");
+    assert_eq!(fs::read_to_string(&precious).expect("the file"), "precious");
+    assert_eq!(found.permissions().mode() & 0o777, 0o600, "after {links} links, {started} starts");
+    assert!(wide.is_empty(), "{wide:?}");
+    // Alone again, it starts.
+    fs::read_dir(directory.path())
+        .expect("the directory")
+        .flatten()
+        .for_each(|entry| drop(fs::remove_file(entry.path())));
+    started += usize::from(Server::begin(&[], &["--socket", &socket]).until_ready());
+    assert!(started > 0 && links > 0, "{started} starts, {links} links");
 }
 
 #[test]
