@@ -121,6 +121,8 @@ pub struct View {
     ready: AtomicBool,
     /// Why the store takes nothing now.
     store_trouble: ArcSwapOption<String>,
+    /// Until when heartbeats are taken here, in nanoseconds of the monotonic clock.
+    heard_until_ns: AtomicU64,
     /// The nodes that are members, by name; empty where this server is alone.
     nodes: ArcSwap<Vec<Node>>,
 }
@@ -440,6 +442,7 @@ impl View {
             guards: AtomicU64::new(0),
             ready: AtomicBool::new(false),
             store_trouble: ArcSwapOption::empty(),
+            heard_until_ns: AtomicU64::new(u64::MAX),
             nodes: ArcSwap::default(),
         }
     }
@@ -464,6 +467,12 @@ impl View {
 
     pub fn set_store_trouble(&self, trouble: Option<String>) {
         self.store_trouble.store(trouble.map(Arc::new));
+    }
+
+    /// From this time on the writer is asked about each heartbeat, in nanoseconds of the monotonic clock: a node that may
+    /// not be a member any more must not say that a lease goes on, for another one may be about to end it.
+    pub fn set_heard_until(&self, time_ns: u64) {
+        self.heard_until_ns.store(time_ns, Ordering::Release);
     }
 
     /// What the serial counts from; set before the view is ready.
@@ -847,14 +856,17 @@ impl View {
         service.by_key(key).cloned()
     }
 
-    /// Renews the lease of `key`: one number stored, no change. `None` where another node watches over it, which has to be
-    /// asked for it ([`crate::registry::Command::Claim`]).
+    /// Renews the lease of `key`: one number stored, no change. `None` where another node watches over it, or may: then
+    /// the writer has to be asked ([`crate::registry::Command::Claim`]).
     pub fn renew(&self, key: &Key, lease_id: Option<u64>, now: Now) -> Result<Option<Lease>, Refusal> {
         let not_found = || Refusal::NotFound(key.clone());
         let service = self.service(key.service.as_str()).ok_or_else(not_found)?;
         let instance = &service.by_key(key).ok_or_else(not_found)?.instance;
         if lease_id.is_some_and(|lease_id| lease_id != instance.lease_id) {
             return Err(Refusal::Superseded(key.clone()));
+        }
+        if self.heard_until_ns.load(Ordering::Acquire) <= now.mono_ns {
+            return Ok(None);
         }
         match instance.deadline.renew(now) {
             Renewal::Done => Ok(Some(instance.lease)),

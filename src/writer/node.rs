@@ -82,6 +82,8 @@ pub struct Node {
     number: u64,
     /// Why etcd cannot be asked.
     lost: Option<String>,
+    /// This node is surely a member up to this time.
+    member_until_ns: u64,
     /// Leases stand still since this time.
     still_ns: Option<u64>,
     seen_ns: u64,
@@ -145,6 +147,7 @@ impl Node {
         let journal = Arc::new(Journal::default());
         let (name, prefix) = names;
         let seen_ns = clock.now().mono_ns;
+        view.set_heard_until(0);
         let node = Self {
             fold: Fold::new(registry, name, prefix, run),
             etcd,
@@ -163,6 +166,7 @@ impl Node {
             unsettled: BTreeMap::new(),
             number: run,
             lost: None,
+            member_until_ns: 0,
             still_ns: Some(seen_ns),
             seen_ns,
             sweep_ns: seen_ns,
@@ -213,6 +217,7 @@ impl Node {
                     self.trouble(Some(reason));
                 }
                 News::Taken(name) => self.trouble(Some(taken(&name))),
+                News::Member { until_ns } => self.member_until(until_ns),
                 News::Answered { .. } => {}
             }
             let Some(format) = self.fold.format else { continue };
@@ -284,6 +289,7 @@ impl Node {
             }
         }
         let (done, left) = oneshot::channel();
+        self.view.set_heard_until(0);
         self.ask(Job::Leave { done });
         // What is told meanwhile concerns nobody any more, but must not hold up the link.
         let leaving = async {
@@ -374,9 +380,17 @@ impl Node {
             News::CaughtUp(_) => self.trouble(None),
             News::Lost(reason) => self.trouble(Some(reason)),
             News::Taken(name) => tracing::error!("{}", taken(&name)),
+            News::Member { until_ns } => self.member_until(until_ns),
             News::Answered { number, answer } => self.answered(number, answer, now),
         }
         self.run_again(now);
+    }
+
+    /// Heartbeats are taken up to this time: a lease that is renewed here does not end while this node is a member, and
+    /// then whoever takes it over gives it another one.
+    fn member_until(&mut self, until_ns: u64) {
+        self.member_until_ns = until_ns;
+        self.view.set_heard_until(until_ns);
     }
 
     /// Folds what was told into the registry, publishes it, and answers whoever waited for it.
@@ -400,6 +414,10 @@ impl Node {
                         let _ = after.deadline.renew(now);
                     }
                     pending.changes.push(change.clone());
+                } else if let Asked::Command { command: Command::Claim(holder), .. } = &pending.asked
+                    && let Some(instance) = self.fold.registry.instance(&holder.key)
+                {
+                    let _ = instance.deadline.renew(now); // it may have been ours before
                 }
                 if pending.untold == 0 {
                     done.extend(number);
@@ -581,7 +599,7 @@ impl Node {
             Err(refusal) => return reply(done, Err(refusal)),
         };
         if found.is_empty()
-            && let Some(place) = self.claimed(&command)
+            && let Some(place) = self.claimed(&command, now)
         {
             // Nothing changes but whose it is.
             if let Place::Instance(key) = &place
@@ -617,8 +635,8 @@ impl Node {
         self.transact(asked, found, conditions, takes_over, author, tries);
     }
 
-    /// What a command of its holder is about, where another node watches over it.
-    fn claimed(&self, command: &Command) -> Option<Place> {
+    /// What a command of its holder is about, where another node watches over it, or may.
+    fn claimed(&self, command: &Command, now: Now) -> Option<Place> {
         let place = match command {
             Command::Claim(holder) => Place::Instance(holder.key.clone()),
             Command::Register(registration) => Place::Instance(registration.key.clone()),
@@ -628,7 +646,8 @@ impl Node {
             },
             _ => return None,
         };
-        (!self.fold.watches(&place)).then_some(place)
+        let is_ours = self.fold.watches(&place) && now.mono_ns < self.member_until_ns;
+        (!is_ours).then_some(place)
     }
 
     fn transact(

@@ -125,3 +125,23 @@ fn a_node_that_was_stopped_for_long_joins_again_and_tells_what_it_missed() {
     });
     becomes(&other, &[8002, 8003]);
 }
+
+#[test]
+fn a_node_that_may_be_no_member_takes_no_heartbeat() {
+    let mut etcd = Etcd::start();
+    let node = etcd.node("a", &[]);
+    let mut client = node.client();
+    client.done("registered", &register("web-1", 8001, "2s"));
+    etcd.kill();
+    // For a while it is a member whatever happens. Then others may end the lease, and it must not say that it goes on.
+    let heartbeat = json!({"heartbeat": {"service": "web", "id": "web-1", "host": "m1"}});
+    let refused = eventually("the end of its word", DEADLINE, || {
+        let reply = client.ask(&heartbeat);
+        reply.get("renewed").is_none().then_some(reply)
+    });
+    assert_eq!(refused["error"]["code"], "unavailable", "{refused}");
+    assert_eq!(seen(&node), [8001], "its answers go on");
+    etcd.begin();
+    eventually("its word again", DEADLINE, || client.ask(&heartbeat).get("renewed").map(|_| ()));
+    assert_eq!(seen(&node), [8001]);
+}

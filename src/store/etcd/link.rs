@@ -33,6 +33,7 @@ use crate::balance::Draws;
 use crate::clock::Clock;
 use crate::grpc::{self, Failure};
 use crate::protobuf::Malformed;
+use crate::time::nanoseconds;
 
 /// How long connecting may take, with TLS and the user's password.
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(2);
@@ -316,6 +317,10 @@ struct Session<'a> {
     opening: Option<Task<Result<Open, Lost>>>,
     watch: Option<Open>,
     renewing: Option<Task<Result<u64, Lost>>>,
+    /// When the last renewal was asked for, and the last that was answered over this connection, in nanoseconds of the
+    /// monotonic clock.
+    asked_ns: u64,
+    renewed_ns: Option<u64>,
     joining: Option<Task<Result<bool, Lost>>>,
     /// When to try to be a member again.
     join_at: Option<Instant>,
@@ -375,6 +380,8 @@ impl<'a> Session<'a> {
             opening: None,
             watch: None,
             renewing: None,
+            asked_ns: 0,
+            renewed_ns: None,
             joining: None,
             join_at: None,
             judge_at: None,
@@ -455,15 +462,16 @@ impl<'a> Session<'a> {
                 Happened::RenewDue => self.renew(),
                 Happened::Renewed(lease) => {
                     *served = true;
-                    self.renewed(lease.map_err(|lost| lost.to_string())?);
+                    self.renewed(lease.map_err(|lost| lost.to_string())?).await?;
                 }
                 Happened::JoinDue => self.join(),
                 Happened::Joined(joined) => {
                     let joined = joined.map_err(|lost| lost.to_string())?;
                     self.is_member = joined;
                     self.join_at = (!joined).then(|| self.link.after(JOIN_EVERY));
-                    if !joined {
-                        self.tell(News::Taken(self.link.node.clone())).await?;
+                    match joined {
+                        true => self.tell_member().await?,
+                        false => self.tell(News::Taken(self.link.node.clone())).await?,
                     }
                 }
                 Happened::JudgeDue => {
@@ -550,6 +558,7 @@ impl<'a> Session<'a> {
     /// Renews the etcd lease, or asks for one.
     fn renew(&mut self) {
         self.renew_at = self.link.after(RENEW_EVERY);
+        self.asked_ns = self.link.clock.now().mono_ns;
         let (caller, lease) = (self.caller.clone(), self.link.lease);
         self.renewing = Some(Box::pin(async move {
             if lease > 0 {
@@ -563,13 +572,25 @@ impl<'a> Session<'a> {
         }));
     }
 
-    fn renewed(&mut self, lease: u64) {
+    async fn renewed(&mut self, lease: u64) -> Result<(), String> {
+        self.renewed_ns = Some(self.asked_ns);
         if self.link.lease != lease {
             (self.link.lease, self.is_member) = (lease, false);
         }
-        if !self.is_member && self.join_at.is_none() {
+        if self.is_member {
+            return self.tell_member().await;
+        }
+        if self.join_at.is_none() {
             self.join();
         }
+        Ok(())
+    }
+
+    /// etcd ends the membership no earlier than this after it was asked to renew it.
+    async fn tell_member(&mut self) -> Result<(), String> {
+        let Some(renewed_ns) = self.renewed_ns else { return Ok(()) };
+        let until_ns = renewed_ns + nanoseconds(Duration::from_secs(LEASE_SECONDS));
+        self.tell(News::Member { until_ns }).await
     }
 
     /// Makes this node a member, where it has a lease and knows what there is.

@@ -105,6 +105,8 @@ pub enum News {
     Lost(String),
     /// The node's name is another's: it cannot be a member.
     Taken(String),
+    /// This node is a member, surely up to this time, in nanoseconds of the monotonic clock.
+    Member { until_ns: u64 },
 }
 
 /// What became of a transaction.
