@@ -389,6 +389,7 @@ impl Node {
     /// Heartbeats are taken up to this time: a lease that is renewed here does not end while this node is a member, and
     /// then whoever takes it over gives it another one.
     fn member_until(&mut self, until_ns: u64) {
+        self.trouble(None); // of a name that was another's, too
         self.member_until_ns = until_ns;
         self.view.set_heard_until(until_ns);
     }

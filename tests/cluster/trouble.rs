@@ -145,3 +145,16 @@ fn a_node_that_may_be_no_member_takes_no_heartbeat() {
     eventually("its word again", DEADLINE, || client.ask(&heartbeat).get("renewed").map(|_| ()));
     assert_eq!(seen(&node), [8001]);
 }
+
+#[test]
+fn a_node_that_comes_back_before_it_was_missed_takes_registrations() {
+    let etcd = Etcd::start();
+    let (mut first, other) = (etcd.node("a", &[]), etcd.node("b", &[]));
+    first.crash();
+    // Its name is still that of the node that was killed.
+    let again = etcd.node("a", &[]);
+    assert!(again.stderr().contains("is that of another node"), "{}", again.stderr());
+    assert_eq!(trouble(&again), None);
+    again.client().done("registered", &register("web-1", 8001, "none"));
+    becomes(&other, &[8001]);
+}
