@@ -158,3 +158,21 @@ fn a_node_that_comes_back_before_it_was_missed_takes_registrations() {
     again.client().done("registered", &register("web-1", 8001, "none"));
     becomes(&other, &[8001]);
 }
+
+#[test]
+fn a_node_whose_membership_ended_while_it_was_not_connected_is_a_member_at_once() {
+    let mut etcd = Etcd::start();
+    let (stopped, other) = (etcd.node("a", &[]), etcd.node("b", &[]));
+    stopped.signal(Signal::SIGSTOP);
+    let left = || other.stderr().contains("members=[\"b\"]").then_some(());
+    eventually("its end as a member", DEADLINE, left);
+    etcd.kill();
+    etcd.begin();
+    stopped.signal(Signal::SIGCONT);
+    eventually("its registrations again", DEADLINE, || {
+        let reply = stopped.client().ask(&register("web-1", 8001, "none"));
+        reply.get("registered").map(|_| ())
+    });
+    assert!(!stopped.stderr().contains("lease not found"), "{}", stopped.stderr());
+    becomes(&other, &[8001]);
+}

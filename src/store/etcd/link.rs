@@ -593,10 +593,11 @@ impl<'a> Session<'a> {
         self.tell(News::Member { until_ns }).await
     }
 
-    /// Makes this node a member, where it has a lease and knows what there is.
+    /// Makes this node a member, where it has a lease and knows what there is. The lease of an earlier connection may have
+    /// ended since: it is renewed first.
     fn join(&mut self) {
         self.join_at = None;
-        if self.is_member || !self.caught_up || self.link.lease == 0 || self.joining.is_some() {
+        if self.is_member || !self.caught_up || self.renewed_ns.is_none() || self.joining.is_some() {
             return;
         }
         let settings = &self.link.settings;
