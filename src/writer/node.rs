@@ -109,6 +109,23 @@ struct Pending {
     stored: bool,
 }
 
+impl Pending {
+    /// One that writes nothing yet.
+    fn of(asked: Asked, places: Vec<Place>) -> Self {
+        Self {
+            asked,
+            places,
+            changes: Vec::new(),
+            untold: 0,
+            deletes: Vec::new(),
+            staged: HashMap::new(),
+            tries: 0,
+            give_up_ns: None,
+            stored: false,
+        }
+    }
+}
+
 /// What is known of a service whose guard may begin or end.
 #[derive(Clone, Copy, Debug, Default)]
 struct Unsettled {
@@ -611,6 +628,11 @@ impl Node {
                     What::Instance { before: Some(instance.clone()), after: Some(instance) },
                 ));
             }
+        } else if found.is_empty()
+            && let Command::Deregister(holder) = &command
+        {
+            let place = Place::Instance(holder.key.clone());
+            return self.confirm_absence(Asked::Command { command, by, done }, place, membership, tries);
         } else if found.is_empty() {
             if let Command::Claim(holder) = &command
                 && let Some(instance) = self.fold.registry.instance(&holder.key)
@@ -649,6 +671,17 @@ impl Node {
         };
         let is_ours = self.fold.watches(&place) && now.mono_ns < self.member_until_ns;
         (!is_ours).then_some(place)
+    }
+
+    /// Nothing is there, as far as this node knows; that it is so is answered when etcd has nothing newer. Who asks for an
+    /// end may have been heard of elsewhere a moment ago.
+    fn confirm_absence(&mut self, asked: Asked, place: Place, membership: Condition, tries: u32) {
+        let conditions = vec![membership, self.fold.while_same(&place, false)];
+        let number = self.next_number();
+        self.busy.entry(place.clone()).or_default();
+        let pending = Pending { tries, ..Pending::of(asked, vec![place]) };
+        self.pending.insert(number, pending);
+        self.ask(Job::Transact { conditions, operations: Vec::new(), number });
     }
 
     fn transact(
@@ -697,17 +730,7 @@ impl Node {
         for place in &places {
             self.busy.entry(place.clone()).or_default();
         }
-        let pending = Pending {
-            asked,
-            places,
-            changes: Vec::new(),
-            untold,
-            deletes,
-            staged,
-            tries,
-            give_up_ns: None,
-            stored: false,
-        };
+        let pending = Pending { untold, deletes, staged, tries, ..Pending::of(asked, places) };
         self.pending.insert(number, pending);
         self.ask(Job::Transact { conditions, operations, number });
     }
@@ -852,17 +875,8 @@ impl Node {
         conditions.push(self.fold.while_same(&place, true));
         let operations = vec![Operation::Delete { key: self.fold.key_of(&place) }];
         self.busy.entry(place.clone()).or_default();
-        let pending = Pending {
-            asked: Asked::Due,
-            places: vec![place.clone()],
-            changes: Vec::new(),
-            untold: 1,
-            deletes: vec![place],
-            staged: HashMap::new(),
-            tries: 0,
-            give_up_ns: None,
-            stored: false,
-        };
+        let deletes = vec![place.clone()];
+        let pending = Pending { untold: 1, deletes, ..Pending::of(Asked::Due, vec![place]) };
         self.pending.insert(number, pending);
         self.ask(Job::Transact { conditions, operations, number });
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::RecordType;
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::etcd::Etcd;
@@ -117,6 +118,23 @@ fn two_nodes_that_want_one_name_get_two_and_one_instance_is_one() {
             reply["found"]["instances"][0]["revision"].clone()
         };
         eventually("the same at both", DEADLINE, || (ports(&nodes[0]) == ports(&nodes[1])).then_some(()));
+    }
+}
+
+#[test]
+fn what_was_registered_a_moment_ago_is_deregistered_at_a_node_that_is_behind() {
+    let etcd = Etcd::start();
+    let (node, behind) = (etcd.node("a", &[]), etcd.node("b", &[]));
+    for round in 0..20 {
+        behind.signal(Signal::SIGSTOP);
+        let id = format!("web-{round}");
+        node.client().done("registered", &register(&id, 8001, "none"));
+        let mut client = behind.client();
+        client.send(&json!({"deregister": {"service": "web", "id": id, "host": "m1"}}));
+        behind.signal(Signal::SIGCONT);
+        let reply = client.receive();
+        assert_eq!(reply["deregistered"]["existed"], true, "round {round}: {reply}");
+        becomes(&node, &[]);
     }
 }
 
