@@ -18,7 +18,7 @@ use hickory_proto::rr::RecordType;
 use serde_json::json;
 
 use harness::ask::get;
-use harness::program::{Program, free_ports, needs};
+use harness::program::{Program, faketime, free_ports, needs};
 use harness::{DEADLINE, Server, eventually, srv};
 
 fn top() -> &'static Path {
@@ -140,13 +140,6 @@ fn what_was_registered_without_a_check_is_there_an_hour_later_and_after_a_restar
     assert_eq!(ask(&server), FOUND);
     let reply = server.resolver().udp("example.service.local.", RecordType::A);
     assert_eq!(harness::dns::addresses(&reply).len(), 1);
-}
-
-/// The library that shows a process other clocks.
-fn faketime() -> PathBuf {
-    let places = std::fs::read_dir("/usr/lib").expect("a directory").flatten();
-    let found = places.map(|place| place.path().join("faketime/libfaketimeMT.so.1"));
-    found.into_iter().find(|path| path.exists()).expect("libfaketime, of Debian's package faketime")
 }
 
 #[test]

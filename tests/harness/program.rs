@@ -79,6 +79,13 @@ pub fn free_ports<const N: usize>() -> [u16; N] {
     })
 }
 
+/// The library that shows a process another wall clock.
+pub fn faketime() -> PathBuf {
+    let places = std::fs::read_dir("/usr/lib").expect("a directory").flatten();
+    let found = places.map(|place| place.path().join("faketime/libfaketimeMT.so.1"));
+    found.into_iter().find(|path| path.exists()).expect("libfaketime, of Debian's package faketime")
+}
+
 /// A command that is on `PATH`; a missing one is a failure that names its package.
 pub fn needs(program: &str, package: &str) -> PathBuf {
     let path = std::env::var_os("PATH").unwrap_or_default();

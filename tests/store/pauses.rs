@@ -2,12 +2,12 @@
 //!
 //! `CALLSIGN_PAUSE_LEASES`, `CALLSIGN_PAUSE_LEASE_S` and `CALLSIGN_PAUSE_S` make the long stop longer.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use serde_json::json;
 
+use crate::harness::program::faketime;
 use crate::harness::{Client, Server, now, stays};
 
 const PIECE: usize = 250;
@@ -114,13 +114,6 @@ fn a_heartbeat_that_waited_in_the_socket_counts() {
         let renewed = take_all(&mut client, COUNT, "renewed");
         assert!(renewed == COUNT || !in_time, "{} expired over a stop of {away:?}", COUNT - renewed);
     }
-}
-
-/// The library that shows a process another wall clock.
-fn faketime() -> PathBuf {
-    let places = std::fs::read_dir("/usr/lib").expect("a directory").flatten();
-    let found = places.map(|place| place.path().join("faketime/libfaketimeMT.so.1"));
-    found.into_iter().find(|path| path.exists()).expect("libfaketime, of Debian's package faketime")
 }
 
 #[test]
