@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::etcd::Etcd;
 use crate::harness::dns::ports;
-use crate::harness::{Client, DEADLINE, Server, eventually, srv, stays};
+use crate::harness::{Client, DEADLINE, Http, Server, eventually, srv, stays};
 
 pub fn register(id: &str, port: u16, lease: &str) -> Value {
     json!({"register": {"service": "web", "id": id, "host": "m1", "address": "127.0.0.1", "port": port, "lease": lease}})
@@ -176,6 +176,30 @@ fn heartbeats_and_time_cost_etcd_nothing() {
     // One write later the revision is the next one: nobody wrote in between.
     let done = client.done("registered", &register("web-2", 8002, "none"));
     assert_eq!(done["revision"].as_u64(), before.as_u64().map(|before| before + 1));
+}
+
+#[test]
+fn queries_cost_etcd_nothing() {
+    const QUERIES: u64 = 5_000;
+    let etcd = Etcd::start();
+    let node = etcd.node("a", &[]);
+    node.client().done("registered", &register("web-1", 8001, "none"));
+    let reads = || {
+        let metrics = Http::tcp(([127, 0, 0, 1], etcd.port()).into()).get("/metrics");
+        let line =
+            metrics.text().lines().find(|line| line.starts_with("etcd_mvcc_range_total ")).map(str::to_owned);
+        let value = line.as_deref().and_then(|line| line.split(' ').nth(1)?.parse::<u64>().ok());
+        value.expect("etcd counts what is read")
+    };
+    let (before, mut resolver) = (reads(), node.resolver());
+    for asked in 0..QUERIES {
+        // What is there, and what is not.
+        let service = if asked % 2 == 0 { "web" } else { "nobody" };
+        resolver.udp(&srv(service), RecordType::SRV);
+    }
+    // The keys are compared every 30 seconds, whoever asks.
+    let read = reads() - before;
+    assert!(read < QUERIES / 100, "{read} reads of etcd for {QUERIES} queries");
 }
 
 #[test]
