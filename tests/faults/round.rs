@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::clients::{self, Curtain, PROCESSES, Phase, Stage};
 use crate::harness::{Client, DEADLINE, Draws, eventually};
@@ -141,12 +141,8 @@ fn is_well(socket: &Path) -> bool {
 }
 
 fn listed(socket: &Path) -> BTreeMap<u16, u64> {
-    let instances = Client::unix(socket).list();
-    let listed = instances.iter().filter_map(|one| {
-        let port = one["ports"].as_object().and_then(|ports| ports.values().next()).unwrap_or(&one["port"]);
-        Some((u16::try_from(port.as_u64()?).ok()?, one["revision"].as_u64()?))
-    });
-    listed.collect()
+    let entry = |one: &Value| Some((u16::try_from(one["port"].as_u64()?).ok()?, one["revision"].as_u64()?));
+    Client::unix(socket).list().iter().filter_map(entry).collect()
 }
 
 /// What is wrong now.

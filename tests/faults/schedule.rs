@@ -1,5 +1,5 @@
-//! What goes wrong and when, drawn from a seed: every kind of trouble once in each round, in an order, at places and for
-//! times that the seed says, several at once.
+//! What goes wrong and when, drawn from a seed: every kind of trouble in each round (of a full disk and a stepped clock,
+//! one), in an order, at places and for times that the seed says, several at once.
 
 use std::time::Duration;
 
@@ -73,7 +73,7 @@ pub fn drawn(draws: &mut Draws) -> Vec<Episode> {
     episodes
 }
 
-/// Kinds of trouble; some are drawn twice as often.
+/// Troubles of a round: nodes are killed twice, and cut off twice.
 const KINDS: usize = 13;
 
 fn fault(kind: usize, draws: &mut Draws) -> Fault {
