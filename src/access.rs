@@ -635,6 +635,10 @@ impl Tokens {
         self.by_number.values().find(|token| *token.name == *name)
     }
 
+    pub fn by_number(&self, number: u64) -> Option<&Arc<Token>> {
+        self.by_number.get(&number)
+    }
+
     /// In the order of their names.
     pub fn all(&self) -> Vec<Arc<Token>> {
         let mut all: Vec<Arc<Token>> = self.by_number.values().cloned().collect();

@@ -20,6 +20,11 @@ use crate::time::{Now, nanoseconds};
 /// Width of a bucket, in nanoseconds: the most that an expiry is late by our own doing.
 const BUCKET_NS: u64 = 4_000_000;
 
+/// How long a connection-bound instance waits for its holder to come back, after a restart or an import.
+pub const CONNECTION_GRACE: Duration = Duration::from_secs(15);
+/// The connection of an instance whose holder has not come back yet; no connection has this number.
+pub const NO_CONNECTION: u64 = u64::MAX;
+
 /// From here on an absence of ours is no hiccup: the shortest lease is as long.
 const ABSENCE_LONG: Duration = Duration::from_secs(1);
 

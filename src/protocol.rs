@@ -11,6 +11,7 @@
 mod access;
 mod checks;
 mod intake;
+pub mod moving;
 mod settings;
 mod shapes;
 mod shown;
@@ -28,6 +29,7 @@ pub use self::access::{
 };
 pub use self::checks::CheckForm;
 pub use self::intake::{Filter, Peer};
+use self::moving::{ImportForm, ImportedForm, Line};
 pub use self::shapes::{Pairs, PortForm, Several};
 pub use self::shown::{lease_id_text, lease_text};
 use crate::access::Denied;
@@ -65,6 +67,8 @@ pub enum Request<'a> {
     Availability(AvailabilityForm),
     Feed(FeedForm),
     Backup(StatusForm),
+    Export(StatusForm),
+    Import(Box<ImportForm>),
     Status(StatusForm),
     Hello(HelloForm),
     Token(TokenForm),
@@ -280,6 +284,8 @@ pub enum Reply {
     Availability(Box<AvailabilityReply>),
     Record(RecordForm),
     Backup(BackupForm),
+    Exported(Line),
+    Imported(ImportedForm),
     Status(Box<ServerForm>),
     Created(Box<TokenShown>),
     Tokens(TokensForm),

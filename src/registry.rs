@@ -12,6 +12,7 @@ mod checks;
 mod command;
 mod failover;
 mod guard;
+mod import;
 mod service;
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
@@ -21,11 +22,12 @@ use std::time::Duration;
 pub use self::change::{Author, Change, Reason, What};
 use self::checks::{merge_checks, with_checks, with_report};
 pub use self::command::{
-    Command, Configuration, Holder, HostRegistration, ListedCheck, Refusal, Registration, Report, ReportOf,
-    Subject,
+    Command, Configuration, Holder, HostRegistration, How, Import, Imported, ListedCheck, Refusal,
+    Registration, Report, ReportOf, Subject,
 };
 use self::guard::{Deaths, Guarding};
 pub use self::guard::{GUARD_FOR, GUARDED_MIN, Guard};
+pub use self::import::IMPORTED_FROM;
 pub use self::service::{Gone, Ports, Service};
 use crate::access::{Owner, TOKENS_MAX, Token, Tokens};
 use crate::check::{CHECKS_MAX, Check, TTL_EXPIRED, worst};
@@ -272,6 +274,7 @@ impl Registry {
                 let token = self.tokens.by_name(name).ok_or_else(|| Refusal::NoToken(name.clone()))?;
                 Ok(vec![(Reason::Revoked, What::Token { before: Some(token.clone()), after: None })])
             }
+            Command::Import(import) => self.check_import(import),
             Command::Closed { connection, keys } => Ok(keys
                 .iter()
                 .filter_map(|key| self.instance(key))
@@ -359,12 +362,7 @@ impl Registry {
 
     /// The id's own label, or one that names the host too where another instance has it.
     fn free_label(&self, key: &Key) -> Label {
-        let taken = |label: &Label| {
-            self.services
-                .get(&key.service)
-                .is_some_and(|service| service.members.get(label.as_str()).is_some())
-                || self.is_held_label(key, label)
-        };
+        let taken = |label: &Label| self.has_label(key, label);
         let own = key.id.label();
         if !taken(&own) {
             return own;
@@ -377,6 +375,13 @@ impl Registry {
             label = key.id.label_on(&key.host, attempt);
         }
         label
+    }
+
+    /// True where an instance of the service has this label, and a new one with this key cannot.
+    fn has_label(&self, key: &Key, label: &Label) -> bool {
+        let service = self.services.get(&key.service);
+        service.is_some_and(|service| service.members.get(label.as_str()).is_some())
+            || self.is_held_label(key, label)
     }
 
     /// Another label for an instance whose own is another's: two nodes may have given one to two.

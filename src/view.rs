@@ -497,6 +497,11 @@ impl View {
         (self.started.load(Ordering::Relaxed), self.settled.load(Ordering::Relaxed))
     }
 
+    /// Revisions below this one that no change has are nobody's: a serial of theirs is another server's.
+    pub fn set_started(&self, revision: u64) {
+        self.started.store(revision, Ordering::Relaxed);
+    }
+
     /// From here on a name that is not there does not exist.
     pub fn set_ready(&self) {
         self.ready.store(true, Ordering::Release);

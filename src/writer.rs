@@ -21,17 +21,18 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Sleep;
 
-use crate::access::{Access, Identity, On, Tokens};
+use crate::access::{Access, Identity, On, Token, Tokens};
 use crate::check::worst;
 use crate::clock::Clock;
 use crate::instance::{Health, Host, Instance, Key, ServiceSettings};
 use crate::journal::{self, Follower, Journal, Topic};
 use crate::name::{HostName, Label, ServiceName};
 use crate::protocol::Filter;
+use crate::protocol::moving::serial_behind;
 use crate::registry::{
-    Author, Change, Command, Reason, Refusal, Registration, Registry, Report, Subject, What,
+    Author, Change, Command, Imported, Reason, Refusal, Registration, Registry, Report, Subject, What,
 };
-use crate::store::Store;
+use crate::store::{Reserve, Store};
 use crate::time::{Now, nanoseconds};
 use crate::view::{Member, ServiceView, View};
 
@@ -71,6 +72,15 @@ pub enum Event {
     /// The whole zone at one revision.
     Zone {
         done: oneshot::Sender<Zone>,
+    },
+    /// Everything that the registry holds at one revision.
+    Whole {
+        done: oneshot::Sender<Whole>,
+    },
+    /// Has the serial rise above this one.
+    Raise {
+        above: u32,
+        done: oneshot::Sender<Result<Raised, Refusal>>,
     },
     /// Asks whether the writer is alive.
     Ping {
@@ -117,6 +127,25 @@ pub struct Picture {
 pub struct Zone {
     pub revision: u64,
     pub services: Vec<Arc<ServiceView>>,
+}
+
+/// Everything that a registry holds at one revision, but for what left.
+#[derive(Debug)]
+pub struct Whole {
+    pub revision: u64,
+    pub instances: Vec<Arc<Instance>>,
+    pub hosts: Vec<Arc<Host>>,
+    pub settings: Vec<(ServiceName, ServiceSettings)>,
+    pub tokens: Vec<Arc<Token>>,
+}
+
+/// The serial is above the one that was named.
+#[derive(Clone, Copy, Debug)]
+pub struct Raised {
+    /// False where it was already.
+    pub changed: bool,
+    /// The registry's revision now.
+    pub revision: u64,
 }
 
 /// The writer has ended: the server is on its way down.
@@ -173,6 +202,20 @@ impl Handle {
         let (done, zone) = oneshot::channel();
         self.events.send(Event::Zone { done }).await.map_err(|_| Stopped)?;
         zone.await.map_err(|_| Stopped)
+    }
+
+    /// Everything at one revision.
+    pub async fn whole(&self) -> Result<Whole, Stopped> {
+        let (done, whole) = oneshot::channel();
+        self.events.send(Event::Whole { done }).await.map_err(|_| Stopped)?;
+        whole.await.map_err(|_| Stopped)
+    }
+
+    /// Has the serial rise above `above`, for good.
+    pub async fn raise(&self, above: u32) -> Result<Result<Raised, Refusal>, Stopped> {
+        let (done, raised) = oneshot::channel();
+        self.events.send(Event::Raise { above, done }).await.map_err(|_| Stopped)?;
+        raised.await.map_err(|_| Stopped)
     }
 
     /// Returns once the writer has come round.
@@ -333,9 +376,12 @@ impl Writer {
                     self.happen(found.unwrap_or_default(), now, &mut facts);
                 }
                 Event::Command { .. } => commands.push_back(event),
-                Event::Watch { .. } | Event::Picture { .. } | Event::Zone { .. } | Event::Ping { .. } => {
-                    after.push(event);
-                }
+                Event::Watch { .. }
+                | Event::Picture { .. }
+                | Event::Zone { .. }
+                | Event::Whole { .. }
+                | Event::Raise { .. }
+                | Event::Ping { .. } => after.push(event),
             }
         }
         self.settle(&mut facts, now);
@@ -352,6 +398,8 @@ impl Writer {
                 Event::Watch { filter, done } => drop(done.send(self.watch(filter.as_deref()))),
                 Event::Picture { of, done } => drop(done.send(self.picture(of))),
                 Event::Zone { done } => drop(done.send(self.zone())),
+                Event::Whole { done } => drop(done.send(self.spend(|this| whole(&this.registry)))),
+                Event::Raise { above, done } => drop(done.send(self.raise(above).await)),
                 Event::Ping { done } => drop(done.send(())),
                 Event::Command { .. } => self.postponed.push_back(event),
             }
@@ -461,7 +509,7 @@ impl Writer {
             Ok(())
         } else {
             let all: Vec<Change> = self.unstored.iter().chain(&changes).cloned().collect();
-            let stored = self.store(all).await;
+            let stored = self.store(all, Reserve::Ahead).await;
             self.note(&stored);
             stored.map(|()| self.unstored.clear())
         };
@@ -516,9 +564,26 @@ impl Writer {
         }
     }
 
+    /// Leaves out revisions until the serial is above `above`: what was before keeps the serial that it had.
+    async fn raise(&mut self, above: u32) -> Result<Raised, Refusal> {
+        let more = serial_behind(self.view.serial(), above);
+        let revision = self.registry.revision() + u64::from(more);
+        if more > 0 {
+            // Before anybody sees one of them, they are given out.
+            let stored = self.store(self.unstored.clone(), Reserve::Beyond(revision)).await;
+            self.note(&stored);
+            stored.map_err(Refusal::Unavailable)?;
+            self.unstored.clear();
+            self.registry.advance(revision);
+            self.view.set_started(revision);
+            self.view.publish(&self.registry, &[]);
+        }
+        Ok(Raised { changed: more > 0, revision })
+    }
+
     /// Waits for the store, and looks at the time meanwhile: a slow disk is not our absence.
-    async fn store(&mut self, changes: Vec<Change>) -> Result<(), Arc<str>> {
-        let mut committing = std::pin::pin!(self.store.commit(changes));
+    async fn store(&mut self, changes: Vec<Change>, reserve: Reserve) -> Result<(), Arc<str>> {
+        let mut committing = std::pin::pin!(self.store.commit(changes, reserve));
         loop {
             let now = self.clock.now();
             self.timer.as_mut().reset(self.clock.instant(now.mono_ns + nanoseconds(TICK)).into());
@@ -559,6 +624,18 @@ fn watch(
 
 fn zone(registry: &Registry, view: &View) -> Zone {
     Zone { revision: registry.revision(), services: view.all_services() }
+}
+
+fn whole(registry: &Registry) -> Whole {
+    let members = registry.services().flat_map(|(_, service)| &service.members);
+    let settings = registry.all_settings();
+    Whole {
+        revision: registry.revision(),
+        instances: members.map(|member| member.instance.clone()).collect(),
+        hosts: registry.hosts().cloned().collect(),
+        settings: settings.map(|(service, settings)| (service.clone(), settings.clone())).collect(),
+        tokens: registry.tokens().all(),
+    }
 }
 
 fn picture(registry: &Registry, view: &View, of: Vec<ServiceName>, unstored: Vec<Change>) -> Picture {
@@ -730,6 +807,15 @@ fn subjects(command: &Command) -> impl Iterator<Item = About<'_>> {
         Command::RegisterHost(registration) => (Some(About::Host(&registration.name)), None),
         Command::DeregisterHost(name) => (Some(About::Host(name)), None),
         Command::Configure(configuration) => (Some(About::Settings(&configuration.service)), None),
+        Command::Import(import) => {
+            let about = match &import.what {
+                Imported::Instance(instance) => About::Instance(&instance.key),
+                Imported::Host(host) => About::Host(&host.name),
+                Imported::Settings(service, _) => About::Settings(service),
+                Imported::Token(token) => About::Token(&token.name),
+            };
+            (Some(about), None)
+        }
         Command::CreateToken(token) => (Some(About::Token(&token.name)), None),
         Command::RevokeToken(name) => (Some(About::Token(name)), None),
         Command::Closed { .. } => (None, None),

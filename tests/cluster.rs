@@ -9,6 +9,7 @@
 //! - `access`: TLS, users, and what is refused.
 //! - `identities`: tokens, and whose an instance is.
 //! - `guards`: the guard against mass death.
+//! - `moving`: a registry that comes from one machine, and goes back.
 //!
 //! Needs: etcd-server
 
@@ -18,10 +19,16 @@ mod harness;
 mod access;
 #[path = "cluster/etcd.rs"]
 mod etcd;
+#[path = "moving/full.rs"]
+mod full;
 #[path = "cluster/guards.rs"]
 mod guards;
 #[path = "cluster/identities.rs"]
 mod identities;
+#[path = "cluster/moving.rs"]
+mod moving;
+#[path = "transfers/secondary.rs"]
+mod secondary;
 #[path = "cluster/several.rs"]
 mod several;
 #[path = "cluster/trouble.rs"]

@@ -8,10 +8,16 @@ mod harness;
 mod access;
 #[path = "cluster/etcd.rs"]
 mod etcd;
+#[path = "moving/full.rs"]
+mod full;
 #[path = "cluster/guards.rs"]
 mod guards;
 #[path = "cluster/identities.rs"]
 mod identities;
+#[path = "cluster/moving.rs"]
+mod moving;
+#[path = "transfers/secondary.rs"]
+mod secondary;
 #[path = "cluster/several.rs"]
 mod several;
 #[path = "cluster/trouble.rs"]

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use callsign::client::{Client, ClientError};
 use callsign::protocol::{
     self, ChangeForm, CheckForm, CheckShown, DeregisteredForm, FRAME_OCTETS_MAX, FilterForm, HolderForm,
-    InstanceForm, Pairs, PortForm, Problem, RegisterForm, Reply, ReportForm, Request, Several,
+    InstanceForm, Problem, RegisterForm, Reply, ReportForm, Request,
 };
 use clap::Args;
 use serde::Deserialize;
@@ -97,7 +97,7 @@ async fn apply(client: &mut Client, bulk: &mut Bulk, line: &[u8]) -> Result<Repl
     }
     let Ok(Fed::Change(change)) = serde_json::from_slice(line) else {
         let request = protocol::decode(line).map_err(ClientError::Refused)?;
-        if matches!(request, Request::Watch(_) | Request::Feed(_) | Request::Backup(_)) {
+        if matches!(request, Request::Watch(_) | Request::Feed(_) | Request::Backup(_) | Request::Export(_)) {
             let text = "a stream cannot be applied; use the verb of that name";
             return Err(ClientError::Refused(Problem::new("invalid", text)));
         }
@@ -216,12 +216,6 @@ fn report(host: &str, check: &CheckShown) -> ReportForm {
 
 /// The registration that an instance came from; its end comes by the feed, so its lease has none.
 fn registration(instance: &InstanceForm) -> RegisterForm {
-    let named = instance.ports.iter().filter_map(|port| {
-        let form = PortForm { port: port.port.into(), transport: Some(port.transport.clone()) };
-        Some((port.name.clone()?, form))
-    });
-    let named: Vec<(String, PortForm)> = named.collect();
-    let unnamed = instance.ports.iter().find(|port| port.name.is_none());
     let check = |check: &CheckShown| match &check.definition {
         Some(definition) => CheckForm { status: Some(check.status.clone()), ..(**definition).clone() },
         None => {
@@ -229,19 +223,8 @@ fn registration(instance: &InstanceForm) -> RegisterForm {
         }
     };
     RegisterForm {
-        service: instance.service.clone(),
-        id: Some(instance.id.clone()),
-        host: Some(instance.host.clone()),
-        address: instance.target.is_none().then(|| Several(instance.address.clone())),
-        target: instance.target.clone(),
-        port: unnamed.map(|port| port.port.into()),
-        ports: (unnamed.is_none() || !named.is_empty()).then_some(Pairs(named)),
-        protocol: instance.protocol.clone(),
-        tags: Some(instance.tags.clone()),
-        meta: Some(Pairs(instance.meta.clone().into_iter().collect())),
-        weight: Some(instance.weight.into()),
-        priority: Some(instance.priority.into()),
         lease: Some("none".to_owned()),
         checks: Some(instance.checks.iter().map(check).collect()),
+        ..instance.registration()
     }
 }

@@ -13,9 +13,11 @@ mod doctor;
 mod drain;
 mod exec;
 mod explain;
+mod export;
 mod feed;
 mod heartbeat;
 mod hold;
+mod import;
 mod log;
 mod ls;
 mod message;
@@ -90,6 +92,8 @@ enum Verb {
     Availability(availability::Availability),
     Feed(feed::Feed),
     Apply(apply::Apply),
+    Export(export::Export),
+    Import(import::Import),
     Store(store::Store),
     Dig(dig::Dig),
     Setup(setup::Setup),
@@ -139,6 +143,8 @@ pub fn run(cli: Cli) -> ExitCode {
         Verb::Availability(verb) => wait(verb.run()),
         Verb::Feed(verb) => wait(verb.run()),
         Verb::Apply(verb) => wait(verb.run()),
+        Verb::Export(verb) => wait(verb.run()),
+        Verb::Import(verb) => wait(verb.run()),
         Verb::Store(verb) => wait(verb.run()),
         Verb::Dig(verb) => wait(verb.run()),
         Verb::Setup(verb) => wait(verb.run()),

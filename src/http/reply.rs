@@ -86,7 +86,10 @@ impl From<Refusal> for Failure {
             | Refusal::OwnsTooMany { .. }
             | Refusal::TooManySettings { .. }
             | Refusal::TooManyTokens => StatusCode::INSUFFICIENT_STORAGE,
-            Refusal::Superseded(_) | Refusal::Taken { .. } | Refusal::TokenExists(_) => StatusCode::CONFLICT,
+            Refusal::Superseded(_)
+            | Refusal::Taken { .. }
+            | Refusal::TokenExists(_)
+            | Refusal::Differs(_) => StatusCode::CONFLICT,
             Refusal::Denied(denied) => return denied.into(),
             Refusal::TooManyChecks | Refusal::FailoverCycle(_) => StatusCode::BAD_REQUEST,
         };

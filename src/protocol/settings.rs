@@ -18,6 +18,22 @@ const GUARD_FOR_MIN: Duration = Duration::from_secs(1);
 const GUARD_FOR_MAX: Duration = Duration::from_secs(24 * 3600);
 
 impl SettingsForm {
+    /// What sets them.
+    pub fn of(service: &ServiceName, settings: &ServiceSettings) -> Self {
+        let shown = SettingsShown::of(settings);
+        Self {
+            service: service.to_string(),
+            ttl: shown.ttl.map(|ttl| format!("{ttl}s")),
+            balance: shown.balance,
+            max_answers: shown.max_answers.map(i64::from),
+            failover: shown.failover,
+            srv_weights: shown.srv_weights,
+            guard: shown.guard,
+            guard_for: shown.guard_for,
+            reset: false,
+        }
+    }
+
     /// What is to be set; `None` where the settings are only asked for. A name below one of `apexes` is a service's.
     pub fn configuration(&self, apexes: &[Apex]) -> Result<(ServiceName, Option<Configuration>), Problem> {
         let service =

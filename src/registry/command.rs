@@ -8,7 +8,7 @@ use thiserror::Error;
 
 use crate::access::{Denied, Owner, TOKENS_MAX, Token, Verb};
 use crate::check::{CHECKS_MAX, Definition};
-use crate::instance::{ConsulFacts, Health, Key, Lease, Location, Port, ServiceSettings};
+use crate::instance::{ConsulFacts, Health, Host, Instance, Key, Lease, Location, Port, ServiceSettings};
 use crate::name::{HostName, ServiceName, Tag};
 
 /// What may be asked of the registry; a refusal changes nothing.
@@ -36,6 +36,8 @@ pub enum Command {
     CreateToken(Arc<Token>),
     /// By its name.
     RevokeToken(Arc<str>),
+    /// A thing as another registry has it.
+    Import(Box<Import>),
     /// A connection ended: what is bound to it and still held by it leaves.
     Closed {
         connection: u64,
@@ -52,7 +54,7 @@ impl Command {
                 Verb::Deregister
             }
             Self::Report(_) | Self::AddCheck { .. } | Self::RemoveCheck { .. } => Verb::Report,
-            Self::Configure(_) | Self::CreateToken(_) | Self::RevokeToken(_) => Verb::Admin,
+            Self::Configure(_) | Self::CreateToken(_) | Self::RevokeToken(_) | Self::Import(_) => Verb::Admin,
         }
     }
 }
@@ -118,6 +120,35 @@ pub struct HostRegistration {
     pub addresses: Vec<IpAddr>,
     pub meta: BTreeMap<Arc<str>, Arc<str>>,
     pub id: Option<Arc<str>>,
+}
+
+/// A thing of another registry, and what is to become of the one that is here.
+#[derive(Clone, Debug)]
+pub struct Import {
+    pub what: Imported,
+    pub how: How,
+}
+
+/// See [`Import`]. Revisions and label are as there; those that it gets here are the registry's to say.
+#[derive(Clone, Debug)]
+pub enum Imported {
+    Instance(Instance),
+    Host(Host),
+    Settings(ServiceName, ServiceSettings),
+    Token(Arc<Token>),
+}
+
+/// What an import may do to what is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum How {
+    /// Nothing: only what is not there is put in.
+    Add,
+    /// Change what came from the same place: the source of an instance, the mark of a host.
+    Update,
+    /// Change whatever is another way.
+    Replace,
+    /// Take away what came from the same place.
+    Remove,
 }
 
 /// An instance, named by who holds it.
@@ -188,6 +219,8 @@ pub enum Refusal {
     NoToken(Arc<str>),
     #[error("there are {TOKENS_MAX} tokens, and no more may be; revoke those that are not needed")]
     TooManyTokens,
+    #[error("{0} is here already, and otherwise; it stays as it is")]
+    Differs(String),
     #[error(transparent)]
     Denied(#[from] Denied),
     #[error("`{name}` is taken by a record at {by}; choose another service name, or remove the record")]
@@ -210,6 +243,7 @@ impl Refusal {
             Self::Unavailable(_) | Self::Unknown(_) => "unavailable",
             Self::TooManyChecks | Self::FailoverCycle(_) => "invalid",
             Self::Taken { .. } | Self::TokenExists(_) => "taken",
+            Self::Differs(_) => "differs",
             Self::Denied(_) => "denied",
         }
     }
@@ -219,7 +253,7 @@ impl Refusal {
             Self::NotFound(_) => Some("id"),
             Self::Superseded(_) => Some("lease_id"),
             Self::Full { .. } | Self::OwnsTooMany { .. } | Self::Unavailable(_) | Self::Unknown(_) => None,
-            Self::TooManyTokens | Self::Denied(_) => None,
+            Self::TooManyTokens | Self::Denied(_) | Self::Differs(_) => None,
             Self::TokenExists(_) | Self::NoToken(_) => Some("name"),
             Self::TooManyChecks => Some("checks"),
             Self::FailoverCycle(_) => Some("failover"),

@@ -7,6 +7,10 @@ use tokio::io::AsyncBufReadExt;
 use tokio::time::timeout;
 
 use crate::protocol::FRAME_OCTETS_MAX;
+use crate::protocol::moving::IMPORT_OCTETS_MAX;
+
+/// What a line that may be longer than others begins with.
+const IMPORT: &[u8] = b"{\"import\":";
 
 /// How long one line may take from its first octet to its end.
 pub const LINE_TIME_MAX: Duration = Duration::from_secs(10);
@@ -19,12 +23,18 @@ pub enum Read {
     TooSlow,
 }
 
-/// Waits for a line, without its end; idle is no fault, a line begun and not ended is.
-pub async fn read_line(reader: &mut (impl AsyncBufReadExt + Unpin), line: &mut Vec<u8>) -> io::Result<Read> {
+/// Waits for a line, without its end; idle is no fault, a line begun and not ended is. One of an import may be longer
+/// than others, where `may_import` says that the client may say one.
+pub async fn read_line(
+    reader: &mut (impl AsyncBufReadExt + Unpin),
+    line: &mut Vec<u8>,
+    may_import: impl Fn() -> bool,
+) -> io::Result<Read> {
     if reader.fill_buf().await?.is_empty() {
         return Ok(Read::End);
     }
     line.clear();
+    let mut octets_max = FRAME_OCTETS_MAX;
     let whole = async {
         loop {
             let buffer = reader.fill_buf().await?;
@@ -33,7 +43,10 @@ pub async fn read_line(reader: &mut (impl AsyncBufReadExt + Unpin), line: &mut V
             }
             let end = buffer.iter().position(|octet| *octet == b'\n');
             let octets = end.unwrap_or(buffer.len());
-            if line.len() + octets > FRAME_OCTETS_MAX {
+            if line.len() + octets > octets_max && line.starts_with(IMPORT) && may_import() {
+                octets_max = IMPORT_OCTETS_MAX;
+            }
+            if line.len() + octets > octets_max {
                 return Ok(Read::TooLong);
             }
             line.extend_from_slice(&buffer[..octets]);

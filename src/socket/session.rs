@@ -17,12 +17,13 @@ use crate::desk::Desk;
 use crate::explain::{about, explain};
 use crate::instance::{Instance, Key, Lease, Location};
 use crate::name::ServiceName;
+use crate::protocol::moving::{ImportForm, ImportedForm, Line};
 use crate::protocol::{
     CreateForm, DeregisteredForm, FRAME_OCTETS_MAX, FilterForm, HelloForm, NameForm, NamedForm, Peer,
     Problem, RegisterForm, RegisteredForm, Reply, ReportedForm, Request, Secret, TokenForm, TokenShown,
     WelcomeForm, decode, encode, lease_id_text, lease_text, token_name,
 };
-use crate::registry::{Change, Command, Refusal, Report, Subject, What};
+use crate::registry::{Change, Command, Import, Refusal, Report, Subject, What};
 use crate::view::target_of;
 use crate::writer::Verdict;
 
@@ -60,6 +61,7 @@ enum Asked {
     Drain(Key),
     Report(Report),
     Settings(ServiceName),
+    Import,
     CreateToken(Box<TokenShown>),
     RevokeToken(String),
     Heartbeat(Key),
@@ -93,7 +95,7 @@ impl<'a, W: AsyncWrite + Unpin> Session<'a, W> {
             // Nothing is lost to the other arms: both end the connection.
             let read = tokio::select! {
                 biased;
-                read = read_line(reader, &mut line) => read?,
+                read = read_line(reader, &mut line, || self.may_import()) => read?,
                 () = place.closing().cancelled() => return Ok(()),
             };
             match read {
@@ -124,6 +126,10 @@ impl<'a, W: AsyncWrite + Unpin> Session<'a, W> {
                 return Ok(());
             }
         }
+    }
+
+    fn may_import(&self) -> bool {
+        self.desk.may(&self.who, Verb::Admin, On::Everything).is_ok()
     }
 
     async fn request(
@@ -202,6 +208,22 @@ impl<'a, W: AsyncWrite + Unpin> Session<'a, W> {
                 self.backup().await?;
                 return Ok(Next::GoOn);
             }
+            Request::Export(_) => {
+                self.take_over(place).await?;
+                self.export().await?;
+                return Ok(Next::GoOn);
+            }
+            Request::Import(form) => match (&form.line, self.import(&form)) {
+                (_, Ok(Some(import))) => Ok((Asked::Import, Command::Import(Box::new(import)))),
+                (Line::Callsign(head), Ok(None)) => {
+                    self.settle().await;
+                    let reply = self.raise(head.serial).await;
+                    encode(&reply, &mut self.out);
+                    return Ok(Next::GoOn);
+                }
+                (_, Ok(None)) => Err(Problem::invalid("line", "is the end of an export, and says nothing")),
+                (_, Err(problem)) => Err(problem),
+            },
             Request::Log(form) => return self.answer_later(|desk| desk.log(&form)).await,
             Request::Availability(form) => {
                 return self.answer_later(|desk| desk.availability(&form)).await;
@@ -251,7 +273,10 @@ impl<'a, W: AsyncWrite + Unpin> Session<'a, W> {
             Request::Availability(form) => of(form.service.as_deref(), Verb::Read),
             Request::Status(_) => of(None, Verb::Read),
             Request::Feed(_) => of(None, Verb::Watch),
-            Request::Backup(_) | Request::Token(TokenForm::List(_)) => of(None, Verb::Admin),
+            Request::Backup(_)
+            | Request::Export(_)
+            | Request::Import(_)
+            | Request::Token(TokenForm::List(_)) => of(None, Verb::Admin),
         }
     }
 
@@ -289,6 +314,26 @@ impl<'a, W: AsyncWrite + Unpin> Session<'a, W> {
     fn register(&self, form: &RegisterForm) -> Result<(Asked, Command), Problem> {
         let registration = form.registration(&self.peer, u64::from_be_bytes(random()?))?;
         Ok((Asked::Register(registration.key.clone()), Command::Register(Box::new(registration))))
+    }
+
+    fn import(&self, form: &ImportForm) -> Result<Option<Import>, Problem> {
+        let (desk, random) = (self.desk, u64::from_be_bytes(random()?));
+        let apexes = &desk.view.settings.apexes;
+        let what = form.line.imported(apexes, desk.loopback_allowed, random, desk.clock.now())?;
+        Ok(what.map(|what| Import { what, how: form.how.into() }))
+    }
+
+    /// Whoever followed the other registry's serial follows ours.
+    async fn raise(&self, above: u32) -> Reply {
+        match self.desk.writer.raise(above).await {
+            Ok(Ok(raised)) => self.imported(raised.changed, raised.revision),
+            Ok(Err(refusal)) => Reply::Error(refusal.into()),
+            Err(_) => Reply::Error(stopping()),
+        }
+    }
+
+    fn imported(&self, changed: bool, revision: u64) -> Reply {
+        Reply::Imported(ImportedForm { changed, revision, serial: self.desk.view.serial_of(revision) })
     }
 
     /// What was asked for before is answered before the connection is given to a stream.
@@ -363,6 +408,7 @@ impl<'a, W: AsyncWrite + Unpin> Session<'a, W> {
                 id: key.id.to_string(),
                 revision,
             }),
+            Asked::Import => self.imported(!changes.is_empty(), revision),
             Asked::Settings(service) => self.desk.settings(&service, revision),
             Asked::CreateToken(shown) => Reply::Created(shown),
             Asked::RevokeToken(name) => Reply::Revoked(NameForm { name }),

@@ -11,9 +11,10 @@ use crate::access::{On, Verb};
 use crate::connections::Place;
 use crate::instance::Instance;
 use crate::journal::Ended;
+use crate::protocol::moving::{EndForm, HeadForm, HostLine, InstanceLine, Line, TokenLine, VERSION};
 use crate::protocol::{BackupForm, ChangeForm, Filter, LIST_MAX, Problem, RecordForm, Reply, encode};
 use crate::registry::{Author, Change, Reason, What};
-use crate::writer::Watch;
+use crate::writer::{Watch, Whole};
 
 /// Records of a backup that wait to be written: the disk is read no faster than the client reads.
 const RECORDS_WAITING_MAX: usize = 1024;
@@ -179,6 +180,43 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
 
     async fn flush_large(&mut self) -> io::Result<()> {
         if self.out.len() > super::session::REPLIES_OCTETS_MAX { self.flush().await } else { Ok(()) }
+    }
+
+    /// Everything that the registry holds at one moment, in an order that depends on nothing else.
+    pub(super) async fn export(&mut self) -> io::Result<()> {
+        let Ok(whole) = self.desk.writer.whole().await else {
+            self.reply(Reply::Error(stopping())).await;
+            return self.flush().await;
+        };
+        let Whole { revision, mut instances, mut hosts, mut settings, tokens } = whole;
+        tokio::task::block_in_place(|| {
+            instances.sort_by(|a, b| a.key.cmp(&b.key));
+            hosts.sort_by(|a, b| a.name.cmp(&b.name));
+            settings.sort_by(|(a, _), (b, _)| a.cmp(b));
+        });
+        let (now, view) = (self.desk.clock.now(), &self.desk.view);
+        let serial = view.serial_of(revision);
+        let head = HeadForm {
+            version: VERSION,
+            program: env!("CARGO_PKG_VERSION").to_owned(),
+            at: now.wall.to_string(),
+            revision,
+            serial,
+            serial_base: serial.wrapping_sub(revision as u32),
+        };
+        let lines = tokens.len() + hosts.len() + settings.len() + instances.len();
+        let head = std::iter::once(Line::Callsign(head));
+        let tokens = tokens.iter().map(|token| Line::Token(TokenLine::of(token)));
+        let hosts = hosts.iter().map(|host| Line::Host(HostLine::of(host)));
+        let settings = settings.iter().map(|(service, settings)| Line::settings(service, settings));
+        let instances =
+            instances.iter().map(|instance| Line::Instance(Box::new(InstanceLine::of(instance, now))));
+        let end = std::iter::once(Line::End(EndForm { lines: lines as u64 }));
+        for line in head.chain(tokens).chain(hosts).chain(settings).chain(instances).chain(end) {
+            encode(&Reply::Exported(line), &mut self.out);
+            self.flush_large().await?;
+        }
+        self.flush().await
     }
 
     /// Every record of the store at one moment, and a digest at the end.

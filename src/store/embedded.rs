@@ -89,6 +89,8 @@ struct Job {
 pub enum Reserve {
     /// A block ahead of the newest: facts are published before they are stored.
     Ahead,
+    /// A block ahead of this one, which is to be the newest though no change is.
+    Beyond(u64),
     /// None above this one: it is the last commit.
     UpTo(u64),
 }
@@ -659,12 +661,13 @@ impl Engine {
     fn begin(&mut self, changes: &[Change], reserve: Reserve, limits: Limits) -> Result<Begun, EngineError> {
         let reserved = match (reserve, changes.last()) {
             (Reserve::UpTo(revision), _) => revision,
+            (Reserve::Beyond(revision), _) => self.reserved.max(revision + RESERVE),
             (Reserve::Ahead, Some(newest)) => self.reserved.max(newest.revision + RESERVE),
             (Reserve::Ahead, None) => self.reserved + RESERVE,
         };
         let entry = Entry { reserved, limits, changes: changes.iter().map(record::write_change).collect() };
         let record = match reserve {
-            Reserve::Ahead => self.redo.record(&entry),
+            Reserve::Ahead | Reserve::Beyond(_) => self.redo.record(&entry),
             Reserve::UpTo(_) => None,
         };
         if let Some(record) = &record {

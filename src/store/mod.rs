@@ -8,6 +8,7 @@ pub mod redo;
 
 use std::time::Duration;
 
+pub use self::embedded::Reserve;
 pub use self::history::History;
 use crate::registry::Change;
 
@@ -51,13 +52,13 @@ impl Store {
     }
 
     /// Makes `changes` durable, in their order, all or none.
-    pub async fn commit(&mut self, changes: Vec<Change>) -> Result<(), Failure> {
+    pub async fn commit(&mut self, changes: Vec<Change>, reserve: Reserve) -> Result<(), Failure> {
         match self {
             Self::Memory(memory) => {
                 memory.keep(changes);
                 Ok(())
             }
-            Self::Embedded(embedded) => embedded.commit(changes, embedded::Reserve::Ahead).await,
+            Self::Embedded(embedded) => embedded.commit(changes, reserve).await,
         }
     }
 
@@ -65,7 +66,7 @@ impl Store {
     pub async fn close(self, changes: Vec<Change>, revision: u64) -> Result<(), Failure> {
         match self {
             Self::Memory(_) => Ok(()),
-            Self::Embedded(embedded) => embedded.commit(changes, embedded::Reserve::UpTo(revision)).await,
+            Self::Embedded(embedded) => embedded.commit(changes, Reserve::UpTo(revision)).await,
         }
     }
 

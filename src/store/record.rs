@@ -15,7 +15,7 @@ use crate::instance::{
     ConsulFacts, Extras, Fallback, Health, Host, Instance, Key, Lease, Location, Port, ServiceSettings,
     Transport,
 };
-use crate::lease::{LeaseCell, Leased};
+use crate::lease::{CONNECTION_GRACE, LeaseCell, Leased, NO_CONNECTION};
 use crate::name::{HostName, InstanceId, Label, Name, ServiceName, Tag};
 use crate::registry::{Author, Change, Guard, Reason, What};
 use crate::time::{Now, Wall};
@@ -28,12 +28,6 @@ const SETTINGS_VERSION: u8 = 3;
 const UNGUARDED_VERSION: u8 = 2;
 /// That of an instance that somebody owns.
 const OWNED_VERSION: u8 = 2;
-
-/// How long a connection-bound instance waits after a restart for its holder to come back.
-pub const CONNECTION_GRACE: Duration = Duration::from_secs(15);
-
-/// The connection of an instance whose holder has not come back yet; no connection has this number.
-const NO_CONNECTION: u64 = u64::MAX;
 
 /// Why octets are no record.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -17,14 +17,15 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::fold::{Fold, Folded, NODES_MAX, OVERDUE_AFTER, record_of, unnumbered};
 use super::{
-    About, Done, Event, Handle, QUEUE_MAX, TICK, Verdict, is_fact, notice_absence, permits, picture, show,
-    subjects, zone,
+    About, Done, Event, Handle, QUEUE_MAX, Raised, TICK, Verdict, is_fact, notice_absence, permits, picture,
+    show, subjects, whole, zone,
 };
 use crate::access::{Access, Identity, Tokens};
 use crate::clock::Clock;
 use crate::instance::Instance;
 use crate::journal::Journal;
 use crate::name::ServiceName;
+use crate::protocol::moving::serial_behind;
 use crate::registry::{Author, Change, Command, Reason, Refusal, Registry, ReportOf, Subject, What};
 use crate::store::History;
 use crate::store::etcd::follow::Told;
@@ -84,6 +85,8 @@ pub struct Node {
     lost: Option<String>,
     /// This node is surely a member up to this time.
     member_until_ns: u64,
+    /// Who waits for a higher serial: above which, and until when.
+    raises: Vec<Raise>,
     /// Leases stand still since this time.
     still_ns: Option<u64>,
     seen_ns: u64,
@@ -137,6 +140,14 @@ struct Unsettled {
     after_ns: u64,
 }
 
+/// Somebody waits for a serial above another one.
+#[derive(Debug)]
+struct Raise {
+    above: u32,
+    give_up_ns: u64,
+    done: oneshot::Sender<Result<Raised, Refusal>>,
+}
+
 #[derive(Debug)]
 enum Asked {
     Command {
@@ -184,6 +195,7 @@ impl Node {
             number: run,
             lost: None,
             member_until_ns: 0,
+            raises: Vec::new(),
             still_ns: Some(seen_ns),
             seen_ns,
             sweep_ns: seen_ns,
@@ -415,6 +427,7 @@ impl Node {
     fn changed(&mut self, told: &[Told], now: Now) {
         let mut changes = Vec::new();
         let mut done = Vec::new();
+        let format = self.fold.format;
         let members = self.fold.members().keys().cloned().collect::<Vec<_>>();
         let since = self.fold.member_since();
         for told in told {
@@ -455,6 +468,8 @@ impl Node {
         self.unsettle(&changes);
         show(&self.fold.registry, &self.view, &self.journal, &changes);
         self.memory.keep(changes);
+        self.follow_base(format);
+        self.answer_raises(now);
         for number in done {
             if let Some(pending) = self.pending.remove(&number) {
                 let revision = self.fold.registry.revision();
@@ -580,7 +595,58 @@ impl Node {
                 self.seen_ns = self.clock.now().mono_ns;
                 drop(done.send(zone));
             }
+            Event::Whole { done } => {
+                let whole = whole(&self.fold.registry);
+                self.seen_ns = self.clock.now().mono_ns;
+                drop(done.send(whole));
+            }
+            Event::Raise { above, done } => self.raise(above, done),
             Event::Ping { done } => drop(done.send(())),
+        }
+    }
+
+    /// Has the base of the serial written higher; revisions are etcd's, and none can be left out.
+    fn raise(&mut self, above: u32, done: oneshot::Sender<Result<Raised, Refusal>>) {
+        let more = serial_behind(self.view.serial(), above);
+        let revision = self.fold.registry.revision();
+        let (Some(format), Some(membership)) = (self.fold.format, self.fold.while_member()) else {
+            let reason = "this node is not a member yet; try again";
+            return drop(done.send(Err(Refusal::Unavailable(reason.into()))));
+        };
+        if more == 0 {
+            return drop(done.send(Ok(Raised { changed: false, revision })));
+        }
+        let format = ClusterFormat { serial_base: format.serial_base.wrapping_add(more) };
+        let key = self.fold.key_of(&Place::Format);
+        let conditions = vec![membership, self.fold.while_same(&Place::Format, false)];
+        let operations = vec![Operation::Put { key, value: record::write_format(&format), lease: 0 }];
+        let number = self.next_number();
+        let give_up_ns = self.clock.now().mono_ns + nanoseconds(UNKNOWN_MAX);
+        self.raises.push(Raise { above, give_up_ns, done });
+        self.ask(Job::Transact { conditions, operations, number });
+    }
+
+    /// Counts from another base of the serial, where there is one. What was before it has no serial any more.
+    fn follow_base(&mut self, before: Option<ClusterFormat>) {
+        let Some(format) = self.fold.format.filter(|format| Some(*format) != before) else { return };
+        self.view.set_serial_base(format.serial_base);
+        self.memory.begin_at(self.fold.registry.revision());
+        self.view.publish(&self.fold.registry, &[]);
+    }
+
+    /// Answers those whose serial is reached, or who waited for long.
+    fn answer_raises(&mut self, now: Now) {
+        let (serial, revision) = (self.view.serial(), self.fold.registry.revision());
+        for raise in std::mem::take(&mut self.raises) {
+            let verdict = if serial_behind(serial, raise.above) == 0 {
+                Ok(Raised { changed: true, revision })
+            } else if raise.give_up_ns <= now.mono_ns {
+                Err(Refusal::Unknown("etcd did not tell it in time".into()))
+            } else {
+                self.raises.push(raise);
+                continue;
+            };
+            drop(raise.done.send(verdict));
         }
     }
 
@@ -740,6 +806,7 @@ impl Node {
         let now = self.clock.now();
         notice_absence(&self.fold.registry, &mut self.seen_ns, now);
         self.run_again(now);
+        self.answer_raises(now);
         let ready: Vec<(u64, Pending)> =
             self.again.extract_if(.., |(at_ns, _)| *at_ns <= now.mono_ns).collect();
         for (_, pending) in ready {
@@ -911,7 +978,7 @@ fn taken(name: &str) -> String {
 /// True where a command is a word of the holder, heard here: from here on this node watches over it.
 fn takes_over(command: &Command, by: &Identity) -> bool {
     match command {
-        Command::Register(_) | Command::Claim(_) | Command::RegisterHost(_) => true,
+        Command::Register(_) | Command::Claim(_) | Command::RegisterHost(_) | Command::Import(_) => true,
         Command::Report(_) => by.author() != Author::Server,
         _ => false,
     }

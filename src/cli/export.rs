@@ -1,0 +1,86 @@
+//! `callsign export`: everything that a registry holds, for `import` to take in elsewhere.
+
+use std::fs::{self, File};
+use std::io::{BufWriter, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use callsign::client::Client;
+use callsign::protocol::moving::Line;
+use callsign::protocol::{Reply, Request, StatusForm};
+use clap::Args;
+
+use super::{Asking, Done, FAILED, Failure, output};
+
+/// Print everything that the registry holds, as lines of JSON
+///
+/// All of it is of one moment: instances with their leases and checks, hosts, settings of services, tokens (their
+/// hashes), owners. `callsign import` takes the lines in, also where another store is. Only an administrator may
+/// have them.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  callsign export registry.jsonl\n  callsign export --server unix:/run/a.sock registry.jsonl && callsign import --server unix:/run/b.sock registry.jsonl"
+)]
+pub struct Export {
+    /// The file to write, for its owner alone; one that is there is replaced once the new one is whole
+    /// [default: stdout]
+    file: Option<PathBuf>,
+    #[command(flatten)]
+    asking: Asking,
+}
+
+impl Export {
+    pub async fn run(self) -> Done {
+        let mut client = self.asking.connect().await?;
+        client.send(&Request::Export(StatusForm {})).await?;
+        let Some(path) = &self.file else {
+            let write = |line: &Line| output::value(output::Format::Jsonl, line);
+            lines(&mut client, write).await?;
+            return Ok(ExitCode::SUCCESS);
+        };
+        let mut new = path.as_os_str().to_owned();
+        new.push(".new");
+        let new = PathBuf::from(new);
+        let written = write(&mut client, &new).await;
+        let count = written.inspect_err(|_| drop(fs::remove_file(&new)))?; // half an export is none
+        fs::rename(&new, path).map_err(|error| failed(path, &error))?;
+        output::line(&format!("{}: {count} lines", path.display()))?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Hands every line to `write`; how many there were between the first and the last.
+pub async fn lines(
+    client: &mut Client,
+    mut write: impl FnMut(&Line) -> Result<(), Failure>,
+) -> Result<u64, Failure> {
+    loop {
+        let line = match client.receive().await? {
+            Reply::Exported(line) => line,
+            other => return Err(client.unexpected(&other).into()),
+        };
+        write(&line)?;
+        if let Line::End(end) = line {
+            return Ok(end.lines);
+        }
+    }
+}
+
+/// What leases are renewed with is in it, and hashes of tokens: nobody else's to read.
+async fn write(client: &mut Client, path: &Path) -> Result<u64, Failure> {
+    drop(fs::remove_file(path)); // what an export that was ended left behind may have another mode
+    let file = File::options().create_new(true).write(true).mode(0o600).open(path);
+    let mut file = BufWriter::new(file.map_err(|error| failed(path, &error))?);
+    let count = lines(client, |line| {
+        let text = serde_json::to_string(line).expect("a line has a JSON form");
+        writeln!(file, "{text}").map_err(|error| failed(path, &error))
+    });
+    let count = count.await?;
+    file.flush().and_then(|()| file.get_ref().sync_all()).map_err(|error| failed(path, &error))?;
+    Ok(count)
+}
+
+fn failed(path: &Path, error: &std::io::Error) -> Failure {
+    Failure::new(FAILED, format!("writing {}: {error}", path.display()))
+}

@@ -1,0 +1,290 @@
+//! `callsign import`: what another registry holds, put into this one.
+//!
+//! A file is read twice: first every line is looked at, so that one that cannot be taken is named before anything is
+//! changed; then each is put in by itself. What ends in the middle is said again: what is so already is no change.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use callsign::client::{Client, ClientError};
+use callsign::protocol::moving::{HowForm, IMPORT_OCTETS_MAX, ImportForm, Line};
+use callsign::protocol::{Problem, Reply, Request, StatusForm, decode};
+use callsign::registry::Imported;
+use callsign::time::Now;
+use clap::Args;
+use serde::Serialize;
+
+use super::{Asking, Done, FAILED, Failure, Format, UNAVAILABLE, export, message, output};
+
+/// Lines sent whose answers are still to come: the server commits so many together.
+const UNDER_WAY_MAX: usize = 256;
+
+/// Take in what `export` printed
+///
+/// What is here already stays as it is, and the second time changes nothing. All lines are looked at first, then
+/// each is put in by itself: what was interrupted is said again. Timed leases begin anew, and the SOA's serial rises
+/// above that of the other registry.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  callsign import registry.jsonl\n  callsign import registry.jsonl --replace"
+)]
+pub struct Import {
+    /// A file that `export` wrote
+    file: PathBuf,
+    /// Make the registry what the file says: change what is otherwise here, and take away what is not in it
+    #[arg(long)]
+    replace: bool,
+    #[command(flatten)]
+    asking: Asking,
+}
+
+impl Import {
+    pub async fn run(self) -> Done {
+        let names = check(&self.file).map_err(|failure| Failure {
+            sentence: format!("{}; nothing was imported", failure.sentence),
+            ..failure
+        })?;
+        let mut client = self.asking.connect().await?;
+        let others = match self.replace {
+            true => others(&mut client, &names).await?,
+            false => Vec::new(),
+        };
+        let how = if self.replace { HowForm::Replace } else { HowForm::Add };
+        let mut putting = Putting::new(client, self.asking.timeout);
+        let mut lines = Lines::open(&self.file)?;
+        while let Some(line) = lines.next()? {
+            if !matches!(line, Line::End(_)) {
+                putting.put(lines.place(), line, how).await?;
+            }
+        }
+        // After what is put in, so that no service is without its instances meanwhile; tokens last: ours may be one.
+        let (tokens, rest): (Vec<Line>, Vec<Line>) =
+            others.into_iter().partition(|line| matches!(line, Line::Token(_)));
+        for line in rest.into_iter().chain(tokens) {
+            putting.put("not in the file".to_owned(), line, HowForm::Remove).await?;
+        }
+        putting.end().await?.end(self.asking.output)
+    }
+}
+
+/// The lines of a file, and where it stands.
+struct Lines {
+    path: PathBuf,
+    reader: BufReader<File>,
+    number: u64,
+}
+
+impl Lines {
+    fn open(path: &Path) -> Result<Self, Failure> {
+        let failed = |what: String| Failure::new(FAILED, format!("reading {}: {what}", path.display()));
+        let file = File::open(path).map_err(|error| failed(error.to_string()))?;
+        let is_file = file.metadata().map_err(|error| failed(error.to_string()))?.is_file();
+        match is_file {
+            true => Ok(Self { path: path.to_owned(), reader: BufReader::new(file), number: 0 }),
+            false => Err(failed("it is read twice, so it has to be a file".to_owned())),
+        }
+    }
+
+    /// `FILE:LINE`
+    fn place(&self) -> String {
+        format!("{}:{}", self.path.display(), self.number)
+    }
+
+    fn wrong(&self, what: &str) -> Failure {
+        Failure::new(FAILED, format!("{}: {what}", self.place()))
+    }
+
+    fn next(&mut self) -> Result<Option<Line>, Failure> {
+        let mut octets = Vec::new();
+        self.number += 1;
+        let read = (&mut self.reader).take(IMPORT_OCTETS_MAX as u64 + 1).read_until(b'\n', &mut octets);
+        read.map_err(|error| self.wrong(&error.to_string()))?;
+        if octets.len() > IMPORT_OCTETS_MAX {
+            return Err(self.wrong(&format!("the line is longer than {IMPORT_OCTETS_MAX} octets")));
+        }
+        if octets.is_empty() {
+            return Ok(None);
+        }
+        let line = octets.trim_ascii();
+        // As the server reads it: so a complaint names the field.
+        match decode(&[br#"{"import":{"line":"#, line, b"}}"].concat()) {
+            Ok(Request::Import(form)) => Ok(Some(form.line)),
+            Ok(_) => Err(self.wrong("no line of an export")),
+            Err(problem) => Err(self.wrong(&problem.message)),
+        }
+    }
+}
+
+/// Looks at every line of a file; the names of what it holds.
+fn check(path: &Path) -> Result<BTreeSet<String>, Failure> {
+    let mut lines = Lines::open(path)?;
+    let (mut names, mut count) = (BTreeSet::new(), 0);
+    loop {
+        let Some(line) = lines.next()? else {
+            return Err(lines.wrong("the export is not whole: its last line is missing"));
+        };
+        match (&line, lines.number) {
+            (Line::Callsign(_), 1) => {}
+            (Line::Callsign(_), _) | (_, 1) => {
+                return Err(lines.wrong("an export has one line `callsign`, the first"));
+            }
+            (Line::End(end), _) if end.lines != count => {
+                return Err(lines.wrong(&format!("there are {count} lines, and there were {}", end.lines)));
+            }
+            (Line::End(_), _) => {
+                return match lines.next()? {
+                    None => Ok(names),
+                    Some(_) => Err(lines.wrong("there is more behind the last line")),
+                };
+            }
+            _ => count += 1,
+        }
+        let name = name(&line).map_err(|problem| lines.wrong(&problem.message))?;
+        if let Some(name) = name
+            && !names.insert(name.clone())
+        {
+            return Err(lines.wrong(&format!("{name} is in the file twice")));
+        }
+    }
+}
+
+/// What a line is about, where it is about something, and everything in it fits.
+fn name(line: &Line) -> Result<Option<String>, Problem> {
+    // What the server knows better (its own domains, whether loopback addresses are of use) it says itself.
+    let imported = line.imported(&[], true, 0, Now::default())?;
+    Ok(imported.map(|imported| match imported {
+        Imported::Instance(instance) => instance.key.to_string(),
+        Imported::Host(host) => format!("the host {}", host.name),
+        Imported::Settings(service, _) => format!("the settings of {service}"),
+        Imported::Token(token) => format!("the token {}", token.name),
+    }))
+}
+
+/// What the server holds besides what has these names.
+async fn others(client: &mut Client, names: &BTreeSet<String>) -> Result<Vec<Line>, Failure> {
+    let mut others = Vec::new();
+    client.send(&Request::Export(StatusForm {})).await?;
+    export::lines(client, |line| {
+        if name(line)?.is_some_and(|name| !names.contains(&name)) {
+            others.push(line.clone());
+        }
+        Ok(())
+    })
+    .await?;
+    Ok(others)
+}
+
+/// How it went.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Counts {
+    /// New, or another way than before.
+    pub imported: u64,
+    /// The same already.
+    pub there: u64,
+    /// Here otherwise, and left so.
+    pub kept: u64,
+    pub removed: u64,
+    pub refused: u64,
+    pub serial: u32,
+}
+
+impl Counts {
+    fn say(&self, form: Format) -> Result<(), Failure> {
+        if form != Format::Table {
+            return output::value(form, self);
+        }
+        let Self { imported, there, kept, removed, refused, serial } = self;
+        output::line(&format!(
+            "{imported} imported, {there} there already, {kept} otherwise here and kept, {removed} removed, {refused} refused; serial {serial}"
+        ))
+    }
+
+    fn end(&self, form: Format) -> Done {
+        self.say(form)?;
+        match self.refused {
+            0 => Ok(ExitCode::SUCCESS),
+            refused => Err(Failure::new(FAILED, format!("{refused} were refused; the lines above say why"))),
+        }
+    }
+}
+
+/// Lines on their way to the server.
+struct Putting {
+    client: Client,
+    timeout: Duration,
+    /// Where each line came from, and how it is put in.
+    under_way: VecDeque<(String, HowForm, bool)>,
+    counts: Counts,
+}
+
+impl Putting {
+    fn new(client: Client, timeout: Duration) -> Self {
+        Self { client, timeout, under_way: VecDeque::new(), counts: Counts::default() }
+    }
+
+    async fn put(&mut self, place: String, line: Line, how: HowForm) -> Result<(), Failure> {
+        if self.under_way.len() == UNDER_WAY_MAX {
+            self.answer().await?;
+        }
+        let is_head = matches!(line, Line::Callsign(_));
+        self.client.send(&Request::Import(Box::new(ImportForm { line, how }))).await?;
+        self.under_way.push_back((place, how, is_head));
+        Ok(())
+    }
+
+    /// Takes the oldest answer.
+    async fn answer(&mut self) -> Result<(), Failure> {
+        let Some((place, how, is_head)) = self.under_way.pop_front() else { return Ok(()) };
+        let answer = tokio::time::timeout(self.timeout, self.client.receive()).await;
+        let silent = || Failure::new(UNAVAILABLE, format!("{place}: no answer in time; say it again"));
+        let counts = &mut self.counts;
+        match answer.map_err(|_| silent())? {
+            Ok(Reply::Imported(form)) => {
+                counts.serial = form.serial;
+                match (form.changed, how) {
+                    _ if is_head => {}
+                    (true, HowForm::Remove) => counts.removed += 1,
+                    (true, _) => counts.imported += 1,
+                    (false, _) => counts.there += 1,
+                }
+            }
+            Ok(other) => return Err(self.client.unexpected(&other).into()),
+            // Nothing more would be taken either.
+            Err(ClientError::Refused(problem))
+                if is_head || matches!(&*problem.code, "unavailable" | "denied" | "not_ready") =>
+            {
+                let hint = "what was imported stays; say it again";
+                let failure: Failure = problem.into();
+                return Err(
+                    Failure { sentence: format!("{place}: {}", failure.sentence), ..failure }.hint(hint)
+                );
+            }
+            Err(ClientError::Refused(problem)) => {
+                match &*problem.code {
+                    "differs" => counts.kept += 1,
+                    _ => counts.refused += 1,
+                }
+                message::say(&format!("{place}: {}", problem.message));
+            }
+            Err(error) => return Err(error.into()),
+        }
+        Ok(())
+    }
+
+    /// Takes what is still to come.
+    async fn settle(&mut self) -> Result<(), Failure> {
+        while !self.under_way.is_empty() {
+            self.answer().await?;
+        }
+        Ok(())
+    }
+
+    async fn end(mut self) -> Result<Counts, Failure> {
+        self.settle().await?;
+        Ok(self.counts)
+    }
+}

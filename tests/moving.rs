@@ -1,0 +1,20 @@
+//! A registry that moves: `callsign export` and `import` between servers. To etcd and
+//! back: tests/cluster.rs.
+//!
+//! - `full`: a registry with one of everything.
+//! - `files`: exported, imported, exported again.
+//! - `refused`: what is not taken, by line and field.
+
+mod harness;
+
+#[path = "moving/files.rs"]
+mod files;
+#[path = "moving/full.rs"]
+mod full;
+#[path = "history/picture.rs"]
+#[allow(dead_code, reason = "the commands of tests/history.rs, and not all of its pictures")]
+mod picture;
+#[path = "moving/refused.rs"]
+mod refused;
+#[path = "transfers/secondary.rs"]
+mod secondary;

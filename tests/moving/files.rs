@@ -1,0 +1,222 @@
+//! Exported, imported, exported again: the same, whatever the store.
+
+use std::path::PathBuf;
+
+use hickory_proto::rr::RecordType;
+use serde_json::{Value, json};
+
+use crate::full::{FLAGS, assert_same, at, done, exported, fill};
+use crate::harness::{Draws, Server, seed};
+use crate::picture::command;
+use crate::secondary::{Secondary, transfer};
+
+fn start(flags: &[&str]) -> Server {
+    Server::start(&[&FLAGS, flags].concat())
+}
+
+/// The registry of a server in a file beside it.
+pub fn file(server: &Server) -> PathBuf {
+    let path = server.directory().join("registry.jsonl");
+    done(server, &["export", &path.display().to_string()]);
+    path
+}
+
+/// What an import counts.
+pub fn import(server: &Server, words: &[&str]) -> Value {
+    serde_json::from_str(&done(server, &[&["import", "-o", "json"], words].concat())).expect("counts")
+}
+
+fn counts(imported: usize, there: usize, kept: usize, removed: usize) -> Value {
+    json!({"imported": imported, "there": there, "kept": kept, "removed": removed, "refused": 0})
+}
+
+/// The counts without the serial.
+fn without_serial(mut counts: Value) -> Value {
+    counts.as_object_mut().expect("counts").remove("serial");
+    counts
+}
+
+fn serial(server: &Server) -> u32 {
+    let status = server.client().done("status", &json!({"status": {}}));
+    status["serial"].as_u64().and_then(|serial| u32::try_from(serial).ok()).expect("a serial")
+}
+
+/// RFC 1982.
+fn is_above(serial: u32, other: u32) -> bool {
+    (1..1 << 31).contains(&serial.wrapping_sub(other))
+}
+
+#[test]
+fn a_registry_with_everything_is_the_same_on_another_store() {
+    let source = start(&[]);
+    let (holder, token) = fill(&source);
+    let (head, lines) = exported(&source);
+    assert_eq!((&head["version"], &head["program"]), (&json!(1), &json!(env!("CARGO_PKG_VERSION"))));
+    assert_eq!(head["serial"].as_u64(), Some(u64::from(serial(&source))));
+    assert!(
+        !lines.iter().any(|line| line.to_string().contains(&token[token.len() - 64..])),
+        "no secret is in it"
+    );
+    let path = file(&source).display().to_string();
+    for store in [&["--store", "memory"][..], &[]] {
+        let target = start(store);
+        assert_eq!(without_serial(import(&target, &[&path])), counts(lines.len(), 0, 0, 0));
+        let (_, again) = exported(&target);
+        assert_same(&again, &lines, &format!("store {store:?}"));
+        assert!(is_above(serial(&target), serial(&source)), "{} {}", serial(&target), serial(&source));
+        // Twice is once, with --replace too.
+        let before = serial(&target);
+        assert_eq!(without_serial(import(&target, &[&path])), counts(0, lines.len(), 0, 0));
+        assert_eq!(without_serial(import(&target, &[&path, "--replace"])), counts(0, lines.len(), 0, 0));
+        assert_eq!(serial(&target), before);
+        // The token is who it was there, and what is a token's is its own.
+        let mut client = target.tcp_client();
+        client.done("welcome", &json!({"hello": {"token": token}}));
+        let form = json!({"service": "db", "id": "of-a-token"});
+        client.done("renewed", &json!({ "heartbeat": form }));
+        client.done("deregistered", &json!({ "deregister": form }));
+    }
+    drop(holder);
+}
+
+#[test]
+fn leases_begin_anew_and_holders_go_on() {
+    let source = start(&[]);
+    let mut client = source.client();
+    let form = json!({"service": "web", "id": "a", "address": "10.0.0.7", "port": 80, "lease": "1h"});
+    let lease_id = client.done("registered", &json!({ "register": form }))["lease_id"].clone();
+    let target = start(&["--store", "memory"]);
+    import(&target, &[&file(&source).display().to_string()]);
+    let left = target.client().list()[0]["lease_left_ms"].as_u64().expect("a lease that ends");
+    assert!(left > 3_590_000, "one whole lease, of which {left} ms are left");
+    // Whoever held it there holds it here, and a second holder's end is not the first one's.
+    let mut heartbeat = json!({"service": "web", "id": "a", "lease_id": lease_id});
+    target.client().done("renewed", &json!({ "heartbeat": heartbeat }));
+    heartbeat["lease_id"] = json!("0000000000000001");
+    assert_eq!(target.client().done("error", &json!({ "heartbeat": heartbeat }))["code"], "superseded");
+}
+
+#[test]
+fn what_is_there_already_stays_unless_it_is_to_be_replaced() {
+    let source = start(&[]);
+    let mut client = source.client();
+    let register = |id: &str, port: u16| json!({"register": {"service": "web", "id": id, "host": "m", "address": "10.0.0.7", "port": port, "lease": "none"}});
+    for (id, port) in [("a", 1), ("b", 2)] {
+        client.done("registered", &register(id, port));
+    }
+    client.done("settings", &json!({"settings": {"service": "web", "ttl": "7s"}}));
+    client.done("created", &json!({"token": {"create": {"name": "ci", "allow": ["read"]}}}));
+    client.done("reported", &json!({"report": {"host": "m", "check": "disk", "status": "passing"}}));
+    let (_, lines) = exported(&source);
+    let path = file(&source).display().to_string();
+    let target = start(&[]);
+    let mut client = target.client();
+    for request in [register("a", 9), register("c", 3)] {
+        client.done("registered", &request);
+    }
+    for service in ["web", "db"] {
+        client.done("settings", &json!({"settings": {"service": service, "ttl": "9s"}}));
+    }
+    for name in ["ci", "other"] {
+        client.done("created", &json!({"token": {"create": {"name": name, "allow": ["watch"]}}}));
+    }
+    for host in ["m", "n"] {
+        client.done("reported", &json!({"report": {"host": host, "check": "disk", "status": "warning"}}));
+    }
+    let (_, before) = exported(&target);
+    let ended = at(&target, &["import", &path, "-o", "json"]);
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    assert_eq!(without_serial(serde_json::from_str(&ended.stdout).expect("counts")), counts(1, 0, 4, 0));
+    for (line, name) in [(2, "the token ci"), (3, "the host m"), (4, "the settings of web"), (5, "web/a@m")] {
+        let said = format!("registry.jsonl:{line}: {name} is here already, and otherwise; it stays as it is");
+        assert!(ended.stderr.contains(&said), "{said}: {}", ended.stderr);
+    }
+    let (_, after) = exported(&target);
+    assert!(before.iter().all(|line| after.contains(line)), "nothing was taken away or changed");
+    assert_eq!(after.len(), before.len() + 1);
+    // As the file has it: changed are four, and not in the file are an instance, settings, a token and a host.
+    assert_eq!(without_serial(import(&target, &[&path, "--replace"])), counts(4, 1, 0, 4));
+    assert_same(&exported(&target).1, &lines, "replaced");
+}
+
+#[test]
+fn neither_revision_nor_serial_falls_over_an_import_and_a_crash() {
+    let source = start(&["--store", "memory"]);
+    let mut client = source.client();
+    // More changes than the seconds that the target is younger.
+    for number in 0..300 {
+        let form =
+            json!({"service": "web", "id": "a", "address": "10.0.0.7", "port": 1 + number, "lease": "none"});
+        client.done("registered", &json!({ "register": form }));
+    }
+    let path = file(&source).display().to_string();
+    let data = tempfile::tempdir().expect("a directory");
+    let data = data.path().display().to_string();
+    let mut target = start(&["--data", &data]);
+    let before = serial(&target);
+    let of_file = serial(&source);
+    assert!(is_above(of_file, before), "the serial has something to rise above: {of_file} {before}");
+    import(&target, &[&path]);
+    let imported = serial(&target);
+    assert!(is_above(imported, of_file) && imported - of_file <= 2, "{imported}, and {of_file} there");
+    let soa = target.resolver().udp("service.local.", RecordType::SOA);
+    assert!(format!("{soa:?}").contains(&imported.to_string()), "{soa:?}");
+    // Further than a server reserves by itself.
+    let head = json!({"version": 1, "program": "", "at": "", "revision": 1, "serial": imported + 200_000, "serial_base": 1});
+    let raised = target.client().done("imported", &json!({"import": {"line": {"callsign": head}}}));
+    assert_eq!(raised["serial"], imported + 200_001);
+    target.crash();
+    let target = start(&["--data", &data]);
+    assert!(is_above(serial(&target), imported + 200_001), "{} after {imported}", serial(&target));
+    assert_eq!(exported(&target).1, exported(&source).1);
+}
+
+#[test]
+fn secondaries_of_either_server_have_the_zone_afterwards() {
+    const APEX: &str = "service.local.";
+    let source = start(&["--store", "memory"]);
+    let register = |id: usize| json!({"register": {"service": "web", "id": format!("a{id}"), "address": "10.0.0.7", "port": 80, "lease": "none"}});
+    let mut client = source.client();
+    for number in 0..300 {
+        client.done("registered", &register(number % 7));
+    }
+    let zone = |server: &Server, since| transfer(server.dns[0], APEX, since).expect("the zone");
+    let theirs = Secondary::new(&zone(&source, None));
+    for store in [&["--store", "memory"][..], &[]] {
+        let target = start(store);
+        target.client().done("registered", &register(1000));
+        let mut own = Secondary::new(&zone(&target, None));
+        assert!(is_above(theirs.serial, own.serial), "there is something to rise above");
+        import(&target, &[&file(&source).display().to_string()]);
+        let whole = Secondary::new(&zone(&target, None));
+        // Its own follows by what has changed.
+        let came = zone(&target, Some(own.serial));
+        assert!(came.is_difference());
+        own.apply(&came);
+        assert_eq!((own.serial, &own.lines), (whole.serial, &whole.lines), "store {store:?}");
+        // That of the other server has a serial that was none of ours, and another zone.
+        let came = zone(&target, Some(theirs.serial));
+        assert!(!came.is_difference() && came.records.len() > 2, "store {store:?}");
+        assert_eq!(Secondary::new(&came).lines, whole.lines);
+    }
+}
+
+#[test]
+fn drawn_registries_are_the_same() {
+    let seed = seed();
+    println!("moving: seed {seed}");
+    let mut draws = Draws(seed);
+    for round in 0..3 {
+        let source = start(&[&["--store", "memory"][..], &[]][round % 2].to_vec());
+        let mut client = source.client();
+        for _ in 0..250 {
+            client.ask(&command(&mut draws));
+        }
+        let (_, lines) = exported(&source);
+        let target = start(&[&[], &["--store", "memory"][..]][round % 2].to_vec());
+        let counted = import(&target, &[&file(&source).display().to_string()]);
+        assert_eq!(without_serial(counted), counts(lines.len(), 0, 0, 0), "seed {seed}");
+        assert_same(&exported(&target).1, &lines, &format!("seed {seed}, round {round}"));
+        println!("moving: round {round}, {} lines", lines.len());
+    }
+}
