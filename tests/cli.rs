@@ -212,7 +212,7 @@ fn the_first_help_fits_a_screen() {
       feed          Print every change as a line of JSON: those since a revision, then those to come
       apply         Read requests or changes, a line of JSON each, and acknowledge each
       export        Print everything that the registry holds, as lines of JSON
-      import        Take in what `export` printed
+      import        Take in what `export` printed, or what a running Consul has
       store         Check, back up or restore the embedded store
       dig           Ask over real DNS; show TTLs, reasons and glue
       setup         Print the file that lets a resolver or an Envoy ask this server, or write it

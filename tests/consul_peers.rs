@@ -4,6 +4,7 @@
 //! - `command`: the `consul` command, pointed at us.
 //! - `traefik`: routes follow what is registered.
 //! - `prometheus`: so do targets.
+//! - `import`: what it has is taken over by us, and followed.
 //! - `coredns`: forwards Consul's names.
 //!
 //! Needs: peer:consul, peer:traefik, peer:prometheus, peer:coredns
@@ -18,6 +19,8 @@ mod command;
 mod coredns;
 #[path = "consul_peers/diff.rs"]
 mod diff;
+#[path = "consul_peers/import.rs"]
+mod import;
 #[path = "consul_peers/prometheus.rs"]
 mod prometheus;
 #[path = "consul_peers/table.rs"]

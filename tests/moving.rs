@@ -1,14 +1,17 @@
-//! A registry that moves: `callsign export` and `import` between servers. To etcd and
-//! back: tests/cluster.rs.
+//! A registry that moves: `callsign export` and `import` between servers, and `import --from-consul` from another server's
+//! HTTP API, which is Consul's. From a real Consul: tests/consul_peers.rs. To etcd and back: tests/cluster.rs.
 //!
 //! - `full`: a registry with one of everything.
 //! - `files`: exported, imported, exported again.
 //! - `refused`: what is not taken, by line and field.
+//! - `follow`: a catalog that is followed.
 
 mod harness;
 
 #[path = "moving/files.rs"]
 mod files;
+#[path = "moving/follow.rs"]
+mod follow;
 #[path = "moving/full.rs"]
 mod full;
 #[path = "history/picture.rs"]

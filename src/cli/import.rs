@@ -1,7 +1,11 @@
-//! `callsign import`: what another registry holds, put into this one.
+//! `callsign import`: what another registry holds, put into this one; from an export, or from a running Consul.
 //!
 //! A file is read twice: first every line is looked at, so that one that cannot be taken is named before anything is
 //! changed; then each is put in by itself. What ends in the middle is said again: what is so already is no change.
+
+mod catalog;
+mod consul;
+mod follow;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::fs::File;
@@ -18,33 +22,63 @@ use callsign::time::Now;
 use clap::Args;
 use serde::Serialize;
 
+use self::consul::{Base, Consul};
 use super::{Asking, Done, FAILED, Failure, Format, UNAVAILABLE, export, message, output};
 
 /// Lines sent whose answers are still to come: the server commits so many together.
 const UNDER_WAY_MAX: usize = 256;
 
-/// Take in what `export` printed
+/// Take in what `export` printed, or what a running Consul has
 ///
 /// What is here already stays as it is, and the second time changes nothing. All lines are looked at first, then
 /// each is put in by itself: what was interrupted is said again. Timed leases begin anew, and the SOA's serial rises
 /// above that of the other registry.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Example:\n  callsign import registry.jsonl\n  callsign import registry.jsonl --replace"
+    after_help = "Example:\n  callsign import registry.jsonl\n  callsign import --from-consul http://127.0.0.1:8500 --follow"
 )]
 pub struct Import {
     /// A file that `export` wrote
-    file: PathBuf,
+    #[arg(required_unless_present = "from_consul", conflicts_with = "from_consul")]
+    file: Option<PathBuf>,
     /// Make the registry what the file says: change what is otherwise here, and take away what is not in it
-    #[arg(long)]
+    #[arg(long, conflicts_with = "from_consul")]
     replace: bool,
+    /// Read the nodes, services and checks of this Consul instead; http://HOST:PORT or https://HOST:PORT
+    /// [env: CONSUL_HTTP_TOKEN holds its token]
+    #[arg(long, value_name = "URL")]
+    from_consul: Option<Base>,
+    /// Go on with what changes at Consul, until stopped
+    #[arg(long, requires = "from_consul", conflicts_with = "file")]
+    follow: bool,
+    /// Follow Consul also where it has suddenly no service any more
+    #[arg(long, requires = "follow")]
+    allow_empty: bool,
+    /// Who signs the certificate of a Consul at https:// [default: whom this machine trusts]
+    #[arg(long, value_name = "FILE", requires = "from_consul", conflicts_with = "file")]
+    consul_authority: Option<PathBuf>,
     #[command(flatten)]
     asking: Asking,
 }
 
 impl Import {
     pub async fn run(self) -> Done {
-        let names = check(&self.file).map_err(|failure| Failure {
+        let Some(base) = &self.from_consul else {
+            let path = self.file.clone().unwrap_or_default();
+            return self.take_in(&path).await;
+        };
+        let consul = Consul::new(base.clone(), self.consul_authority.clone())?;
+        match self.follow {
+            true => follow::follow(&self.asking, consul, self.allow_empty).await,
+            false => {
+                let counts = follow::once(&self.asking, &consul).await?;
+                counts.end(self.asking.output)
+            }
+        }
+    }
+
+    async fn take_in(&self, path: &Path) -> Done {
+        let names = check(path).map_err(|failure| Failure {
             sentence: format!("{}; nothing was imported", failure.sentence),
             ..failure
         })?;
@@ -55,7 +89,7 @@ impl Import {
         };
         let how = if self.replace { HowForm::Replace } else { HowForm::Add };
         let mut putting = Putting::new(client, self.asking.timeout);
-        let mut lines = Lines::open(&self.file)?;
+        let mut lines = Lines::open(path)?;
         while let Some(line) = lines.next()? {
             if !matches!(line, Line::End(_)) {
                 putting.put(lines.place(), line, how).await?;

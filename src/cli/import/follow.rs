@@ -1,0 +1,416 @@
+//! A Consul's catalog, put into a registry once, or kept in it for as long as this runs.
+//!
+//! Each service is watched by a blocking query of its own, as Consul's clients do, and so are the lists of nodes
+//! and services. Trouble at either end drops every question, changes nothing here, and begins anew after a while: what
+//! Consul said last stays.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::pin::Pin;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use callsign::protocol::moving::{HowForm, Line};
+use callsign::protocol::{Request, StatusForm};
+use callsign::registry::IMPORTED_FROM;
+use futures_util::StreamExt;
+use futures_util::stream::{FuturesUnordered, iter};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::super::{Asking, Done, FAILED, Failure, UNAVAILABLE, export, message};
+use super::catalog::{Check, Entry, Node};
+use super::consul::{Consul, escaped};
+use super::{Counts, Putting, name};
+
+/// Services asked about at once when everything is read.
+const READING_MAX: usize = 16;
+/// Services that are waited for at once: Consul takes 200 connections of one client. Where there are more, each has its
+/// turn.
+const WATCHES_MAX: usize = 100;
+/// How long a question waits for a change where every service has a place, and where they take turns.
+const WAIT: Duration = Duration::from_secs(300);
+const TURN: Duration = Duration::from_secs(1);
+/// Between two tries after trouble: doubled each time.
+const AGAIN_MIN: Duration = Duration::from_secs(1);
+const AGAIN_MAX: Duration = Duration::from_secs(30);
+/// What was said once is not said again, as long as there is not more of it than this.
+const TOLD_MAX: usize = 100_000;
+/// Consul's own service, which is in every catalog.
+const ITSELF: &str = "consul";
+
+const NODES: &str = "/v1/catalog/nodes";
+const SERVICES: &str = "/v1/catalog/services";
+
+type Services = BTreeMap<String, Option<Vec<String>>>;
+
+/// Reads the catalog and puts it in.
+pub async fn once(asking: &Asking, consul: &Consul) -> Result<Counts, Failure> {
+    let mut mirror = Mirror::new(asking, consul, false).await?;
+    Catalog::read(consul).await.map_err(trouble)?.bring(&mut mirror).await?;
+    Ok(mirror.putting.counts)
+}
+
+/// The same, and then every change; until somebody stops it.
+pub async fn follow(asking: &Asking, consul: Consul, allow_empty: bool) -> Done {
+    let listen =
+        |kind| signal(kind).map_err(|error| Failure::new(FAILED, format!("listening for signals: {error}")));
+    let mut stop = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
+    let mut progress = Progress::Never;
+    let (mut pause, mut said) = (AGAIN_MIN, String::new());
+    loop {
+        let following = Following { asking, consul: &consul, allow_empty };
+        // Both end it: what is under way at the server is done or not, and said again.
+        let failure = tokio::select! {
+            never = following.run(&mut progress) => match never { Err(failure) => failure, Ok(never) => match never {} },
+            () = stopped(&mut stop) => return Ok(ExitCode::SUCCESS),
+        };
+        match progress {
+            // What never worked is a mistake of whoever typed it.
+            Progress::Never => return Err(failure),
+            Progress::Going => (pause, progress, said) = (AGAIN_MIN, Progress::Stuck, String::new()),
+            Progress::Stuck => pause = (2 * pause).min(AGAIN_MAX),
+        }
+        // The same trouble again is no news.
+        if failure.sentence != said {
+            message::say(&format!("{}; what was imported stays, and is tried again", failure.sentence));
+            said = failure.sentence;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = stopped(&mut stop) => return Ok(ExitCode::SUCCESS),
+        }
+    }
+}
+
+async fn stopped(stop: &mut (Signal, Signal)) {
+    tokio::select! {
+        _ = stop.0.recv() => {}
+        _ = stop.1.recv() => {}
+    }
+}
+
+fn trouble(what: String) -> Failure {
+    Failure::new(UNAVAILABLE, what)
+}
+
+/// How far following has come.
+#[derive(Clone, Copy, PartialEq)]
+enum Progress {
+    Never,
+    Going,
+    /// It went once, and does not now.
+    Stuck,
+}
+
+/// What Consul said last.
+#[derive(Default)]
+struct Catalog {
+    /// Indexes to wait from: of the lists, and of each service.
+    nodes_index: u64,
+    services_index: u64,
+    services: BTreeMap<String, u64>,
+    nodes: BTreeMap<String, Node>,
+    /// The checks of a node come with each service that is on it; the newest reply has the newest.
+    checks: BTreeMap<String, (u64, Vec<Check>)>,
+    entries: BTreeMap<String, Vec<Entry>>,
+}
+
+impl Catalog {
+    async fn read(consul: &Consul) -> Result<Self, String> {
+        let (nodes_index, nodes) = consul.read::<Vec<Node>>(NODES).await?;
+        let (services_index, services) = consul.read::<Services>(SERVICES).await?;
+        let mut catalog = Self { nodes_index, services_index, ..Self::default() };
+        catalog.set_nodes(nodes);
+        let reading = services.into_keys().map(async |name| {
+            let (index, entries) = consul.read::<Vec<Entry>>(&path(&name)).await?;
+            Ok::<_, String>((name, index, entries))
+        });
+        let mut reading = std::pin::pin!(iter(reading).buffer_unordered(READING_MAX));
+        while let Some(read) = reading.next().await {
+            let (name, index, entries) = read?;
+            catalog.set_service(&name, index, entries);
+        }
+        Ok(catalog)
+    }
+
+    fn set_nodes(&mut self, nodes: Vec<Node>) {
+        self.nodes = nodes.into_iter().map(|node| (node.node.clone(), node)).collect();
+        self.checks.retain(|name, _| self.nodes.contains_key(name));
+    }
+
+    /// True where the checks of a node are others than before.
+    fn set_service(&mut self, name: &str, index: u64, entries: Vec<Entry>) -> bool {
+        let mut others = false;
+        for entry in &entries {
+            let checks = entry.node_checks();
+            let known = self.checks.entry(entry.node.node.clone()).or_default();
+            if index >= known.0 {
+                others |= known.1 != checks;
+                *known = (index, checks);
+            }
+        }
+        self.services.insert(name.to_owned(), index);
+        self.entries.insert(name.to_owned(), entries);
+        others
+    }
+
+    fn is_empty(&self) -> bool {
+        self.services.keys().all(|name| name == ITSELF)
+    }
+
+    async fn bring(&self, mirror: &mut Mirror) -> Result<(), Failure> {
+        self.bring_hosts(mirror).await?;
+        for name in self.services.keys() {
+            self.bring_service(name, mirror).await?;
+        }
+        mirror.putting.settle().await
+    }
+
+    async fn bring_hosts(&self, mirror: &mut Mirror) -> Result<(), Failure> {
+        let source = mirror.source.clone();
+        let lines = self.nodes.values().map(|node| {
+            let checks = self.checks.get(&node.node).map(|(_, checks)| checks.as_slice()).unwrap_or_default();
+            (format!("node {}", node.node), Ok(Line::Host(node.host(checks, &source))))
+        });
+        mirror.bring(NODES, lines.collect()).await
+    }
+
+    async fn bring_service(&self, name: &str, mirror: &mut Mirror) -> Result<(), Failure> {
+        let source = mirror.source.clone();
+        let lines = self.entries.get(name).into_iter().flatten().map(|entry| {
+            let line = entry.instance(&source).map(|line| Line::Instance(Box::new(line)));
+            (format!("service {name}, {} on {}", entry.service.id, entry.node.node), line)
+        });
+        mirror.bring(name, lines.collect()).await
+    }
+}
+
+fn path(service: &str) -> String {
+    format!("/v1/health/service/{}", escaped(service))
+}
+
+/// What this server has of a Consul.
+struct Mirror {
+    putting: Putting,
+    /// The mark of what is from there.
+    source: String,
+    /// By its name.
+    here: BTreeMap<String, Line>,
+    /// The names of each service, and of the hosts.
+    groups: BTreeMap<String, BTreeSet<String>>,
+    told: BTreeSet<String>,
+}
+
+impl Mirror {
+    /// With what an earlier run has brought, where that is to be followed.
+    async fn new(asking: &Asking, consul: &Consul, follows: bool) -> Result<Self, Failure> {
+        let source = format!("consul {}", consul.base);
+        let mut client = asking.connect().await?;
+        let mut here = BTreeMap::new();
+        if follows {
+            client.send(&Request::Export(StatusForm {})).await?;
+            export::lines(&mut client, |line| {
+                let is_from_there = match line {
+                    Line::Instance(line) => line.source.as_ref() == Some(&source),
+                    Line::Host(host) => {
+                        let mut meta = host.meta.iter().flat_map(|meta| &meta.0);
+                        meta.any(|(key, value)| key == IMPORTED_FROM && *value == source)
+                    }
+                    _ => false,
+                };
+                if is_from_there && let Some(name) = name(line)? {
+                    here.insert(name, line.clone());
+                }
+                Ok(())
+            })
+            .await?;
+        }
+        let putting = Putting::new(client, asking.timeout);
+        Ok(Self { putting, source, here, groups: BTreeMap::new(), told: BTreeSet::new() })
+    }
+
+    /// Has what is here of a service, or the hosts, be these; each with where it stands at Consul.
+    async fn bring(
+        &mut self,
+        group: &str,
+        lines: Vec<(String, Result<Line, String>)>,
+    ) -> Result<(), Failure> {
+        let mut names = BTreeSet::new();
+        for (place, line) in lines {
+            let named = line.and_then(|line| match name(&line) {
+                Ok(name) => Ok((name.unwrap_or_default(), line)),
+                Err(problem) => Err(problem.message),
+            });
+            match named {
+                Ok((name, line)) => {
+                    if self.here.get(&name) != Some(&line) {
+                        self.putting.put(place, line.clone(), HowForm::Update).await?;
+                        self.here.insert(name.clone(), line);
+                    }
+                    names.insert(name);
+                }
+                Err(why) => self.refuse(format!("{place}: {why}")),
+            }
+        }
+        let before = self.groups.insert(group.to_owned(), names.clone()).unwrap_or_default();
+        for name in before.difference(&names) {
+            self.remove(name).await?;
+        }
+        Ok(())
+    }
+
+    /// Takes away what an earlier run brought and nobody has any more.
+    async fn remove_rest(&mut self) -> Result<(), Failure> {
+        let said: BTreeSet<&String> = self.groups.values().flatten().collect();
+        let rest: Vec<String> = self.here.keys().filter(|name| !said.contains(name)).cloned().collect();
+        for name in &rest {
+            self.remove(name).await?;
+        }
+        self.putting.settle().await
+    }
+
+    async fn remove(&mut self, name: &str) -> Result<(), Failure> {
+        match self.here.remove(name) {
+            Some(line) => self.putting.put(name.to_owned(), line, HowForm::Remove).await,
+            None => Ok(()),
+        }
+    }
+
+    fn refuse(&mut self, what: String) {
+        if self.told.len() >= TOLD_MAX {
+            self.told.clear();
+        }
+        if !self.told.contains(&what) {
+            message::say(&what);
+            self.putting.counts.refused += 1;
+            self.told.insert(what);
+        }
+    }
+}
+
+/// What Consul answered.
+enum Heard {
+    Nodes(u64, Vec<Node>),
+    Services(u64, Services),
+    Service(String, u64, Vec<Entry>),
+}
+
+/// One try.
+struct Following<'a> {
+    asking: &'a Asking,
+    consul: &'a Consul,
+    allow_empty: bool,
+}
+
+impl<'a> Following<'a> {
+    async fn run(&self, progress: &mut Progress) -> Result<std::convert::Infallible, Failure> {
+        let mut mirror = Mirror::new(self.asking, self.consul, true).await?;
+        let mut catalog = Catalog::read(self.consul).await.map_err(trouble)?;
+        self.look_for_trouble(&catalog, &mirror)?;
+        catalog.bring(&mut mirror).await?;
+        mirror.remove_rest().await?;
+        if *progress == Progress::Stuck {
+            message::say(&format!("{} is followed again", self.consul.base));
+        }
+        *progress = Progress::Going;
+        mirror.putting.counts.say(self.asking.output)?;
+        let mut queue: VecDeque<String> = catalog.services.keys().cloned().collect();
+        let (mut asked, mut watches) = (FuturesUnordered::new(), 0);
+        asked.push(self.nodes(catalog.nodes_index));
+        asked.push(self.services(catalog.services_index));
+        loop {
+            let wait = if catalog.services.len() > WATCHES_MAX { TURN } else { WAIT };
+            while watches < WATCHES_MAX
+                && let Some(name) = queue.pop_front()
+            {
+                if let Some(index) = catalog.services.get(&name) {
+                    asked.push(self.service(name.clone(), *index, wait));
+                    watches += 1;
+                }
+            }
+            // There is always a question, that for the services.
+            let Some(heard) = asked.next().await else { continue };
+            match heard.map_err(trouble)? {
+                Heard::Nodes(index, nodes) => {
+                    catalog.nodes_index = index;
+                    catalog.set_nodes(nodes);
+                    catalog.bring_hosts(&mut mirror).await?;
+                    asked.push(self.nodes(index));
+                }
+                Heard::Services(index, services) => {
+                    let gone = catalog.services.keys().filter(|name| !services.contains_key(*name));
+                    for name in gone.cloned().collect::<Vec<_>>() {
+                        catalog.services.remove(&name);
+                        catalog.entries.remove(&name);
+                        catalog.bring_service(&name, &mut mirror).await?;
+                    }
+                    for name in services.into_keys() {
+                        // Index 0 is answered at once.
+                        if !catalog.services.contains_key(&name) {
+                            catalog.services.insert(name.clone(), 0);
+                            queue.push_back(name);
+                        }
+                    }
+                    asked.push(self.services(index));
+                }
+                Heard::Service(name, index, entries) => {
+                    watches -= 1;
+                    if catalog.services.contains_key(&name) {
+                        let others = catalog.set_service(&name, index, entries);
+                        catalog.bring_service(&name, &mut mirror).await?;
+                        if others {
+                            catalog.bring_hosts(&mut mirror).await?;
+                        }
+                        queue.push_back(name);
+                    }
+                }
+            }
+            mirror.putting.settle().await?;
+        }
+    }
+
+    /// A Consul that has lost what it had says so in the same words as one in which all was deregistered while nobody
+    /// looked.
+    fn look_for_trouble(&self, catalog: &Catalog, mirror: &Mirror) -> Result<(), Failure> {
+        let has_some = mirror.here.values().any(
+            |line| matches!(line, Line::Instance(line) if !line.register.service.eq_ignore_ascii_case(ITSELF)),
+        );
+        match catalog.is_empty() && has_some && !self.allow_empty {
+            true => Err(trouble(format!(
+                "{} has no service any more; follow with --allow-empty if that is meant",
+                self.consul.base
+            ))),
+            false => Ok(()),
+        }
+    }
+
+    fn nodes(&self, index: u64) -> Asked<'a> {
+        let consul = self.consul;
+        Box::pin(async move {
+            let (new, nodes) = consul.wait(NODES, index, WAIT).await?;
+            Ok(Heard::Nodes(since(index, new), nodes))
+        })
+    }
+
+    fn services(&self, index: u64) -> Asked<'a> {
+        let consul = self.consul;
+        Box::pin(async move {
+            let (new, services) = consul.wait(SERVICES, index, WAIT).await?;
+            Ok(Heard::Services(since(index, new), services))
+        })
+    }
+
+    fn service(&self, name: String, index: u64, wait: Duration) -> Asked<'a> {
+        let consul = self.consul;
+        Box::pin(async move {
+            let (new, entries) = consul.wait(&path(&name), index, wait).await?;
+            Ok(Heard::Service(name, since(index, new), entries))
+        })
+    }
+}
+
+type Asked<'a> = Pin<Box<dyn Future<Output = Result<Heard, String>> + 'a>>;
+
+/// The index to wait from: one that went back is of another life of Consul, which is read from the start.
+fn since(before: u64, new: u64) -> u64 {
+    if new < before { 0 } else { new }
+}
