@@ -11,6 +11,7 @@
 mod access;
 mod checks;
 mod intake;
+mod nodes;
 mod settings;
 mod shapes;
 mod shown;
@@ -28,6 +29,7 @@ pub use self::access::{
 };
 pub use self::checks::CheckForm;
 pub use self::intake::{Filter, Peer};
+pub use self::nodes::{NodeShown, NodesReply, PlacedForm, RingForm, RingReply, ShareForm};
 pub use self::shapes::{Pairs, PortForm, Several};
 pub use self::shown::{lease_id_text, lease_text};
 use crate::access::Denied;
@@ -66,6 +68,8 @@ pub enum Request<'a> {
     Feed(FeedForm),
     Backup(StatusForm),
     Status(StatusForm),
+    Nodes(StatusForm),
+    Ring(RingForm),
     Hello(HelloForm),
     Token(TokenForm),
 }
@@ -281,6 +285,8 @@ pub enum Reply {
     Record(RecordForm),
     Backup(BackupForm),
     Status(Box<ServerForm>),
+    Nodes(NodesReply),
+    Ring(RingReply),
     Created(Box<TokenShown>),
     Tokens(TokensForm),
     Revoked(NameForm),

@@ -36,7 +36,7 @@ use crate::protocol::Filter;
 use crate::record::Soa;
 use crate::registry::{Change, GONE_PER_SERVICE_MAX, Gone, Guard, Ports, Refusal, Registry, Service, What};
 use crate::sorted::Sorted;
-use crate::time::Now;
+use crate::time::{Now, Wall};
 use crate::zone::Zone;
 
 /// TTL of SOA and negative answers, in seconds: "not yet started" is the answer that hurts most when it stays.
@@ -123,6 +123,8 @@ pub struct View {
     store_trouble: ArcSwapOption<String>,
     /// The nodes that are members, by name; empty where this server is alone.
     nodes: ArcSwap<Vec<Node>>,
+    /// Nodes that were members since the start and are none now, and since when.
+    left_nodes: ArcSwap<Vec<(Node, Wall)>>,
 }
 
 /// A server of those that share a registry.
@@ -421,6 +423,7 @@ impl View {
             ready: AtomicBool::new(false),
             store_trouble: ArcSwapOption::empty(),
             nodes: ArcSwap::default(),
+            left_nodes: ArcSwap::default(),
         }
     }
 
@@ -438,8 +441,14 @@ impl View {
         self.nodes.load_full()
     }
 
-    pub fn set_nodes(&self, nodes: Vec<Node>) {
+    /// Those that were members since the start, and when each was seen to be none any more; by name.
+    pub fn left_nodes(&self) -> Arc<Vec<(Node, Wall)>> {
+        self.left_nodes.load_full()
+    }
+
+    pub fn set_nodes(&self, nodes: Vec<Node>, left: Vec<(Node, Wall)>) {
         self.nodes.store(Arc::new(nodes));
+        self.left_nodes.store(Arc::new(left));
     }
 
     pub fn set_store_trouble(&self, trouble: Option<String>) {

@@ -9,6 +9,7 @@
 //! - `access`: TLS, users, and what is refused.
 //! - `identities`: tokens, and whose an instance is.
 //! - `guards`: the guard against mass death.
+//! - `nodes`: what is told of nodes, and of the ring.
 //!
 //! Needs: etcd-server
 
@@ -22,6 +23,8 @@ mod etcd;
 mod guards;
 #[path = "cluster/identities.rs"]
 mod identities;
+#[path = "cluster/nodes.rs"]
+mod nodes;
 #[path = "cluster/several.rs"]
 mod several;
 #[path = "cluster/trouble.rs"]

@@ -21,6 +21,7 @@ use super::{
     subjects, zone,
 };
 use crate::access::{Access, Identity, Tokens};
+use crate::balance::circle::Circle;
 use crate::clock::Clock;
 use crate::instance::Instance;
 use crate::journal::Journal;
@@ -67,6 +68,7 @@ pub struct Node {
     events: mpsc::Receiver<Event>,
     journal: Arc<Journal>,
     tokens: watch::Sender<Arc<Tokens>>,
+    circle: watch::Sender<Option<Arc<Circle>>>,
     memory: Memory,
     /// What is under way, by the number of its transaction.
     pending: HashMap<u64, Pending>,
@@ -142,6 +144,7 @@ impl Node {
     ) -> (Self, Handle) {
         let (sender, events) = mpsc::channel(QUEUE_MAX);
         let (tokens, known) = watch::channel(Arc::default());
+        let (circle, circle_known) = watch::channel(None);
         let journal = Arc::new(Journal::default());
         let (name, prefix) = names;
         let seen_ns = clock.now().mono_ns;
@@ -154,6 +157,7 @@ impl Node {
             events,
             journal: journal.clone(),
             tokens,
+            circle,
             memory: Memory::default(),
             pending: HashMap::new(),
             busy: HashMap::new(),
@@ -167,7 +171,7 @@ impl Node {
             seen_ns,
             sweep_ns: seen_ns,
         };
-        (node, Handle { events: sender, journal, tokens: known })
+        (node, Handle { events: sender, journal, tokens: known, circle: circle_known })
     }
 
     /// The log of changes, as far as this node has seen them.
@@ -220,7 +224,7 @@ impl Node {
                 self.fold.remember(&std::mem::take(&mut remembered), now);
                 self.fold.settle_all(now);
                 self.unsettle_all(now);
-                self.view.set_nodes(self.fold.nodes());
+                self.publish_nodes();
                 self.view.set_serial_base(format.serial_base);
                 self.view.publish_all(&self.fold.registry);
                 self.publish_tokens();
@@ -253,6 +257,12 @@ impl Node {
     /// Whoever has a connection open hears of it, and asks again what it may.
     fn publish_tokens(&self) {
         self.tokens.send_replace(Arc::new(self.fold.registry.tokens().clone()));
+    }
+
+    /// Whoever probes hears of it, and looks anew at what is its to probe.
+    fn publish_nodes(&self) {
+        self.view.set_nodes(self.fold.nodes(), self.fold.left_nodes());
+        self.circle.send_replace(Some(self.fold.circle().clone()));
     }
 
     /// Works until every handle is gone and what is under way has ended.
@@ -409,7 +419,7 @@ impl Node {
         }
         if !self.fold.members().keys().eq(members.iter()) || since != self.fold.member_since() {
             self.note_members();
-            self.view.set_nodes(self.fold.nodes());
+            self.publish_nodes();
             self.fold.settle_all(now);
             self.unsettle_all(now);
         }
