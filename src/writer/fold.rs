@@ -483,8 +483,7 @@ pub fn record_of(what: &What) -> Option<(Place, Vec<u8>, bool)> {
             (Place::Instance(before.key.clone()), record::write_instance(before), false)
         }
         What::Host { after: Some(after), .. } => {
-            let host = Host { revision: 0, ..(**after).clone() };
-            (Place::Host(after.name.clone()), record::write_host(&host), true)
+            (Place::Host(after.name.clone()), record::write_host(after), true)
         }
         What::Host { before: Some(before), after: None } => {
             (Place::Host(before.name.clone()), record::write_host(before), false)
@@ -505,7 +504,16 @@ pub fn record_of(what: &What) -> Option<(Place, Vec<u8>, bool)> {
     })
 }
 
-/// The instance that is to be as a change has it, before it has a revision.
-pub fn unnumbered(instance: &Arc<Instance>) -> Arc<Instance> {
-    Arc::new(Instance { revision: 0, ..(**instance).clone() })
+/// What is to be as a change has it, before it has a revision.
+pub fn unnumbered(what: What) -> What {
+    match what {
+        What::Instance { before, after: Some(after) } => {
+            let after = Instance { revision: 0, ..(*after).clone() };
+            What::Instance { before, after: Some(after.into()) }
+        }
+        What::Host { before, after: Some(after) } => {
+            What::Host { before, after: Some(Host { revision: 0, ..(*after).clone() }.into()) }
+        }
+        other => other,
+    }
 }

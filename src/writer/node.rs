@@ -594,14 +594,14 @@ impl Node {
             && let Some(place) = self.claimed(&command)
         {
             // Nothing changes but whose it is.
-            if let Place::Instance(key) = &place
-                && let Some(instance) = self.fold.registry.instance(key).cloned()
-            {
-                found.push((
-                    Reason::Registered,
-                    What::Instance { before: Some(instance.clone()), after: Some(instance) },
-                ));
-            }
+            let (instance, host) = match &place {
+                Place::Instance(key) => (self.fold.registry.instance(key).cloned(), None),
+                Place::Host(name) => (None, self.fold.registry.host(name).cloned()),
+                _ => (None, None),
+            };
+            let instance = instance.map(|it| What::Instance { before: Some(it.clone()), after: Some(it) });
+            let host = host.map(|it| What::Host { before: Some(it.clone()), after: Some(it) });
+            found.extend(instance.or(host).map(|what| (Reason::Registered, what)));
         } else if found.is_empty() {
             if let Command::Claim(holder) = &command
                 && let Some(instance) = self.fold.registry.instance(&holder.key)
@@ -611,11 +611,7 @@ impl Node {
             let revision = self.fold.registry.revision();
             return reply(done, Ok(Done { revision, changes: Vec::new() }));
         } else {
-            for (_, what) in &mut found {
-                if let What::Instance { after: Some(after), .. } = what {
-                    *after = unnumbered(after);
-                }
-            }
+            found = found.into_iter().map(|(reason, what)| (reason, unnumbered(what))).collect();
         }
         let (takes_over, author) = (takes_over(&command, &by), by.author());
         let mut conditions = vec![membership];
@@ -634,7 +630,7 @@ impl Node {
             Command::Register(registration) => Place::Instance(registration.key.clone()),
             Command::Report(report) if !matches!(report.of, ReportOf::Probed(_)) => match &report.on {
                 Subject::Instance(holder) => Place::Instance(holder.key.clone()),
-                Subject::Host(_) => return None,
+                Subject::Host(host) => Place::Host(host.clone()),
             },
             _ => return None,
         };
@@ -823,15 +819,9 @@ impl Node {
             self.fold.settle(&place, now); // somebody speaks of it at this moment
             return;
         }
-        let what = match what {
-            What::Instance { before, after: Some(after) } => {
-                What::Instance { before, after: Some(unnumbered(&after)) }
-            }
-            other => other,
-        };
         let mut conditions = self.fold.while_same_ring();
         conditions.extend(self.fold.while_member());
-        self.transact(Asked::Due, vec![(reason, what)], conditions, false, Author::Server, 0);
+        self.transact(Asked::Due, vec![(reason, unnumbered(what))], conditions, false, Author::Server, 0);
     }
 
     /// Deletes what is only remembered: an instance, a host, settings, a guard or a token that are no more.
