@@ -10,6 +10,7 @@
 //! - `identities`: tokens, and whose an instance is.
 //! - `guards`: the guard against mass death.
 //! - `nodes`: what is told of nodes, and of the ring.
+//! - `probes`: who probes what.
 //!
 //! Needs: etcd-server
 
@@ -25,6 +26,8 @@ mod guards;
 mod identities;
 #[path = "cluster/nodes.rs"]
 mod nodes;
+#[path = "cluster/probes.rs"]
+mod probes;
 #[path = "cluster/several.rs"]
 mod several;
 #[path = "cluster/trouble.rs"]

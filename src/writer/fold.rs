@@ -132,7 +132,7 @@ impl Fold {
     }
 
     /// True where this node is the one that the ring names.
-    fn is_heir(&self, place: &Place) -> bool {
+    pub fn is_heir(&self, place: &Place) -> bool {
         match place {
             Place::Instance(key) => self.circle.is_ours(&key.to_string()),
             Place::Host(host) => self.circle.is_ours(host.as_str()),

@@ -17,8 +17,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::fold::{Fold, Folded, NODES_MAX, OVERDUE_AFTER, record_of, unnumbered};
 use super::{
-    About, Done, Event, Handle, QUEUE_MAX, TICK, Verdict, is_fact, notice_absence, permits, picture, show,
-    subjects, zone,
+    About, Done, Event, Handle, QUEUE_MAX, TICK, Verdict, notice_absence, permits, picture, show, subjects,
+    zone,
 };
 use crate::access::{Access, Identity, Tokens};
 use crate::balance::circle::Circle;
@@ -26,7 +26,7 @@ use crate::clock::Clock;
 use crate::instance::Instance;
 use crate::journal::Journal;
 use crate::name::ServiceName;
-use crate::registry::{Author, Change, Command, Reason, Refusal, Registry, ReportOf, Subject, What};
+use crate::registry::{Author, Change, Command, Reason, Refusal, Registry, Report, ReportOf, Subject, What};
 use crate::store::History;
 use crate::store::etcd::follow::Told;
 use crate::store::etcd::messages::{Condition, Operation};
@@ -45,8 +45,8 @@ const TRIES_DOUBTED: u32 = 10;
 const AGAIN_AFTER: Duration = Duration::from_millis(20);
 /// How long what may be stored has to be told.
 const UNKNOWN_MAX: Duration = Duration::from_secs(2);
-/// Facts that wait for etcd: closed connections and verdicts. The oldest go: their leases end by themselves, and probes
-/// find the same again.
+/// Facts that wait for etcd: instances whose connections closed. Beyond that the oldest are forgotten, and stay registered
+/// until somebody deregisters them or this node ends.
 const FACTS_MAX: usize = 32_768;
 /// How far the clocks of two nodes may be apart for a guard: what died by the other's clock a moment from now is looked
 /// at again when ours is there.
@@ -462,9 +462,7 @@ impl Node {
                 pending.give_up_ns = Some(later);
                 self.pending.insert(number, pending);
             }
-            Answer::Refused
-                if matches!(pending.asked, Asked::Command { .. }) && pending.tries < TRIES_MAX =>
-            {
+            Answer::Refused if may_be_tried_again(&pending) => {
                 pending.tries += 1;
                 if pending.tries == TRIES_DOUBTED {
                     self.ask(Job::Doubt);
@@ -490,8 +488,8 @@ impl Node {
                 self.unsettled.insert(service.clone(), again);
             }
         }
-        if let Asked::Command { command, by, .. } = &pending.asked
-            && is_fact(command, by)
+        if let Asked::Command { command, .. } = &pending.asked
+            && is_closed(command)
         {
             self.keep_fact(command.clone());
         }
@@ -580,12 +578,17 @@ impl Node {
             return reply(done, Err(refusal));
         }
         let Some(membership) = self.fold.while_member().filter(|_| self.lost.is_none()) else {
-            if is_fact(&command, &by) {
+            if is_closed(&command) {
                 self.keep_fact(command);
             }
             let reason = self.view.store_trouble().map_or_else(String::new, |trouble| trouble.to_string());
             return reply(done, Err(Refusal::Unavailable(reason.into())));
         };
+        if let Some(place) = probed(&command)
+            && !self.fold.is_heir(&place)
+        {
+            return reply(done, Err(Refusal::Unavailable("another node probes it now".into())));
+        }
         let mut found = match self.fold.registry.check(&command, now) {
             Ok(found) => found,
             Err(refusal) => return reply(done, Err(refusal)),
@@ -618,6 +621,9 @@ impl Node {
         if let Author::Token(name) = &author {
             // Revoked at another node, it changes nothing from then on.
             conditions.push(self.fold.while_same(&Place::Token(name.clone()), true));
+        }
+        if probed(&command).is_some() {
+            conditions.extend(self.fold.while_same_ring());
         }
         let asked = Asked::Command { command, by, done };
         self.transact(asked, found, conditions, takes_over, author, tries);
@@ -874,12 +880,32 @@ fn taken(name: &str) -> String {
     )
 }
 
+/// True for what happened and will not happen again. A verdict is not kept: by the time that etcd takes it, it may not be so
+/// any more, and who probes hears that it was not taken.
+fn is_closed(command: &Command) -> bool {
+    matches!(command, Command::Closed { .. })
+}
+
+/// What time did is found again, and so is a verdict: it was reached on what has changed since.
+fn may_be_tried_again(pending: &Pending) -> bool {
+    let tried = |command: &Command| probed(command).is_none() && pending.tries < TRIES_MAX;
+    matches!(&pending.asked, Asked::Command { command, .. } if tried(command))
+}
+
 /// True where a command is a word of the holder, heard here: from here on this node watches over it.
 fn takes_over(command: &Command, by: &Identity) -> bool {
     match command {
         Command::Register(_) | Command::Claim(_) | Command::RegisterHost(_) => true,
         Command::Report(_) => by.author() != Author::Server,
         _ => false,
+    }
+}
+
+/// What a probe's verdict is of: the node that the ring names for it probes it, and no other.
+fn probed(command: &Command) -> Option<Place> {
+    match command {
+        Command::Report(Report { of: ReportOf::Probed(_), .. }) => subjects(command).map(place_of).next(),
+        _ => None,
     }
 }
 

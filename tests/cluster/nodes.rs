@@ -12,7 +12,7 @@ use crate::harness::{DEADLINE, Server, callsign, eventually};
 use crate::several::register;
 
 /// A way to etcd that can be cut.
-struct Way {
+pub struct Way {
     address: SocketAddr,
     state: Arc<Mutex<State>>,
     accepting: Option<JoinHandle<()>>,
@@ -26,7 +26,7 @@ struct State {
 }
 
 impl Way {
-    fn to(port: u16) -> Self {
+    pub fn to(port: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("its address");
         let state: Arc<Mutex<State>> = Arc::default();
@@ -46,7 +46,12 @@ impl Way {
         Self { address, state, accepting: Some(accepting) }
     }
 
-    fn cut(&self, cut: bool) {
+    /// The value of `--store` that goes this way.
+    pub fn store(&self) -> String {
+        format!("etcd://{}", self.address)
+    }
+
+    pub fn cut(&self, cut: bool) {
         let mut state = self.state.lock().expect("nobody panicked");
         state.cut = cut;
         for stream in state.open.drain(..) {
@@ -136,8 +141,7 @@ fn a_node_that_is_cut_off_is_seen_to_lag() {
     let etcd = Etcd::start();
     let way = Way::to(etcd.port());
     let near = etcd.node("a", &[]);
-    let store = format!("etcd://{}", way.address);
-    let far = Server::start(&["--store", &store, "--node", "b"]);
+    let far = Server::start(&["--store", &way.store(), "--node", "b"]);
     told(&near, "b", |told| told["lag"] == 0);
     way.cut(true);
     // Its last known answers stay, and it says of which revision they are.

@@ -21,7 +21,7 @@ fn heartbeat(id: &str) -> Value {
 
 /// The ports of `web` in a node's DNS.
 pub fn seen(server: &Server) -> Vec<u16> {
-    let reply = server.resolver().udp(&srv("web"), RecordType::SRV);
+    let reply = server.resolver().udp_edns(&srv("web"), RecordType::SRV, 1232);
     let mut ports: Vec<u16> = ports(&reply).into_values().collect();
     ports.sort_unstable();
     ports
