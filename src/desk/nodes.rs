@@ -99,10 +99,13 @@ impl Desk {
         if node.is_own {
             return Ok(self.view.revision());
         }
+        if node.addresses.is_empty() {
+            return Err("it says no address; name one with --advertise".to_owned());
+        }
         let question = [self.view.settings.apexes[0].name().as_wire(), &SOA_IN].concat();
         let mut asking: FuturesUnordered<_> =
             addresses.into_iter().map(|address| serial_of(address, &question)).collect();
-        let mut why = "another node says the same address: give each its own with --advertise".to_owned();
+        let mut why = "another node says the same address; bind DNS where the others reach it, or name that with --advertise".to_owned();
         while let Some(serial) = asking.next().await {
             match serial {
                 Ok(serial) => {
