@@ -110,8 +110,9 @@ impl Desk {
             match serial {
                 Ok(serial) => {
                     // Serials are revisions without their upper half (RFC 1982): near ours, they are the same.
-                    let ahead = serial.wrapping_sub(self.view.serial()).cast_signed();
-                    return Ok(self.view.revision().saturating_add_signed(ahead.into()));
+                    let own = self.view.revision();
+                    let ahead = serial.wrapping_sub(self.view.serial_of(own)).cast_signed();
+                    return Ok(own.saturating_add_signed(ahead.into()));
                 }
                 Err(silent) => why = silent,
             }
@@ -143,7 +144,7 @@ impl Desk {
             Some(PlacedForm {
                 hash: format!("{:016x}", placed.hash),
                 slot: placed.slot,
-                place: share(placed.slot),
+                place: placed.place(),
                 owner: placed.owner.to_string(),
                 next: placed.next.map(|next| next.to_string()),
                 id,
