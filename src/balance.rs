@@ -5,6 +5,7 @@
 //! same set, and different clients share the load by weight. The other policies are orders of their own, of which as
 //! much is answered as fits.
 
+pub mod circle;
 pub mod ring;
 
 use std::fmt;

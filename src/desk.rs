@@ -2,12 +2,14 @@
 //! this machine and of who is at the other end.
 
 mod figures;
+mod nodes;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::figures::{Figures, LiveTime};
+pub use self::nodes::Told;
 
 use crate::access::{Access, Denied, Identity, On, Verb};
 use crate::check::worst;
@@ -23,7 +25,7 @@ use crate::protocol::{
 };
 use crate::registry::{Author, Change, What};
 use crate::store::History;
-use crate::view::{Member, View};
+use crate::view::{Member, Node, View};
 use crate::writer::Handle;
 
 /// How long the end of a token is waited for without a look at the clock, which somebody may set.
@@ -48,6 +50,9 @@ pub struct Desk {
     pub figures: Figures,
     /// One for all listeners: a connection's number is its name in leases.
     pub connections: Arc<Connections>,
+    /// This server as a node, for where it is alone.
+    pub node: Node,
+    pub told: Told,
     /// For `status`: what does not change.
     pub server: ServerForm,
 }

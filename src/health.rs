@@ -9,6 +9,11 @@
 //! than the view shows does the writer hear of it, as a fact: what happened is published at once, whether the store
 //! can take it or not. The same outcome again costs nobody anything.
 //!
+//! Where several nodes share the registry, a check is in the book of one of them: that which the nodes' circle names for
+//! whose check it is. When the circle changes, every check is read anew; what comes from another node is probed within
+//! seconds. A verdict that is not taken (etcd is away, or the check is another node's by now) is not kept: what is so is
+//! found again by a probe of its own.
+//!
 //! Where a probe may go is decided in `reach`. Why one task and not one for each check: twenty thousand timers and their
 //! stacks to do what one ordered list does, and no one to ask how many run.
 
@@ -26,8 +31,10 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use ipnet::IpNet;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -35,14 +42,16 @@ use self::book::{Book, Found, LANES, Lane};
 use self::probe::{Doubt, Ended, Outcome, Prober};
 use self::reach::{Reach, Whose};
 use self::tls::Trust;
-use crate::check::{Check, Definition};
+use crate::access::Identity;
+use crate::balance::circle::Circle;
+use crate::check::{Check, Definition, Kind};
 use crate::clock::Clock;
 use crate::counters::Probes;
 use crate::instance::Health;
 use crate::journal::{Batch, Ended as NoMore, Follower, Topic};
 use crate::lease::Leased;
 use crate::name::ServiceName;
-use crate::registry::{Command, Holder, Report, ReportOf, Subject, What};
+use crate::registry::{Command, Holder, Refusal, Report, ReportOf, Subject, What};
 use crate::time::nanoseconds;
 use crate::view::View;
 use crate::writer::Handle;
@@ -60,10 +69,13 @@ const DESCRIPTORS_PART: usize = 4;
 const STARTS_MAX: usize = 256;
 /// Subjects read of the view before others may run.
 const READ_MAX: usize = 1024;
-/// Verdicts waiting for the writer. One that finds no room is said again by the next probe.
+/// Verdicts waiting for the writer, and as many that it has and did not answer. One that finds no room is said again by the
+/// next probe.
 const REPORTS_MAX: usize = 1024;
 /// How long an alias's verdict waits that found no room.
 const ALIASES_AGAIN: Duration = Duration::from_millis(100);
+/// How often we look whether verdicts are taken again.
+const UNSAID_AGAIN: Duration = Duration::from_secs(1);
 /// That we lack what probes need is said at most so often.
 const LACK_AGAIN: Duration = Duration::from_secs(60);
 
@@ -88,20 +100,49 @@ pub struct Probing {
 /// None: it is a named task like those that have some.
 pub async fn run(probing: Probing, stop: CancellationToken) -> io::Result<()> {
     let (reports, waiting) = mpsc::channel(REPORTS_MAX);
-    let telling = tell(probing.writer.clone(), waiting);
-    let scheduler = Scheduler::new(probing, reports);
+    let (refuse, refused) = mpsc::channel(REPORTS_MAX);
+    let telling = tell(probing.writer.clone(), waiting, refuse);
+    let scheduler = Scheduler::new(probing, reports, refused);
     // The scheduler ends first: its end of the queue goes with it, and the other has nothing more to tell.
     tokio::join!(scheduler.run(stop), telling);
     Ok(())
 }
 
-/// Hands verdicts to the writer, one after the other: a writer that waits for its disk keeps no probe from starting.
-async fn tell(writer: Handle, mut waiting: mpsc::Receiver<Command>) {
-    while let Some(report) = waiting.recv().await {
-        if writer.tell(report).await.is_err() {
-            return; // the server is on its way down
+/// A verdict, and the number of the check that it is of.
+type Told = (u64, Command);
+
+/// Hands verdicts to the writer, one after the other, and says which were not taken: a writer that waits for its disk keeps no
+/// probe from starting.
+async fn tell(writer: Handle, mut waiting: mpsc::Receiver<Told>, refuse: mpsc::Sender<u64>) {
+    let mut under_way = FuturesUnordered::new();
+    loop {
+        // Both arms are cancel-safe: neither loses what it does not return.
+        tokio::select! {
+            told = waiting.recv(), if under_way.len() < REPORTS_MAX => {
+                let Some((number, report)) = told else { return };
+                let Ok(verdict) = writer.command(report, Identity::server()).await else {
+                    return; // the server is on its way down
+                };
+                under_way.push(async move { (number, verdict.await) });
+            }
+            Some((number, verdict)) = under_way.next() => {
+                let refused = matches!(verdict, Ok(Err(Refusal::Unavailable(_) | Refusal::Unknown(_))));
+                // Where nobody takes it, nothing is probed any more.
+                if refused && refuse.send(number).await.is_err() {
+                    return;
+                }
+            }
         }
     }
+}
+
+/// Why the book is read anew, or not any more.
+enum Over {
+    /// So many batches of changes were missed.
+    Behind(u64),
+    /// What belongs to which node is another way.
+    Moved,
+    Stopped,
 }
 
 struct Scheduler {
@@ -113,7 +154,13 @@ struct Scheduler {
     /// By lane.
     places: [Arc<Semaphore>; LANES.len()],
     tasks: JoinSet<Ended>,
-    reports: mpsc::Sender<Command>,
+    reports: mpsc::Sender<Told>,
+    /// Checks whose verdicts were not taken, as we hear of them, and until they are probed anew.
+    refused: mpsc::Receiver<u64>,
+    unsaid: BTreeSet<u64>,
+    circles: watch::Receiver<Option<Arc<Circle>>>,
+    /// By which the book was made; `None` where everything is ours.
+    circle: Option<Arc<Circle>>,
     /// Aliases that have to be looked at.
     dirty: BTreeSet<u64>,
     /// When the log may say again that we lack what probes need.
@@ -122,7 +169,7 @@ struct Scheduler {
 }
 
 impl Scheduler {
-    fn new(probing: Probing, reports: mpsc::Sender<Command>) -> Self {
+    fn new(probing: Probing, reports: mpsc::Sender<Told>, refused: mpsc::Receiver<u64>) -> Self {
         let Probing { view, writer, clock, allow, commands, seed, counters } = probing;
         let prober = Prober { clock, reach: Reach::new(allow), trust: Trust::default(), commands };
         let descriptors = descriptors() / DESCRIPTORS_PART;
@@ -132,6 +179,10 @@ impl Scheduler {
             Lane::Command => COMMANDS_MAX,
         });
         Self {
+            circles: writer.circle.clone(),
+            circle: None,
+            refused,
+            unsaid: BTreeSet::new(),
             view,
             writer,
             clock,
@@ -147,16 +198,23 @@ impl Scheduler {
     }
 
     async fn run(mut self, stop: CancellationToken) {
-        let mut found = Found::AtStart;
+        let mut found = match *self.circles.borrow() {
+            Some(_) => Found::Elsewhere,
+            None => Found::AtStart,
+        };
         loop {
             // Followed before it is read: what changes in between is heard twice, and is the same.
             let changes = self.writer.journal.follow(Topic::Everything);
+            self.circle = self.circles.borrow_and_update().clone();
             self.read_all(found).await;
-            match self.work(changes, &stop).await {
-                NoMore::Lagged(batches) => tracing::debug!(batches, "probes: reading every check anew"),
-                NoMore::Closed => break,
-            }
-            found = Found::Later;
+            found = match self.work(changes, &stop).await {
+                Over::Behind(batches) => {
+                    tracing::debug!(batches, "probes: reading every check anew");
+                    Found::Later
+                }
+                Over::Moved => Found::Elsewhere,
+                Over::Stopped => break,
+            };
         }
         self.tasks.shutdown().await;
         let made: u64 = self.counters.made().map(|(.., count)| count).sum();
@@ -174,8 +232,9 @@ impl Scheduler {
     }
 
     /// Until there are no more changes, or some were missed.
-    async fn work(&mut self, mut changes: Follower, stop: &CancellationToken) -> NoMore {
+    async fn work(&mut self, mut changes: Follower, stop: &CancellationToken) -> Over {
         loop {
+            self.look_at_unsaid();
             self.look_at_aliases();
             self.start_due();
             let wake = self.wake_ns().map(|wake_ns| self.clock.instant(wake_ns).into());
@@ -188,11 +247,14 @@ impl Scheduler {
             // Every arm is cancel-safe: a batch or an end that is not taken stays where it is, and the sleep is
             // computed anew.
             tokio::select! {
-                () = stop.cancelled() => return NoMore::Closed,
+                () = stop.cancelled() => return Over::Stopped,
+                () = moved(&mut self.circles) => return Over::Moved,
                 batch = changes.next() => match batch {
                     Ok(batch) => self.learn(&batch),
-                    Err(no_more) => return no_more,
+                    Err(NoMore::Lagged(batches)) => return Over::Behind(batches),
+                    Err(NoMore::Closed) => return Over::Stopped,
                 },
+                Some(number) = self.refused.recv() => drop(self.unsaid.insert(number)),
                 Some(ended) = self.tasks.join_next() => {
                     self.finish(ended);
                     while let Some(ended) = self.tasks.try_join_next() {
@@ -205,9 +267,26 @@ impl Scheduler {
     }
 
     fn wake_ns(&self) -> Option<u64> {
-        let again = self.clock.now().after(ALIASES_AGAIN).mono_ns;
-        let again = (!self.dirty.is_empty()).then_some(again);
-        self.book.next_ns().into_iter().chain(again).min()
+        let now = self.clock.now();
+        let aliases = (!self.dirty.is_empty()).then(|| now.after(ALIASES_AGAIN).mono_ns);
+        let unsaid = (!self.unsaid.is_empty()).then(|| now.after(UNSAID_AGAIN).mono_ns);
+        self.book.next_ns().into_iter().chain(aliases).chain(unsaid).min()
+    }
+
+    /// Probes anew whose verdicts were not taken; while none is taken, at their intervals alone.
+    fn look_at_unsaid(&mut self) {
+        if !self.unsaid.is_empty() && self.view.store_trouble().is_none() {
+            let now_ns = self.clock.now().mono_ns;
+            for number in std::mem::take(&mut self.unsaid) {
+                self.book.anew(number, now_ns);
+            }
+        }
+    }
+
+    /// True where it is this server that probes these checks of somebody; always, where it is alone.
+    fn is_ours(&self, of: &Leased, checks: &[Check]) -> bool {
+        let Some(circle) = &self.circle else { return true };
+        checks.iter().any(|check| check.definition.kind.is_probed()) && circle.is_ours(&of.to_string())
     }
 
     /// The checks of everybody, as the view has them.
@@ -218,8 +297,10 @@ impl Scheduler {
             let Some(service) = self.view.service(name.as_str()) else { continue };
             for member in &service.members {
                 let of = Leased::Instance(member.instance.key.clone());
-                gone.remove(&of);
-                self.book.set(&of, &member.instance.checks, found, self.clock.now().mono_ns);
+                if self.is_ours(&of, &member.instance.checks) {
+                    gone.remove(&of);
+                    self.book.set(&of, &member.instance.checks, found, self.clock.now().mono_ns);
+                }
             }
             read += service.members.len();
             if read >= READ_MAX {
@@ -230,8 +311,10 @@ impl Scheduler {
         for name in self.view.hosts() {
             let Some(host) = self.view.host(&name) else { continue };
             let of = Leased::Host(name);
-            gone.remove(&of);
-            self.book.set(&of, &host.checks, found, self.clock.now().mono_ns);
+            if self.is_ours(&of, &host.checks) {
+                gone.remove(&of);
+                self.book.set(&of, &host.checks, found, self.clock.now().mono_ns);
+            }
         }
         for of in gone {
             self.book.set(&of, &[], found, 0);
@@ -269,7 +352,8 @@ impl Scheduler {
     }
 
     fn learn_of(&mut self, of: &Leased, checks: &[Check], now_ns: u64) {
-        self.book.set(of, checks, Found::Later, now_ns);
+        let ours = if self.is_ours(of, checks) { checks } else { &[] };
+        self.book.set(of, ours, Found::Later, now_ns);
         // New ones, and those of which somebody has said otherwise.
         self.dirty.extend(self.book.aliases_on(of));
     }
@@ -292,6 +376,10 @@ impl Scheduler {
 
     fn start(&mut self, number: u64, due_ns: u64) {
         let Some(entry) = self.book.entry(number) else { return };
+        if matches!(entry.definition.kind, Kind::Alias { .. }) {
+            self.dirty.insert(number);
+            return;
+        }
         let Some(whose) = whose(&self.view, &entry.of) else {
             // It has left, and the journal is about to say so.
             return self.book.again_soon(number, self.clock.now().mono_ns);
@@ -356,7 +444,7 @@ impl Scheduler {
             let (of, id, probed) = (entry.of.clone(), entry.id.clone(), entry.definition.clone());
             if after != before {
                 // One that finds no room is said again by the next probe.
-                self.report(of, id, probed, Outcome { health: after, ..ended.outcome });
+                self.report(ended.number, of, id, probed, Outcome { health: after, ..ended.outcome });
             }
         }
         self.book.again(ended.number, ended.began_ns, now_ns);
@@ -374,25 +462,39 @@ impl Scheduler {
                 check.repeat(&output, self.clock.now());
             }
             let wanted = before != health && before != Health::Maintenance;
-            if wanted && !self.report(of, id, definition, Outcome { health, output }) {
+            if wanted && !self.report(number, of, id, definition, Outcome { health, output }) {
                 self.dirty.insert(number);
             }
         }
     }
 
     /// True where the verdict is on its way to the writer.
-    fn report(&mut self, of: Leased, check: Arc<str>, probed: Arc<Definition>, verdict: Outcome) -> bool {
+    fn report(
+        &mut self,
+        number: u64,
+        of: Leased,
+        check: Arc<str>,
+        probed: Arc<Definition>,
+        verdict: Outcome,
+    ) -> bool {
         let on = match of {
             Leased::Instance(key) => Subject::Instance(Holder { key, lease_id: None }),
             Leased::Host(name) => Subject::Host(name),
         };
         let Outcome { health: status, output } = verdict;
         let report = Report { on, check, status, output: output.into(), of: ReportOf::Probed(probed) };
-        let told = self.reports.try_send(Command::Report(report)).is_ok();
+        let told = self.reports.try_send((number, Command::Report(report))).is_ok();
         if told {
             self.counters.transitions.add();
         }
         told
+    }
+}
+
+/// Returns once what belongs to which node is another way; never, where this server is alone.
+async fn moved(circles: &mut watch::Receiver<Option<Arc<Circle>>>) {
+    if circles.changed().await.is_err() {
+        std::future::pending().await
     }
 }
 

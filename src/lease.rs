@@ -54,6 +54,16 @@ pub enum Leased {
     Host(HostName),
 }
 
+/// As the nodes' circle places it, and as people name it.
+impl std::fmt::Display for Leased {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Instance(key) => key.fmt(f),
+            Self::Host(name) => name.fmt(f),
+        }
+    }
+}
+
 impl From<Key> for Leased {
     fn from(key: Key) -> Self {
         Self::Instance(key)

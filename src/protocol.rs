@@ -12,6 +12,7 @@ mod access;
 mod checks;
 mod intake;
 pub mod moving;
+mod nodes;
 mod settings;
 mod shapes;
 mod shown;
@@ -30,6 +31,7 @@ pub use self::access::{
 pub use self::checks::CheckForm;
 pub use self::intake::{Filter, Peer};
 use self::moving::{ImportForm, ImportedForm, Line};
+pub use self::nodes::{NodeShown, NodesReply, PlacedForm, RingForm, RingReply, ShareForm};
 pub use self::shapes::{Pairs, PortForm, Several};
 pub use self::shown::{lease_id_text, lease_text};
 use crate::access::Denied;
@@ -70,6 +72,8 @@ pub enum Request<'a> {
     Export(StatusForm),
     Import(Box<ImportForm>),
     Status(StatusForm),
+    Nodes(StatusForm),
+    Ring(RingForm),
     Hello(HelloForm),
     Token(TokenForm),
 }
@@ -287,6 +291,8 @@ pub enum Reply {
     Exported(Line),
     Imported(ImportedForm),
     Status(Box<ServerForm>),
+    Nodes(NodesReply),
+    Ring(RingReply),
     Created(Box<TokenShown>),
     Tokens(TokensForm),
     Revoked(NameForm),

@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::access::Access;
 use crate::balance::Draws;
+use crate::balance::ring::SLOTS;
 use crate::bind;
 use crate::clock::Clock;
 use crate::config::Config;
@@ -52,7 +53,7 @@ use crate::store::etcd::{self, Etcd};
 use crate::store::record::{self, MemberForm};
 use crate::store::{Limits, Store, embedded};
 use crate::time::Now;
-use crate::view::{ConsulZone, Settings, View, Zones};
+use crate::view::{self, ConsulZone, Settings, View, Zones};
 use crate::writer::node::Node;
 use crate::writer::{Handle, Writer};
 use crate::zone::{Kind, Zone};
@@ -152,6 +153,7 @@ pub async fn run(config: Config) -> Result<()> {
     server.tell_secondaries(&config, journal)?;
 
     server.lines.extend(bound.spoken());
+    let node = own_node(&config, &bound, &server.view);
     let desk = Arc::new(Desk {
         view: server.view.clone(),
         writer: handle,
@@ -164,6 +166,8 @@ pub async fn run(config: Config) -> Result<()> {
         history,
         figures: Figures::new(server.probes.clone(), server.queries.clone(), config.known_for),
         connections: Connections::new(socket::CONNECTIONS_MAX),
+        node,
+        told: Default::default(),
         server: server_form(&server.view, store_name, &server.lines),
     });
     let unix_file = bound.unix_file.take();
@@ -275,7 +279,7 @@ impl Server {
     /// The link to etcd, where it is the store. It lasts as long as DNS does.
     fn link(&mut self, config: &Config, bound: &Bound, access: &Arc<Access>) -> Result<Option<Linked>> {
         let Some(settings) = config.etcd.clone() else { return Ok(None) };
-        let name = config.node.clone().unwrap_or_else(|| own_host().to_string());
+        let name = own_node(config, bound, &self.view).name.to_string();
         let (prefix, run) = (settings.prefix.clone(), random()?);
         let port = |listeners: &[std::net::TcpListener]| {
             let first = listeners.first().and_then(|listener| listener.local_addr().ok());
@@ -722,6 +726,17 @@ async fn watch_over(writer: Handle, every: Duration, stop: CancellationToken) {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(every) => {}
         }
+    }
+}
+
+/// This server as a node, of several or alone.
+fn own_node(config: &Config, bound: &Bound, view: &View) -> view::Node {
+    view::Node {
+        name: config.node.clone().unwrap_or_else(|| own_host().to_string()).into(),
+        addresses: view.settings.ns_addresses.clone(),
+        dns: bound.dns_ports.first().copied().unwrap_or(0),
+        slots: SLOTS,
+        is_own: true,
     }
 }
 

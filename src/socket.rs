@@ -31,7 +31,6 @@ use crate::protocol::{
     ServerForm, SettingsReply, SettingsShown, TokenShown, TokensForm, lease_text,
 };
 use crate::registry::{Command, Holder};
-use crate::view::Node;
 
 /// Connections at once, over all listeners; a holder of a connection-bound lease needs one for itself.
 pub const CONNECTIONS_MAX: usize = 10_000;
@@ -188,7 +187,7 @@ impl Desk {
         Reply::Status(Box::new(ServerForm {
             ready: self.view.is_ready(),
             store_trouble: self.view.store_trouble().map(|trouble| trouble.to_string()),
-            nodes: self.view.nodes().iter().map(node_form).collect(),
+            nodes: self.view.nodes().iter().map(NodeForm::of).collect(),
             services: directory.len() as u64,
             instances: self.view.instances(),
             live,
@@ -211,16 +210,6 @@ impl Desk {
             Some(lease) => Renewed::Here(renewed(&holder.key, lease)),
             None => Renewed::Elsewhere(holder),
         })
-    }
-}
-
-fn node_form(node: &Node) -> NodeForm {
-    NodeForm {
-        name: node.name.to_string(),
-        addresses: node.addresses.clone(),
-        dns: node.dns,
-        slots: node.slots,
-        own: node.is_own,
     }
 }
 

@@ -36,7 +36,7 @@ use crate::protocol::Filter;
 use crate::record::Soa;
 use crate::registry::{Change, GONE_PER_SERVICE_MAX, Gone, Guard, Ports, Refusal, Registry, Service, What};
 use crate::sorted::Sorted;
-use crate::time::Now;
+use crate::time::{Now, Wall};
 use crate::zone::Zone;
 
 /// TTL of SOA and negative answers, in seconds: "not yet started" is the answer that hurts most when it stays.
@@ -125,6 +125,8 @@ pub struct View {
     heard_until_ns: AtomicU64,
     /// The nodes that are members, by name; empty where this server is alone.
     nodes: ArcSwap<Vec<Node>>,
+    /// Nodes that were members since the start and are none now, and since when.
+    left_nodes: ArcSwap<Vec<(Node, Wall)>>,
 }
 
 /// A server of those that share a registry.
@@ -444,6 +446,7 @@ impl View {
             store_trouble: ArcSwapOption::empty(),
             heard_until_ns: AtomicU64::new(u64::MAX),
             nodes: ArcSwap::default(),
+            left_nodes: ArcSwap::default(),
         }
     }
 
@@ -461,8 +464,14 @@ impl View {
         self.nodes.load_full()
     }
 
-    pub fn set_nodes(&self, nodes: Vec<Node>) {
+    /// Those that were members since the start, and when each was seen to be none any more; by name.
+    pub fn left_nodes(&self) -> Arc<Vec<(Node, Wall)>> {
+        self.left_nodes.load_full()
+    }
+
+    pub fn set_nodes(&self, nodes: Vec<Node>, left: Vec<(Node, Wall)>) {
         self.nodes.store(Arc::new(nodes));
+        self.left_nodes.store(Arc::new(left));
     }
 
     pub fn set_store_trouble(&self, trouble: Option<String>) {

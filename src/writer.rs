@@ -22,6 +22,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Sleep;
 
 use crate::access::{Access, Identity, On, Token, Tokens};
+use crate::balance::circle::Circle;
 use crate::check::worst;
 use crate::clock::Clock;
 use crate::instance::{Health, Host, Instance, Key, ServiceSettings};
@@ -161,6 +162,8 @@ pub struct Handle {
     pub journal: Arc<Journal>,
     /// The tokens that there are, and word of every change of them.
     pub tokens: watch::Receiver<Arc<Tokens>>,
+    /// What belongs to which node, and word of every change of it; `None` where this server is alone, and everything is its.
+    pub circle: watch::Receiver<Option<Arc<Circle>>>,
 }
 
 impl Handle {
@@ -284,6 +287,7 @@ impl Writer {
     ) -> (Self, Handle) {
         let (sender, events) = mpsc::channel(QUEUE_MAX);
         let (tokens, known) = watch::channel(Arc::new(registry.tokens().clone()));
+        let (_, circle) = watch::channel(None);
         let journal = Arc::new(Journal::default());
         let seen_ns = clock.now().mono_ns;
         let (postponed, unstored, undone) = (VecDeque::new(), Vec::new(), Vec::new());
@@ -303,7 +307,7 @@ impl Writer {
             again_ns: 0,
             timer: Box::pin(tokio::time::sleep(TICK)),
         };
-        (writer, Handle { events: sender, journal, tokens: known })
+        (writer, Handle { events: sender, journal, tokens: known, circle })
     }
 
     /// Works until every handle is gone and the queue is empty.

@@ -218,6 +218,8 @@ fn the_first_help_fits_a_screen() {
       setup         Print the file that lets a resolver or an Envoy ask this server, or write it
       doctor        Say what keeps the registry's names from resolving on this machine
       status        Show the server as it is now (exit code 5 while it is not ready)
+      nodes         Show the nodes that share the registry, and how far each has followed
+      ring          Show what each node has of the ring, or whose a name is by it
       token         Make, list and revoke tokens
 
     Options:
@@ -868,6 +870,17 @@ fn what_a_server_says_cannot_act_on_the_terminal() {
             "listeners": [evil], "zones": [evil], "services": 1, "instances": 1, "live": 1, "revision": 1, "serial": 1, "uptime_s": 1}}),
         ),
         (
+            "nodes",
+            serde_json::json!({"nodes": {"nodes": [{"name": evil, "addresses": [], "dns": 1, "slots": 1, "own": false,
+            "alive": false, "left": evil, "share": 0.5, "silent": evil}], "revision": 1}}),
+        ),
+        ("ring", serde_json::json!({"ring": {"nodes": [{"name": evil, "slots": 1, "share": 0.5}]}})),
+        (
+            "ring x",
+            serde_json::json!({"ring": {"nodes": [], "placed": [{"id": evil, "hash": evil, "slot": 1, "place": 0.5,
+            "owner": evil, "next": evil}]}}),
+        ),
+        (
             "register web :1 --lease none",
             serde_json::json!({"registered": {"service": evil, "id": evil, "host": evil,
             "address": [evil], "port": 1, "lease": evil, "lease_id": evil, "dns": evil, "revision": 1, "warnings": [evil]}}),
@@ -895,6 +908,30 @@ fn what_a_server_says_cannot_act_on_the_terminal() {
             assert!(!said.chars().any(acts), "{line} -o {form}: {said:?}");
         }
     }
+}
+
+#[test]
+fn a_server_that_is_alone_is_one_node_that_has_everything() {
+    let server = Server::start();
+    server.says("register web 10.0.0.7:8080 --id web-1 --host m1 --lease none");
+    let host = nix::unistd::gethostname().unwrap().into_string().unwrap();
+    let words = |line: &str| -> Vec<String> {
+        let told = transcript(&mut server.verb(line));
+        told.split_whitespace().map(str::to_owned).collect()
+    };
+    let (nodes, ring, placed) = (words("nodes"), words("ring"), words("ring web-1"));
+    assert_eq!(nodes[..6], ["NODE", "ALIVE", "ADDRESS", "REVISION", "LAG", "SHARE"]);
+    assert_eq!(nodes[6..9], [host.as_str(), "yes", &server.dns.to_string()]);
+    assert_eq!(nodes[10..], ["0", "100.00%"]);
+    assert_eq!(ring, ["NODE", "SLOTS", "SHARE", &host, "16384", "100.00%"]);
+    assert_eq!(placed[..6], ["ID", "HASH", "SLOT", "PLACE", "OWNER", "NEXT"]);
+    assert_eq!(placed[6..12], ["web-1", "5743426c69243ab1", "15025", "0.91705", &host, "-"]);
+    assert_eq!(placed[12..], ["web/web-1@m1", "0a107de81c6a72b5", "12981", "0.79230", &host, "-"]);
+    let json: serde_json::Value = serde_json::from_str(&server.says("nodes -o json")).unwrap();
+    assert_eq!(
+        (&json[0]["alive"], &json[0]["own"], &json[0]["lag"]),
+        (&true.into(), &true.into(), &0.into())
+    );
 }
 
 #[test]

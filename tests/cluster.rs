@@ -10,6 +10,8 @@
 //! - `identities`: tokens, and whose an instance is.
 //! - `guards`: the guard against mass death.
 //! - `moving`: a registry that comes from one machine, and goes back.
+//! - `nodes`: what is told of nodes, and of the ring.
+//! - `probes`: who probes what.
 //!
 //! Needs: etcd-server
 
@@ -27,6 +29,10 @@ mod guards;
 mod identities;
 #[path = "cluster/moving.rs"]
 mod moving;
+#[path = "cluster/nodes.rs"]
+mod nodes;
+#[path = "cluster/probes.rs"]
+mod probes;
 #[path = "transfers/secondary.rs"]
 mod secondary;
 #[path = "cluster/several.rs"]

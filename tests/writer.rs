@@ -1,14 +1,25 @@
-//! The writer by itself: commands that meet in one batch, and names that are made to collide.
+//! The writer by itself: commands that meet in one batch, and names that are made to collide; and the writer of a node, where
+//! the test is etcd.
 
 use std::sync::Arc;
 
 use callsign::access::Identity;
+use callsign::balance::circle::Circle;
+use callsign::check::{Definition, Kind, Place};
 use callsign::clock::Clock;
-use callsign::instance::{Key, Lease, Location, Port, Transport};
+use callsign::instance::{Health, Key, Lease, Location, Port, Transport};
 use callsign::name::{Apex, HostName, InstanceId, ServiceName};
-use callsign::registry::{Command, FORGET_AFTER, Holder, Registration, Registry, What};
+use callsign::registry::{
+    Command, FORGET_AFTER, Holder, ListedCheck, Refusal, Registration, Registry, Report, ReportOf, Subject,
+    What,
+};
 use callsign::store::Store;
+use callsign::store::etcd::follow::Told;
+use callsign::store::etcd::messages::{Condition, Operation, Pair};
+use callsign::store::etcd::{self, Answer, Job, LinkEnd, News};
+use callsign::store::record::{self, ClusterFormat, MemberForm};
 use callsign::view::{Settings, View, Zones};
+use callsign::writer::node::Node;
 use callsign::writer::{Done, Writer};
 
 fn key(id: &str, host: &str) -> Key {
@@ -110,4 +121,108 @@ fn a_host_with_the_longest_name_gets_its_label() {
     let (_, left) =
         together(vec![register("web", "a"), register(taken.as_str(), "a"), register("web", &host)]);
     assert_eq!(left.len(), 3);
+}
+
+/// A node's end of etcd, played by the test.
+struct Played {
+    end: LinkEnd,
+    revision: u64,
+}
+
+impl Played {
+    async fn tell(&mut self, key: &[u8], value: Vec<u8>) {
+        self.revision += 1;
+        let revision = self.revision;
+        let pair = Pair { key: key.to_vec(), value, modified: revision, created: revision, lease: 0 };
+        let told = Told { key: key.to_vec(), revision, pair: Some(pair) };
+        self.end.news.send(News::Changed(vec![told])).await.unwrap();
+    }
+
+    async fn join(&mut self, name: &str, run: u64) {
+        let member = MemberForm { run, ..MemberForm::default() };
+        self.tell(format!("n/{name}").as_bytes(), record::write_member(&member)).await;
+    }
+
+    /// The next transaction.
+    async fn asked(&mut self) -> (Vec<Condition>, Vec<Operation>, u64) {
+        match self.end.jobs.recv().await {
+            Some(Job::Transact { conditions, operations, number }) => (conditions, operations, number),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn answer(&mut self, number: u64, answer: Answer) {
+        self.end.news.send(News::Answered { number, answer }).await.unwrap();
+    }
+}
+
+fn verdict(of: &Key, definition: &Arc<Definition>) -> Command {
+    let on = Subject::Instance(Holder { key: of.clone(), lease_id: None });
+    let of = ReportOf::Probed(definition.clone());
+    Command::Report(Report { on, check: "page".into(), status: Health::Passing, output: "".into(), of })
+}
+
+#[tokio::test]
+async fn a_verdict_holds_only_under_the_ring_that_it_was_reached_under() {
+    const RUN: u64 = 7;
+    let (etcd, end) = etcd::way();
+    let mut etcd_played = Played { end, revision: 10 };
+    let view =
+        Arc::new(View::new(Settings::new(vec![Apex::parse("service.local").unwrap()]), Zones::default()));
+    let registry = Registry::new(100, FORGET_AFTER);
+    let (mut node, handle) =
+        Node::new(registry, etcd, ("a", "/c/"), RUN, view, Clock::start(), Arc::default());
+    etcd_played.tell(b"format", record::write_format(&ClusterFormat { serial_base: 1 })).await;
+    etcd_played.join("a", RUN).await;
+    etcd_played.end.news.send(News::CaughtUp(12)).await.unwrap();
+    node.load().await.unwrap();
+    let playing = async {
+        let definition = Arc::new(Definition {
+            kind: Kind::Tcp(Place { host: "::1".into(), port: 1 }),
+            rise: 1,
+            fall: 1,
+            ..Definition::default()
+        });
+        let key = key("web", "one");
+        let Command::Register(mut registration) = register("web", "one") else { panic!() };
+        let listed = ListedCheck { definition: definition.clone(), ..ListedCheck::reported("page", None) };
+        registration.checks.push(listed);
+        let registered = handle.command(Command::Register(registration), Identity::server()).await.unwrap();
+        let (_, operations, number) = etcd_played.asked().await;
+        let [Operation::Put { key: at, value, .. }] = &operations[..] else { panic!("{operations:?}") };
+        etcd_played.tell(&at["/c/".len()..], value.clone()).await;
+        etcd_played.answer(number, Answer::Stored).await;
+        registered.await.unwrap().unwrap();
+
+        // Three things it holds under: we are a member, nobody came or left, and nobody has written the instance.
+        let told = handle.command(verdict(&key, &definition), Identity::server()).await.unwrap();
+        let (conditions, _, number) = etcd_played.asked().await;
+        let member = Condition::CreatedAt(b"/c/n/a".to_vec(), 12);
+        let same_ring = Condition::NoneSince(b"/c/n/".to_vec(), b"/c/n0".to_vec(), 14);
+        let same_instance = Condition::ModifiedAt(at.clone(), 13);
+        for condition in [member, same_ring, same_instance] {
+            assert!(conditions.contains(&condition), "{condition:?} is not among {conditions:?}");
+        }
+        // One that does not hold is dropped, and not tried again: who probes hears of it.
+        etcd_played.answer(number, Answer::Refused).await;
+        assert!(matches!(told.await.unwrap(), Err(Refusal::Unavailable(_))));
+
+        // Where the ring names another node, it is not asked for at all: the next transaction is about something else.
+        let circle = |others: &str| Circle::new(&"a".into(), ["a", others].into_iter().map(Into::into));
+        let other = ["b", "c", "d", "e", "f"].into_iter().find(|other| !circle(other).is_ours("web/web@one"));
+        etcd_played.join(other.unwrap(), 8).await;
+        let told = handle.command(verdict(&key, &definition), Identity::server()).await.unwrap();
+        let next = handle.command(deregister("web", "one"), Identity::server()).await.unwrap();
+        assert!(matches!(told.await.unwrap(), Err(Refusal::Unavailable(_))));
+        let (_, operations, number) = etcd_played.asked().await;
+        assert!(matches!(&operations[..], [Operation::Put { .. }]), "{operations:?}");
+        etcd_played.answer(number, Answer::NotAsked("the test is over".to_owned())).await;
+        assert!(next.await.unwrap().is_err());
+        drop(handle);
+        match etcd_played.end.jobs.recv().await {
+            Some(Job::Leave { done }) => done.send(()).unwrap(),
+            other => panic!("{other:?}"),
+        }
+    };
+    tokio::join!(node.run(), playing);
 }

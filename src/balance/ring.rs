@@ -19,12 +19,7 @@ const RING_POINTS_MAX: usize = 65_536;
 /// Slots that the circle of the nodes is cut into: each belongs to one node as a whole.
 pub const SLOTS: usize = 16_384;
 
-/// The slot of an id: the same in every version and on every machine.
-pub fn slot_of(id: &str) -> usize {
-    (hash_of(id) % SLOTS as u64) as usize
-}
-
-/// The hash of an id, whose slot is its rest by [`SLOTS`].
+/// The hash of an id, the same in every version and on every machine: its slot is the rest of it by [`SLOTS`].
 pub fn hash_of(id: &str) -> u64 {
     mix(fnv(&[id.as_bytes()]))
 }

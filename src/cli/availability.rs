@@ -45,7 +45,7 @@ impl Availability {
         }
         let of = |live: u64, all: u64| format!("{live} of {all} live");
         output::print(&output::list(&[
-            ("available", percent(all.ratio)),
+            ("available", output::percent(all.ratio)),
             ("instances", of(all.instances_live, all.instances)),
             ("services", of(all.services_live, all.services)),
             ("query", mean(all.query_time)),
@@ -90,12 +90,7 @@ fn row(names: &[&str], of: &LiveTimeForm, probe: Option<String>) -> Vec<String> 
 /// Live time over registered time; with a star where less than the span is known.
 fn share(span: &SpanForm) -> String {
     let star = if span.since.is_some() { "*" } else { "" };
-    span.ratio.map_or("-".to_owned(), |ratio| format!("{}{star}", percent(ratio)))
-}
-
-/// Rounded down, so that only what is whole is 100 %; what is off by the last bit of a sum is not.
-fn percent(ratio: f64) -> String {
-    format!("{:.2}%", (ratio * 10_000.0 + 1e-6).floor() / 100.0)
+    span.ratio.map_or("-".to_owned(), |ratio| format!("{}{star}", output::percent(ratio)))
 }
 
 fn mean(mean: Option<MeanForm>) -> String {
@@ -103,16 +98,4 @@ fn mean(mean: Option<MeanForm>) -> String {
         us if us < 1000.0 => format!("{us:.1} us"),
         us => format!("{:.1} ms", us / 1000.0),
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_what_is_whole_is_a_hundred() {
-        for (ratio, text) in [(1.0, "100.00%"), (0.999_999, "99.99%"), (0.57, "57.00%"), (0.0, "0.00%")] {
-            assert_eq!(percent(ratio), text);
-        }
-    }
 }

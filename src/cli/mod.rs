@@ -21,9 +21,11 @@ mod import;
 mod log;
 mod ls;
 mod message;
+mod nodes;
 mod output;
 mod ready;
 mod register;
+mod ring;
 mod run;
 mod serve;
 mod service;
@@ -99,6 +101,8 @@ enum Verb {
     Setup(setup::Setup),
     Doctor(doctor::Doctor),
     Status(status::Status),
+    Nodes(nodes::Nodes),
+    Ring(ring::Ring),
     Token(token::Token),
     #[command(hide = true)]
     Exec(exec::Exec),
@@ -150,6 +154,8 @@ pub fn run(cli: Cli) -> ExitCode {
         Verb::Setup(verb) => wait(verb.run()),
         Verb::Doctor(verb) => wait(verb.run()),
         Verb::Status(verb) => wait(verb.run()),
+        Verb::Nodes(verb) => wait(verb.run()),
+        Verb::Ring(verb) => wait(verb.run()),
         Verb::Token(verb) => wait(verb.run()),
         Verb::Exec(verb) => verb.run(),
     };

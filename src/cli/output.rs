@@ -103,6 +103,11 @@ pub fn lease_left(instance: &InstanceForm) -> String {
     }
 }
 
+/// Rounded down, so that only what is whole is 100 %; what is off by the last bit of a sum is not.
+pub fn percent(ratio: f64) -> String {
+    format!("{:.2}%", (ratio * 10_000.0 + 1e-6).floor() / 100.0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -115,5 +120,12 @@ mod tests {
         ];
         let text = table(&["SERVICE", "LIVE"], rows);
         assert_eq!(text, "SERVICE       LIVE\nweb           2\na-longer-one  \\u{1b}[31m\\n\n");
+    }
+
+    #[test]
+    fn only_what_is_whole_is_a_hundred() {
+        for (ratio, text) in [(1.0, "100.00%"), (0.999_999, "99.99%"), (0.57, "57.00%"), (0.0, "0.00%")] {
+            assert_eq!(percent(ratio), text);
+        }
     }
 }

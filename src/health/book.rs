@@ -21,6 +21,9 @@ const SOON: Duration = Duration::from_secs(1);
 /// After a start, every check is probed once within this, or its interval where that is shorter: a status of before
 /// the restart is not for long, and 20,000 probes do not come at once.
 const AFTER_START: Duration = Duration::from_secs(60);
+/// What another node probed before, and what has to be said again, is probed within this, or its interval where that is
+/// shorter: a dead node is missed for five seconds already, and its 10,000 checks are 2,000 probes a second then.
+const ANEW: Duration = Duration::from_secs(5);
 /// The part of an interval by which a probe may be put off: servers that were started together do not stay in step.
 const JITTER_PART: u32 = 20;
 /// A probe that takes longer is slow, and the next one of its check takes a place among the slow ones: ten times what
@@ -79,11 +82,12 @@ pub struct Book {
     draws: Draws,
 }
 
-/// Whether the server has just started, or something was registered.
+/// Whether the server has just started, or something was registered, or another node probed it before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Found {
     AtStart,
     Later,
+    Elsewhere,
 }
 
 impl Entry {
@@ -172,6 +176,7 @@ impl Book {
                 let within = match found {
                     Found::AtStart => AFTER_START,
                     Found::Later => SOON,
+                    Found::Elsewhere => ANEW,
                 };
                 let due_ns = now_ns + self.draw_below(within.min(definition.interval));
                 self.due.insert((due_ns, number));
@@ -315,6 +320,32 @@ impl Book {
         self.put(number, due_ns);
     }
 
+    /// Before its regular start, which stays where it is: what came of the last one was not taken. One that waits or runs
+    /// comes to it by itself.
+    pub fn anew(&mut self, number: u64, now_ns: u64) {
+        let Some(entry) = self.entries.get(&number) else { return };
+        let (interval, wait) = (entry.definition.interval, ANEW.min(entry.definition.interval));
+        match entry.state {
+            // It has no interval, and is looked at when it is popped.
+            State::Heeding => {
+                let due_ns = now_ns + self.draw_below(ANEW);
+                self.due.insert((due_ns, number));
+            }
+            State::Due(regular_ns) => {
+                let due_ns = now_ns + self.draw_below(wait);
+                if due_ns < regular_ns {
+                    self.due.remove(&(regular_ns, number));
+                    self.put(number, due_ns);
+                    if let Some(entry) = self.entries.get_mut(&number) {
+                        entry.base_ns =
+                            entry.base_ns.map(|base_ns| base_ns.saturating_sub(nanoseconds(interval)));
+                    }
+                }
+            }
+            State::Waiting(_) | State::Running(_) => {}
+        }
+    }
+
     fn put(&mut self, number: u64, due_ns: u64) {
         if let Some(entry) = self.entries.get_mut(&number) {
             entry.state = State::Due(due_ns);
@@ -421,6 +452,26 @@ mod tests {
         let next_ns = book.next_ns().unwrap();
         assert!((due_ns + 35 * SECOND_NS..due_ns + 46 * SECOND_NS).contains(&next_ns));
         assert_eq!((book.entries[&number].base_ns.unwrap() - base_ns) % (10 * SECOND_NS), 0);
+    }
+
+    #[test]
+    fn what_was_not_taken_is_probed_before_its_time_and_no_start_is_left_out_for_it() {
+        let mut book = Book::new(5);
+        let now_ns = 100 * SECOND_NS;
+        book.set(&host("m"), &[check("a", 1)], Found::Elsewhere, now_ns);
+        assert!(book.next_ns().unwrap() < now_ns + 5 * SECOND_NS);
+        let (number, _) = book.pop_due(u64::MAX).unwrap();
+        book.again(number, now_ns, now_ns);
+        let regular_ns = book.entries[&number].base_ns.unwrap();
+        book.anew(number, now_ns);
+        assert_eq!(book.due.len(), 1);
+        let (_, due_ns) = book.pop_due(regular_ns - 1).expect("before its regular start");
+        book.again(number, due_ns, due_ns);
+        assert_eq!(book.entries[&number].base_ns, Some(regular_ns));
+        book.set(&host("n"), &[alias(None, None)], Found::Later, 0);
+        let alias = book.aliases().pop_first().unwrap();
+        book.anew(alias, 0);
+        assert_eq!(book.pop_due(5 * SECOND_NS).map(|(number, _)| number), Some(alias));
     }
 
     #[test]

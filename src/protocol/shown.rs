@@ -3,12 +3,15 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::{ChangeForm, CheckForm, CheckShown, InstanceForm, Pairs, PortShown, SettingsShown, Several};
+use super::{
+    ChangeForm, CheckForm, CheckShown, InstanceForm, NodeForm, Pairs, PortShown, SettingsShown, Several,
+};
 use crate::check::{Check, Definition, Kind, Place};
 use crate::instance::{Health, Instance, Key, Lease, Location, Port};
 use crate::name::Tag;
 use crate::registry::{Change, What};
 use crate::time::{Now, format_duration};
+use crate::view::Node;
 
 /// A lease as it is written: `15s`, `connection`, `none`.
 pub fn lease_text(lease: Lease) -> String {
@@ -120,6 +123,18 @@ impl ChangeForm {
         self.service = Some(key.service.to_string());
         self.id = Some(key.id.to_string());
         self.host = key.host.to_string();
+    }
+}
+
+impl NodeForm {
+    pub fn of(node: &Node) -> Self {
+        Self {
+            name: node.name.to_string(),
+            addresses: node.addresses.clone(),
+            dns: node.dns,
+            slots: node.slots,
+            own: node.is_own,
+        }
     }
 }
 

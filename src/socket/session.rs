@@ -229,6 +229,11 @@ impl<'a, W: AsyncWrite + Unpin> Session<'a, W> {
                 return self.answer_later(|desk| desk.availability(&form)).await;
             }
             Request::At(form) => return self.answer_later(|desk| desk.at(&form)).await,
+            Request::Nodes(_) => {
+                let reply = Reply::Nodes(self.desk.nodes().await);
+                self.reply(reply).await;
+                return Ok(Next::GoOn);
+            }
             read => {
                 self.settle().await;
                 let reply = self.read(&read).unwrap_or_else(Reply::Error);
@@ -271,7 +276,7 @@ impl<'a, W: AsyncWrite + Unpin> Session<'a, W> {
             Request::Log(form) => of(form.service.as_deref(), Verb::Read),
             Request::At(form) => of(Some(&form.service), Verb::Read),
             Request::Availability(form) => of(form.service.as_deref(), Verb::Read),
-            Request::Status(_) => of(None, Verb::Read),
+            Request::Status(_) | Request::Nodes(_) | Request::Ring(_) => of(None, Verb::Read),
             Request::Feed(_) => of(None, Verb::Watch),
             Request::Backup(_)
             | Request::Export(_)
@@ -362,6 +367,7 @@ impl<'a, W: AsyncWrite + Unpin> Session<'a, W> {
             Request::List(form) => desk.list(form),
             Request::Explain(form) => explain(&desk.view, &form.name).map(Reply::Explained),
             Request::Token(_) => Ok(Reply::Tokens(desk.tokens())),
+            Request::Ring(form) => desk.ring(form).map(Reply::Ring),
             _ => Ok(desk.status()),
         }
     }

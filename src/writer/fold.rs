@@ -8,11 +8,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::balance::ring::{Ring, slot_of};
+use crate::balance::circle::Circle;
 use crate::check::Check;
 use crate::instance::{Extras, Host, Instance};
 use crate::lease::LeaseCell;
-use crate::name::fnv;
 use crate::registry::{Author, Change, Kept, Reason, Registry, What};
 use crate::store::etcd::follow::Told;
 use crate::store::etcd::messages::{Condition, behind};
@@ -23,6 +22,9 @@ use crate::view::Node;
 
 /// Nodes of one ring: a transaction that holds only if the ring is unchanged names each, and etcd takes 128 conditions.
 pub const NODES_MAX: usize = 64;
+
+/// Nodes that left and are still shown: as many as a ring has, so that names made anew at each start do not add up.
+const LEFT_MAX: usize = NODES_MAX;
 
 /// The registry, and what nodes know of it.
 #[derive(Debug)]
@@ -35,7 +37,9 @@ pub struct Fold {
     run: u64,
     held: HashMap<Place, Held>,
     members: BTreeMap<Arc<str>, Member>,
-    ring: Ring,
+    /// Those that are members no more, and since when.
+    left: BTreeMap<Arc<str>, (Member, Wall)>,
+    circle: Arc<Circle>,
     /// The version and the base of the serial, once they are told.
     pub format: Option<record::ClusterFormat>,
 }
@@ -68,14 +72,16 @@ pub struct Folded {
 
 impl Fold {
     pub fn new(registry: Registry, name: &str, prefix: &str, run: u64) -> Self {
+        let name: Arc<str> = name.into();
         Self {
             registry,
-            name: name.into(),
+            circle: Circle::new(&name, std::iter::empty()).into(),
+            name,
             prefix: prefix.to_owned(),
             run,
             held: HashMap::new(),
             members: BTreeMap::new(),
-            ring: Ring::new(Vec::new()),
+            left: BTreeMap::new(),
             format: None,
         }
     }
@@ -86,15 +92,29 @@ impl Fold {
 
     /// The members as they are shown.
     pub fn nodes(&self) -> Vec<Node> {
-        let slots = self.ring.slots();
-        let shown = |(name, member): (&Arc<str>, &Member)| Node {
+        let slots = self.circle.slots();
+        let slots_of = |name: &Arc<str>| slots.get(name).copied().unwrap_or_default();
+        self.members.iter().map(|(name, member)| self.shown(name, member, slots_of(name))).collect()
+    }
+
+    /// The same of those that are members no more, and since when.
+    pub fn left_nodes(&self) -> Vec<(Node, Wall)> {
+        self.left.iter().map(|(name, (member, at))| (self.shown(name, member, 0), *at)).collect()
+    }
+
+    fn shown(&self, name: &Arc<str>, member: &Member, slots: usize) -> Node {
+        Node {
             name: name.clone(),
             addresses: member.form.addresses.clone(),
             dns: member.form.dns,
-            slots: slots.get(&identity(name)).copied().unwrap_or_default(),
+            slots,
             is_own: *name == self.name,
-        };
-        self.members.iter().map(shown).collect()
+        }
+    }
+
+    /// What belongs to which of them.
+    pub fn circle(&self) -> &Arc<Circle> {
+        &self.circle
     }
 
     /// The revision since which this run is a member; `None` where it is none.
@@ -112,15 +132,14 @@ impl Fold {
     }
 
     /// True where this node is the one that the ring names.
-    fn is_heir(&self, place: &Place) -> bool {
-        let id = match place {
-            Place::Instance(key) => key.id.as_str(),
-            Place::Host(host) => host.as_str(),
-            Place::Settings(service) | Place::Guard(service) => service.as_str(),
-            Place::Token(name) => name,
-            Place::Node(_) | Place::Format => return false,
-        };
-        self.ring.owners(slot_of(id)).is_some_and(|(owner, _)| owner == identity(&self.name))
+    pub fn is_heir(&self, place: &Place) -> bool {
+        match place {
+            Place::Instance(key) => self.circle.is_ours(&key.to_string()),
+            Place::Host(host) => self.circle.is_ours(host.as_str()),
+            Place::Settings(service) | Place::Guard(service) => self.circle.is_ours(service.as_str()),
+            Place::Token(name) => self.circle.is_ours(name),
+            Place::Node(_) | Place::Format => false,
+        }
     }
 
     /// The node that watches over what lies there, for those who write it without taking it over.
@@ -222,6 +241,7 @@ impl Fold {
             Place::Node(name) => {
                 let form = record::read_member(&pair.value)?;
                 let member = Member { form, created: pair.created };
+                self.left.remove(name.as_str());
                 self.members.insert(name.as_str().into(), member);
                 self.place_members();
                 return Ok(Folded::default());
@@ -338,7 +358,7 @@ impl Fold {
                 (Reason::Revoked, What::Token { before: Some(before), after: None })
             }
             Place::Node(name) => {
-                self.members.remove(name.as_str());
+                self.leave(name, now);
                 self.place_members();
                 return None;
             }
@@ -347,10 +367,19 @@ impl Fold {
         Some(Change { revision, at: now.wall, reason, author: Author::Server, what })
     }
 
+    fn leave(&mut self, name: &str, now: Now) {
+        let Some((name, member)) = self.members.remove_entry(name) else { return };
+        self.left.insert(name, (member, now.wall));
+        while self.left.len() > LEFT_MAX {
+            let oldest = self.left.iter().min_by_key(|(_, (_, at))| *at).map(|(name, _)| name.clone());
+            self.left.remove(&oldest.unwrap_or_default());
+        }
+    }
+
     fn place_members(&mut self) {
         // Who is one too many is a member, and takes over nothing.
-        let placed = self.members.keys().take(NODES_MAX);
-        self.ring = Ring::new(placed.map(|name| (identity(name), 1)).collect());
+        let placed = self.members.keys().take(NODES_MAX).cloned();
+        self.circle = Circle::new(&self.name, placed).into();
     }
 
     /// Lets deadlines run here, or not: after the members changed, and when this node begins to watch.
@@ -414,11 +443,6 @@ impl Fold {
     }
 }
 
-/// A node on the ring.
-pub fn identity(name: &str) -> u64 {
-    fnv(&[name.as_bytes()])
-}
-
 /// A record is written before its revision is known.
 fn revision_of(written: u64, modified: u64) -> u64 {
     if written == 0 { modified } else { written }
@@ -459,8 +483,7 @@ pub fn record_of(what: &What) -> Option<(Place, Vec<u8>, bool)> {
             (Place::Instance(before.key.clone()), record::write_instance(before), false)
         }
         What::Host { after: Some(after), .. } => {
-            let host = Host { revision: 0, ..(**after).clone() };
-            (Place::Host(after.name.clone()), record::write_host(&host), true)
+            (Place::Host(after.name.clone()), record::write_host(after), true)
         }
         What::Host { before: Some(before), after: None } => {
             (Place::Host(before.name.clone()), record::write_host(before), false)
@@ -481,7 +504,16 @@ pub fn record_of(what: &What) -> Option<(Place, Vec<u8>, bool)> {
     })
 }
 
-/// The instance that is to be as a change has it, before it has a revision.
-pub fn unnumbered(instance: &Arc<Instance>) -> Arc<Instance> {
-    Arc::new(Instance { revision: 0, ..(**instance).clone() })
+/// What is to be as a change has it, before it has a revision.
+pub fn unnumbered(what: What) -> What {
+    match what {
+        What::Instance { before, after: Some(after) } => {
+            let after = Instance { revision: 0, ..(*after).clone() };
+            What::Instance { before, after: Some(after.into()) }
+        }
+        What::Host { before, after: Some(after) } => {
+            What::Host { before, after: Some(Host { revision: 0, ..(*after).clone() }.into()) }
+        }
+        other => other,
+    }
 }

@@ -17,16 +17,17 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::fold::{Fold, Folded, NODES_MAX, OVERDUE_AFTER, record_of, unnumbered};
 use super::{
-    About, Done, Event, Handle, QUEUE_MAX, Raised, TICK, Verdict, is_fact, notice_absence, permits, picture,
-    show, subjects, whole, zone,
+    About, Done, Event, Handle, QUEUE_MAX, Raised, TICK, Verdict, notice_absence, permits, picture, show,
+    subjects, whole, zone,
 };
 use crate::access::{Access, Identity, Tokens};
+use crate::balance::circle::Circle;
 use crate::clock::Clock;
 use crate::instance::Instance;
 use crate::journal::Journal;
 use crate::name::ServiceName;
 use crate::protocol::moving::serial_behind;
-use crate::registry::{Author, Change, Command, Reason, Refusal, Registry, ReportOf, Subject, What};
+use crate::registry::{Author, Change, Command, Reason, Refusal, Registry, Report, ReportOf, Subject, What};
 use crate::store::History;
 use crate::store::etcd::follow::Told;
 use crate::store::etcd::messages::{Condition, Operation};
@@ -45,8 +46,8 @@ const TRIES_DOUBTED: u32 = 10;
 const AGAIN_AFTER: Duration = Duration::from_millis(20);
 /// How long what may be stored has to be told.
 const UNKNOWN_MAX: Duration = Duration::from_secs(2);
-/// Facts that wait for etcd: closed connections and verdicts. The oldest go: their leases end by themselves, and probes
-/// find the same again.
+/// Facts that wait for etcd: instances whose connections closed. Beyond that the oldest are forgotten, and stay registered
+/// until somebody deregisters them or this node ends.
 const FACTS_MAX: usize = 32_768;
 /// How far the clocks of two nodes may be apart for a guard: what died by the other's clock a moment from now is looked
 /// at again when ours is there.
@@ -68,6 +69,7 @@ pub struct Node {
     events: mpsc::Receiver<Event>,
     journal: Arc<Journal>,
     tokens: watch::Sender<Arc<Tokens>>,
+    circle: watch::Sender<Option<Arc<Circle>>>,
     memory: Memory,
     /// What is under way, by the number of its transaction.
     pending: HashMap<u64, Pending>,
@@ -172,6 +174,7 @@ impl Node {
     ) -> (Self, Handle) {
         let (sender, events) = mpsc::channel(QUEUE_MAX);
         let (tokens, known) = watch::channel(Arc::default());
+        let (circle, circle_known) = watch::channel(None);
         let journal = Arc::new(Journal::default());
         let (name, prefix) = names;
         let seen_ns = clock.now().mono_ns;
@@ -185,6 +188,7 @@ impl Node {
             events,
             journal: journal.clone(),
             tokens,
+            circle,
             memory: Memory::default(),
             pending: HashMap::new(),
             busy: HashMap::new(),
@@ -200,7 +204,7 @@ impl Node {
             seen_ns,
             sweep_ns: seen_ns,
         };
-        (node, Handle { events: sender, journal, tokens: known })
+        (node, Handle { events: sender, journal, tokens: known, circle: circle_known })
     }
 
     /// The log of changes, as far as this node has seen them.
@@ -254,7 +258,7 @@ impl Node {
                 self.fold.remember(&std::mem::take(&mut remembered), now);
                 self.fold.settle_all(now);
                 self.unsettle_all(now);
-                self.view.set_nodes(self.fold.nodes());
+                self.publish_nodes();
                 self.view.set_serial_base(format.serial_base);
                 self.view.publish_all(&self.fold.registry);
                 self.publish_tokens();
@@ -287,6 +291,12 @@ impl Node {
     /// Whoever has a connection open hears of it, and asks again what it may.
     fn publish_tokens(&self) {
         self.tokens.send_replace(Arc::new(self.fold.registry.tokens().clone()));
+    }
+
+    /// Whoever probes hears of it, and looks anew at what is its to probe.
+    fn publish_nodes(&self) {
+        self.view.set_nodes(self.fold.nodes(), self.fold.left_nodes());
+        self.circle.send_replace(Some(self.fold.circle().clone()));
     }
 
     /// Works until every handle is gone and what is under way has ended.
@@ -458,7 +468,7 @@ impl Node {
         }
         if !self.fold.members().keys().eq(members.iter()) || since != self.fold.member_since() {
             self.note_members();
-            self.view.set_nodes(self.fold.nodes());
+            self.publish_nodes();
             self.fold.settle_all(now);
             self.unsettle_all(now);
         }
@@ -503,9 +513,7 @@ impl Node {
                 pending.give_up_ns = Some(later);
                 self.pending.insert(number, pending);
             }
-            Answer::Refused
-                if matches!(pending.asked, Asked::Command { .. }) && pending.tries < TRIES_MAX =>
-            {
+            Answer::Refused if may_be_tried_again(&pending) => {
                 pending.tries += 1;
                 if pending.tries == TRIES_DOUBTED {
                     self.ask(Job::Doubt);
@@ -531,8 +539,8 @@ impl Node {
                 self.unsettled.insert(service.clone(), again);
             }
         }
-        if let Asked::Command { command, by, .. } = &pending.asked
-            && is_fact(command, by)
+        if let Asked::Command { command, .. } = &pending.asked
+            && is_closed(command)
         {
             self.keep_fact(command.clone());
         }
@@ -672,12 +680,17 @@ impl Node {
             return reply(done, Err(refusal));
         }
         let Some(membership) = self.fold.while_member().filter(|_| self.lost.is_none()) else {
-            if is_fact(&command, &by) {
+            if is_closed(&command) {
                 self.keep_fact(command);
             }
             let reason = self.view.store_trouble().map_or_else(String::new, |trouble| trouble.to_string());
             return reply(done, Err(Refusal::Unavailable(reason.into())));
         };
+        if let Some(place) = probed(&command)
+            && !self.fold.is_heir(&place)
+        {
+            return reply(done, Err(Refusal::Unavailable("another node probes it now".into())));
+        }
         let mut found = match self.fold.registry.check(&command, now) {
             Ok(found) => found,
             Err(refusal) => return reply(done, Err(refusal)),
@@ -686,14 +699,14 @@ impl Node {
             && let Some(place) = self.claimed(&command, now)
         {
             // Nothing changes but whose it is.
-            if let Place::Instance(key) = &place
-                && let Some(instance) = self.fold.registry.instance(key).cloned()
-            {
-                found.push((
-                    Reason::Registered,
-                    What::Instance { before: Some(instance.clone()), after: Some(instance) },
-                ));
-            }
+            let (instance, host) = match &place {
+                Place::Instance(key) => (self.fold.registry.instance(key).cloned(), None),
+                Place::Host(name) => (None, self.fold.registry.host(name).cloned()),
+                _ => (None, None),
+            };
+            let instance = instance.map(|it| What::Instance { before: Some(it.clone()), after: Some(it) });
+            let host = host.map(|it| What::Host { before: Some(it.clone()), after: Some(it) });
+            found.extend(instance.or(host).map(|what| (Reason::Registered, what)));
         } else if found.is_empty()
             && let Command::Deregister(holder) = &command
         {
@@ -708,17 +721,16 @@ impl Node {
             let revision = self.fold.registry.revision();
             return reply(done, Ok(Done { revision, changes: Vec::new() }));
         } else {
-            for (_, what) in &mut found {
-                if let What::Instance { after: Some(after), .. } = what {
-                    *after = unnumbered(after);
-                }
-            }
+            found = found.into_iter().map(|(reason, what)| (reason, unnumbered(what))).collect();
         }
         let (takes_over, author) = (takes_over(&command, &by), by.author());
         let mut conditions = vec![membership];
         if let Author::Token(name) = &author {
             // Revoked at another node, it changes nothing from then on.
             conditions.push(self.fold.while_same(&Place::Token(name.clone()), true));
+        }
+        if probed(&command).is_some() {
+            conditions.extend(self.fold.while_same_ring());
         }
         let asked = Asked::Command { command, by, done };
         self.transact(asked, found, conditions, takes_over, author, tries);
@@ -731,7 +743,7 @@ impl Node {
             Command::Register(registration) => Place::Instance(registration.key.clone()),
             Command::Report(report) if !matches!(report.of, ReportOf::Probed(_)) => match &report.on {
                 Subject::Instance(holder) => Place::Instance(holder.key.clone()),
-                Subject::Host(_) => return None,
+                Subject::Host(host) => Place::Host(host.clone()),
             },
             _ => return None,
         };
@@ -923,15 +935,9 @@ impl Node {
             self.fold.settle(&place, now); // somebody speaks of it at this moment
             return;
         }
-        let what = match what {
-            What::Instance { before, after: Some(after) } => {
-                What::Instance { before, after: Some(unnumbered(&after)) }
-            }
-            other => other,
-        };
         let mut conditions = self.fold.while_same_ring();
         conditions.extend(self.fold.while_member());
-        self.transact(Asked::Due, vec![(reason, what)], conditions, false, Author::Server, 0);
+        self.transact(Asked::Due, vec![(reason, unnumbered(what))], conditions, false, Author::Server, 0);
     }
 
     /// Deletes what is only remembered: an instance, a host, settings, a guard or a token that are no more.
@@ -975,12 +981,32 @@ fn taken(name: &str) -> String {
     )
 }
 
+/// True for what happened and will not happen again. A verdict is not kept: by the time that etcd takes it, it may not be so
+/// any more, and who probes hears that it was not taken.
+fn is_closed(command: &Command) -> bool {
+    matches!(command, Command::Closed { .. })
+}
+
+/// What time did is found again, and so is a verdict: it was reached on what has changed since.
+fn may_be_tried_again(pending: &Pending) -> bool {
+    let tried = |command: &Command| probed(command).is_none() && pending.tries < TRIES_MAX;
+    matches!(&pending.asked, Asked::Command { command, .. } if tried(command))
+}
+
 /// True where a command is a word of the holder, heard here: from here on this node watches over it.
 fn takes_over(command: &Command, by: &Identity) -> bool {
     match command {
         Command::Register(_) | Command::Claim(_) | Command::RegisterHost(_) | Command::Import(_) => true,
         Command::Report(_) => by.author() != Author::Server,
         _ => false,
+    }
+}
+
+/// What a probe's verdict is of: the node that the ring names for it probes it, and no other.
+fn probed(command: &Command) -> Option<Place> {
+    match command {
+        Command::Report(Report { of: ReportOf::Probed(_), .. }) => subjects(command).map(place_of).next(),
+        _ => None,
     }
 }
 

@@ -22,7 +22,7 @@ fn heartbeat(id: &str) -> Value {
 
 /// The ports of `web` in a node's DNS.
 pub fn seen(server: &Server) -> Vec<u16> {
-    let reply = server.resolver().udp(&srv("web"), RecordType::SRV);
+    let reply = server.resolver().udp_edns(&srv("web"), RecordType::SRV, 1232);
     let mut ports: Vec<u16> = ports(&reply).into_values().collect();
     ports.sort_unstable();
     ports
@@ -159,6 +159,49 @@ fn a_lease_runs_at_the_node_that_heard_of_it_last() {
     }
     let refused = client.ask(&heartbeat("web-1"));
     assert_eq!(refused["error"]["code"], "not_found");
+}
+
+#[test]
+fn a_ttl_runs_at_the_node_that_heard_of_it_last() {
+    let etcd = Etcd::start();
+    let (mut first, other) = (etcd.node("a", &[]), etcd.node("b", &[]));
+    let form = json!({"service": "web", "id": "web-1", "host": "m1", "address": "127.0.0.1", "port": 8001,
+                      "lease": "none", "checks": [{"id": "up", "ttl": "2s", "status": "passing"}]});
+    first.client().done("registered", &json!({ "register": form }));
+    becomes(&other, &[8001]);
+    // Heard of at the other node from here on, for several of its TTLs.
+    let mut client = other.client();
+    let report = json!({"report": {"service": "web", "id": "web-1", "host": "m1", "check": "up", "status": "passing"}});
+    let critical = |node: &Server| reasons(&mut node.client()).iter().filter(|it| *it == "reported").count();
+    let lives = stays(Duration::from_secs(5), || {
+        client.done("reported", &report);
+        critical(&first) == 0 && critical(&other) == 0
+    });
+    assert!(lives, "it was critical while it was heard of");
+    // And at the first again, which dies: the other takes it over, and it has one whole TTL.
+    first.client().done("reported", &report);
+    first.crash();
+    becomes(&other, &[]);
+    let told = other.client().done("instances", &json!({"list": {"service": "web"}}));
+    assert_eq!(told["instances"][0]["checks"][0]["output"], "TTL expired", "{told}");
+}
+
+#[test]
+fn the_ttl_of_a_host_runs_at_the_node_that_heard_of_it_last() {
+    let etcd = Etcd::start();
+    let nodes = [etcd.node("a", &[]), etcd.node("b", &[])];
+    let check = json!({"Name": "up", "TTL": "2s", "Status": "passing"});
+    nodes[0].http().put("/v1/agent/check/register", &check);
+    let status = |node: &Server| node.http().get("/v1/agent/checks").json()["up"]["Status"].clone();
+    eventually("the check at the other node", DEADLINE, || (status(&nodes[1]) == "passing").then_some(()));
+    let lives = stays(Duration::from_secs(5), || {
+        nodes[1].http().put("/v1/agent/check/pass/up", &Value::Null);
+        nodes.iter().all(|node| status(node) == "passing")
+    });
+    assert!(lives, "it was critical while it was heard of");
+    for node in &nodes {
+        eventually("its end", DEADLINE, || (status(node) == "critical").then_some(()));
+    }
 }
 
 #[test]

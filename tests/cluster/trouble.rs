@@ -9,7 +9,7 @@ use crate::etcd::Etcd;
 use crate::harness::{DEADLINE, Server, eventually, stays};
 use crate::several::{becomes, reasons, register, seen};
 
-fn trouble(server: &Server) -> Option<String> {
+pub fn trouble(server: &Server) -> Option<String> {
     let status = server.client().ask(&json!({"status": {}}));
     status["status"]["store_trouble"].as_str().map(str::to_owned)
 }

@@ -18,8 +18,9 @@ use crate::http::reply::{self, Failure, done};
 use crate::instance::{Health, Host};
 use crate::journal::Topic;
 use crate::name::{HostName, fnv};
+use crate::protocol::NodeShown;
 use crate::registry::{Command, Report, ReportOf, Subject};
-use crate::view::{Member, Node};
+use crate::view::Member;
 
 const REASON: HeaderName = HeaderName::from_static("x-consul-reason");
 const CONTENT_HASH: HeaderName = HeaderName::from_static("x-consul-contenthash");
@@ -55,19 +56,32 @@ fn member(node: &super::shapes::Node) -> Value {
     })
 }
 
-/// One of several nodes, as a member; with an id of its own.
-fn shown(own: &super::shapes::Node, node: &Node) -> super::shapes::Node {
+/// One of several nodes, as a member; with an id of its own, and what `nodes` says of it among its tags.
+fn shown(own: &super::shapes::Node, shown: &NodeShown) -> Value {
+    let node = &shown.node;
     let address = node.addresses.first().map_or_else(|| own.address.clone(), |address| address.to_string());
     let id = super::shapes::node_id(&node.name);
-    super::shapes::Node { id, node: node.name.to_string(), address, ..own.clone() }
+    let mut member = member(&super::shapes::Node { id, node: node.name.clone(), address, ..own.clone() });
+    if !shown.alive {
+        member["Status"] = FAILED.into();
+    }
+    let said = [("revision", shown.revision), ("lag", shown.lag), ("slots", Some(node.slots as u64))];
+    for (tag, number) in said {
+        if let Some(number) = number {
+            member["Tags"][tag] = number.to_string().into();
+        }
+    }
+    member
 }
+
+/// Consul's word for a member that is away and was not asked to leave.
+const FAILED: u8 = 4;
 
 pub async fn members(office: State) -> Response {
     let own = office.own_node(&office.desk.host);
-    let nodes = office.desk.view.nodes();
-    let members: Vec<Value> = match nodes.is_empty() {
+    let members: Vec<Value> = match office.desk.view.nodes().is_empty() {
         true => vec![member(&own)],
-        false => nodes.iter().map(|node| member(&shown(&own, node))).collect(),
+        false => office.desk.nodes().await.nodes.iter().map(|node| shown(&own, node)).collect(),
     };
     reply::json(StatusCode::OK, &members, false)
 }

@@ -132,8 +132,8 @@ pub struct Etcd {
 /// The link's end.
 #[derive(Debug)]
 pub struct LinkEnd {
-    jobs: mpsc::Receiver<Job>,
-    news: mpsc::Sender<News>,
+    pub jobs: mpsc::Receiver<Job>,
+    pub news: mpsc::Sender<News>,
 }
 
 /// The way between the writer and the link.
