@@ -263,7 +263,11 @@ impl Scheduler {
                         }
                     }
                 }
-                What::Forgotten { .. } | What::Settings { .. } | What::Guard { .. } | What::Token { .. } => {}
+                What::Forgotten { .. }
+                | What::Settings { .. }
+                | What::Guard { .. }
+                | What::Token { .. }
+                | What::Plain { .. } => {}
             }
         }
     }

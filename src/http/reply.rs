@@ -87,7 +87,9 @@ impl From<Refusal> for Failure {
             }
             Refusal::Superseded(_) | Refusal::Taken { .. } | Refusal::TokenExists(_) => StatusCode::CONFLICT,
             Refusal::Denied(denied) => return denied.into(),
-            Refusal::TooManyChecks | Refusal::FailoverCycle(_) => StatusCode::BAD_REQUEST,
+            Refusal::TooManyChecks | Refusal::FailoverCycle(_) | Refusal::Update(_) => {
+                StatusCode::BAD_REQUEST
+            }
         };
         Self::new(status, refusal.to_string())
     }

@@ -3,11 +3,14 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::{ChangeForm, CheckForm, CheckShown, InstanceForm, Pairs, PortShown, SettingsShown, Several};
+use super::{
+    ChangeForm, CheckForm, CheckShown, InstanceForm, Pairs, PortShown, RecordsShown, SettingsShown, Several,
+};
 use crate::check::{Check, Definition, Kind, Place};
 use crate::instance::{Health, Instance, Key, Lease, Location, Port};
 use crate::name::Tag;
-use crate::registry::{Change, What};
+use crate::record::Data;
+use crate::registry::{Change, PlainSet, What};
 use crate::time::{Now, format_duration};
 
 /// A lease as it is written: `15s`, `connection`, `none`.
@@ -86,6 +89,7 @@ impl ChangeForm {
             checks: None,
             settings: None,
             token: None,
+            records: None,
         };
         match &change.what {
             What::Instance { before, after } => {
@@ -101,6 +105,10 @@ impl ChangeForm {
             What::Settings { service, after, .. } => {
                 form.service = Some(service.to_string());
                 form.settings = Some(SettingsShown::of(after));
+            }
+            What::Plain { before, after } => {
+                let set = after.as_ref().or(before.as_ref());
+                form.records = set.map(|set| RecordsShown::of(set, after.is_some()));
             }
             What::Token { before, after } => {
                 let token = after.as_ref().or(before.as_ref());
@@ -120,6 +128,19 @@ impl ChangeForm {
         self.service = Some(key.service.to_string());
         self.id = Some(key.id.to_string());
         self.host = key.host.to_string();
+    }
+}
+
+impl RecordsShown {
+    fn of(set: &PlainSet, there: bool) -> Self {
+        let data = set.set.data.iter().filter(|_| there);
+        Self {
+            owner: set.owner.to_string(),
+            rtype: set.set.rtype.to_string(),
+            ttl: set.set.ttl,
+            data: data.map(Data::to_string).collect(),
+            lease: Some(set.lease).filter(|lease| *lease != Lease::None).map(lease_text),
+        }
     }
 }
 
