@@ -19,7 +19,7 @@ use ipnet::IpNet;
 use ring::digest::{SHA256, digest};
 use subtle::ConstantTimeEq;
 
-use crate::name::{SERVICE_OCTETS_MAX, ServiceName};
+use crate::name::{Name, SERVICE_OCTETS_MAX, ServiceName};
 use crate::registry::Author;
 use crate::time::Wall;
 
@@ -234,6 +234,8 @@ enum Whom {
     Group(u32),
     /// The name in a client's certificate, or how it begins.
     Certificate(Box<str>, bool),
+    /// The name of the key that a message is signed with.
+    Key(Name),
 }
 
 impl Rule {
@@ -267,6 +269,12 @@ impl Whom {
                 let open = name.strip_suffix('*');
                 return Ok(Self::Certificate(open.unwrap_or(name).into(), open.is_some()));
             }
+            Some(("key", name)) => {
+                let name = Name::parse(name).ok().filter(|name| !name.is_root());
+                return name
+                    .map(|name| Self::Key(name.to_lowercase()))
+                    .ok_or_else(|| format!("must name a key as key:NAME, not `{}`", text.escape_debug()));
+            }
             _ => {}
         }
         match text {
@@ -275,7 +283,7 @@ impl Whom {
             "socket" => Ok(Self::Socket),
             text => text.parse().or_else(|_| text.parse().map(|ip: IpAddr| ip.into())).map(Self::Network).map_err(|_| {
                 format!(
-                    "must say who: anyone, anonymous, socket, uid:NUMBER, gid:NUMBER, certificate:NAME, or a network such as 10.0.0.0/8, not `{}`",
+                    "must say who: anyone, anonymous, socket, uid:NUMBER, gid:NUMBER, certificate:NAME, key:NAME, or a network such as 10.0.0.0/8, not `{}`",
                     text.escape_debug()
                 )
             }),
@@ -298,6 +306,7 @@ impl Whom {
                     **name == **start
                 }
             }
+            (Self::Key(name), Kind::Key(key)) => name == key,
             _ => false,
         }
     }
@@ -326,6 +335,8 @@ enum Kind {
     Token(Arc<Token>),
     /// By the name in a certificate that an authority of ours has signed.
     Certificate(Arc<str>),
+    /// By the key that a DNS message is signed with.
+    Key(Name),
 }
 
 impl Identity {
@@ -338,6 +349,7 @@ impl Identity {
             }
             Kind::Token(token) => Some(Owner::Token(token.name.clone())),
             Kind::Certificate(name) => Some(Owner::Certificate(name.clone())),
+            Kind::Key(name) => Some(Owner::Key(name.to_string().into())),
         };
         Self { kind, owner: owner.map(Arc::new) }
     }
@@ -369,6 +381,11 @@ impl Identity {
         Self::new(Kind::Certificate(name))
     }
 
+    /// Whoever has signed a DNS message with this key.
+    pub fn key(name: &Name) -> Self {
+        Self::new(Kind::Key(name.to_lowercase()))
+    }
+
     /// Whose the changes are that it asks for.
     pub fn author(&self) -> Author {
         match &self.kind {
@@ -377,6 +394,7 @@ impl Identity {
             Kind::Address(address) => Author::Address(*address),
             Kind::Token(token) => Author::Token(token.name.clone()),
             Kind::Certificate(name) => Author::Certificate(name.clone()),
+            Kind::Key(name) => Author::Key(name.to_string().into()),
         }
     }
 
@@ -410,6 +428,15 @@ pub enum Owner {
     Token(Arc<str>),
     Certificate(Arc<str>),
     Address(IpAddr),
+    /// The name of the key of an UPDATE, and of nothing else: what it registered, UPDATE may change.
+    Key(Arc<str>),
+}
+
+impl Owner {
+    /// True where an UPDATE registered it.
+    pub fn is_key(&self) -> bool {
+        matches!(self, Self::Key(_))
+    }
 }
 
 impl fmt::Display for Owner {
@@ -419,6 +446,7 @@ impl fmt::Display for Owner {
             Self::Token(name) => write!(f, "token {name}"),
             Self::Certificate(name) => write!(f, "certificate {name}"),
             Self::Address(address) => write!(f, "{address}"),
+            Self::Key(name) => write!(f, "key {name}"),
         }
     }
 }
@@ -540,7 +568,7 @@ impl Access {
             // Both can write the store and read the key of the certificate: a rule would only seem to bind them.
             Kind::User { uid, .. } if *uid == 0 || *uid == self.own_user => true,
             _ if self.rules.is_some() => false,
-            Kind::User { .. } | Kind::Certificate(_) => verb != Verb::Admin,
+            Kind::User { .. } | Kind::Certificate(_) | Kind::Key(_) => verb != Verb::Admin,
             Kind::Address(address) => address.ip().to_canonical().is_loopback() || self.others_trusted,
             Kind::Token(_) | Kind::Trusted(_) => false,
         }

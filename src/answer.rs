@@ -115,7 +115,10 @@ pub enum Rcode {
     NotImp = 4,
     Refused = 5,
     YxDomain = 6,
+    YxRrSet = 7,
+    NxRrSet = 8,
     NotAuth = 9,
+    NotZone = 10,
     BadVers = 16,
     BadCookie = 23,
 }

@@ -228,7 +228,11 @@ impl Past {
                 let (was, is) = (State::of_host(before.as_deref()), State::of_host(after.as_deref()));
                 self.hosts.entry(known.name.clone()).or_insert_with(empty).turned(at, was, is);
             }
-            What::Forgotten { .. } | What::Settings { .. } | What::Guard { .. } | What::Token { .. } => {}
+            What::Forgotten { .. }
+            | What::Settings { .. }
+            | What::Guard { .. }
+            | What::Token { .. }
+            | What::Plain { .. } => {}
         }
     }
 

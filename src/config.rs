@@ -25,7 +25,7 @@ pub use self::sources::{Setting, Value};
 use self::values::{
     account, address, advertise, allowed, cookie_secret, datacenter, directory, domain, duration, flag,
     http_host, log, network, node, nsid, number, path, region, rule, secondary, socket, special_name, store,
-    underscore, upstream,
+    underscore, updater, upstream,
 };
 use crate::access::{OWNED_MAX, RULES_MAX, Rule};
 use crate::balance::Region;
@@ -152,6 +152,8 @@ pub struct Config {
     pub tsig_keys: Vec<PathBuf>,
     /// Who may have whole zones.
     pub transfer_allow: Vec<Allowed>,
+    /// Who may send an UPDATE; each has a key.
+    pub update_allow: Vec<Allowed>,
     /// Who is told of changes, and the name of the key.
     pub notify: Vec<(SocketAddr, Option<Name>)>,
     /// Who is asked for names that are not ours; empty where nobody is.
@@ -437,6 +439,7 @@ impl Given {
                 let network = |network| Allowed { network: Some(network), key: None };
                 this_machine().into_iter().map(network).collect()
             }),
+            update_allow: self.list("update-allow", updater)?.unwrap_or_default(),
             notify: self.list("notify", secondary)?.unwrap_or_default(),
             forward: self.list("forward", upstream)?.unwrap_or_default(),
             forward_allow: self.list("forward-allow", network)?.unwrap_or_else(this_machine),

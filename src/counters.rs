@@ -63,6 +63,18 @@ pub struct Transfers {
     pub heard: Count,
 }
 
+/// What became of UPDATE messages that a key may send.
+#[derive(Debug, Default)]
+pub struct Updates {
+    pub done: Count,
+    /// Not carried out, and the client told why.
+    pub refused: Count,
+    /// Not carried out because of trouble of ours.
+    pub failed: Count,
+    /// Came a second time, and were not carried out again.
+    pub repeated: Count,
+}
+
 /// The kinds of checks that are probed, by `Kind::as_str`.
 pub const KINDS: [&str; 5] = ["tcp", "http", "grpc", "script", "alias"];
 /// What a probe may have found; `void` is one that says more of us than of the target.

@@ -346,7 +346,11 @@ impl Scheduler {
                         }
                     }
                 }
-                What::Forgotten { .. } | What::Settings { .. } | What::Guard { .. } | What::Token { .. } => {}
+                What::Forgotten { .. }
+                | What::Settings { .. }
+                | What::Guard { .. }
+                | What::Token { .. }
+                | What::Plain { .. } => {}
             }
         }
     }

@@ -52,7 +52,7 @@ use self::reply::Failure;
 use crate::access::Identity as Who;
 use crate::connections::tls::{Acceptor, Handshakes, Identity, name_of_client};
 use crate::connections::{Connections, Handed, Octets, Place, coming_to};
-use crate::counters::{Forwarding, Limited, Probes, Queries, Transfers};
+use crate::counters::{Forwarding, Limited, Probes, Queries, Transfers, Updates};
 use crate::desk::Desk;
 use crate::name::Name;
 use crate::protocol::Peer;
@@ -109,6 +109,7 @@ pub struct Office {
     pub forwarding: Arc<Forwarding>,
     /// What secondaries were sent.
     pub transferred: Arc<Transfers>,
+    pub updates: Arc<Updates>,
     /// How much of xDS there may be.
     pub discovery: Discovery,
 }

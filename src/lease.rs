@@ -72,22 +72,22 @@ impl From<Key> for Leased {
 
 /// When one lease ends, in nanoseconds of the monotonic clock.
 #[derive(Debug)]
-pub struct LeaseCell {
-    pub of: Leased,
+pub struct LeaseCell<T = Leased> {
+    pub of: T,
     /// What a renewal adds to the present; 0 where there is no deadline.
     duration_ns: u64,
     deadline_ns: AtomicU64,
 }
 
-impl LeaseCell {
+impl<T> LeaseCell<T> {
     /// A lease that ends `duration` from `now`.
-    pub fn timed(of: impl Into<Leased>, duration: Duration, now: Now) -> Arc<Self> {
+    pub fn timed(of: impl Into<T>, duration: Duration, now: Now) -> Arc<Self> {
         let duration_ns = nanoseconds(duration);
         Arc::new(Self { of: of.into(), duration_ns, deadline_ns: AtomicU64::new(now.mono_ns + duration_ns) })
     }
 
     /// A lease without a deadline.
-    pub fn unlimited(of: impl Into<Leased>) -> Arc<Self> {
+    pub fn unlimited(of: impl Into<T>) -> Arc<Self> {
         Arc::new(Self { of: of.into(), duration_ns: 0, deadline_ns: AtomicU64::new(NEVER) })
     }
 
@@ -144,17 +144,23 @@ impl LeaseCell {
 }
 
 /// Every armed lease, in buckets by deadline.
-#[derive(Debug, Default)]
-pub struct Leases {
+#[derive(Debug)]
+pub struct Leases<T = Leased> {
     /// By the end of the bucket, in units of `BUCKET_NS`.
-    buckets: BTreeMap<u64, Vec<Arc<LeaseCell>>>,
+    buckets: BTreeMap<u64, Vec<Arc<LeaseCell<T>>>>,
 }
 
-impl Leases {
+impl<T> Default for Leases<T> {
+    fn default() -> Self {
+        Self { buckets: BTreeMap::new() }
+    }
+}
+
+impl<T> Leases<T> {
     /// Puts a lease under watch; one without a deadline needs none.
     ///
     /// A lease that was replaced is not taken out: it expires or is found replaced in its bucket.
-    pub fn arm(&mut self, cell: &Arc<LeaseCell>) {
+    pub fn arm(&mut self, cell: &Arc<LeaseCell<T>>) {
         if let Some(deadline) = cell.deadline_ns() {
             self.buckets.entry(deadline.div_ceil(BUCKET_NS)).or_default().push(cell.clone());
         }
@@ -180,7 +186,7 @@ impl Leases {
     ///
     /// At most `most` of them; the rest the next time. A cell that its instance no longer uses (registered
     /// again since) is among them: the registry compares it with the one in force.
-    pub fn expired(&mut self, now: Now, most: usize) -> Vec<Arc<LeaseCell>> {
+    pub fn expired(&mut self, now: Now, most: usize) -> Vec<Arc<LeaseCell<T>>> {
         let mut expired = Vec::new();
         while let Some(entry) = self.buckets.first_entry() {
             if entry.key() * BUCKET_NS > now.mono_ns {

@@ -54,6 +54,7 @@ mod sorted;
 pub mod special;
 pub mod store;
 pub mod time;
+pub mod update;
 pub mod view;
 pub mod writer;
 pub mod xds;

@@ -29,7 +29,7 @@ pub use self::access::{
     CreateForm, HelloForm, NameForm, Secret, TokenForm, TokenShown, TokensForm, WelcomeForm, token_name,
 };
 pub use self::checks::CheckForm;
-pub use self::intake::{Filter, Peer};
+pub use self::intake::{Filter, Peer, unusable};
 use self::moving::{ImportForm, ImportedForm, Line};
 pub use self::nodes::{NodeShown, NodesReply, PlacedForm, RingForm, RingReply, ShareForm};
 pub use self::shapes::{Pairs, PortForm, Several};
@@ -455,6 +455,24 @@ pub struct ChangeForm {
     /// The name of the token that was made or revoked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<String>,
+    /// Plain records after an UPDATE set or deleted them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub records: Option<RecordsShown>,
+}
+
+/// Plain records of one owner and type; none where they are deleted.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RecordsShown {
+    pub owner: String,
+    /// `A`, or `TYPE` and its number where it has no name here.
+    pub rtype: String,
+    /// Seconds.
+    pub ttl: u32,
+    /// One text a record; `\\# octets hex` where it has no other form here (RFC 3597 section 5).
+    pub data: Vec<String>,
+    /// How long they stay unless they are set again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<String>,
 }
 
 /// What is set for a service; what is left out is as the server's configuration says.

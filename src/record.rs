@@ -3,6 +3,7 @@
 //! The types that the live zone is made of, and those whose names RFC 1035 lets a message compress, are
 //! spelled out; every other type is its octets. `dns::wire` puts them into a message.
 
+use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
@@ -31,6 +32,26 @@ impl Type {
     pub const IXFR: Self = Self(251);
     pub const AXFR: Self = Self(252);
     pub const ANY: Self = Self(255);
+}
+
+/// As zone files have it; RFC 3597's form for those that have no name here.
+impl fmt::Display for Type {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = match *self {
+            Self::A => "A",
+            Self::NS => "NS",
+            Self::CNAME => "CNAME",
+            Self::SOA => "SOA",
+            Self::PTR => "PTR",
+            Self::MX => "MX",
+            Self::TXT => "TXT",
+            Self::AAAA => "AAAA",
+            Self::SRV => "SRV",
+            Self::OPT => "OPT",
+            Self(number) => return write!(f, "TYPE{number}"),
+        };
+        f.write_str(name)
+    }
 }
 
 /// One record.
@@ -111,6 +132,66 @@ impl Data {
         }
     }
 
+    /// Reads data without compression (RFC 1035 section 3.3); none where they are not those of their type.
+    pub fn from_wire(rtype: Type, octets: &[u8]) -> Option<Self> {
+        Self::from_wire_with(rtype, octets, &|name| name)
+    }
+
+    /// The same, where `meant` says what a name stands for.
+    pub fn from_wire_with(rtype: Type, octets: &[u8], meant: &dyn Fn(Name) -> Name) -> Option<Self> {
+        let mut octets = Octets { rest: octets, meant };
+        let data = match rtype {
+            Type::A => Self::A(octets.take::<4>()?.into()),
+            Type::AAAA => Self::Aaaa(octets.take::<16>()?.into()),
+            Type::NS => Self::Ns(octets.name()?),
+            Type::CNAME => Self::Cname(octets.name()?),
+            Type::PTR => Self::Ptr(octets.name()?),
+            Type::MX => Self::Mx { preference: octets.u16()?, exchange: octets.name()? },
+            Type::SRV => Self::Srv {
+                priority: octets.u16()?,
+                weight: octets.u16()?,
+                port: octets.u16()?,
+                target: octets.name()?,
+            },
+            Type::SOA => Self::Soa(Arc::new(Soa {
+                mname: octets.name()?,
+                rname: octets.name()?,
+                serial: octets.u32()?,
+                refresh: octets.u32()?,
+                retry: octets.u32()?,
+                expire: octets.u32()?,
+                minimum: octets.u32()?,
+            })),
+            // One string or more (RFC 1035 section 3.3.14).
+            Type::TXT if octets.rest.is_empty() => return None,
+            rtype => Self::Other { rtype, octets: std::mem::take(&mut octets.rest).into() },
+        };
+        octets.rest.is_empty().then_some(data)
+    }
+
+    /// As on the wire, without compression.
+    pub fn to_wire(&self) -> Vec<u8> {
+        match self {
+            Self::A(address) => address.octets().to_vec(),
+            Self::Aaaa(address) => address.octets().to_vec(),
+            Self::Srv { priority, weight, port, target } => {
+                let numbers = [priority, weight, port].map(|number| number.to_be_bytes());
+                [numbers.as_flattened(), target.as_wire()].concat()
+            }
+            Self::Cname(name) | Self::Ns(name) | Self::Ptr(name) => name.as_wire().to_vec(),
+            Self::Mx { preference, exchange } => [&preference.to_be_bytes(), exchange.as_wire()].concat(),
+            Self::Soa(soa) => {
+                let numbers = [soa.serial, soa.refresh, soa.retry, soa.expire, soa.minimum];
+                let numbers = numbers.map(u32::to_be_bytes);
+                [soa.mname.as_wire(), soa.rname.as_wire(), numbers.as_flattened()].concat()
+            }
+            Self::Svcb { priority, target, params, .. } => {
+                [&priority.to_be_bytes(), target.as_wire(), params].concat()
+            }
+            Self::Other { octets, .. } => octets.to_vec(),
+        }
+    }
+
     /// TXT from its strings; one empty string where there is none (RFC 6763 section 6.1).
     ///
     /// A string of more than 255 octets is left out: it has no form on the wire.
@@ -151,5 +232,65 @@ impl Data {
             Self::Mx { exchange, .. } => Some(exchange),
             _ => None,
         }
+    }
+}
+
+/// As zone files have it; RFC 3597's form for what is octets alone.
+impl fmt::Display for Data {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::A(address) => write!(f, "{address}"),
+            Self::Aaaa(address) => write!(f, "{address}"),
+            Self::Srv { priority, weight, port, target } => write!(f, "{priority} {weight} {port} {target}"),
+            Self::Cname(name) | Self::Ns(name) | Self::Ptr(name) => write!(f, "{name}"),
+            Self::Mx { preference, exchange } => write!(f, "{preference} {exchange}"),
+            Self::Other { rtype: Type::TXT, octets } => {
+                let mut rest = &octets[..];
+                let mut first = true;
+                while let Some((length, after)) = rest.split_first() {
+                    let (text, after) = after.split_at(after.len().min(usize::from(*length)));
+                    let blank = if first { "" } else { " " };
+                    write!(f, "{blank}\"{}\"", text.escape_ascii())?;
+                    (rest, first) = (after, false);
+                }
+                Ok(())
+            }
+            Self::Soa(_) | Self::Svcb { .. } | Self::Other { .. } => {
+                let octets = self.to_wire();
+                write!(f, "\\# {}", octets.len())?;
+                if !octets.is_empty() {
+                    f.write_str(" ")?;
+                }
+                octets.iter().try_for_each(|octet| write!(f, "{octet:02x}"))
+            }
+        }
+    }
+}
+
+/// Record data on the wire, read from the front.
+struct Octets<'a> {
+    rest: &'a [u8],
+    meant: &'a dyn Fn(Name) -> Name,
+}
+
+impl Octets<'_> {
+    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (taken, rest) = self.rest.split_first_chunk::<N>()?;
+        self.rest = rest;
+        Some(*taken)
+    }
+
+    fn u16(&mut self) -> Option<u16> {
+        self.take().map(u16::from_be_bytes)
+    }
+
+    fn u32(&mut self) -> Option<u32> {
+        self.take().map(u32::from_be_bytes)
+    }
+
+    fn name(&mut self) -> Option<Name> {
+        let name = Name::from_wire(self.rest).ok()?;
+        self.rest = &self.rest[name.as_wire().len()..];
+        Some((self.meant)(name))
     }
 }

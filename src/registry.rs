@@ -13,6 +13,7 @@ mod command;
 mod failover;
 mod guard;
 mod import;
+mod plain;
 mod service;
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
@@ -28,6 +29,7 @@ pub use self::command::{
 use self::guard::{Deaths, Guarding};
 pub use self::guard::{GUARD_FOR, GUARDED_MIN, Guard};
 pub use self::import::IMPORTED_FROM;
+pub use self::plain::{PLAIN_RECORDS_MAX, Plain, PlainSet, is_held};
 pub use self::service::{Gone, Ports, Service};
 use crate::access::{Owner, TOKENS_MAX, Token, Tokens};
 use crate::check::{CHECKS_MAX, Check, TTL_EXPIRED, worst};
@@ -37,6 +39,7 @@ use crate::member::Member;
 use crate::name::{HostName, Label, ServiceName};
 use crate::sorted::Sorted;
 use crate::time::{Now, Wall, nanoseconds};
+use crate::update;
 
 /// How long an instance that left is remembered: a rolling restart is NODATA, not NXDOMAIN.
 pub const FORGET_AFTER: Duration = Duration::from_secs(60);
@@ -62,6 +65,7 @@ pub struct Kept {
     /// Those that left: why, when, and at which revision; oldest first.
     pub gone: Vec<(Instance, Reason, Wall, u64)>,
     pub guards: Vec<(ServiceName, Guard)>,
+    pub plain: Vec<PlainSet>,
 }
 
 /// See the module's own words.
@@ -88,6 +92,7 @@ pub struct Registry {
     forget_after: Duration,
     /// Names that the record tree has, and where it says so.
     taken: HashMap<ServiceName, Box<str>>,
+    plain: Plain,
     revision: u64,
 }
 
@@ -110,6 +115,7 @@ impl Registry {
             forget: VecDeque::new(),
             forget_after,
             taken: HashMap::new(),
+            plain: Plain::default(),
             revision: 0,
         }
     }
@@ -155,6 +161,7 @@ impl Registry {
     /// We were away for so long, and could not hear the holders: their leases are longer by that, or anew.
     pub fn after_absence(&self, away: Duration, now: Now) {
         self.leases.after_absence(away, now);
+        self.plain.after_absence(away, now);
     }
 
     /// Puts back what a store kept: no change, and nothing that anybody waits for.
@@ -162,6 +169,7 @@ impl Registry {
         self.revision = kept.revision;
         self.settings.extend(kept.settings);
         kept.tokens.into_iter().for_each(|token| self.tokens.put(Arc::new(token)));
+        kept.plain.into_iter().for_each(|set| self.plain.apply(None, Some(&Arc::new(set))));
         for host in kept.hosts {
             self.arm_checks(&[], &host.checks);
             self.hosts.insert(host.name.clone(), Arc::new(host));
@@ -223,6 +231,11 @@ impl Registry {
         &self.tokens
     }
 
+    /// The records that UPDATE set.
+    pub fn plain(&self) -> &Plain {
+        &self.plain
+    }
+
     pub fn instance(&self, key: &Key) -> Option<&Arc<Instance>> {
         self.services.get(&key.service)?.instance(key)
     }
@@ -269,6 +282,8 @@ impl Registry {
                 }
             }),
             Command::Configure(configuration) => self.check_configure(configuration),
+            // What it is checked against is more than the registry: where there is no more, there is no UPDATE.
+            Command::Update(_) => Err(Refusal::Update(update::Refused::not_here())),
             Command::CreateToken(token) => self.check_create(token),
             Command::RevokeToken(name) => {
                 let token = self.tokens.by_name(name).ok_or_else(|| Refusal::NoToken(name.clone()))?;
@@ -290,6 +305,15 @@ impl Registry {
             return Err(Refusal::Taken { name: key.service.clone(), by: by.clone() });
         }
         let before = self.instance(key);
+        // An UPDATE may make an instance of what it set before, and has looked at the rest itself.
+        let by_update = registration.owner.as_deref().is_some_and(Owner::is_key);
+        if before.is_none()
+            && !by_update
+            && let Some(owner) = self.plain.takes(key.service.as_str(), key.id.label().as_str())
+        {
+            let by = format!("{owner}, which an UPDATE set").into();
+            return Err(Refusal::Taken { name: key.service.clone(), by });
+        }
         if before.is_none() && self.instances >= self.instances_max {
             return Err(Refusal::Full { limit: self.instances_max });
         }
@@ -484,6 +508,12 @@ impl Registry {
         let expired = self.leases.expired(now, most);
         let mut due = self.ended(&expired, now);
         due.extend(self.guards_over(now));
+        due.extend(
+            self.plain
+                .expired(now, most)
+                .into_iter()
+                .map(|set| (Reason::Expired, What::Plain { before: Some(set), after: None })),
+        );
         let mut over = self.gone.saturating_sub(GONE_MAX);
         let enough = due.len() + most;
         while due.len() < enough
@@ -570,7 +600,8 @@ impl Registry {
     /// When `due` next has something to say, in nanoseconds of the monotonic clock.
     pub fn next_due_ns(&self) -> Option<u64> {
         let forget = self.forget.front().map(|(at_ns, ..)| *at_ns);
-        self.leases.next_ns().into_iter().chain(forget).chain(self.guard_due_ns()).min()
+        let leases = self.leases.next_ns().into_iter().chain(self.plain.next_due_ns());
+        leases.chain(forget).chain(self.guard_due_ns()).min()
     }
 
     /// Gives its revision to a change that `check` or `due` found.
@@ -629,6 +660,7 @@ impl Registry {
                 self.keep_deaths(service, now);
             }
             What::Guard { service, after, .. } => self.apply_guard(service, *after, now),
+            What::Plain { before, after } => self.plain.apply(before.as_ref(), after.as_ref()),
             What::Token { before, after } => {
                 before.iter().for_each(|token| self.tokens.remove(token));
                 after.iter().for_each(|token| self.tokens.put(token.clone()));
@@ -771,7 +803,7 @@ impl Registry {
             }
             What::Forgotten { key } => vec![key.service.clone()],
             What::Settings { service, .. } | What::Guard { service, .. } => vec![service.clone()],
-            What::Token { .. } => Vec::new(),
+            What::Token { .. } | What::Plain { .. } => Vec::new(),
         }
     }
 

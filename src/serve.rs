@@ -30,7 +30,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::connections::mistakes::Mistakes;
 use crate::connections::{Connections, Streams};
-use crate::counters::{Forwarding, Limited, Probes, Queries, Transfers as Transferred};
+use crate::counters::{Forwarding, Limited, Probes, Queries, Transfers as Transferred, Updates as Updated};
 use crate::definitions::Definitions;
 use crate::desk::{Desk, Figures};
 use crate::dns::cookie::{Cookies, Secret};
@@ -38,6 +38,7 @@ use crate::dns::forward::{self, Forwarder};
 use crate::dns::limit::Limiter;
 use crate::dns::transfer::Transfers;
 use crate::dns::tsig::Keys;
+use crate::dns::update::Updates;
 use crate::dns::wire::{Policy, Responder};
 use crate::dns::{tcp, udp};
 use crate::grammar::reverse;
@@ -90,11 +91,18 @@ pub async fn run(config: Config) -> Result<()> {
     let transferred: Arc<Transferred> = Arc::default();
     let allow = config.transfer_allow.clone();
     let transfers = Arc::new(Transfers::new(view.clone(), clock, allow, transferred.clone()));
+    let updated: Arc<Updated> = Arc::default();
+    let loopback_only = bound.dns_addresses().iter().all(|address| address.ip().is_loopback());
+    let loopback_allowed = loopback_only || config.allow_loopback;
+    let allow = config.update_allow.clone();
+    let updates = Arc::new(Updates::new(clock, allow, loopback_allowed, updated.clone()));
     let mut server = Server {
         view,
         keys,
         transfers,
         transferred,
+        updates,
+        updated,
         clock,
         seeds: Draws::new(random()?),
         tasks: Tasks::default(),
@@ -109,7 +117,6 @@ pub async fn run(config: Config) -> Result<()> {
         stop_registrations: CancellationToken::new(),
     };
     let begin = CancellationToken::new();
-    let loopback_only = bound.dns_addresses().iter().all(|address| address.ip().is_loopback());
     let responder = server.answer_dns(&config, std::mem::take(&mut bound.dns), &begin)?;
     server.answer_encrypted(&mut bound, &responder, &begin)?;
 
@@ -148,6 +155,7 @@ pub async fn run(config: Config) -> Result<()> {
     };
     server.transfers.begin(handle.clone(), history.clone());
     let journal = handle.journal.clone();
+    server.updates.begin(handle.clone());
     server.view.set_ready();
     begin.cancel();
     server.tell_secondaries(&config, journal)?;
@@ -162,7 +170,7 @@ pub async fn run(config: Config) -> Result<()> {
         mistakes: Mistakes::default(),
         host: own_host(),
         addresses: bind::default_route_addresses(),
-        loopback_allowed: loopback_only || config.allow_loopback,
+        loopback_allowed,
         history,
         figures: Figures::new(server.probes.clone(), server.queries.clone(), config.known_for),
         connections: Connections::new(socket::CONNECTIONS_MAX),
@@ -184,6 +192,7 @@ pub async fn run(config: Config) -> Result<()> {
     let down = async {
         server.stop_registrations.cancel();
         server.transfers.end();
+        server.updates.end();
         drop(unix_file); // who comes now hears that nobody listens, and does not wait for a reply
         while let Some(ended) = writing.join_next().await {
             ended.context("the writer ended with a panic")?;
@@ -210,6 +219,8 @@ struct Server {
     keys: Keys,
     transfers: Arc<Transfers>,
     transferred: Arc<Transferred>,
+    updates: Arc<Updates>,
+    updated: Arc<Updated>,
     clock: Clock,
     seeds: Draws,
     tasks: Tasks,
@@ -261,6 +272,7 @@ impl Server {
             forwarder,
             queries: self.queries.clone(),
             transfers: Some(self.transfers.clone()),
+            updates: Some(self.updates.clone()),
         });
         for dns in bound {
             self.lines.push(format!("dns udp+tcp {}", dns.address));
@@ -364,6 +376,7 @@ impl Server {
             limited: self.limited.clone(),
             forwarding: self.forwarding.clone(),
             transferred: self.transferred.clone(),
+            updates: self.updated.clone(),
             discovery: http::Discovery::default(),
         });
         let handed = http::run(http::Source::Handed(handed), office.clone(), stop.clone());

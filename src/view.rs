@@ -34,10 +34,12 @@ pub use crate::member::{Member, Members, Standing};
 use crate::name::{Apex, Datacenter, HostName, InstanceId, Label, Name, ServiceName, Tag};
 use crate::protocol::Filter;
 use crate::record::Soa;
-use crate::registry::{Change, GONE_PER_SERVICE_MAX, Gone, Guard, Ports, Refusal, Registry, Service, What};
+use crate::registry::{
+    Change, GONE_PER_SERVICE_MAX, Gone, Guard, PlainSet, Ports, Refusal, Registry, Service, What,
+};
 use crate::sorted::Sorted;
 use crate::time::{Now, Wall};
-use crate::zone::Zone;
+use crate::zone::{Node as ZoneNode, Zone};
 
 /// TTL of SOA and negative answers, in seconds: "not yet started" is the answer that hurts most when it stays.
 pub const NEGATIVE_TTL: u32 = 2;
@@ -102,8 +104,13 @@ pub struct View {
     /// How many services know a tag: whether `_tag.<apex>` is a name.
     tags: papaya::HashMap<Label, usize>,
     directory: ArcSwap<Directory>,
-    zones: Arc<Zones>,
+    /// Those of the files, and in the trees what UPDATE set.
+    zones: ArcSwap<Zones>,
+    /// The record trees as the files have them.
+    files: Vec<Arc<Zone>>,
     overlaps: Vec<Overlap>,
+    /// Of each apex, true once UPDATE has set something: it has a tree from then on.
+    grown: Vec<AtomicBool>,
     /// Added to the revision for the SOA's serial: Unix seconds when the store was made.
     serial_base: AtomicU32,
     /// Added to the revision for the index that HTTP clients see.
@@ -144,7 +151,7 @@ pub struct Node {
 }
 
 /// The zones that files hold.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Zones {
     /// Zones of their own.
     pub primary: Vec<Arc<Zone>>,
@@ -432,7 +439,9 @@ impl View {
             tags: papaya::HashMap::new(),
             directory: ArcSwap::default(),
             overlaps: settings.apexes.iter().map(|apex| Overlap::of(apex, &settings, &zones)).collect(),
-            zones: Arc::new(zones),
+            files: zones.trees.clone(),
+            zones: ArcSwap::from_pointee(zones),
+            grown: settings.apexes.iter().map(|_| AtomicBool::new(false)).collect(),
             settings,
             serial_base: AtomicU32::new(0),
             index_base: AtomicU64::new(0),
@@ -541,7 +550,7 @@ impl View {
                 What::Guard { after, .. } => {
                     self.guards.fetch_add(u64::from(after.is_some()), Ordering::Relaxed);
                 }
-                What::Forgotten { .. } | What::Token { .. } => {}
+                What::Forgotten { .. } | What::Token { .. } | What::Plain { .. } => {}
             }
             self.spans.note(change);
             if change.is_seen() {
@@ -551,6 +560,11 @@ impl View {
         for (host, revision) in hosts {
             self.index_on_host(registry, host, revision);
         }
+        let planted = changes.iter().filter_map(|change| match &change.what {
+            What::Plain { before, after } => after.as_ref().or(before.as_ref()),
+            _ => None,
+        });
+        self.plant(registry, planted);
         let mut directory = Directory::clone(&self.directory.load());
         let mut listed = false;
         for name in &touched {
@@ -588,6 +602,7 @@ impl View {
         let revision = registry.revision();
         self.spans.restart(revision);
         self.started.store(revision, Ordering::Relaxed);
+        self.plant(registry, registry.plain().all());
         let failing_over = registry.all_settings().filter(|(_, settings)| !settings.fallbacks().is_empty());
         let names = registry.services().map(|(name, _)| name).chain(failing_over.map(|(name, _)| name));
         let mut names: Vec<ServiceName> = names.cloned().collect();
@@ -604,6 +619,42 @@ impl View {
         }
         self.instances.store(registry.instances() as u64, Ordering::Relaxed);
         self.revision.store(registry.revision(), Ordering::Release);
+    }
+
+    /// Puts what the registry has at the owners of these sets into the record trees.
+    fn plant<'a>(&self, registry: &Registry, sets: impl Iterator<Item = &'a Arc<PlainSet>>) {
+        let mut owners: HashMap<&Name, Vec<&Name>> = HashMap::new();
+        for set in sets {
+            owners.entry(set.apex.name()).or_default().push(&set.owner);
+        }
+        if owners.is_empty() {
+            return;
+        }
+        let mut zones = Zones::clone(&self.zones.load());
+        for (apex, owners) in owners {
+            // A domain that is served no more keeps what it has in the store.
+            let Some(place) = self.settings.apexes.iter().position(|known| known.name() == apex) else {
+                continue;
+            };
+            let free = owners.into_iter().filter(|owner| self.file_holds(apex, owner).is_none());
+            let sets = free.map(|owner| {
+                let sets = registry.plain().at(owner).iter().map(|set| set.set.clone());
+                (owner.clone(), sets.collect())
+            });
+            match zones.trees.iter_mut().find(|tree| tree.apex == *apex) {
+                Some(tree) => *tree = Arc::new(tree.edited(sets)),
+                None => zones.trees.push(Arc::new(Zone::bare(apex).edited(sets))),
+            }
+            self.grown[place].store(true, Ordering::Release);
+        }
+        self.zones.store(Arc::new(zones));
+    }
+
+    /// The node of the file that makes a name of the record tree the file's, where one does: it has records there, or
+    /// a cut above it.
+    pub fn file_holds(&self, apex: &Name, owner: &Name) -> Option<&ZoneNode> {
+        let file = self.files.iter().find(|file| file.apex == *apex)?;
+        file.holds(owner).filter(|node| !node.sets.is_empty())
     }
 
     /// `seen` is the revision at which readers see a difference, where they do. True where the directory is another
@@ -784,7 +835,7 @@ impl View {
     }
 
     pub fn zones(&self) -> Arc<Zones> {
-        self.zones.clone()
+        self.zones.load_full()
     }
 
     /// The revision of the last change published.
@@ -848,8 +899,11 @@ impl View {
     }
 
     /// What else has names below each apex, in the order of the apexes.
-    pub fn overlaps(&self) -> &[Overlap] {
-        &self.overlaps
+    pub fn overlaps(&self) -> impl Iterator<Item = Overlap> {
+        self.overlaps.iter().zip(&self.grown).map(|(overlap, grown)| match overlap {
+            Overlap::None if grown.load(Ordering::Acquire) => Overlap::Tree,
+            overlap => *overlap,
+        })
     }
 
     /// The apex that `qname` is at or below, the longest where several fit.

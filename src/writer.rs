@@ -35,7 +35,8 @@ use crate::registry::{
 };
 use crate::store::{Reserve, Store};
 use crate::time::{Now, nanoseconds};
-use crate::view::{Member, ServiceView, View};
+use crate::update::{self, Against};
+use crate::view::{Member, ServiceView, View, Zones};
 
 /// Events waiting for the writer. Who sends more waits: the sender's own connection is the brake.
 const QUEUE_MAX: usize = 4096;
@@ -119,15 +120,19 @@ pub struct Picture {
     pub services: HashMap<ServiceName, (Option<Arc<ServiceView>>, ServiceSettings)>,
     /// Every host that something was said of.
     pub hosts: HashMap<HostName, Arc<Host>>,
+    /// With the record trees.
+    pub zones: Arc<Zones>,
     /// Facts up to `revision` that the log does not have yet.
     pub unstored: Vec<Change>,
 }
 
-/// Every service as it is at one revision.
+/// Everything that is published, as it is at one revision.
 #[derive(Debug)]
 pub struct Zone {
     pub revision: u64,
     pub services: Vec<Arc<ServiceView>>,
+    /// With the record trees.
+    pub zones: Arc<Zones>,
 }
 
 /// Everything that a registry holds at one revision, but for what left.
@@ -274,6 +279,8 @@ struct Round {
     /// Of the services that instances are registered of.
     names: HashSet<ServiceName>,
     new_instances: usize,
+    /// It holds an UPDATE, and nothing else.
+    is_update: bool,
 }
 
 impl Writer {
@@ -482,7 +489,7 @@ impl Writer {
             registration.owner = by.owner.clone();
         }
         let permitted = permits(&self.registry, &self.access, &command, &by, now);
-        let found = match permitted.and_then(|()| self.registry.check(&command, now)) {
+        let found = match permitted.and_then(|()| self.check(&command, &by, now)) {
             Ok(found) => found,
             Err(refusal) => {
                 round.touch(&command);
@@ -501,8 +508,15 @@ impl Writer {
             let revision = self.registry.revision() + 1 + round.changes.len() as u64;
             round.add(Registry::change(revision, reason, what, author.clone(), now));
         }
+        round.is_update = matches!(command, Command::Update(_)) && first < round.changes.len();
         round.answers.push((Ok(first..round.changes.len()), done));
         None
+    }
+
+    fn check(&self, command: &Command, by: &Identity, now: Now) -> Result<Vec<(Reason, What)>, Refusal> {
+        let Command::Update(update) = command else { return self.registry.check(command, now) };
+        let (registry, view, access) = (&self.registry, &*self.view, &*self.access);
+        update::check(update, Against { registry, view, access, by, now })
     }
 
     /// Makes the round durable, then so, then visible, then acknowledged; or refuses all of it.
@@ -627,7 +641,7 @@ fn watch(
 }
 
 fn zone(registry: &Registry, view: &View) -> Zone {
-    Zone { revision: registry.revision(), services: view.all_services() }
+    Zone { revision: registry.revision(), services: view.all_services(), zones: view.zones() }
 }
 
 fn whole(registry: &Registry) -> Whole {
@@ -648,7 +662,8 @@ fn picture(registry: &Registry, view: &View, of: Vec<ServiceName>, unstored: Vec
         (name, now)
     });
     let hosts = view.all_hosts().into_iter().map(|host| (host.name.clone(), host));
-    Picture { revision: registry.revision(), services: services.collect(), hosts: hosts.collect(), unstored }
+    let (services, hosts) = (services.collect(), hosts.collect());
+    Picture { revision: registry.revision(), services, hosts, zones: view.zones(), unstored }
 }
 
 /// The health of the host of the instance that a change is of.
@@ -729,8 +744,12 @@ fn notice_absence(registry: &Registry, seen_ns: &mut u64, now: Now) {
 }
 
 impl Round {
-    /// True where a command before it in the round is about the same instance or host.
+    /// True where a command before it in the round is about the same instance or host. An UPDATE is about the whole
+    /// zone, as it is at one moment.
     fn touches(&self, command: &Command) -> bool {
+        if self.is_update || matches!(command, Command::Update(_)) && !self.changes.is_empty() {
+            return true;
+        }
         subjects(command).any(|about| match about {
             About::Instance(key) => self.keys.contains(key),
             About::Host(host) => self.hosts.contains(host),
@@ -822,7 +841,8 @@ fn subjects(command: &Command) -> impl Iterator<Item = About<'_>> {
         }
         Command::CreateToken(token) => (Some(About::Token(&token.name)), None),
         Command::RevokeToken(name) => (Some(About::Token(name)), None),
-        Command::Closed { .. } => (None, None),
+        // It has a round of its own, and asks for itself what its key may.
+        Command::Update(_) | Command::Closed { .. } => (None, None),
     };
     first.into_iter().chain(second)
 }

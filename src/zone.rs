@@ -2,7 +2,7 @@
 //!
 //! A `Zone` is either a whole zone that we are primary for, or the record tree of the live zone, whose
 //! SOA the registry makes. It is built once from records with their line numbers, checked while it is
-//! built, and never changed afterwards: a reload builds another one. Every name that exists is a node,
+//! built, and never changed afterwards: a reload builds another one, and so does an UPDATE of the record tree (`edited`). Every name that exists is a node,
 //! empty non-terminals among them, so existence is one hash lookup and no negative answer scans.
 //!
 //! `find` is the walk of RFC 1034 section 4.3.2 with the wildcards of RFC 4592. It says what is at a
@@ -11,7 +11,7 @@
 //! Not here: reading a file (`zone_file`), and DNAME, which `Zone::new` refuses: a zone that holds one
 //! would be answered wrongly, and silently.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use thiserror::Error;
@@ -60,7 +60,7 @@ pub enum Kind {
 }
 
 /// One name of a zone; no sets where it is an empty non-terminal.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Node {
     /// In the case of its first record; an empty non-terminal in that of the first name below it.
     pub name: Name,
@@ -102,8 +102,8 @@ pub enum Found<'a> {
 pub struct Zone {
     pub apex: Name,
     pub kind: Kind,
-    /// By name in lower-case wire form.
-    nodes: HashMap<Box<[u8]>, Node>,
+    /// By name in lower-case wire form. Shared with the zones that were made of this one by `edited`.
+    nodes: HashMap<Arc<[u8]>, Arc<Node>>,
     /// With its TTL in seconds; none in a tree.
     soa: Option<(Arc<Soa>, u32)>,
 }
@@ -121,7 +121,7 @@ impl Zone {
         let last_line = records.last().map_or(1, |(line, _)| *line);
         let mut zone = Self { apex, kind, nodes: HashMap::new(), soa: None };
         let first_line = records.first().map_or(0, |(line, _)| *line);
-        zone.nodes.insert(key(&zone.apex), Node::empty(zone.apex.clone(), first_line));
+        zone.nodes.insert(key(&zone.apex), Arc::new(Node::empty(zone.apex.clone(), first_line)));
         let mut warnings = Vec::new();
         for (line, record) in records {
             zone.insert(line, record, &mut warnings).map_err(|reason| ZoneError { line, reason })?;
@@ -138,6 +138,13 @@ impl Zone {
             }
         }
         Ok((zone, warnings))
+    }
+
+    /// A record tree without a record.
+    pub fn bare(apex: &Name) -> Self {
+        let node = Arc::new(Node::empty(apex.clone(), 0));
+        let nodes = HashMap::from([(key(apex), node)]);
+        Self { apex: apex.clone(), kind: Kind::Tree, nodes, soa: None }
     }
 
     /// What is at `qname`; `Nothing` where it is not within the zone.
@@ -157,13 +164,13 @@ impl Zone {
             below += 1;
         }
         let Some(mut at) = octets.checked_sub(apex_octets) else { return Found::Nothing };
-        let Some(mut node) = self.nodes.get(&lower[at..octets]) else { return Found::Nothing };
+        let Some(mut node) = self.node_at(&lower[at..octets]) else { return Found::Nothing };
         for &start in starts[..below].iter().rev() {
-            let Some(child) = self.nodes.get(&lower[start..octets]) else {
+            let Some(child) = self.node_at(&lower[start..octets]) else {
                 // RFC 4592 section 3.3.1: only the wildcard just below the closest encloser. A label
                 // is missing in front of it, so there is room for the two octets of `*`.
                 lower[at - 2..at].copy_from_slice(b"\x01*");
-                return self.nodes.get(&lower[at - 2..octets]).map_or(Found::Nothing, Found::Wildcard);
+                return self.node_at(&lower[at - 2..octets]).map_or(Found::Nothing, Found::Wildcard);
             };
             if child.cut {
                 return Found::Delegation(child);
@@ -198,7 +205,11 @@ impl Zone {
 
     /// What stands at `name` itself, under a cut too: where glue is found.
     pub fn node(&self, name: &Name) -> Option<&Node> {
-        self.nodes.get(name.to_lowercase().as_wire())
+        self.node_at(name.to_lowercase().as_wire())
+    }
+
+    fn node_at(&self, lower: &[u8]) -> Option<&Node> {
+        self.nodes.get(lower).map(|node| &**node)
     }
 
     /// The SOA and its TTL in seconds; none in a tree.
@@ -208,21 +219,61 @@ impl Zone {
 
     /// Every node, empty non-terminals and what lies below cuts included, in no order.
     pub fn nodes(&self) -> impl Iterator<Item = &Node> {
-        self.nodes.values()
+        self.nodes.values().map(|node| &**node)
+    }
+
+    /// The zone with these sets in the place of whatever each owner has; none at all takes the name away. Names that it
+    /// is not one of, and what a record may be, are the caller's to look at.
+    ///
+    /// Costs a look at every name, but copies none.
+    pub fn edited(&self, changes: impl IntoIterator<Item = (Name, Vec<RrSet>)>) -> Self {
+        let mut zone = Self {
+            apex: self.apex.clone(),
+            kind: self.kind,
+            nodes: self.nodes.clone(),
+            soa: self.soa.clone(),
+        };
+        let mut emptied = false;
+        for (owner, sets) in changes {
+            emptied |= sets.is_empty();
+            zone.insert_enclosers(0, &owner);
+            let cut = owner != zone.apex && sets.iter().any(|set| set.rtype == Type::NS);
+            zone.nodes.insert(key(&owner), Arc::new(Node { name: owner, sets, line: 0, cut }));
+        }
+        if emptied {
+            zone.drop_bare();
+        }
+        zone
+    }
+
+    /// Takes out the names that have no record, and none below them.
+    fn drop_bare(&mut self) {
+        let mut needed: HashSet<Box<[u8]>> = HashSet::new();
+        let apex_octets = self.apex.as_wire().len();
+        for (lower, _) in self.nodes.iter().filter(|(_, node)| !node.sets.is_empty()) {
+            let mut at = 0;
+            // Where a name is needed, all above it are.
+            while lower.len() - at > apex_octets && needed.insert(lower[at..].into()) {
+                at += 1 + usize::from(lower[at]);
+            }
+        }
+        self.nodes.retain(|lower, _| lower.len() == apex_octets || needed.contains(&**lower));
     }
 
     fn apex_node(&self) -> Option<&Node> {
-        self.nodes.get(&key(&self.apex))
+        self.node_at(&key(&self.apex))
     }
 
     /// Puts one record where it belongs, or says why it may not be there.
     fn insert(&mut self, line: usize, record: Record, warnings: &mut Vec<ZoneWarning>) -> Result<(), String> {
         let Record { owner, ttl, data } = record;
         let rtype = data.rtype();
-        self.admit(&owner, ttl, &data)?;
+        admit(&self.apex, self.kind, &owner, ttl, &data)?;
         self.insert_enclosers(line, &owner);
         let at_apex = owner == self.apex;
-        let node = self.nodes.entry(key(&owner)).or_insert_with(|| Node::empty(owner.clone(), line));
+        let node =
+            self.nodes.entry(key(&owner)).or_insert_with(|| Arc::new(Node::empty(owner.clone(), line)));
+        let node = Arc::make_mut(node);
         if node.sets.is_empty() {
             (node.name, node.line) = (owner, line);
         }
@@ -245,55 +296,59 @@ impl Zone {
         Ok(())
     }
 
-    /// What a record must be whatever else the zone holds.
-    fn admit(&self, owner: &Name, ttl: u32, data: &Data) -> Result<(), String> {
-        if !owner.is_within(&self.apex) {
-            return Err(format!("{owner} is not within the zone {}", self.apex));
-        }
-        if ttl > TTL_MAX {
-            return Err(format!("the TTL {ttl} is larger than {TTL_MAX} (RFC 2181 section 8)"));
-        }
-        let rtype = data.rtype();
-        if let Some((_, signed)) = SIGNED.iter().find(|(number, _)| rtype == Type(*number)) {
-            return Err(format!("{signed} belongs to a signed zone; give the zone unsigned"));
-        }
-        match rtype {
-            Type::DNAME => Err("DNAME is not supported yet".to_owned()),
-            // RFC 6895 section 3.1: 0, OPT and 128 to 255 are no data.
-            Type::OPT | Type(0 | 128..=255) => Err(format!("{} is not a type of data", type_name(rtype))),
-            Type::SOA if self.kind == Kind::Tree => {
-                Err(format!("the SOA of {} is made by the registry; leave it out", self.apex))
-            }
-            Type::SOA if *owner != self.apex => {
-                Err(format!("a SOA stands at {owner}, below the apex {} of the zone", self.apex))
-            }
-            Type::CNAME if *owner == self.apex => {
-                Err(format!("{owner} is the apex, with a SOA and NS, so it cannot have a CNAME"))
-            }
-            // RFC 4592 section 4.2 leaves its meaning open; BIND refuses it too.
-            Type::NS if owner.labels().next() == Some(b"*") => {
-                Err(format!("NS at the wildcard {owner} has no defined meaning"))
-            }
-            _ => Ok(()),
-        }
-    }
-
     /// Makes every name between the apex and `owner` exist (RFC 4592 section 2.2.2).
     fn insert_enclosers(&mut self, line: usize, owner: &Name) {
         let apex_octets = self.apex.as_wire().len();
         for suffix in owner.suffixes().skip(1).take_while(|suffix| suffix.len() > apex_octets) {
-            let lower = suffix.to_ascii_lowercase().into_boxed_slice();
+            let lower: Arc<[u8]> = suffix.to_ascii_lowercase().into();
             if self.nodes.contains_key(&lower) {
                 return; // then all above it exist too
             }
             let Ok(name) = Name::from_wire(suffix) else { return };
-            self.nodes.insert(lower, Node::empty(name, line));
+            self.nodes.insert(lower, Arc::new(Node::empty(name, line)));
         }
     }
 }
 
-fn key(name: &Name) -> Box<[u8]> {
-    name.as_wire().to_ascii_lowercase().into_boxed_slice()
+/// What a record must be whatever else the zone holds.
+///
+/// # Errors
+///
+/// Why it may not be there, as a sentence.
+pub fn admit(apex: &Name, kind: Kind, owner: &Name, ttl: u32, data: &Data) -> Result<(), String> {
+    if !owner.is_within(apex) {
+        return Err(format!("{owner} is not within the zone {}", apex));
+    }
+    if ttl > TTL_MAX {
+        return Err(format!("the TTL {ttl} is larger than {TTL_MAX} (RFC 2181 section 8)"));
+    }
+    let rtype = data.rtype();
+    if let Some((_, signed)) = SIGNED.iter().find(|(number, _)| rtype == Type(*number)) {
+        return Err(format!("{signed} belongs to a signed zone; give the zone unsigned"));
+    }
+    match rtype {
+        Type::DNAME => Err("DNAME is not supported yet".to_owned()),
+        // RFC 6895 section 3.1: 0, OPT and 128 to 255 are no data.
+        Type::OPT | Type(0 | 128..=255) => Err(format!("{} is not a type of data", rtype)),
+        Type::SOA if kind == Kind::Tree => {
+            Err(format!("the SOA of {} is made by the registry; leave it out", apex))
+        }
+        Type::SOA if owner != apex => {
+            Err(format!("a SOA stands at {owner}, below the apex {} of the zone", apex))
+        }
+        Type::CNAME if owner == apex => {
+            Err(format!("{owner} is the apex, with a SOA and NS, so it cannot have a CNAME"))
+        }
+        // RFC 4592 section 4.2 leaves its meaning open; BIND refuses it too.
+        Type::NS if owner.labels().next() == Some(b"*") => {
+            Err(format!("NS at the wildcard {owner} has no defined meaning"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn key(name: &Name) -> Arc<[u8]> {
+    name.as_wire().to_ascii_lowercase().into()
 }
 
 /// Adds a record to the set of its type, or says why the set may not have it.
@@ -310,8 +365,7 @@ fn join(
         let lowest = set.ttl.min(ttl);
         let reason = format!(
             "the records {} of {owner} differ in TTL, {ttl} here and {} before; {lowest} counts for all",
-            type_name(set.rtype),
-            set.ttl
+            set.rtype, set.ttl
         );
         warn(warnings, line, reason);
         set.ttl = lowest;
@@ -322,12 +376,10 @@ fn join(
     match set.rtype {
         Type::SOA => Err("a zone has one SOA, and this is the second".to_owned()),
         Type::CNAME => Err(format!("{owner} has two CNAMEs")),
-        _ if set.data.len() == RRSET_RECORDS_MAX => {
-            let rtype = type_name(set.rtype);
-            Err(format!(
-                "{owner} has more than {RRSET_RECORDS_MAX} records {rtype}, more than a message holds"
-            ))
-        }
+        _ if set.data.len() == RRSET_RECORDS_MAX => Err(format!(
+            "{owner} has more than {RRSET_RECORDS_MAX} records {}, more than a message holds",
+            set.rtype
+        )),
         _ => {
             set.data.push(data);
             Ok(())
@@ -343,24 +395,6 @@ fn warn(warnings: &mut Vec<ZoneWarning>, line: usize, reason: String) {
         }
         _ => {}
     }
-}
-
-/// The name of a type in a sentence; RFC 3597's form for those that we do not spell out.
-fn type_name(rtype: Type) -> String {
-    match rtype {
-        Type::A => "A",
-        Type::NS => "NS",
-        Type::CNAME => "CNAME",
-        Type::SOA => "SOA",
-        Type::PTR => "PTR",
-        Type::MX => "MX",
-        Type::TXT => "TXT",
-        Type::AAAA => "AAAA",
-        Type::SRV => "SRV",
-        Type::OPT => "OPT",
-        Type(number) => return format!("TYPE{number}"),
-    }
-    .to_owned()
 }
 
 #[cfg(test)]
@@ -415,7 +449,7 @@ mod tests {
             Found::Delegation(node) => ("delegation", node),
             Found::Nothing => return "nothing".to_owned(),
         };
-        let types: Vec<_> = node.sets.iter().map(|set| type_name(set.rtype)).collect();
+        let types: Vec<_> = node.sets.iter().map(|set| set.rtype.to_string()).collect();
         format!("{word} {} {}", node.name, types.join(" ")).trim_end().to_owned()
     }
 

@@ -12,8 +12,6 @@
 //! Deliberately not read: `$INCLUDE` and `$GENERATE` (part 10), TTLs with units (`1h`), classes but IN.
 //! Each is refused with a sentence.
 
-use std::sync::Arc;
-
 use domain::base::name::{Name as ScannedName, ToName};
 use domain::base::rdata::ComposeRecordData;
 use domain::base::{ParseRecordData, ParsedName, Rtype};
@@ -22,7 +20,7 @@ use domain::rdata::ZoneRecordData;
 use domain::zonefile::inplace::{Entry as Scanned, ScannedRecord, Zonefile};
 
 use crate::name::Name;
-use crate::record::{Data, Record, Soa, Type};
+use crate::record::{Data, Record, Type};
 use crate::zone::ZoneError;
 
 /// Largest zone file. A million short records are about 24 MiB; a larger file is a mistake (a log, a
@@ -265,8 +263,12 @@ impl Reader {
         }
         let escaped = entry.holds(b"\\@") || entry.holds(b"\\064");
         let at = if escaped { None } else { Some(&self.origin) };
-        let data = Octets { rest: &octets, at }
-            .data(Type(rtype.to_int()))
+        // In record data the library takes a lone `@` for a label.
+        let meant = |name: Name| match (at, name.as_wire().strip_prefix(b"\x01@")) {
+            (Some(origin), Some(rest)) if rest.eq_ignore_ascii_case(origin.as_wire()) => origin.clone(),
+            _ => name,
+        };
+        let data = Data::from_wire_with(Type(rtype.to_int()), &octets, &meant)
             .ok_or_else(|| entry.error(format!("the data is not that of a record {rtype}")))?;
         if let (Data::Other { rtype: other, octets }, Some(origin)) = (&data, at)
             && *other != Type::TXT
@@ -290,75 +292,17 @@ fn whole_name(octets: &[u8]) -> Option<Name> {
     Name::from_wire(octets).ok().filter(|name| name.as_wire().len() == octets.len())
 }
 
+/// True where the octets, in which no name is compressed, are data of this type, to the last one.
+pub fn is_data_of(rtype: Type, octets: &[u8]) -> bool {
+    is_well_formed(Rtype::from_int(rtype.0), octets)
+}
+
 /// True where the octets read back as data of their type, to the last one; a type that the library
 /// does not know may be anything.
 fn is_well_formed(rtype: Rtype, octets: &[u8]) -> bool {
     let mut parser = Parser::from_ref(octets);
     let parsed = ZoneRecordData::<&[u8], ParsedName<&[u8]>>::parse_rdata(rtype, &mut parser);
     matches!(parsed, Ok(Some(_))) && parser.remaining() == 0
-}
-
-/// Record data on the wire, read from the front.
-struct Octets<'a> {
-    rest: &'a [u8],
-    /// The origin that a lone `@` means: in record data the library takes it for a label. None where
-    /// the text escapes it, so that it is one.
-    at: Option<&'a Name>,
-}
-
-impl Octets<'_> {
-    /// All of the octets as the data of one record; none where they are not that.
-    fn data(mut self, rtype: Type) -> Option<Data> {
-        let data = match rtype {
-            Type::A => Data::A(self.take::<4>()?.into()),
-            Type::AAAA => Data::Aaaa(self.take::<16>()?.into()),
-            Type::NS => Data::Ns(self.name()?),
-            Type::CNAME => Data::Cname(self.name()?),
-            Type::PTR => Data::Ptr(self.name()?),
-            Type::MX => Data::Mx { preference: self.u16()?, exchange: self.name()? },
-            Type::SRV => Data::Srv {
-                priority: self.u16()?,
-                weight: self.u16()?,
-                port: self.u16()?,
-                target: self.name()?,
-            },
-            Type::SOA => Data::Soa(Arc::new(Soa {
-                mname: self.name()?,
-                rname: self.name()?,
-                serial: self.u32()?,
-                refresh: self.u32()?,
-                retry: self.u32()?,
-                expire: self.u32()?,
-                minimum: self.u32()?,
-            })),
-            Type::TXT if self.rest.is_empty() => return None, // RFC 1035 section 3.3.14: one string or more
-            rtype => Data::Other { rtype, octets: std::mem::take(&mut self.rest).into() },
-        };
-        self.rest.is_empty().then_some(data)
-    }
-
-    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
-        let (taken, rest) = self.rest.split_first_chunk::<N>()?;
-        self.rest = rest;
-        Some(*taken)
-    }
-
-    fn u16(&mut self) -> Option<u16> {
-        self.take().map(u16::from_be_bytes)
-    }
-
-    fn u32(&mut self) -> Option<u32> {
-        self.take().map(u32::from_be_bytes)
-    }
-
-    fn name(&mut self) -> Option<Name> {
-        let name = Name::from_wire(self.rest).ok()?;
-        self.rest = &self.rest[name.as_wire().len()..];
-        match (self.at, name.as_wire().strip_prefix(b"\x01@")) {
-            (Some(origin), Some(rest)) if rest.eq_ignore_ascii_case(origin.as_wire()) => Some(origin.clone()),
-            _ => Some(name),
-        }
-    }
 }
 
 #[cfg(test)]

@@ -393,7 +393,7 @@ impl Stage {
                 What::Settings { service, after, .. } => {
                     writeln!(out, "configured {service}: {}", set(after)).unwrap()
                 }
-                What::Token { .. } => unreachable!("no scenario makes one"),
+                What::Token { .. } | What::Plain { .. } => unreachable!("no scenario makes one"),
             }
             changes.push(change);
         }

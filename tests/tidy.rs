@@ -58,6 +58,8 @@ const ROOMS: &[(&str, Room)] = &[
     ("special.rs", Core),
     ("registry/", Core),
     ("time.rs", Core),
+    ("update.rs", Core),
+    ("update/", Core),
     ("view.rs", Core),
     ("view/", Core),
     ("xds.rs", Core),

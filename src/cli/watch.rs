@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use callsign::protocol::{ChangeForm, FilterForm, InstanceForm, Reply, Request};
+use callsign::protocol::{ChangeForm, FilterForm, InstanceForm, RecordsShown, Reply, Request};
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -54,6 +54,9 @@ impl Watch {
 /// A change in one line: when, what, by whom, and what the checks said that decided it.
 pub fn told(change: &ChangeForm) -> String {
     let ChangeForm { at, reason, author, host, .. } = change;
+    if let Some(records) = &change.records {
+        return format!("{at} {} by {author}", told_of(records, reason));
+    }
     let what = match (&change.instance, &change.service, &change.id) {
         (Some(instance), ..) => sentence(reason, instance),
         (None, Some(service), Some(id)) => format!("{service} {id} {reason} on {host}"),
@@ -79,6 +82,15 @@ pub fn told(change: &ChangeForm) -> String {
     let made = checks.into_iter().flatten().filter(|check| check.since == *at && !check.output.is_empty());
     let why: String = made.map(|check| format!("; {}: {}", check.id, check.output)).collect();
     format!("{at} {what} by {author}{why}")
+}
+
+fn told_of(records: &RecordsShown, reason: &str) -> String {
+    let RecordsShown { owner, rtype, ttl, data, lease } = records;
+    if data.is_empty() {
+        return format!("{owner} {rtype} {reason}, deleted");
+    }
+    let lease = lease.as_ref().map(|lease| format!(", lease {lease}")).unwrap_or_default();
+    format!("{owner} {ttl} {rtype} {reason}, {}{lease}", data.join(", "))
 }
 
 fn sentence(what: &str, instance: &InstanceForm) -> String {

@@ -222,6 +222,12 @@ pub const KEYS: &[Key] = &[
         "Who may have whole zones: a network, key:NAME, or both [default: this machine, 127.0.0.0/8 and ::1]",
     ),
     key(
+        "update-allow",
+        Any,
+        "WHO",
+        "Who may change the live zone by UPDATE: key:NAME, or a network and key:NAME [default: nobody]",
+    ),
+    key(
         "notify",
         Any,
         "ADDR[:PORT]",

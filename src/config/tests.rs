@@ -138,6 +138,7 @@ fn every_key_can_be_said_everywhere() {
         ("ttl", "7"),
         ("udp-octets-loopback", "4096"),
         ("underscore", "hyphen"),
+        ("update-allow", "10.0.0.0/8 key:dhcp"),
         ("user", "65534"),
         ("zones", directory),
     ];
@@ -289,6 +290,7 @@ fn rules_say_what_to_write() {
         ("transfer-allow", "secondaries", "must be a network such as 10.0.0.0/8"),
         ("transfer-allow", "10.0.0.0/8 10.1.0.0/16", "one network, one key, or one of each"),
         ("transfer-allow", "key:", "must name a key as key:NAME"),
+        ("update-allow", "10.0.0.0/8", "must name a key, such as key:dhcp"),
         ("notify", "ns2.example.com", "must be the address of a secondary"),
         ("notify", "10.0.0.2 secondaries", "must name a key as key:NAME"),
         ("cookie-secret", "e5e973e5a6b2a43f48e7dc849e37bfc", "must be 32 hexadecimal digits"),

@@ -148,6 +148,17 @@ pub fn allowed(text: &str) -> Result<Allowed, String> {
     }
 }
 
+/// `key:NAME`, and perhaps a network.
+pub fn updater(text: &str) -> Result<Allowed, String> {
+    match allowed(text)? {
+        Allowed { key: None, .. } => Err(
+            "must name a key, such as key:dhcp or `10.0.0.0/8 key:dhcp`: nobody changes the zone without one"
+                .to_owned(),
+        ),
+        allowed => Ok(allowed),
+    }
+}
+
 /// `ADDR`, `ADDR:PORT`, and perhaps `key:NAME` behind it.
 pub fn secondary(text: &str) -> Result<(SocketAddr, Option<Name>), String> {
     let (address, key) = match text.split_once(char::is_whitespace) {

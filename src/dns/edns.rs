@@ -11,7 +11,8 @@ use super::tcp::IDLE_MAX;
 use crate::answer::{FIXED_OCTETS, Over};
 use crate::record::Type;
 
-/// The codes of options (IANA, "DNS EDNS0 Option Codes"): RFC 5001, 7871, 7873, 7828, 7830, 8914.
+/// The codes of options (IANA, "DNS EDNS0 Option Codes"): RFC 9664, 5001, 7871, 7873, 7828, 7830, 8914.
+pub const UPDATE_LEASE: u16 = 2;
 const NSID: u16 = 3;
 const CLIENT_SUBNET: u16 = 8;
 const COOKIE: u16 = 10;
@@ -50,6 +51,8 @@ pub struct Options<'a> {
     pub cookie: Option<Cookie<'a>>,
     pub keepalive: bool,
     pub padding: bool,
+    /// The octets of Update Lease, which mean something to an UPDATE alone.
+    pub update_lease: Option<&'a [u8]>,
 }
 
 /// A cookie as a client sends it (RFC 7873 section 4).
@@ -92,6 +95,7 @@ impl<'a> Edns<'a> {
                 (COOKIE, data) if options.cookie.is_none() => options.cookie = Some(Cookie::read(data)?),
                 (KEEPALIVE, _) => options.keepalive = true,
                 (PADDING, _) => options.padding = true,
+                (UPDATE_LEASE, data) => options.update_lease = Some(data),
                 _ => {}
             }
         }

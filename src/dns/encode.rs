@@ -111,6 +111,43 @@ impl Frame<'_> {
     }
 }
 
+/// A frame that lasts until its answer is there.
+#[derive(Clone, Debug)]
+pub struct Envelope {
+    id: u16,
+    flags: u16,
+    question: Vec<u8>,
+    edns: bool,
+    dnssec_ok: bool,
+    pub options: Vec<u8>,
+    pub limit: usize,
+    pub over: Over,
+}
+
+impl Envelope {
+    pub fn of(frame: &Frame<'_>) -> Self {
+        let (question, options) = (frame.question.to_vec(), frame.options.to_vec());
+        let Frame { id, flags, edns, dnssec_ok, limit, over, .. } = *frame;
+        Self { id, flags, question, edns, dnssec_ok, options, limit, over }
+    }
+
+    /// The reply as it goes out, without padding.
+    pub fn encode(&self, answer: &Answer) -> Vec<u8> {
+        let frame = Frame {
+            id: self.id,
+            flags: self.flags,
+            question: &self.question,
+            edns: self.edns,
+            dnssec_ok: self.dnssec_ok,
+            options: &self.options,
+            padded: false,
+            limit: self.limit,
+            over: self.over,
+        };
+        frame.encode(answer)
+    }
+}
+
 /// The runs of records with one owner and type.
 fn rrsets(records: &[Record]) -> impl Iterator<Item = &[Record]> {
     records.chunk_by(|a, b| a.data.rtype() == b.data.rtype() && a.owner == b.owner)

@@ -12,7 +12,7 @@
 use std::collections::{BTreeSet, HashSet};
 use std::iter::Peekable;
 use std::net::IpAddr;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -20,15 +20,15 @@ use ipnet::IpNet;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
-use super::encode::{Frame, TC};
+use super::encode::{Envelope, Frame, TC};
 use super::tsig::Signer;
 use crate::answer::{Answer, Ede, FIXED_OCTETS, Over, Question, Rcode};
 use crate::clock::Clock;
 use crate::counters;
 use crate::instance::Key;
-use crate::live::past::{Past, Present, Then, touched};
-use crate::live::walk::{self, tree_of};
-use crate::live::whole::{Around, Difference, Planted, soa};
+use crate::live::past::{Past, Present, Then, others_touched, touched, tree_at};
+use crate::live::walk::{self, tree_in};
+use crate::live::whole::{Around, Difference, Planted, of_apex, other_at, soa};
 use crate::name::{Apex, HostName, Name, ServiceName};
 use crate::record::{Record, Type};
 use crate::registry::{Change, What};
@@ -77,9 +77,12 @@ pub struct Transfers {
     places: Arc<Semaphore>,
     /// The writer and the log, from the loading of the registry to the server's end.
     state: ArcSwapOption<(Handle, History)>,
-    /// The names of each record tree, in the order of the apexes.
-    planted: Vec<OnceLock<Arc<Planted>>>,
+    /// Of each apex, in order, the record tree that was asked for last, with its names.
+    planted: Vec<ArcSwapOption<Grown>>,
 }
+
+/// A record tree and its names.
+type Grown = (Arc<Zone>, Arc<Planted>);
 
 /// What somebody asks for.
 pub(super) struct Wish<'a> {
@@ -111,7 +114,7 @@ impl Transfers {
         allow: Vec<Allowed>,
         counters: Arc<counters::Transfers>,
     ) -> Self {
-        let planted = view.settings.apexes.iter().map(|_| OnceLock::new()).collect();
+        let planted = view.settings.apexes.iter().map(|_| ArcSwapOption::empty()).collect();
         let places = Arc::new(Semaphore::new(TRANSFERS_MAX));
         Self { view, clock, allow, counters, places, state: ArcSwapOption::empty(), planted }
     }
@@ -167,12 +170,17 @@ impl Transfers {
         Ok(Plan { transfers: transfers.clone(), zone, since: wish.since.filter(|_| incremental) })
     }
 
-    fn planted(&self, apex: &Apex) -> Arc<Planted> {
-        let Some(at) = self.view.settings.apexes.iter().position(|known| known == apex) else {
-            return Arc::default();
-        };
-        let make = || tree_of(&self.view, apex).map(|tree| Planted::of(&tree)).unwrap_or_default();
-        self.planted[at].get_or_init(|| Arc::new(make())).clone()
+    /// The tree with its names, which are found once for each tree.
+    fn grown(&self, apex: &Apex, tree: Arc<Zone>) -> Grown {
+        let place = self.view.settings.apexes.iter().position(|known| known == apex);
+        let place = place.and_then(|at| self.planted.get(at));
+        let known = place.and_then(|place| place.load_full());
+        if let Some(known) = known.filter(|known| Arc::ptr_eq(&known.0, &tree)) {
+            return Grown::clone(&known);
+        }
+        let grown = (tree.clone(), Arc::new(Planted::of(&tree)));
+        place.into_iter().for_each(|place| place.store(Some(Arc::new(grown.clone()))));
+        grown
     }
 
     fn state(&self) -> Result<Arc<(Handle, History)>, Stopped> {
@@ -181,8 +189,9 @@ impl Transfers {
 
     async fn whole(&self, apex: &Apex) -> Result<Records, Stopped> {
         let zone = self.state()?.0.zone().await?;
-        let (view, planted) = (self.view.clone(), self.planted(apex));
-        Ok(Box::new(walk::Live::new(view, apex.clone(), planted, zone.revision, zone.services)))
+        let tree = tree_in(&zone.zones, apex).map(|tree| self.grown(apex, tree));
+        let view = self.view.clone();
+        Ok(Box::new(walk::Live::new(view, apex.clone(), tree, zone.revision, zone.services)))
     }
 
     /// What changed since a serial.
@@ -282,14 +291,20 @@ impl Transfers {
                 past.recall(self.remembered(unsure, past.revision(), changes).await?);
             }
         }
-        let (around, planted, tree) =
-            (Around::of(&self.view, apex), self.planted(apex), tree_of(&self.view, apex));
+        let around = Around::of(&self.view, apex);
+        let now = tree_in(&picture.zones, apex);
+        let trees = ends.map(|at| tree_at(&self.view, apex, now.as_ref(), at, changes));
+        let trees = trees.map(|tree| tree.map(|tree| self.grown(apex, tree)));
         let mut difference = Difference::default();
         for (number, name) in names.iter().enumerate() {
             if number % SERVICES_A_TURN == SERVICES_A_TURN - 1 {
                 tokio::task::yield_now().await;
             }
-            let nodes = tree.as_ref().map(|tree| planted.of_service(tree, name.as_str())).unwrap_or_default();
+            let nodes = trees.each_ref().map(|tree| {
+                tree.as_ref()
+                    .map(|(tree, planted)| planted.of_service(tree, name.as_str()))
+                    .unwrap_or_default()
+            });
             let [before, after] = match pasts.each_ref().map(|past| past.service(name)) {
                 [Then::Unsure(_), _] | [_, Then::Unsure(_)] => return None,
                 sure => sure.map(|then| match then {
@@ -297,7 +312,16 @@ impl Transfers {
                     Then::Unknown | Then::Unsure(_) => None,
                 }),
             };
-            difference.add(around, before.as_deref(), after.as_deref(), &nodes);
+            let [nodes_before, nodes_after] = &nodes;
+            difference.add(around, before.as_deref(), after.as_deref(), [nodes_before, nodes_after]);
+        }
+        let own = of_apex(&self.view, apex);
+        for owner in others_touched(changes, apex, ends[1]) {
+            difference.compare(
+                trees.each_ref().map(|tree| {
+                    tree.as_ref().map(|(tree, _)| other_at(tree, &owner, &own)).unwrap_or_default()
+                }),
+            );
         }
         let [old, new] = ends.map(|at| soa(apex, self.view.soa_at(apex, at)));
         let mut records = vec![new.clone(), old];
@@ -314,7 +338,11 @@ fn leave_of(change: &Change) -> Option<(&Key, bool)> {
     match &change.what {
         What::Instance { before, after } => Some((&after.as_ref().or(before.as_ref())?.key, after.is_none())),
         What::Forgotten { key } => Some((key, false)),
-        What::Host { .. } | What::Settings { .. } | What::Guard { .. } | What::Token { .. } => None,
+        What::Host { .. }
+        | What::Settings { .. }
+        | What::Guard { .. }
+        | What::Token { .. }
+        | What::Plain { .. } => None,
     }
 }
 
@@ -366,22 +394,13 @@ type Records = Box<dyn Iterator<Item = Record> + Send>;
 /// A transfer that is asked for: what goes into every message of it.
 pub struct Transfer {
     plan: Plan,
-    id: u16,
-    flags: u16,
-    question: Vec<u8>,
-    edns: bool,
-    dnssec_ok: bool,
-    options: Vec<u8>,
-    limit: usize,
-    over: Over,
+    envelope: Envelope,
     signer: Option<Signer>,
 }
 
 impl Transfer {
     pub(super) fn new(plan: Plan, frame: &Frame<'_>) -> Self {
-        let (question, options) = (frame.question.to_vec(), frame.options.to_vec());
-        let Frame { id, flags, edns, dnssec_ok, limit, over, .. } = *frame;
-        Self { plan, id, flags, question, edns, dnssec_ok, options, limit, over, signer: None }
+        Self { plan, envelope: Envelope::of(frame), signer: None }
     }
 
     pub(super) fn signed_by(self, signer: Signer) -> Self {
@@ -389,7 +408,7 @@ impl Transfer {
     }
 
     fn message(&mut self, answer: &Answer) -> Vec<u8> {
-        let message = self.encode(answer);
+        let message = self.envelope.encode(answer);
         self.sign(message)
     }
 
@@ -399,21 +418,6 @@ impl Transfer {
             Some(signer) => signer.sign(message, now_s),
             None => message,
         }
-    }
-
-    fn encode(&self, answer: &Answer) -> Vec<u8> {
-        let frame = Frame {
-            id: self.id,
-            flags: self.flags,
-            question: &self.question,
-            edns: self.edns,
-            dnssec_ok: self.dnssec_ok,
-            options: &self.options,
-            padded: false,
-            limit: self.limit,
-            over: self.over,
-        };
-        frame.encode(answer)
     }
 
     fn soa(&self) -> Option<Record> {
@@ -427,7 +431,7 @@ impl Transfer {
     /// The whole of it in one message, for whoever can send no more: the SOA alone where that is too small (RFC 1995
     /// section 2).
     pub async fn datagram(mut self) -> Option<Vec<u8>> {
-        if !self.over.is_datagram() {
+        if !self.envelope.over.is_datagram() {
             let ede = Ede::new(Ede::NOT_SUPPORTED, "this listener sends one message for a question");
             return Some(self.message(&Answer::bare(Rcode::Refused, Some(ede))));
         }
@@ -440,9 +444,10 @@ impl Transfer {
             _ => None,
         };
         // Names that are written once say nearly all; what is far too much is not tried.
-        let records = records.filter(|records| records.iter().map(octets).sum::<usize>() <= 4 * self.limit);
+        let records =
+            records.filter(|records| records.iter().map(octets).sum::<usize>() <= 4 * self.envelope.limit);
         if let Some(answer) = records {
-            let message = self.encode(&Answer { authoritative: true, answer, ..Answer::default() });
+            let message = self.envelope.encode(&Answer { authoritative: true, answer, ..Answer::default() });
             if u16::from_be_bytes([message[2], message[3]]) & TC == 0 {
                 transfers.counters.incremental.add();
                 return Some(self.sign(message));

@@ -15,7 +15,7 @@ use crate::name::Name;
 /// Keys at once: one for each secondary or client, and a few that are on their way out.
 pub const KEYS_MAX: usize = 64;
 /// How far clocks may be apart, in seconds; a client may ask for less (RFC 8945 section 10).
-const FUDGE_S: u16 = 300;
+pub const FUDGE_S: u16 = 300;
 /// The type of the record, and its class, ANY.
 const TSIG: u16 = 250;
 const CLASS_ANY: u16 = 255;
@@ -242,6 +242,16 @@ impl Signer {
     /// The name of the key, where the signature is believed.
     pub fn believed(&self) -> Option<&Name> {
         self.key.as_ref().filter(|_| self.unfit.is_none()).map(|key| &key.name)
+    }
+
+    /// The time and the MAC that the client signed with: no two messages have both in common.
+    pub fn signed(&self) -> (u64, &[u8]) {
+        (self.time, &self.before)
+    }
+
+    /// The signature is sound, and too old all the same.
+    pub fn doubt_time(&mut self) {
+        self.unfit = Some(Unfit::BadTime);
     }
 
     /// Octets of what `sign` adds, at most.

@@ -26,8 +26,9 @@ use crate::dns::forward::{Forwarder, Query, Told};
 use crate::dns::limit::{Fate, Limiter};
 use crate::dns::onward::{Asker, Onward};
 use crate::dns::plain::{self, Plain};
-use crate::dns::transfer::{Transfer, Transfers, Wish};
+use crate::dns::transfer::{self, Transfer, Transfers};
 use crate::dns::tsig::{Judged as JudgedSignature, Keys, Signer};
+use crate::dns::update::{OPCODE_UPDATE, Taken, Updates, Wanted, Wish};
 use crate::name::Name;
 use crate::record::{Data, Record, Type};
 use crate::time::Now;
@@ -92,6 +93,8 @@ pub struct Responder {
     pub queries: Arc<Queries>,
     /// Who hands out whole zones; where there is nobody, nobody is given one.
     pub transfers: Option<Arc<Transfers>>,
+    /// Who takes UPDATEs to the writer; where there is nobody, they are refused.
+    pub updates: Option<Arc<Updates>>,
 }
 
 /// What becomes of a message.
@@ -99,7 +102,7 @@ pub enum Accepted {
     /// It deserves no reply: too short for a header, or itself a reply.
     Silence,
     Reply(Vec<u8>),
-    /// The reply is another server's to know, and will be there in some time.
+    /// The reply is another server's to know, or the writer's, and will be there in some time.
     Pending(Pending),
     /// A whole zone, or what changed in it: many messages over a stream, one in a datagram.
     Transfer(Box<Transfer>),
@@ -121,7 +124,7 @@ impl Responder {
     /// Answers from what is ours, without a limit; nobody is asked, and nobody is given a zone.
     pub fn new(view: Arc<View>, policy: Policy, clock: Clock) -> Self {
         let queries = Arc::default();
-        Self { view, policy, clock, limiter: None, forwarder: None, queries, transfers: None }
+        Self { view, policy, clock, limiter: None, forwarder: None, queries, transfers: None, updates: None }
     }
 
     /// What becomes of `message`, at once: whoever is given [`Accepted::Pending`] answers others meanwhile.
@@ -137,6 +140,8 @@ impl Responder {
                 Accepted::Reply(reply)
             }
             (Verdict::Transfer(transfer), _) => Accepted::Transfer(transfer),
+            (Verdict::Update(update), _) => Accepted::Pending(Pending::Update(update)),
+            (Verdict::TooOld(reply), _) => Accepted::Reply(reply),
             (Verdict::Silence | Verdict::Ask(_), _) => Accepted::Silence,
         }
     }
@@ -178,25 +183,43 @@ impl Responder {
             let reply = self.respond(self.clock.now(), Some(onward), arrival, message).reply();
             return reply.map_or(Accepted::Silence, Accepted::Reply);
         };
-        Accepted::Pending(Pending {
+        Accepted::Pending(Pending::Onward(Box::new(Asking {
             responder: self.clone(),
             forwarder: forwarder.clone(),
             query,
             arrival: *arrival,
             message: message.to_vec(),
             _place: place,
-        })
+        })))
     }
 
     fn respond(&self, now: Now, onward: Option<Onward<'_>>, arrival: &Arrival, message: &[u8]) -> Verdict {
         let (view, policy, limiter) = (&*self.view, &self.policy, self.limiter.as_ref());
-        let transfers = self.transfers.as_ref();
-        respond(&Around { view, policy, limiter, now, onward, transfers }, arrival, message)
+        let (transfers, updates) = (self.transfers.as_ref(), self.updates.as_ref());
+        respond(&Around { view, policy, limiter, now, onward, transfers, updates }, arrival, message)
     }
 }
 
-/// A message whose reply another server is asked for. How many there are is bounded where they come from.
-pub struct Pending {
+/// A message whose reply somebody else has to be asked for. How many there are is bounded where they come from.
+pub enum Pending {
+    /// Another server.
+    Onward(Box<Asking>),
+    /// The writer.
+    Update(Box<Wanted>),
+}
+
+impl Pending {
+    /// The reply, within the patience of a client.
+    pub async fn reply(self) -> Option<Vec<u8>> {
+        match self {
+            Self::Onward(asking) => asking.reply().await,
+            Self::Update(wanted) => Some(wanted.reply().await),
+        }
+    }
+}
+
+/// A message that another server has to be asked about.
+pub struct Asking {
     responder: Arc<Responder>,
     forwarder: Arc<Forwarder>,
     query: Query,
@@ -205,9 +228,8 @@ pub struct Pending {
     _place: OwnedSemaphorePermit,
 }
 
-impl Pending {
-    /// The reply, within the patience of a client.
-    pub async fn reply(self) -> Option<Vec<u8>> {
+impl Asking {
+    async fn reply(self) -> Option<Vec<u8>> {
         let told = self.forwarder.ask(&self.query).await;
         let onward = Onward { forwarder: &self.forwarder, told: Some((&self.query, &told)) };
         let now = self.responder.clock.now();
@@ -228,8 +250,8 @@ pub struct Arrival {
 /// counted, no cookie is old.
 pub fn accept(view: &View, policy: &Policy, arrival: &Arrival, message: &[u8]) -> Option<Vec<u8>> {
     let now = Now::default();
-    respond(&Around { view, policy, limiter: None, now, onward: None, transfers: None }, arrival, message)
-        .reply()
+    let around = Around { view, policy, limiter: None, now, onward: None, transfers: None, updates: None };
+    respond(&around, arrival, message).reply()
 }
 
 /// What a reply depends on besides its query.
@@ -240,6 +262,7 @@ struct Around<'a> {
     now: Now,
     onward: Option<Onward<'a>>,
     transfers: Option<&'a Arc<Transfers>>,
+    updates: Option<&'a Arc<Updates>>,
 }
 
 impl Around<'_> {
@@ -275,13 +298,16 @@ enum Verdict {
     /// This has to be asked of another server first.
     Ask(Query),
     Transfer(Box<Transfer>),
+    Update(Box<Wanted>),
+    /// This, and that the signature is too old.
+    TooOld(Vec<u8>),
 }
 
 impl Verdict {
     fn reply(self) -> Option<Vec<u8>> {
         match self {
-            Self::Reply(reply) => Some(reply),
-            Self::Silence | Self::Ask(_) | Self::Transfer(_) => None,
+            Self::Reply(reply) | Self::TooOld(reply) => Some(reply),
+            Self::Silence | Self::Ask(_) | Self::Transfer(_) | Self::Update(_) => None,
         }
     }
 }
@@ -299,6 +325,11 @@ fn respond(around: &Around<'_>, arrival: &Arrival, message: &[u8]) -> Verdict {
             match respond_to(around, arrival, &message, Signature::By(&signer)) {
                 Verdict::Reply(reply) => Verdict::Reply(signer.sign(reply, now_s)),
                 Verdict::Transfer(transfer) => Verdict::Transfer(Box::new(transfer.signed_by(signer))),
+                Verdict::Update(update) => Verdict::Update(Box::new(update.signed_by(signer))),
+                Verdict::TooOld(reply) => {
+                    signer.doubt_time();
+                    Verdict::Reply(signer.sign(reply, now_s))
+                }
                 verdict => verdict,
             }
         }
@@ -324,10 +355,12 @@ fn respond_to(around: &Around<'_>, arrival: &Arrival, message: &[u8], signature:
     let cookie = around.judge(wanted, client);
     let nsid = around.policy.nsid.as_deref();
     let reply_options = wanted.reply(nsid, cookie.map(|judged| judged.cookie), arrival.over);
+    let is_update = flags & OPCODE == OPCODE_UPDATE;
     let mut frame = Frame {
         id,
         flags: flags & (OPCODE | RD | CD),
-        question: glimpse.question,
+        // Nothing of an UPDATE is repeated but its header (RFC 2136 section 3.8).
+        question: if is_update { &[] } else { glimpse.question },
         edns: glimpse.edns.is_some(),
         dnssec_ok: glimpse.edns.is_some_and(|edns| edns.dnssec_ok),
         options: &reply_options,
@@ -351,6 +384,27 @@ fn respond_to(around: &Around<'_>, arrival: &Arrival, message: &[u8], signature:
             return send(&frame, &Answer::bare(Rcode::NotAuth, None));
         }
         Signature::By(_) | Signature::None => {}
+    }
+    if is_update {
+        frame.flags = OPCODE_UPDATE;
+        if options.is_err() || additionals > ADDITIONAL_MAX {
+            return send(&frame, &Answer::bare(Rcode::FormErr, None));
+        }
+        if glimpse.edns.is_some_and(|edns| edns.version != 0) {
+            return send(&frame, &Answer::bare(Rcode::BadVers, None));
+        }
+        let signer = match signature {
+            Signature::By(signer) => Some(signer),
+            Signature::Malformed | Signature::None => None,
+        };
+        let (over, lease, draw) = (arrival.over, wanted.update_lease, arrival.draw);
+        let wish = Wish { message, client, over, signer, lease, draw };
+        return match Updates::take(around.updates, around.view, &wish, &frame) {
+            Taken::Wanted(update) => Verdict::Update(update),
+            Taken::Answer(answer) => send(&frame, &answer),
+            Taken::UnderWay => Verdict::Silence,
+            Taken::TooOld => Verdict::TooOld(frame.encode(&Answer::bare(Rcode::NotAuth, None))),
+        };
     }
     if flags & OPCODE != 0 {
         // RD and CD mean nothing to an opcode that we do not know (RFC 8906 section 8.1.4).
@@ -397,7 +451,7 @@ fn respond_to(around: &Around<'_>, arrival: &Arrival, message: &[u8], signature:
             RData::SOA(soa) => Some(soa.serial),
             _ => None,
         });
-        let wish = Wish { question: &question, since, client, over: arrival.over, key };
+        let wish = transfer::Wish { question: &question, since, client, over: arrival.over, key };
         return match Transfers::plan(around.transfers, around.view, &wish) {
             Ok(plan) => Verdict::Transfer(Box::new(Transfer::new(plan, &frame))),
             Err(refused) => send(&frame, &refused),

@@ -525,7 +525,7 @@ fn touched(batch: &Batch, view: &View) -> BTreeSet<ServiceName> {
             What::Settings { service, .. } | What::Guard { service, .. } => {
                 services.insert(service.clone());
             }
-            What::Token { .. } => {}
+            What::Token { .. } | What::Plain { .. } => {}
         }
     }
     services

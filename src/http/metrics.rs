@@ -15,7 +15,7 @@ use axum::routing::get;
 
 use super::Office;
 use crate::availability::{Census, SPANS};
-use crate::counters::{Forwarding, Histogram, Transfers};
+use crate::counters::{Forwarding, Histogram, Transfers, Updates};
 
 pub fn router() -> Router<Arc<Office>> {
     Router::new().route("/metrics", get(metrics))
@@ -127,6 +127,7 @@ fn text(office: &Office) -> String {
         &probes.lateness,
     );
     transfers(&mut page, &office.transferred);
+    updates(&mut page, &office.updates);
     forwarding(&mut page, &office.forwarding);
     page.0.push_str("# EOF\n");
     page.0
@@ -206,6 +207,23 @@ fn transfers(page: &mut Page, transfers: &Transfers) {
     page.head("callsign_notify", "counter", "NOTIFY messages to secondaries, and those that were answered.");
     for (outcome, count) in [("sent", &transfers.notified), ("answered", &transfers.heard)] {
         page.line("callsign_notify_total", &[("outcome", outcome)], count.read() as f64);
+    }
+}
+
+fn updates(page: &mut Page, updates: &Updates) {
+    page.head(
+        "callsign_updates",
+        "counter",
+        "UPDATE messages of keys that may send them, by what became of them.",
+    );
+    let outcomes = [
+        ("done", &updates.done),
+        ("refused", &updates.refused),
+        ("failed", &updates.failed),
+        ("repeated", &updates.repeated),
+    ];
+    for (outcome, count) in outcomes {
+        page.line("callsign_updates_total", &[("outcome", outcome)], count.read() as f64);
     }
 }
 

@@ -91,7 +91,9 @@ impl From<Refusal> for Failure {
             | Refusal::TokenExists(_)
             | Refusal::Differs(_) => StatusCode::CONFLICT,
             Refusal::Denied(denied) => return denied.into(),
-            Refusal::TooManyChecks | Refusal::FailoverCycle(_) => StatusCode::BAD_REQUEST,
+            Refusal::TooManyChecks | Refusal::FailoverCycle(_) | Refusal::Update(_) => {
+                StatusCode::BAD_REQUEST
+            }
         };
         Self::new(status, refusal.to_string())
     }

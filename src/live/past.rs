@@ -10,9 +10,11 @@ use std::sync::Arc;
 
 use crate::instance::{Host, Key, ServiceSettings};
 use crate::member::{Member, Members};
-use crate::name::{HostName, ServiceName};
-use crate::registry::{Change, What};
-use crate::view::ServiceView;
+use crate::name::{Apex, HostName, Name, ServiceName};
+use crate::record::Type;
+use crate::registry::{Change, PlainSet, What};
+use crate::view::{ServiceView, View};
+use crate::zone::Zone;
 
 /// What is as it is now, at one moment.
 pub(crate) struct Present<'a> {
@@ -77,7 +79,7 @@ impl<'a> Past<'a> {
                     past.settings.entry(service).or_insert(&change.what);
                 }
                 What::Guard { service, .. } => drop(past.guarded.insert(service)),
-                What::Token { .. } => {}
+                What::Token { .. } | What::Plain { .. } => {}
             }
         }
         past
@@ -169,6 +171,9 @@ pub(crate) fn touched(
                     touched.insert(instance.key.service.clone());
                 }
             }
+            What::Plain { before, after } if change.revision <= until => {
+                touched.extend(after.as_ref().or(before.as_ref()).and_then(|set| set.service()));
+            }
             What::Forgotten { key } if change.revision <= until => {
                 touched.insert(key.service.clone());
             }
@@ -185,4 +190,52 @@ pub(crate) fn touched(
         }
     }
     touched
+}
+
+/// The record tree of `apex` as it was right after revision `at`. `now` is it as it is; `changes` are those that came since, in
+/// order, up to the present.
+pub(crate) fn tree_at(
+    view: &View,
+    apex: &Apex,
+    now: Option<&Arc<Zone>>,
+    at: u64,
+    changes: &[Change],
+) -> Option<Arc<Zone>> {
+    let mut undone: HashMap<&Name, HashMap<Type, Option<&Arc<PlainSet>>>> = HashMap::new();
+    for change in changes.iter().filter(|change| change.revision > at) {
+        if let Some((set, before)) = plain_of(change, apex)
+            && view.file_holds(apex.name(), &set.owner).is_none()
+        {
+            undone.entry(&set.owner).or_default().entry(set.set.rtype).or_insert(before);
+        }
+    }
+    if undone.is_empty() {
+        return now.cloned();
+    }
+    let tree = now.cloned().unwrap_or_else(|| Arc::new(Zone::bare(apex.name())));
+    let edits = undone.into_iter().map(|(owner, types)| {
+        let mut sets = tree.node(owner).map(|node| node.sets.clone()).unwrap_or_default();
+        sets.retain(|set| !types.contains_key(&set.rtype));
+        sets.extend(types.into_values().flatten().map(|before| before.set.clone()));
+        (owner.clone(), sets)
+    });
+    Some(Arc::new(tree.edited(edits)))
+}
+
+/// The owners of plain records of `apex` that changed up to revision `until`, those of services aside.
+pub(crate) fn others_touched(changes: &[Change], apex: &Apex, until: u64) -> Vec<Name> {
+    let changes = changes.iter().filter(|change| change.revision <= until);
+    let sets = changes.filter_map(|change| Some(plain_of(change, apex)?.0));
+    let mut owners: Vec<Name> =
+        sets.filter(|set| set.service().is_none()).map(|set| set.owner.to_lowercase()).collect();
+    owners.sort_unstable_by(|a, b| a.as_wire().cmp(b.as_wire()));
+    owners.dedup();
+    owners
+}
+
+/// The plain records of `apex` that a change is of, and what was before it.
+fn plain_of<'c>(change: &'c Change, apex: &Apex) -> Option<(&'c PlainSet, Option<&'c Arc<PlainSet>>)> {
+    let What::Plain { before, after } = &change.what else { return None };
+    let set = after.as_ref().or(before.as_ref())?;
+    (set.apex == *apex).then_some((set, before.as_ref()))
 }

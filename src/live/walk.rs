@@ -9,14 +9,15 @@ use std::sync::Arc;
 use super::whole::{Around, Part, Planted, Shown, Whole, of_apex, planted_beside, records_of, soa};
 use crate::name::{Apex, Name, fnv};
 use crate::record::{Record, Type};
-use crate::view::{ServiceView, View};
+use crate::view::{ServiceView, View, Zones};
 use crate::zone::Zone;
 
 /// The records of the live zone at one revision, its SOA first and last.
 pub(crate) struct Live {
     view: Arc<View>,
     apex: Apex,
-    planted: Arc<Planted>,
+    /// The record tree and its names.
+    tree: Option<(Arc<Zone>, Arc<Planted>)>,
     soa: Record,
     services: std::vec::IntoIter<Arc<ServiceView>>,
     /// Services that only the record tree has names of.
@@ -39,29 +40,29 @@ impl Live {
     pub fn new(
         view: Arc<View>,
         apex: Apex,
-        planted: Arc<Planted>,
+        tree: Option<(Arc<Zone>, Arc<Planted>)>,
         revision: u64,
         services: Vec<Arc<ServiceView>>,
     ) -> Self {
         let known: HashSet<&str> = services.iter().map(|service| service.name.as_str()).collect();
-        let only_planted = planted.services().filter(|name| !known.contains(name)).map(str::to_owned);
-        let only_planted = only_planted.collect();
+        let planted = tree.iter().flat_map(|(_, planted)| planted.services());
+        let only_planted = planted.filter(|name| !known.contains(name)).map(str::to_owned).collect();
         let soa = soa(&apex, view.soa_at(&apex, revision));
         let own = of_apex(&view, &apex);
         let mut ready = VecDeque::from([soa.clone()]);
-        if let Some(tree) = tree_of(&view, &apex) {
-            ready.extend(planted.others(&tree, &own));
+        if let Some((tree, planted)) = &tree {
+            ready.extend(planted.others(tree, &own));
         }
         ready.extend(own);
         let services = services.into_iter();
-        Self { view, apex, planted, soa, services, only_planted, current: None, ready, ended: false }
+        Self { view, apex, tree, soa, services, only_planted, current: None, ready, ended: false }
     }
 
     /// Makes the next piece ready; false behind the last.
     fn go_on(&mut self) -> bool {
-        let tree = tree_of(&self.view, &self.apex);
+        let tree = self.tree.as_ref();
         let planted_of =
-            |name: &str| tree.as_ref().map(|tree| self.planted.of_service(tree, name)).unwrap_or_default();
+            |name: &str| tree.map(|(tree, planted)| planted.of_service(tree, name)).unwrap_or_default();
         let around = Around::of(&self.view, &self.apex);
         let Some(current) = &mut self.current else {
             if let Some(service) = self.services.next() {
@@ -128,7 +129,12 @@ pub(crate) fn fingerprint(view: &View) -> u64 {
 
 /// The record tree of a live zone.
 pub(crate) fn tree_of(view: &View, apex: &Apex) -> Option<Arc<Zone>> {
-    view.zones().trees.iter().find(|tree| tree.apex == *apex.name()).cloned()
+    tree_in(&view.zones(), apex)
+}
+
+/// The same at the moment that the zones are of.
+pub(crate) fn tree_in(zones: &Zones, apex: &Apex) -> Option<Arc<Zone>> {
+    zones.trees.iter().find(|tree| tree.apex == *apex.name()).cloned()
 }
 
 /// The records of a static zone, its SOA first and last; what is under a cut as well (RFC 5936 section 3.5).

@@ -14,12 +14,13 @@ use std::sync::Arc;
 
 use super::binding::{binding_data, https_port};
 use super::browse::{instance_txt, shows_id};
+use super::walk::tree_of;
 use super::{address_data, first_port, has_tag, named_port, ns_addresses, srv_of};
 use crate::grammar::{self, Owner};
-use crate::instance::{Instance, Location, Port, Transport};
+use crate::instance::{Instance, Location, Port, ServiceSettings, Transport};
 use crate::name::{Apex, Name};
 use crate::record::{Data, Record, Soa, Type};
-use crate::view::{APEX_TTL, Member, NEGATIVE_TTL, ServiceView, View, target_of, ttl_within};
+use crate::view::{APEX_TTL, Member, Members, NEGATIVE_TTL, ServiceView, View, target_of, ttl_within};
 use crate::zone::{Node, Zone};
 
 /// Names that browsing begins at (RFC 6763 section 11).
@@ -309,6 +310,11 @@ impl<'a> Whole<'a> {
 
     /// The types that the service has records of at a name of its own.
     fn types_at(&self, owner: &Name) -> HashSet<Type> {
+        self.at(owner).iter().map(|record| record.data.rtype()).collect()
+    }
+
+    /// The records at a name of the service's own.
+    fn at(&self, owner: &Name) -> Vec<Record> {
         let lower = owner.to_lowercase();
         let labels = lower.labels_below(self.around.apex.name()).unwrap_or_default();
         let mut records = Vec::new();
@@ -331,7 +337,8 @@ impl<'a> Whole<'a> {
             }
             _ => {}
         }
-        records.iter().filter(|record| record.owner == *owner).map(|record| record.data.rtype()).collect()
+        records.retain(|record| record.owner == *owner);
+        records
     }
 
     /// True where this service's records of that member are the same in `other`, an earlier or later one of it.
@@ -352,13 +359,13 @@ pub(crate) struct Difference {
 
 impl Difference {
     /// Adds that of one service; `None` where it is not known. `planted` are the names of the record tree that are
-    /// spelt as its own.
+    /// spelt as its own, before and after.
     pub fn add(
         &mut self,
         around: Around<'_>,
         before: Option<&ServiceView>,
         after: Option<&ServiceView>,
-        planted: &[&Node],
+        planted: [&[&Node]; 2],
     ) {
         let shown = [before, after].map(|service| service.map(Shown::of).unwrap_or_default());
         let [before, after] = [(before, &shown[0]), (after, &shown[1])]
@@ -389,12 +396,13 @@ impl Difference {
                 after.member(member, &mut self.come);
             }
         }
-        if !planted.is_empty() {
-            self.compare(both.map(|whole| planted_beside(whole, planted)));
+        if planted.iter().any(|planted| !planted.is_empty()) {
+            self.compare([planted_beside(both[0], planted[0]), planted_beside(both[1], planted[1])]);
         }
     }
 
-    fn compare(&mut self, [before, after]: [Vec<Record>; 2]) {
+    /// Adds what differs between the records before and those after.
+    pub fn compare(&mut self, [before, after]: [Vec<Record>; 2]) {
         if before == after {
             return;
         }
@@ -421,6 +429,58 @@ pub(crate) fn planted_beside(service: Option<&Whole<'_>>, planted: &[&Node]) -> 
     records
 }
 
+/// All records of the live zone at a name: a question for one name, where `walk` is for all of them. Whose they are where
+/// the name is spelt as a service's, `service` says.
+pub(crate) fn records_at(
+    view: &View,
+    apex: &Apex,
+    name: &Name,
+    service: impl FnOnce(&str) -> Option<Arc<ServiceView>>,
+) -> Vec<Record> {
+    let around = Around::of(view, apex);
+    let mut records = of_apex(view, apex);
+    records.push(soa(apex, view.soa(apex)));
+    records.retain(|record| record.owner == *name);
+    let lower = name.to_lowercase();
+    let labels = lower.labels_below(apex.name()).unwrap_or_default();
+    let owner = grammar::parse(&labels);
+    if owner == Some(Owner::Types) {
+        for service in view.all_services() {
+            let shown = Shown::of(&service);
+            let whole = Whole::new(around, &service, &shown);
+            Transport::ALL.into_iter().for_each(|transport| whole.transport(transport, &mut records));
+        }
+        records.retain(|record| record.owner == *name);
+    }
+    if let Some(service) = owner.and_then(Owner::service).and_then(service) {
+        let shown = Shown::of(&service);
+        records.extend(Whole::new(around, &service, &shown).at(name));
+    }
+    if let Some(node) = tree_of(view, apex).as_ref().and_then(|tree| tree.node(name)) {
+        let own: HashSet<Type> = records.iter().map(|record| record.data.rtype()).collect();
+        let alias = own.contains(&Type::CNAME);
+        records.extend(records_of(node, |rtype| {
+            own.is_empty() || !alias && rtype != Type::CNAME && !own.contains(&rtype)
+        }));
+    }
+    records
+}
+
+/// A service as it would be with those of its instances alone that `counts` holds of; none where that is none of them.
+pub(crate) fn rest_of(view: &View, name: &str, counts: impl Fn(&Member) -> bool) -> Option<Arc<ServiceView>> {
+    let service = view.service(name)?;
+    if service.answered.iter().all(&counts) {
+        return Some(service);
+    }
+    let mut members = Members::default();
+    service.answered.iter().filter(|member| counts(member)).for_each(|member| members.put(member.clone()));
+    if members.is_empty() {
+        return None;
+    }
+    let settings = ServiceSettings::clone(&service.settings);
+    Some(ServiceView::alone(&service.name, (members.clone(), members), settings, view.settings.ttl).into())
+}
+
 /// The records of a node whose type fits.
 pub(crate) fn records_of(node: &Node, fits: impl Fn(Type) -> bool) -> Vec<Record> {
     let sets = node.sets.iter().filter(|set| fits(set.rtype));
@@ -442,20 +502,7 @@ impl Planted {
         for node in tree.nodes().filter(|node| !node.sets.is_empty()) {
             let lower = node.name.to_lowercase();
             let labels = lower.labels_below(&tree.apex).unwrap_or_default();
-            let service = match grammar::parse(&labels) {
-                Some(
-                    Owner::Service(service)
-                    | Owner::ByTransport(service, _)
-                    | Owner::Ports(service, _)
-                    | Owner::Subtypes(service, _)
-                    | Owner::ByPort { service, .. }
-                    | Owner::ByTag { service, .. }
-                    | Owner::Below { service, .. }
-                    | Owner::TypeInstance { service, .. }
-                    | Owner::Subtype { service, .. },
-                ) => Some(service),
-                _ => None,
-            };
+            let service = grammar::parse(&labels).and_then(Owner::service);
             match service {
                 Some(service) => {
                     planted.of_services.entry(service.into()).or_default().push(node.name.clone());
@@ -478,18 +525,20 @@ impl Planted {
 
     /// The records at all other names, those aside that the live zone has of its own.
     pub fn others(&self, tree: &Zone, apex: &[Record]) -> Vec<Record> {
-        let mut records = Vec::new();
-        for node in self.others.iter().filter_map(|name| tree.node(name)) {
-            let lower = node.name.to_lowercase();
-            let labels = lower.labels_below(&tree.apex).unwrap_or_default();
-            let types = grammar::parse(&labels) == Some(Owner::Types);
-            let own = |rtype: Type| {
-                rtype == Type::SOA
-                    || types && rtype == Type::PTR
-                    || apex.iter().any(|of| of.owner == node.name && of.data.rtype() == rtype)
-            };
-            records.extend(records_of(node, |rtype| !own(rtype)));
-        }
-        records
+        self.others.iter().flat_map(|name| other_at(tree, name, apex)).collect()
     }
+}
+
+/// The records of the tree at a name that is no service's, those aside that the live zone has of its own.
+pub(crate) fn other_at(tree: &Zone, name: &Name, apex: &[Record]) -> Vec<Record> {
+    let Some(node) = tree.node(name) else { return Vec::new() };
+    let lower = node.name.to_lowercase();
+    let labels = lower.labels_below(&tree.apex).unwrap_or_default();
+    let types = grammar::parse(&labels) == Some(Owner::Types);
+    let own = |rtype: Type| {
+        rtype == Type::SOA
+            || types && rtype == Type::PTR
+            || apex.iter().any(|of| of.owner == node.name && of.data.rtype() == rtype)
+    };
+    records_of(node, |rtype| !own(rtype))
 }

@@ -319,7 +319,8 @@ impl Filter {
             | What::Host { .. }
             | What::Settings { .. }
             | What::Guard { .. }
-            | What::Token { .. } => false,
+            | What::Token { .. }
+            | What::Plain { .. } => false,
         }
     }
 
@@ -409,7 +410,15 @@ fn parse_address(field: &str, text: &str) -> Result<IpAddr, Problem> {
 
 /// An address that a client elsewhere could connect to (checklist R-16).
 fn usable_address(address: IpAddr, peer: &Peer) -> Result<IpAddr, Problem> {
-    let reason = match address {
+    match unusable(address, peer.loopback_allowed) {
+        None => Ok(address),
+        Some(reason) => Err(Problem::invalid("address", format!("{address} {reason}"))),
+    }
+}
+
+/// Why an instance may not have this address, as the rest of a sentence; none where it may.
+pub fn unusable(address: IpAddr, loopback_allowed: bool) -> Option<&'static str> {
+    Some(match address {
         address if address.is_unspecified() => {
             "is the unspecified address; give the one that clients connect to"
         }
@@ -422,10 +431,9 @@ fn usable_address(address: IpAddr, peer: &Peer) -> Result<IpAddr, Problem> {
         IpAddr::V6(v6) if v6.is_unicast_link_local() => {
             "is link-local, and DNS cannot carry its interface; give a global or unique local one"
         }
-        address if address.is_loopback() && !peer.loopback_allowed => {
+        address if address.is_loopback() && !loopback_allowed => {
             "is a loopback address, and this server answers other machines; give an address that they can reach, or set `allow-loopback = true`"
         }
-        address => return Ok(address),
-    };
-    Err(Problem::invalid("address", format!("{address} {reason}")))
+        _ => return None,
+    })
 }

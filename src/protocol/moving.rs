@@ -150,6 +150,8 @@ pub enum OwnerForm {
     Token(String),
     Certificate(String),
     Address(IpAddr),
+    /// Of UPDATE.
+    Key(String),
 }
 
 /// What Consul's API has of an instance and nothing else needs.
@@ -518,6 +520,7 @@ impl OwnerForm {
             Owner::Token(name) => Self::Token(name.to_string()),
             Owner::Certificate(name) => Self::Certificate(name.to_string()),
             Owner::Address(address) => Self::Address(*address),
+            Owner::Key(name) => Self::Key(name.to_string()),
         }
     }
 
@@ -527,6 +530,7 @@ impl OwnerForm {
             Self::Token(name) => Owner::Token(token_name(name)?),
             Self::Certificate(name) => Owner::Certificate(text("owner", name)?),
             Self::Address(address) => Owner::Address(*address),
+            Self::Key(name) => Owner::Key(text("owner", name)?),
         })
     }
 }

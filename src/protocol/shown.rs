@@ -4,12 +4,14 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::{
-    ChangeForm, CheckForm, CheckShown, InstanceForm, NodeForm, Pairs, PortShown, SettingsShown, Several,
+    ChangeForm, CheckForm, CheckShown, InstanceForm, NodeForm, Pairs, PortShown, RecordsShown, SettingsShown,
+    Several,
 };
 use crate::check::{Check, Definition, Kind, Place};
 use crate::instance::{Health, Instance, Key, Lease, Location, Port};
 use crate::name::Tag;
-use crate::registry::{Change, What};
+use crate::record::Data;
+use crate::registry::{Change, PlainSet, What};
 use crate::time::{Now, format_duration};
 use crate::view::Node;
 
@@ -89,6 +91,7 @@ impl ChangeForm {
             checks: None,
             settings: None,
             token: None,
+            records: None,
         };
         match &change.what {
             What::Instance { before, after } => {
@@ -104,6 +107,10 @@ impl ChangeForm {
             What::Settings { service, after, .. } => {
                 form.service = Some(service.to_string());
                 form.settings = Some(SettingsShown::of(after));
+            }
+            What::Plain { before, after } => {
+                let set = after.as_ref().or(before.as_ref());
+                form.records = set.map(|set| RecordsShown::of(set, after.is_some()));
             }
             What::Token { before, after } => {
                 let token = after.as_ref().or(before.as_ref());
@@ -134,6 +141,19 @@ impl NodeForm {
             dns: node.dns,
             slots: node.slots,
             own: node.is_own,
+        }
+    }
+}
+
+impl RecordsShown {
+    fn of(set: &PlainSet, there: bool) -> Self {
+        let data = set.set.data.iter().filter(|_| there);
+        Self {
+            owner: set.owner.to_string(),
+            rtype: set.set.rtype.to_string(),
+            ttl: set.set.ttl,
+            data: data.map(Data::to_string).collect(),
+            lease: Some(set.lease).filter(|lease| *lease != Lease::None).map(lease_text),
         }
     }
 }

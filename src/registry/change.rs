@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::Guard;
+use super::{Guard, PlainSet};
 use crate::access::Token;
 use crate::instance::{Health, Host, Instance, Key, ServiceSettings};
 use crate::name::ServiceName;
@@ -52,6 +52,11 @@ pub enum What {
         before: Option<Arc<Token>>,
         after: Option<Arc<Token>>,
     },
+    /// Records of one owner and type in the record tree. One of the two at least is there.
+    Plain {
+        before: Option<Arc<PlainSet>>,
+        after: Option<Arc<PlainSet>>,
+    },
 }
 
 /// Why something changed.
@@ -77,11 +82,13 @@ pub enum Reason {
     Granted,
     /// A token counts no more.
     Revoked,
+    /// Plain records were set or deleted.
+    Updated,
 }
 
 impl Reason {
     /// In the order of their numbers on the disk.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Registered,
         Self::Expired,
         Self::Deregistered,
@@ -96,6 +103,7 @@ impl Reason {
         Self::Released,
         Self::Granted,
         Self::Revoked,
+        Self::Updated,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -114,6 +122,7 @@ impl Reason {
             Self::Released => "released",
             Self::Granted => "granted",
             Self::Revoked => "revoked",
+            Self::Updated => "updated",
         }
     }
 }
@@ -133,6 +142,8 @@ pub enum Author {
     Token(Arc<str>),
     /// Whoever showed a certificate, by the name in it.
     Certificate(Arc<str>),
+    /// Whoever signed an UPDATE with this key.
+    Key(Arc<str>),
 }
 
 impl fmt::Display for Author {
@@ -144,6 +155,7 @@ impl fmt::Display for Author {
             Self::File(path) => write!(f, "{path}"),
             Self::Token(name) => write!(f, "token {name}"),
             Self::Certificate(name) => write!(f, "certificate {name}"),
+            Self::Key(name) => write!(f, "key {name}"),
         }
     }
 }
@@ -163,7 +175,11 @@ impl Change {
             What::Instance { before: Some(before), after: Some(after) } => !before.says_same(after),
             What::Host { before: Some(before), after: Some(after) } => !before.says_same(after),
             What::Instance { .. } | What::Host { .. } => true,
-            What::Forgotten { .. } | What::Settings { .. } | What::Guard { .. } | What::Token { .. } => false,
+            What::Forgotten { .. }
+            | What::Settings { .. }
+            | What::Guard { .. }
+            | What::Token { .. }
+            | What::Plain { .. } => false,
         }
     }
 }

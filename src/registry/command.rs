@@ -10,6 +10,7 @@ use crate::access::{Denied, Owner, TOKENS_MAX, Token, Verb};
 use crate::check::{CHECKS_MAX, Definition};
 use crate::instance::{ConsulFacts, Health, Host, Instance, Key, Lease, Location, Port, ServiceSettings};
 use crate::name::{HostName, ServiceName, Tag};
+use crate::update::{self, Update};
 
 /// What may be asked of the registry; a refusal changes nothing.
 #[derive(Clone, Debug)]
@@ -38,6 +39,8 @@ pub enum Command {
     RevokeToken(Arc<str>),
     /// A thing as another registry has it.
     Import(Box<Import>),
+    /// Set and delete records (RFC 2136), all or nothing.
+    Update(Box<Update>),
     /// A connection ended: what is bound to it and still held by it leaves.
     Closed {
         connection: u64,
@@ -49,7 +52,8 @@ impl Command {
     /// What somebody must be allowed who asks for it.
     pub fn verb(&self) -> Verb {
         match self {
-            Self::Register(_) | Self::RegisterHost(_) | Self::Claim(_) => Verb::Register,
+            // What an UPDATE deletes is asked about where that is known.
+            Self::Register(_) | Self::RegisterHost(_) | Self::Claim(_) | Self::Update(_) => Verb::Register,
             Self::Deregister(_) | Self::Drain(_) | Self::DeregisterHost(_) | Self::Closed { .. } => {
                 Verb::Deregister
             }
@@ -225,6 +229,8 @@ pub enum Refusal {
     Denied(#[from] Denied),
     #[error("`{name}` is taken by a record at {by}; choose another service name, or remove the record")]
     Taken { name: ServiceName, by: Box<str> },
+    #[error(transparent)]
+    Update(#[from] update::Refused),
 }
 
 fn way(services: &[ServiceName]) -> String {
@@ -245,6 +251,7 @@ impl Refusal {
             Self::Taken { .. } | Self::TokenExists(_) => "taken",
             Self::Differs(_) => "differs",
             Self::Denied(_) => "denied",
+            Self::Update(_) => "update",
         }
     }
 
@@ -253,7 +260,7 @@ impl Refusal {
             Self::NotFound(_) => Some("id"),
             Self::Superseded(_) => Some("lease_id"),
             Self::Full { .. } | Self::OwnsTooMany { .. } | Self::Unavailable(_) | Self::Unknown(_) => None,
-            Self::TooManyTokens | Self::Denied(_) | Self::Differs(_) => None,
+            Self::TooManyTokens | Self::Denied(_) | Self::Differs(_) | Self::Update(_) => None,
             Self::TokenExists(_) | Self::NoToken(_) => Some("name"),
             Self::TooManyChecks => Some("checks"),
             Self::FailoverCycle(_) => Some("failover"),

@@ -36,8 +36,10 @@ pub fn keys(config: &Config) -> Result<Keys> {
     }
     let allowed =
         config.transfer_allow.iter().filter_map(|allowed| Some(("transfer-allow", allowed.key.as_ref()?)));
+    let changing =
+        config.update_allow.iter().filter_map(|allowed| Some(("update-allow", allowed.key.as_ref()?)));
     let told = config.notify.iter().filter_map(|(_, key)| Some(("notify", key.as_ref()?)));
-    for (option, name) in allowed.chain(told) {
+    for (option, name) in allowed.chain(changing).chain(told) {
         find(&keys, option, name)?;
     }
     Ok(keys)

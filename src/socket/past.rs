@@ -101,7 +101,11 @@ fn key_of(change: &Change) -> Option<&Key> {
     match &change.what {
         What::Instance { before, after } => Some(&after.as_ref().or(before.as_ref())?.key),
         What::Forgotten { key } => Some(key),
-        What::Host { .. } | What::Settings { .. } | What::Guard { .. } | What::Token { .. } => None,
+        What::Host { .. }
+        | What::Settings { .. }
+        | What::Guard { .. }
+        | What::Token { .. }
+        | What::Plain { .. } => None,
     }
 }
 

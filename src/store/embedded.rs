@@ -37,9 +37,10 @@ const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 const INSTANCES: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("instances");
 const HOSTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("hosts");
 const SETTINGS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("settings");
-// The guards in force, and the tokens; neither is there in files of before there were any.
+// The guards in force, the tokens, and what UPDATE set; none is there in files of before there were any.
 const GUARDS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("guards");
 const TOKENS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("tokens");
+const PLAIN: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("plain");
 const GONE: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("gone");
 const LOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("log");
 /// Not 0: an empty redo log is of no epoch.
@@ -576,6 +577,12 @@ impl Engine {
                 kept.tokens.push(record::read_token(octets.value()).map_err(unreadable)?);
             }
         }
+        if let Some(plain) = opened(&transaction, PLAIN)? {
+            for entry in plain.iter()? {
+                let (_, octets) = entry?;
+                kept.plain.push(record::read_plain(octets.value(), now).map_err(unreadable)?);
+            }
+        }
         for entry in transaction.open_table(GONE)?.iter()? {
             let (_, octets) = entry?;
             let left = record::read_left(octets.value(), now).map_err(unreadable)?;
@@ -621,6 +628,7 @@ impl Engine {
                     "tokens" => {
                         drop(transaction.open_table(TOKENS)?.insert(text(key)?.as_str(), value.as_slice())?)
                     }
+                    "plain" => drop(transaction.open_table(PLAIN)?.insert(key.as_slice(), value.as_slice())?),
                     "log" => {
                         record::read_change(value).map_err(unreadable)?;
                         drop(transaction.open_table(LOG)?.insert(number(key)?, value.as_slice())?);
@@ -714,10 +722,10 @@ fn in_memory(transaction: &mut WriteTransaction) -> Result<(), EngineError> {
 }
 
 /// A table that the file may not have yet.
-fn opened(
+fn opened<K: redb::Key + 'static>(
     transaction: &ReadTransaction,
-    table: TableDefinition<'_, &'static str, &'static [u8]>,
-) -> Result<Option<ReadOnlyTable<&'static str, &'static [u8]>>, EngineError> {
+    table: TableDefinition<'_, K, &'static [u8]>,
+) -> Result<Option<ReadOnlyTable<K, &'static [u8]>>, EngineError> {
     match transaction.open_table(table) {
         Ok(table) => Ok(Some(table)),
         Err(TableError::TableDoesNotExist(_)) => Ok(None),
@@ -778,6 +786,15 @@ fn apply(transaction: &WriteTransaction, changes: &[Change], entry: &Entry) -> R
                 }
                 if let Some(token) = after {
                     tokens.insert(&*token.name, record::write_token(token).as_slice())?;
+                }
+            }
+            What::Plain { before, after } => {
+                let mut plain = transaction.open_table(PLAIN)?;
+                if let Some(set) = before {
+                    plain.remove(record::plain_place(set).as_slice())?;
+                }
+                if let Some(set) = after {
+                    plain.insert(record::plain_place(set).as_slice(), record::write_plain(set).as_slice())?;
                 }
             }
             What::Forgotten { key } => drop(gone.remove(record::place(key).as_slice())?),
@@ -997,8 +1014,9 @@ impl History {
                 }
             }
         }
-        for (name, table) in [("instances", INSTANCES), ("gone", GONE)] {
-            for entry in transaction.open_table(table)?.iter()? {
+        for (name, table) in [("instances", INSTANCES), ("gone", GONE), ("plain", PLAIN)] {
+            let Some(table) = opened(&transaction, table)? else { continue };
+            for entry in table.iter()? {
                 let (key, value) = entry?;
                 if !put(name, key.value().into(), value.value().into()) {
                     return Ok(());

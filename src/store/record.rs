@@ -16,8 +16,9 @@ use crate::instance::{
     Transport,
 };
 use crate::lease::{CONNECTION_GRACE, LeaseCell, Leased, NO_CONNECTION};
-use crate::name::{HostName, InstanceId, Label, Name, ServiceName, Tag};
-use crate::registry::{Author, Change, Guard, Reason, What};
+use crate::name::{Apex, HostName, InstanceId, Label, Name, ServiceName, Tag};
+use crate::record::{Data, RrSet, Type};
+use crate::registry::{Author, Change, Guard, PlainSet, Reason, What};
 use crate::time::{Now, Wall};
 
 /// The version of nearly every form that this program writes.
@@ -89,6 +90,7 @@ enum OwnerForm {
     Token(String),
     Certificate(String),
     Address(IpAddr),
+    Key(String),
 }
 
 /// A token; what it allows and denies in the words that say so.
@@ -101,6 +103,19 @@ struct TokenForm {
     deny: Vec<String>,
     created: i64,
     expires: Option<i64>,
+}
+
+/// Plain records of one owner and type.
+#[derive(Serialize, Deserialize)]
+struct PlainForm {
+    /// Both in presentation form.
+    apex: String,
+    owner: String,
+    rtype: u16,
+    ttl: u32,
+    /// As on the wire, without compression.
+    data: Vec<Vec<u8>>,
+    lease_ms: Option<u64>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -240,6 +255,7 @@ enum AuthorForm {
     File(String),
     Token(String),
     Certificate(String),
+    Key(String),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -276,6 +292,7 @@ enum WhatForm<'a> {
     /// An instance that somebody owns, before or after.
     Owned(#[serde(borrow)] Option<Box<OwnedForm<'a>>>, #[serde(borrow)] Option<Box<OwnedForm<'a>>>),
     Token(Option<TokenForm>, Option<TokenForm>),
+    Plain(Option<PlainForm>, Option<PlainForm>),
 }
 
 /// What a store that several nodes write to holds beside the thing itself.
@@ -382,6 +399,15 @@ pub fn write_instance(instance: &Instance) -> Vec<u8> {
     }
 }
 
+/// Where plain records are kept: by owner, in lower case, and type.
+pub fn plain_place(set: &PlainSet) -> Vec<u8> {
+    [set.owner.to_lowercase().as_wire(), &set.set.rtype.0.to_be_bytes()].concat()
+}
+
+pub fn write_plain(set: &PlainSet) -> Vec<u8> {
+    write(&PlainForm::of(set))
+}
+
 pub fn write_token(token: &Token) -> Vec<u8> {
     write(&TokenForm::of(token))
 }
@@ -432,6 +458,10 @@ pub fn write_change(change: &Change) -> Vec<u8> {
                 }
                 WhatForm::Instance(form(before), form(after))
             }
+            What::Plain { before, after } => {
+                let form = |set: &Option<Arc<PlainSet>>| set.as_deref().map(PlainForm::of);
+                WhatForm::Plain(form(before), form(after))
+            }
             What::Host { before, after } => {
                 let form = |host: &Option<Arc<Host>>| host.as_deref().map(HostForm::of);
                 WhatForm::Host(form(before), form(after))
@@ -469,6 +499,11 @@ pub fn read_instance(octets: &[u8], now: Now, near: &mut Near) -> Result<Instanc
         [OWNED_VERSION, ..] => read_as::<OwnedForm<'_>>(OWNED_VERSION, octets)?.instance(now, near),
         _ => read::<InstanceForm<'_>>(octets)?.instance(now, near),
     }
+}
+
+/// Reads plain records; their lease begins at `now`.
+pub fn read_plain(octets: &[u8], now: Now) -> Result<PlainSet, Unreadable> {
+    read::<PlainForm>(octets)?.set(now)
 }
 
 pub fn read_token(octets: &[u8]) -> Result<Token, Unreadable> {
@@ -525,6 +560,10 @@ pub fn read_change(octets: &[u8]) -> Result<Change, Unreadable> {
             }
             WhatForm::Owned(before, after) => What::Instance { before: owned(before)?, after: owned(after)? },
             WhatForm::Token(before, after) => What::Token { before: token(before)?, after: token(after)? },
+            WhatForm::Plain(before, after) => {
+                let set = |form: Option<PlainForm>| form.map(|form| form.set(past).map(Arc::new)).transpose();
+                What::Plain { before: set(before)?, after: set(after)? }
+            }
             WhatForm::Host(before, after) => What::Host { before: host(before)?, after: host(after)? },
             WhatForm::Forgotten { service, id, host } => What::Forgotten { key: key(&service, &id, &host)? },
             WhatForm::Ttl { service, before, after } => What::Settings {
@@ -606,6 +645,7 @@ impl AuthorForm {
             Author::File(path) => Self::File(path.to_string()),
             Author::Token(name) => Self::Token(name.to_string()),
             Author::Certificate(name) => Self::Certificate(name.to_string()),
+            Author::Key(name) => Self::Key(name.to_string()),
         }
     }
 
@@ -617,6 +657,7 @@ impl AuthorForm {
             Self::File(path) => Author::File(path.into()),
             Self::Token(name) => Author::Token(name.into()),
             Self::Certificate(name) => Author::Certificate(name.into()),
+            Self::Key(name) => Author::Key(name.into()),
         }
     }
 }
@@ -732,6 +773,33 @@ impl DefinitionForm {
             warn: self.warn,
             deregister_after: self.deregister_after_ms.map(Duration::from_millis),
         })
+    }
+}
+
+impl PlainForm {
+    fn of(PlainSet { apex, owner, set, lease, .. }: &PlainSet) -> Self {
+        Self {
+            apex: apex.to_string(),
+            owner: owner.to_string(),
+            rtype: set.rtype.0,
+            ttl: set.ttl,
+            data: set.data.iter().map(Data::to_wire).collect(),
+            lease_ms: match lease {
+                Lease::Timed(duration) => Some(duration.as_millis() as u64),
+                Lease::Connection(_) | Lease::None => None,
+            },
+        }
+    }
+
+    fn set(self, now: Now) -> Result<PlainSet, Unreadable> {
+        let rtype = Type(self.rtype);
+        let data =
+            |octets: &Vec<u8>| Data::from_wire(rtype, octets).ok_or_else(|| damaged("data of no record"));
+        let data = self.data.iter().map(data).collect::<Result<_, _>>()?;
+        let (apex, owner) =
+            (Apex::parse(&self.apex).map_err(damaged)?, Name::parse(&self.owner).map_err(damaged)?);
+        let lease = self.lease_ms.map_or(Lease::None, |ms| Lease::Timed(Duration::from_millis(ms)));
+        Ok(PlainSet::new(&apex, &owner, RrSet { rtype, ttl: self.ttl, data }, lease, now))
     }
 }
 
@@ -970,6 +1038,7 @@ impl<'a> OwnedForm<'a> {
             Owner::User(uid) => OwnerForm::User(*uid),
             Owner::Token(name) => OwnerForm::Token(name.to_string()),
             Owner::Certificate(name) => OwnerForm::Certificate(name.to_string()),
+            Owner::Key(name) => OwnerForm::Key(name.to_string()),
             Owner::Address(address) => OwnerForm::Address(*address),
         });
         Self { instance: InstanceForm::of(instance), owner }
@@ -980,6 +1049,7 @@ impl<'a> OwnedForm<'a> {
             OwnerForm::User(uid) => Owner::User(uid),
             OwnerForm::Token(name) => Owner::Token(name.into()),
             OwnerForm::Certificate(name) => Owner::Certificate(name.into()),
+            OwnerForm::Key(name) => Owner::Key(name.into()),
             OwnerForm::Address(address) => Owner::Address(address),
         });
         let owner = owner.map(|owner| near.owner(owner));

@@ -61,9 +61,11 @@ impl Spans {
                 (!said(before).says_same(&said(after)), before.checks != after.checks)
             }
             What::Host { .. } => (true, true),
-            What::Forgotten { .. } | What::Settings { .. } | What::Guard { .. } | What::Token { .. } => {
-                (false, false)
-            }
+            What::Forgotten { .. }
+            | What::Settings { .. }
+            | What::Guard { .. }
+            | What::Token { .. }
+            | What::Plain { .. } => (false, false),
         };
         for (span, changed) in [(&self.hosts, hosts), (&self.checks, checks), (&self.any, change.is_seen())] {
             if changed {

@@ -500,6 +500,8 @@ pub fn record_of(what: &What) -> Option<(Place, Vec<u8>, bool)> {
             let token = after.as_ref().or(before.as_ref())?;
             (Place::Token(token.name.clone()), record::write_token(token), after.is_some())
         }
+        // UPDATE is not taken where etcd holds the registry.
+        What::Plain { .. } => return None,
         What::Instance { .. } | What::Host { .. } | What::Forgotten { .. } => return None,
     })
 }

@@ -792,7 +792,7 @@ impl Node {
                 What::Host { before, .. } => before.is_some(),
                 What::Token { before, .. } => before.is_some(),
                 What::Guard { before, .. } => before.is_some(),
-                What::Settings { .. } | What::Forgotten { .. } => false,
+                What::Settings { .. } | What::Forgotten { .. } | What::Plain { .. } => false,
             };
             conditions.push(self.fold.while_same(&place, is_there));
             let owner = if takes_over { self.fold.name.clone() } else { self.fold.owner(&place) };

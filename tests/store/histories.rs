@@ -15,10 +15,11 @@ use callsign::instance::{
     ConsulFacts, Extras, Fallback, Health, Host, Instance, Key, Lease, Location, Port, ServiceSettings,
     Transport,
 };
-use callsign::name::{HostName, InstanceId, Name, ServiceName, Tag};
+use callsign::name::{Apex, HostName, InstanceId, Name, ServiceName, Tag};
+use callsign::record::{Data, RrSet, Type};
 use callsign::registry::{
-    Author, Change, Command, Configuration, Guard, Holder, HostRegistration, Kept, ListedCheck, Reason,
-    Registration, Registry, Report, ReportOf, Subject, What,
+    Author, Change, Command, Configuration, Guard, Holder, HostRegistration, Kept, ListedCheck, PlainSet,
+    Reason, Registration, Registry, Report, ReportOf, Subject, What,
 };
 use callsign::store::Limits;
 use callsign::store::embedded::{Engine, EngineError};
@@ -52,6 +53,7 @@ pub struct Stored {
     pub tokens: BTreeMap<String, Arc<str>>,
     pub gone: BTreeMap<Vec<u8>, Arc<str>>,
     pub guards: BTreeMap<String, Guard>,
+    pub plain: BTreeMap<Vec<u8>, Arc<str>>,
     /// The newest `LIMITS.history_changes`.
     pub log: BTreeMap<u64, Arc<str>>,
 }
@@ -90,6 +92,11 @@ impl Stored {
                     let after = after.iter().map(|token| (token.name.to_string(), token_text(token)));
                     self.tokens.extend(after);
                 }
+                What::Plain { before, after } => {
+                    before.iter().for_each(|set| drop(self.plain.remove(&record::plain_place(set))));
+                    let after = after.iter().map(|set| (record::plain_place(set), plain_text(set)));
+                    self.plain.extend(after);
+                }
                 What::Instance { before: None, after: None } | What::Host { before: None, after: None } => {}
             }
             self.log.insert(change.revision, change_text(change));
@@ -116,6 +123,9 @@ impl Stored {
         }
         for token in &kept.tokens {
             stored.tokens.insert(token.name.to_string(), token_text(token));
+        }
+        for set in &kept.plain {
+            stored.plain.insert(record::plain_place(set), plain_text(set));
         }
         for (instance, reason, at, revision) in &kept.gone {
             stored.gone.insert(record::place(&instance.key), left_text(instance, *reason, *at, *revision));
@@ -150,6 +160,7 @@ impl Stored {
             .or_else(|| first("tokens", &self.tokens, &other.tokens))
             .or_else(|| first("gone", &self.gone, &other.gone))
             .or_else(|| first("guard", &self.guards, &other.guards))
+            .or_else(|| first("plain", &self.plain, &other.plain))
             .or_else(|| first("log", &self.log, &other.log))
     }
 }
@@ -161,6 +172,12 @@ fn instance_text(instance: &Instance) -> Arc<str> {
 fn token_text(token: &Token) -> Arc<str> {
     let Token { name, number, hash, grants, created, expires } = token;
     format!("{name} {number} {hash:?} {grants:?} {created:?} {expires:?}").into()
+}
+
+/// All but the deadline.
+fn plain_text(set: &PlainSet) -> Arc<str> {
+    let PlainSet { apex, owner, set, lease, deadline: _ } = set;
+    format!("{apex} {owner} {set:?} {lease:?}").into()
 }
 
 /// All but the deadline, which no store keeps, and the owner, whom one that is gone does not have.
@@ -212,6 +229,9 @@ fn change_text(change: &Change) -> Arc<str> {
         What::Token { before, after } => {
             format!("{:?} {:?}", before.as_deref().map(token_text), after.as_deref().map(token_text))
         }
+        What::Plain { before, after } => {
+            format!("{:?} {:?}", before.as_deref().map(plain_text), after.as_deref().map(plain_text))
+        }
     };
     format!("{revision} {at:?} {reason:?} {author} {what}").into()
 }
@@ -259,7 +279,8 @@ impl World {
                 continue;
             }
             let command = self.command(place, draws);
-            let author = match draws.below(5) {
+            let author = match draws.below(6) {
+                5 => Author::Key("dhcp.".into()),
                 3 => Author::Token("ci".into()),
                 4 => Author::Certificate("web.example".into()),
                 0 => Author::Server,
@@ -276,7 +297,32 @@ impl World {
                 }
             }
         }
+        if draws.below(3) == 0 {
+            let what = self.plain(draws);
+            let revision = self.registry.revision() + 1 + commands.len() as u64;
+            let author = Author::Key("dhcp.".into());
+            commands.push(Registry::change(revision, Reason::Updated, what, author, self.now));
+        }
         self.whole(commands)
+    }
+
+    /// Plain records set, set otherwise or deleted, as an UPDATE does it.
+    fn plain(&self, draws: &mut Draws) -> What {
+        let apex = Apex::parse("service.local").unwrap();
+        let owner = Name::parse(["www.service.local", "Mail.service.local"][draws.below(2)]).unwrap();
+        let rtype = [Type::MX, Type::A][draws.below(2)];
+        let before = self.registry.plain().at(&owner).iter().find(|set| set.set.rtype == rtype).cloned();
+        if before.is_some() && draws.below(3) == 0 {
+            return What::Plain { before, after: None };
+        }
+        let data = (0..=draws.below(3) as u8).map(|n| match rtype {
+            Type::A => Data::A([10, 0, 0, n].into()),
+            _ => Data::Mx { preference: n.into(), exchange: owner.clone() },
+        });
+        let set = RrSet { rtype, ttl: draws.below(300) as u32, data: data.collect() };
+        let lease = [Lease::None, Lease::Timed(Duration::from_secs(30))][draws.below(2)];
+        let after = Some(Arc::new(PlainSet::new(&apex, &owner, set, lease, self.now)));
+        What::Plain { before, after }
     }
 
     /// What time alone has changed.

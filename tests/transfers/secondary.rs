@@ -92,7 +92,9 @@ impl Came {
 pub fn line(record: &Record) -> Line {
     let data = match record.data {
         // Names are the same in any case (RFC 4343), so a difference need not say that it has changed.
-        RData::SRV(_) | RData::PTR(_) | RData::CNAME(_) => record.data.to_string().to_lowercase(),
+        RData::SRV(_) | RData::PTR(_) | RData::CNAME(_) | RData::MX(_) => {
+            record.data.to_string().to_lowercase()
+        }
         _ => record.data.to_string(),
     };
     (record.name.to_lowercase().to_string(), record.record_type(), record.ttl, data)

@@ -14,6 +14,8 @@ use super::query::type_name;
 
 /// Octets of a header.
 const HEADER: usize = 12;
+/// The opcode, in its place in the flags.
+const UPDATE: u16 = 5 << 11;
 const TXT: u16 = 16;
 const CHAOS: u16 = 3;
 const SVCB: u16 = 64;
@@ -461,7 +463,9 @@ fn header(query: &[u8], over: Over, read: &Read, faults: &mut Vec<Fault>) {
     let copied = if asked & 0x7800 == 0 { asked & 0x0110 } else { 0 };
     check("flags", read.flags & 0x0110 == copied, "RD or CD");
     let rcode = read.rcode();
-    check("rcode", matches!(rcode, 0..=5 | 16 | 23), &format!("rcode {rcode}"));
+    // Those from 6 to 10 are of UPDATE (RFC 2136 section 2.2).
+    let known = matches!(rcode, 0..=5 | 16 | 23) || asked & 0x7800 == UPDATE && rcode <= 10;
+    check("rcode", known, &format!("rcode {rcode}"));
     check("flags", matches!(rcode, 0 | 3) || !read.authoritative(), "AA on an error");
     let records = read.sections.iter().map(Vec::len).sum::<usize>();
     check("answer", matches!(rcode, 0 | 3) || records == 0, "records in an error");
@@ -478,7 +482,13 @@ fn header(query: &[u8], over: Over, read: &Read, faults: &mut Vec<Fault>) {
 
 fn question_and_opt(query: &[u8], read: &Read, faults: &mut Vec<Fault>) {
     let asked = glimpse(query);
-    if let Some(question) = &asked.question
+    let is_update = u16::from_be_bytes([query[2], query[3]]) & 0x7800 == UPDATE;
+    if is_update {
+        // Y-25: nothing of it is repeated.
+        if read.questions > 0 {
+            faults.push(fault("question", "a zone section"));
+        }
+    } else if let Some(question) = &asked.question
         && *question != read.question
     {
         faults.push(fault("question", format!("{:?} for {question:?}", read.question)));

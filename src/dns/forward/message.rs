@@ -1,24 +1,18 @@
 //! Queries to another server, and what its replies say.
 //!
-//! A reply is taken apart into records, and put together again for each client: names are written out here, because
-//! where a pointer leads depends on the message around it (RFC 1035 section 4.1.4). Types that we do not know have
-//! no compressed names in them (RFC 3597 section 4) and stay the octets that they are. Nothing else is changed.
-
-use std::sync::Arc;
+//! A reply is taken apart into records, its names written out, and put together again for each client. Nothing else is
+//! changed.
 
 use crate::answer::{Answer, CLASS_IN, Ede, Rcode};
 use crate::dns::encode::HEADER_OCTETS;
-use crate::name::{NAME_OCTETS_MAX, Name};
-use crate::record::{Data, Record, Soa, Type};
+use crate::dns::reader::Reader;
+use crate::name::NAME_OCTETS_MAX;
+use crate::record::{Record, Type};
 
 use super::Query;
 
 /// The size that we say we receive over UDP: no path fragments it (RFC 9715 section 3.1).
 const UDP_OCTETS_ADVERTISED: u16 = 1232;
-/// Octets that the records of one reply may have once names are written out: eight times the longest message, for
-/// pointers can make thousands of long names of a few octets.
-const EXPANDED_OCTETS_MAX: usize = 512 << 10;
-
 const QR: u16 = 0x8000;
 const OPCODE: u16 = 0x7800;
 const TC: u16 = 0x0200;
@@ -130,49 +124,42 @@ impl Sent {
         // Names of the reply may point into the question, whose random case is nobody's.
         let mut message = message.to_vec();
         message[HEADER_OCTETS..at].make_ascii_lowercase();
-        let mut reader = Reader { message: &message, at, expanded: 0, last: None };
-        match reader.reply(flags, [counts[1], counts[2], counts[3]]) {
+        let mut parts = Parts(Reader::new(&message, at));
+        match parts.reply(flags, [counts[1], counts[2], counts[3]]) {
             Some(reply) => Heard::Reply(reply),
             None => Heard::Malformed,
         }
     }
 }
 
-/// Reads a message from front to back; `None` wherever it is not well formed.
-struct Reader<'a> {
-    message: &'a [u8],
-    at: usize,
-    /// Octets of names written out so far.
-    expanded: usize,
-    /// The name before this one: the records of an RRset share one.
-    last: Option<Name>,
-}
+/// Takes a reply apart; `None` where it is not well formed.
+struct Parts<'a>(Reader<'a>);
 
-impl Reader<'_> {
+impl Parts<'_> {
     fn reply(&mut self, flags: u16, counts: [u16; 3]) -> Option<Reply> {
         let mut answer = Answer::default();
         let mut opt = None;
         for (section, count) in counts.into_iter().enumerate() {
             for _ in 0..count {
-                let owner = self.name()?;
-                let rtype = Type(self.u16()?);
-                let class = self.u16()?;
-                let ttl = u32::from(self.u16()?) << 16 | u32::from(self.u16()?);
-                let octets = usize::from(self.u16()?);
-                let end = self.at + octets;
+                let owner = self.0.name()?;
+                let rtype = Type(self.0.u16()?);
+                let class = self.0.u16()?;
+                let ttl = self.0.u32()?;
+                let octets = usize::from(self.0.u16()?);
+                let end = self.0.at + octets;
                 if rtype == Type::OPT {
                     if section != 2 || opt.is_some() {
                         return None; // RFC 6891 section 6.1.1
                     }
-                    opt = Some((ttl, self.message.get(self.at..end)?));
-                    self.at = end;
+                    opt = Some((ttl, self.0.message.get(self.0.at..end)?));
+                    self.0.at = end;
                     continue;
                 }
                 if class != CLASS_IN {
                     return None;
                 }
-                let data = self.data(rtype, end)?;
-                if self.at != end {
+                let data = self.0.data(rtype, end)?;
+                if self.0.at != end {
                     return None;
                 }
                 // With the highest bit set a TTL is 0 (RFC 2181 section 8).
@@ -197,113 +184,6 @@ impl Reader<'_> {
             answer,
         })
     }
-
-    fn u16(&mut self) -> Option<u16> {
-        let octets = self.message.get(self.at..self.at + 2)?;
-        self.at += 2;
-        Some(u16::from_be_bytes([octets[0], octets[1]]))
-    }
-
-    /// The name that stands here, its pointers followed: each leads further to the front, so this ends.
-    fn name(&mut self) -> Option<Name> {
-        let mut wire = [0; NAME_OCTETS_MAX];
-        let (mut octets, mut at, mut front) = (0, self.at, self.at);
-        let mut after = None;
-        loop {
-            match *self.message.get(at)? {
-                0 => break,
-                length @ 1..=63 => {
-                    let label = self.message.get(at..at + 1 + usize::from(length))?;
-                    wire.get_mut(octets..octets + label.len())?.copy_from_slice(label);
-                    (octets, at) = (octets + label.len(), at + label.len());
-                }
-                high @ 0xc0.. => {
-                    let to = usize::from(high & 0x3f) << 8 | usize::from(*self.message.get(at + 1)?);
-                    after.get_or_insert(at + 2);
-                    if to >= front {
-                        return None;
-                    }
-                    (at, front) = (to, to);
-                }
-                _ => return None,
-            }
-        }
-        self.at = after.unwrap_or(at + 1);
-        let wire = wire.get(..=octets)?; // the root's octet is zero already
-        self.expanded += wire.len();
-        if self.expanded > EXPANDED_OCTETS_MAX {
-            return None;
-        }
-        if let Some(last) = &self.last
-            && last.as_wire() == wire
-        {
-            return Some(last.clone());
-        }
-        let name = Name::from_wire(wire).ok()?;
-        self.last = Some(name.clone());
-        Some(name)
-    }
-
-    /// The data of a record, which ends at `end`.
-    fn data(&mut self, rtype: Type, end: usize) -> Option<Data> {
-        let here = self.message.get(self.at..end)?;
-        let data = match rtype {
-            Type::A => Data::A(<[u8; 4]>::try_from(here).ok()?.into()),
-            Type::AAAA => Data::Aaaa(<[u8; 16]>::try_from(here).ok()?.into()),
-            Type::CNAME => return self.name().map(Data::Cname),
-            Type::NS => return self.name().map(Data::Ns),
-            Type::PTR => return self.name().map(Data::Ptr),
-            Type::MX => {
-                let preference = self.u16()?;
-                return Some(Data::Mx { preference, exchange: self.name()? });
-            }
-            Type::SRV => {
-                let (priority, weight, port) = (self.u16()?, self.u16()?, self.u16()?);
-                return Some(Data::Srv { priority, weight, port, target: self.name()? });
-            }
-            Type::SOA => return self.soa(),
-            _ => return self.other(rtype, end),
-        };
-        self.at = end;
-        Some(data)
-    }
-
-    fn soa(&mut self) -> Option<Data> {
-        let (mname, rname) = (self.name()?, self.name()?);
-        let mut numbers = [0; 5];
-        for number in &mut numbers {
-            *number = u32::from(self.u16()?) << 16 | u32::from(self.u16()?);
-        }
-        let [serial, refresh, retry, expire, minimum] = numbers;
-        Some(Data::Soa(Arc::new(Soa { mname, rname, serial, refresh, retry, expire, minimum })))
-    }
-
-    /// Any other type: its octets, with the names written out that a sender may have compressed.
-    fn other(&mut self, rtype: Type, end: usize) -> Option<Data> {
-        let (in_front, names) = match rtype.0 {
-            3 | 4 | 7 | 8 | 9 | 39 => (0, 1), // MD, MF, MB, MG, MR; DNAME
-            14 | 17 => (0, 2),                // MINFO, RP
-            18 | 21 | 36 => (2, 1),           // AFSDB, RT, KX
-            26 => (2, 2),                     // PX
-            24 => (18, 1),                    // SIG
-            35 => (self.naptr_texts(end)?, 1),
-            _ => (0, 0),
-        };
-        let mut octets = self.message.get(self.at..self.at + in_front)?.to_vec();
-        self.at += in_front;
-        for _ in 0..names {
-            octets.extend_from_slice(self.name()?.as_wire());
-        }
-        octets.extend_from_slice(self.message.get(self.at..end)?);
-        self.at = end;
-        Some(Data::Other { rtype, octets: octets.into() })
-    }
-
-    /// Octets of a NAPTR record in front of its name: two numbers and three texts (RFC 3403 section 4.1).
-    fn naptr_texts(&self, end: usize) -> Option<usize> {
-        let here = self.message.get(self.at..end)?;
-        (0..3).try_fold(4, |at, _| Some(at + 1 + usize::from(*here.get(at)?)))
-    }
 }
 
 /// The first Extended DNS Error among the options (RFC 8914).
@@ -324,6 +204,9 @@ fn extended_error(mut options: &[u8]) -> Option<Ede> {
 mod tests {
     use super::*;
     use crate::balance::Draws;
+    use crate::dns::reader::EXPANDED_OCTETS_MAX;
+    use crate::name::Name;
+    use crate::record::Data;
 
     fn query(name: &str, qtype: Type) -> Query {
         Query { name: Name::parse(name).unwrap(), qtype, dnssec_ok: false, checking_disabled: false }

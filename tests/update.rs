@@ -1,0 +1,371 @@
+//! UPDATE (RFC 2136) on real sockets: what it may, what it makes of the zone, and that it lasts.
+//!
+//! - `message`: messages from words, signed, and what the replies say.
+//! - `model`: random messages against a naive zone.
+//! - `rows.txt`: one row a rule, over UDP, TCP and TLS.
+//!
+//! nsupdate, knsupdate and dnspython are in `update_clients.rs`.
+
+mod harness;
+#[path = "update/message.rs"]
+mod message;
+#[path = "update/model.rs"]
+mod model;
+#[path = "transfers/secondary.rs"]
+mod secondary;
+
+use std::time::Duration;
+
+use harness::{DEADLINE, Resolver, Server, eventually, now};
+use hickory_proto::op::ResponseCode;
+use hickory_proto::rr::{RData, RecordType};
+use serde_json::{Value, json};
+
+use message::{APEX, Said, Update, Way, full, key_file};
+
+const ROWS: &str = include_str!("update/rows.txt");
+
+/// A server that takes UPDATEs, with a directory for its key, its zones and its store.
+struct Updated {
+    server: Server,
+    flags: Vec<String>,
+    _directory: tempfile::TempDir,
+}
+
+impl Updated {
+    fn start(flags: &[&str]) -> Self {
+        let directory = tempfile::tempdir().expect("a directory for the key");
+        let keys = key_file(directory.path(), &["dhcp", "acme", "secondaries"]);
+        let zones = directory.path().join("zones");
+        std::fs::create_dir(&zones).expect("a directory for zones");
+        let tree = "$ORIGIN service.local.\n$TTL 60\nprinter IN A 10.9.9.9\n";
+        std::fs::write(zones.join("service.local.zone"), tree).expect("writing the record tree");
+        let corp = "@ 60 SOA ns h 1 2 3 4 5\n@ 60 NS ns\nns 60 A 10.9.0.1\n";
+        std::fs::write(zones.join("corp.test.zone"), corp).expect("writing a zone");
+        let path = |name: &str| directory.path().join(name).display().to_string();
+        let mut all: Vec<String> = [
+            "--update-allow",
+            "key:dhcp",
+            "--update-allow",
+            "key:acme",
+            "--tls-self-signed",
+            "--known-for",
+            "1s",
+        ]
+        .map(str::to_owned)
+        .into();
+        all.extend([
+            "--tsig-keys".to_owned(),
+            keys.display().to_string(),
+            "--zones".to_owned(),
+            path("zones"),
+        ]);
+        all.extend(["--data".to_owned(), path("data"), "--dot".to_owned(), "127.0.0.1:0".to_owned()]);
+        all.extend(flags.iter().map(|flag| (*flag).to_owned()));
+        Self { server: Self::begin(&all), flags: all, _directory: directory }
+    }
+
+    fn begin(flags: &[String]) -> Server {
+        Server::start(&flags.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
+    /// `killed`: as a crash would end it.
+    fn restart(&mut self, killed: bool) {
+        match killed {
+            true => self.server.crash(),
+            false => {
+                self.server.signal(nix::sys::signal::Signal::SIGTERM);
+                self.server.wait();
+            }
+        }
+        self.server = Self::begin(&self.flags);
+    }
+
+    fn ways(&self) -> [(&'static str, Way); 3] {
+        let dot = self.server.lines.iter().find_map(|line| line.strip_prefix("dot ")?.parse().ok());
+        let server = self.server.dns[0];
+        [
+            ("udp", Way::Udp(Resolver::new(server))),
+            ("tcp", Way::Tcp(harness::dns::connect(server))),
+            ("tls", Way::tls(dot.expect("a line for DNS over TLS"))),
+        ]
+    }
+
+    fn udp(&self) -> Way {
+        Way::Udp(self.server.resolver())
+    }
+
+    fn says(&self, text: &str) -> Said {
+        self.udp().say(&Update::of(text))
+    }
+
+    fn serial(&self) -> u32 {
+        let reply = self.server.resolver().tcp(APEX, RecordType::SOA);
+        let RData::SOA(soa) = &reply.answers[0].data else { panic!("no SOA but {reply:?}") };
+        soa.serial
+    }
+
+    /// What is answered: the data of the records, in order, or why there are none.
+    fn answers(&self, name: &str, rtype: &str) -> Vec<String> {
+        let reply = self.server.resolver().tcp(&full(name).to_string(), rtype.parse().expect("a type"));
+        let mut data: Vec<String> = reply.answers.iter().map(|record| record.data.to_string()).collect();
+        data.sort_unstable();
+        match (data.is_empty(), reply.metadata.response_code) {
+            (true, ResponseCode::NXDomain) => vec!["NXDOMAIN".to_owned()],
+            (true, _) => vec!["NODATA".to_owned()],
+            (false, _) => data,
+        }
+    }
+}
+
+/// Every row, over every transport alike.
+#[test]
+fn every_rule_holds_over_udp_tcp_and_tls() {
+    for way in 0..3 {
+        let updated = Updated::start(&[]);
+        let (name, mut way) = updated.ways().into_iter().nth(way).expect("one of three");
+        let mut client = updated.server.client();
+        let rows = ROWS.split("\n\n").filter(|row| !row.trim_start().starts_with('#'));
+        let mut count = 0;
+        for row in rows {
+            let mut lines = row.lines().filter(|line| !line.is_empty());
+            let title = format!("{} over {name}", lines.next().expect("a title"));
+            let mut update = Update::empty();
+            for line in lines {
+                match line.split_once(' ').unwrap_or((line, "")) {
+                    (">", rest) => register(&mut client, rest, &title),
+                    ("=", rest) => {
+                        let before = updated.serial();
+                        let said = way.say(&update);
+                        expect(&said, rest, &title);
+                        let moved = updated.serial() != before;
+                        assert!(said.rcode == "NOERROR" || !moved, "{title}: the serial moved");
+                    }
+                    ("?", rest) => {
+                        let [name, rtype, data] = rest.splitn(3, ' ').collect::<Vec<_>>()[..] else {
+                            panic!("{title}: {rest}")
+                        };
+                        let mut data: Vec<String> = data.split(" | ").map(str::to_owned).collect();
+                        data.sort_unstable();
+                        let quoted = |data: &String| data.replace('"', "");
+                        let answers: Vec<String> = updated.answers(name, rtype).iter().map(quoted).collect();
+                        assert_eq!(answers, data.iter().map(quoted).collect::<Vec<_>>(), "{title}: {rest}");
+                    }
+                    _ => assert!(update.says(line), "{title}: `{line}`"),
+                }
+            }
+            count += 1;
+        }
+        println!("update: {count} rows over {name}");
+        assert!(count >= 64, "the table was read");
+    }
+}
+
+fn register(client: &mut harness::Client, line: &str, title: &str) {
+    let (request, outcome) = line.rsplit_once("} ").unwrap_or((line, "registered"));
+    let request = if outcome == "registered" && !line.ends_with("registered") {
+        line.to_owned()
+    } else {
+        format!("{request}}}")
+    };
+    let reply = client.ask(&serde_json::from_str(&request).expect("JSON"));
+    assert!(reply.to_string().contains(outcome), "{title}: {reply}");
+}
+
+fn expect(said: &Said, expected: &str, title: &str) {
+    let (rcode, rest) = expected.split_once(' ').unwrap_or((expected, ""));
+    assert_eq!(said.rcode, rcode, "{title}: {said:?}");
+    let lease = rest.strip_prefix("lease ").map(|lease| lease.parse::<u32>().expect("seconds"));
+    assert_eq!(said.lease, lease, "{title}");
+    if lease.is_none() {
+        assert!(said.why.starts_with(rest.trim_matches('"')), "{title}: {said:?}");
+    }
+}
+
+/// What came once is carried out once, over whatever it comes again; and what is too old, never.
+#[test]
+fn a_replay_changes_nothing() {
+    let updated = Updated::start(&[]);
+    let mut ways = updated.ways();
+    let (message, signer) = Update::of("add a 60 A 10.1.0.1").signed(7);
+    let (name, way) = &mut ways[0];
+    assert_eq!(message::read(&way.exchange(&message), 7, signer.as_ref()).rcode, "NOERROR", "{name}");
+    assert_eq!(updated.says("del a").rcode, "NOERROR");
+    let serial = updated.serial();
+    for (name, way) in &mut ways {
+        let said = message::read(&way.exchange(&message), 7, signer.as_ref());
+        assert_eq!(said.rcode, "NOERROR", "a client that heard nothing is told what became of it, {name}");
+        assert_eq!(said.why, "it came before, and was not carried out again");
+        // Under another ID it is the same message: the ID is not signed.
+        let mut renamed = message.clone();
+        renamed[..2].copy_from_slice(&[0, 8]);
+        assert!(way.exchange(&renamed).len() > 12);
+        assert_eq!(
+            (updated.answers("a", "A"), updated.serial()),
+            (vec!["NXDOMAIN".to_owned()], serial),
+            "{name}"
+        );
+    }
+    // What was refused is refused again, though it would be carried out now.
+    let (message, signer) = Update::of("yx b\nadd b 60 A 10.1.0.1").signed(9);
+    let way = &mut ways[1].1;
+    assert_eq!(message::read(&way.exchange(&message), 9, signer.as_ref()).rcode, "NXDOMAIN");
+    assert_eq!(updated.says("add b 60 TXT there").rcode, "NOERROR");
+    assert_eq!(message::read(&way.exchange(&message), 9, signer.as_ref()).rcode, "NXDOMAIN");
+    assert_eq!(updated.answers("b", "A"), ["NODATA"]);
+}
+
+/// What was signed before the server started is nothing that it can know of.
+#[test]
+fn what_was_signed_before_the_start_is_too_old() {
+    let updated = Updated::start(&[]);
+    let old = Update::of("add a 60 A 10.1.0.1").at(message::now_s() - 200);
+    let (message, _) = old.signed(7);
+    let reply = updated.udp().exchange(&message);
+    assert_eq!(reply[3] & 15, 9, "NOTAUTH");
+    let badtime = [0, 18, 0, 6];
+    assert!(reply.windows(4).any(|window| window == badtime), "BADTIME, and our time: {reply:02x?}");
+    assert_eq!(updated.answers("a", "A"), ["NXDOMAIN"]);
+}
+
+/// Records and instances are there after a stop and after a crash, and a crash in the middle leaves no half.
+#[test]
+fn what_was_updated_is_there_after_a_restart() {
+    let mut updated = Updated::start(&[]);
+    let text = "add _web._tcp 60 SRV 0 1 8080 web-1.web\nadd web-1.web 60 A 10.0.0.7\nadd a 77 TXT stays\nadd service.local. 60 MX 5 a";
+    assert_eq!(updated.says(text).rcode, "NOERROR");
+    for killed in [true, false, true] {
+        let serial = updated.serial();
+        updated.restart(killed);
+        assert!(updated.serial() >= serial, "the serial never goes back");
+        assert_eq!(updated.answers("web", "SRV"), ["0 1 8080 web-1.web.service.local."]);
+        assert_eq!(updated.answers("a", "TXT"), ["stays"]);
+        assert_eq!(updated.answers(APEX, "MX"), ["5 a.service.local."]);
+    }
+    // UPDATE still knows what it set, and may change it.
+    assert_eq!(updated.says("del a\ndel web-1.web\ndelset _web._tcp SRV").rcode, "NOERROR");
+    assert_eq!(updated.answers("a", "TXT"), ["NXDOMAIN"]);
+    let names = |updated: &Updated| -> Vec<Value> { updated.server.client().list() };
+    assert!(names(&updated).is_empty(), "{:?}", names(&updated));
+    updated.restart(true);
+    assert_eq!(updated.answers("a", "TXT"), ["NXDOMAIN"]);
+}
+
+/// RFC 9664: what has a lease goes with it unless it is said again; the rest stays.
+#[test]
+fn a_lease_ends_unless_it_is_said_again() {
+    let updated = Updated::start(&[]);
+    let text = "add _web._tcp 60 SRV 0 1 8080 web-1.web\nadd web-1.web 60 A 10.0.0.7\nadd a 60 TXT leased";
+    assert_eq!(updated.says("add a 60 A 10.1.0.1").rcode, "NOERROR");
+    let leased = format!("lease 2\n{text}");
+    assert_eq!(updated.says(&leased).lease, Some(2));
+    let serial = updated.serial();
+    let begun = now();
+    while begun.elapsed() < Duration::from_secs(4) {
+        assert_eq!(updated.says(&leased).rcode, "NOERROR");
+        assert_eq!(updated.answers("a", "TXT"), ["leased"]);
+        assert_eq!(updated.answers("web", "A"), ["10.0.0.7"]);
+        harness::pause();
+    }
+    assert_eq!(updated.serial(), serial, "to say it again is no change");
+    eventually("the end of the lease", DEADLINE, || {
+        (updated.answers("a", "TXT") == ["NODATA"]).then_some(())
+    });
+    eventually("the end of the instance", DEADLINE, || {
+        updated.server.client().list().is_empty().then_some(())
+    });
+    assert_eq!(updated.answers("a", "A"), ["10.1.0.1"], "what has no lease stays");
+    // What time did is stored with the next commit.
+    assert_eq!(updated.says("del a").rcode, "NOERROR");
+    let log = updated.server.client().ask(&json!({"log": {}})).to_string();
+    assert!(log.contains("expired") && log.contains("leased") && log.contains("key dhcp."), "{log}");
+}
+
+/// A key does what the rules say, and no more: services by their names, records by the label below the apex.
+#[test]
+fn a_key_may_what_the_rules_say() {
+    let rules = [
+        "allow key:dhcp register+deregister:web*",
+        "allow key:acme register:*",
+        "deny key:acme register:web*",
+    ];
+    let flags: Vec<&str> = rules.iter().flat_map(|rule| ["--access", *rule]).collect();
+    let updated = Updated::start(&flags);
+    let say = |key: &'static str, text: &str| updated.udp().say(&Update::of(text).by(key));
+    let instance = "add _web._tcp 60 SRV 0 1 8080 web-1.web\nadd web-1.web 60 A 10.0.0.7";
+    for (key, text, rcode) in [
+        ("dhcp", instance, "NOERROR"),
+        ("dhcp", "add web-dhcp 60 A 10.1.0.1", "NOERROR"),
+        ("dhcp", "add x.y.web-dhcp 60 A 10.1.0.1", "NOERROR"),
+        ("dhcp", "add api 60 A 10.1.0.1", "REFUSED"),
+        ("dhcp", "add _acme-challenge.api 60 TXT x", "REFUSED"),
+        ("dhcp", "add service.local. 60 TXT x", "REFUSED"),
+        ("dhcp", "add web-dhcp 60 A 10.1.0.2\nadd api 60 A 10.1.0.1", "REFUSED"),
+        ("acme", "add _acme-challenge.api 60 TXT x", "NOERROR"),
+        ("acme", "add service.local. 60 TXT x", "REFUSED"),
+        ("acme", "del _acme-challenge.api", "REFUSED"),
+        ("acme", "add _acme-challenge.web 60 TXT x", "REFUSED"),
+        ("acme", "add web-1.web 60 A 10.0.0.8", "REFUSED"),
+        ("secondaries", instance, "REFUSED"),
+    ] {
+        assert_eq!(say(key, text).rcode, rcode, "{key}: {text}");
+    }
+    assert_eq!(updated.answers("web-dhcp", "A"), ["10.1.0.1"], "all or nothing");
+    let why = say("acme", "add service.local. 60 TXT x").why;
+    assert!(why.starts_with("key acme. may not register every service: no rule"), "{why}");
+}
+
+/// First come, first served: another key needs the right to change what everybody set.
+#[test]
+fn an_instance_is_changed_by_the_key_that_set_it() {
+    let updated = Updated::start(&[]);
+    let say = |key: &'static str, text: &str| updated.udp().say(&Update::of(text).by(key));
+    let instance = "add _web._tcp 60 SRV 0 1 8080 web-1.web\nadd web-1.web 60 A 10.0.0.7";
+    assert_eq!(say("dhcp", instance).rcode, "NOERROR");
+    for text in ["add web-1.web 60 A 10.0.0.8", "del web-1.web", "delset _web._tcp SRV"] {
+        let said = say("acme", text);
+        assert_eq!(said.rcode, "REFUSED", "{text}");
+        assert!(said.why.starts_with("web/web-1@10.0.0.7 was registered by key dhcp."), "{said:?}");
+    }
+    assert_eq!(updated.answers("web", "A"), ["10.0.0.7"]);
+    assert_eq!(say("dhcp", "del web-1.web\ndelset _web._tcp SRV").rcode, "NOERROR");
+}
+
+/// What an UPDATE of one instance costs does not grow with what the message does not speak of.
+#[test]
+fn a_service_of_many_is_updated() {
+    let updated = Updated::start(&[]);
+    let mut way = updated.ways().into_iter().nth(1).expect("TCP").1;
+    for block in 0..5 {
+        let lines = (0..400).map(|n| {
+            format!(
+                "add _web._tcp 60 SRV 0 1 80 n{block}-{n}.web\nadd n{block}-{n}.web 60 A 10.2.{block}.1\n"
+            )
+        });
+        assert_eq!(way.say(&Update::of(&lines.collect::<String>())).rcode, "NOERROR");
+    }
+    let begun = now();
+    assert_eq!(way.say(&Update::of("add n0-0.web 60 A 10.3.0.1")).rcode, "NOERROR");
+    println!("update: one address more in a service of 2,000 instances took {:?}", begun.elapsed());
+    assert_eq!(updated.answers("n0-0.web", "A"), ["10.2.0.1", "10.3.0.1"]);
+    assert_eq!(updated.server.client().list().len(), 2000);
+}
+
+/// More records than there may be are refused, and the server goes on.
+#[test]
+fn there_are_only_so_many_records() {
+    let updated = Updated::start(&[]);
+    let mut way = updated.ways().into_iter().nth(1).expect("TCP").1;
+    for block in 0..10 {
+        let lines: Vec<String> = (0..1000).map(|n| format!("add h{block}-{n} 60 A 10.2.{block}.1")).collect();
+        assert_eq!(way.say(&Update::of(&lines.join("\n"))).rcode, "NOERROR");
+    }
+    let said = way.say(&Update::of("add one-more 60 A 10.2.0.1"));
+    assert_eq!(
+        (said.rcode, &*said.why),
+        ("REFUSED", "10000 records are set, and no more may be; delete some, or u")
+    );
+    let begun = now();
+    assert_eq!(way.say(&Update::of("del h0-0\nadd one-more 60 A 10.2.0.1")).rcode, "NOERROR");
+    println!("update: one change to a tree of 10,000 records took {:?}", begun.elapsed());
+}
