@@ -2,20 +2,11 @@
 //!
 //! Needs: peer:etcd
 
+#[path = "cluster/mod.rs"]
+mod cluster;
 mod harness;
 
-#[path = "cluster/access.rs"]
-mod access;
-#[path = "cluster/etcd.rs"]
-mod etcd;
-#[path = "cluster/guards.rs"]
-mod guards;
-#[path = "cluster/identities.rs"]
-mod identities;
-#[path = "cluster/several.rs"]
-mod several;
-#[path = "cluster/trouble.rs"]
-mod trouble;
+use cluster::{etcd, several};
 
 /// The etcd of this file's tests.
 fn program() -> std::path::PathBuf {
