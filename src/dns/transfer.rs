@@ -355,10 +355,11 @@ async fn read(history: &History, after: u64) -> Option<Vec<Change>> {
     }
 }
 
+/// Adds what is not there yet. One revision of etcd's may hold several changes; a source has all of them, or none.
 fn merge(changes: &mut Vec<Change>, others: Vec<Change>) {
-    changes.extend(others);
+    let known: HashSet<u64> = changes.iter().map(|change| change.revision).collect();
+    changes.extend(others.into_iter().filter(|change| !known.contains(&change.revision)));
     changes.sort_by_key(|change| change.revision);
-    changes.dedup_by_key(|change| change.revision);
 }
 
 type Records = Box<dyn Iterator<Item = Record> + Send>;
