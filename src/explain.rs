@@ -71,7 +71,14 @@ fn service_of(view: &View, domain: &Name) -> Option<String> {
         | Owner::ByTag { service, .. }
         | Owner::Below { service, .. }
         | Owner::TypeInstance { service, .. } => Some(service.to_owned()),
-        Owner::Apex | Owner::NameServer | Owner::Empty | Owner::Types | Owner::Browse | Owner::Tag(_) => None,
+        Owner::Apex
+        | Owner::NameServer(_)
+        | Owner::Registration(_)
+        | Owner::Registrations
+        | Owner::Empty
+        | Owner::Types
+        | Owner::Browse
+        | Owner::Tag(_) => None,
     }
 }
 

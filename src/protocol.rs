@@ -18,7 +18,7 @@ mod shown;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -627,6 +627,9 @@ pub struct ServerForm {
     pub instances: u64,
     pub live: u64,
     pub revision: u64,
+    /// Where it takes registrations over TCP: `ADDR:PORT`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub listen: Vec<SocketAddr>,
     pub serial: u32,
     pub uptime_s: u64,
 }
@@ -645,6 +648,9 @@ impl Problem {
     pub fn new(code: &'static str, message: impl Into<String>) -> Self {
         Self { code: Cow::Borrowed(code), field: None, message: message.into() }
     }
+    /// For how long the store could not be followed, and answers are those of that time, in seconds; left out while it can.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stale_s: Option<u64>,
 
     /// A field that does not fit; the message begins with the field's name.
     pub fn invalid(field: &str, what: impl fmt::Display) -> Self {

@@ -188,6 +188,7 @@ impl Desk {
         Reply::Status(Box::new(ServerForm {
             ready: self.view.is_ready(),
             store_trouble: self.view.store_trouble().map(|trouble| trouble.to_string()),
+            stale_s: self.view.stale_for(now).map(|stale| stale.as_secs()),
             nodes: self.view.nodes().iter().map(node_form).collect(),
             services: directory.len() as u64,
             instances: self.view.instances(),
@@ -197,6 +198,12 @@ impl Desk {
             uptime_s: now.mono_ns / 1_000_000_000,
             ..self.server.clone()
         }))
+    }
+
+    fn renewed(&self, key: &Key, lease: Lease) -> Reply {
+        let (service, id) = (key.service.to_string(), key.id.to_string());
+        let cut_off = self.view.stale_for(self.clock.now()).is_some();
+        Reply::Renewed(RenewedForm { service, id, lease: lease_text(lease), cut_off })
     }
 
     fn renew(&self, form: &HolderForm<'_>, host: &HostName, who: &Identity) -> Result<Renewed, Problem> {
@@ -219,6 +226,7 @@ fn node_form(node: &Node) -> NodeForm {
         name: node.name.to_string(),
         addresses: node.addresses.clone(),
         dns: node.dns,
+        listen: node.listener.iter().flat_map(|listener| listener.sockets()).collect(),
         slots: node.slots,
         own: node.is_own,
     }

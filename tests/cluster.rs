@@ -9,14 +9,16 @@
 //! - `access`: TLS, users, and what is refused.
 //! - `identities`: tokens, and whose an instance is.
 //! - `guards`: the guard against mass death.
+//! - `names`: the nodes in their own zone, and a resolver that goes on where one is dead.
+//! - `stale`: a node that is cut off from etcd.
 //!
-//! Needs: etcd-server
+//! Needs: etcd-server, bind9-dnsutils, unbound, iproute2, util-linux
 
 #[path = "cluster/mod.rs"]
 mod cluster;
 mod harness;
 
-use cluster::{etcd, several};
+use cluster::{etcd, relay, several};
 
 /// The etcd of this file's tests.
 fn program() -> std::path::PathBuf {

@@ -1,12 +1,12 @@
 //! What tests/cluster.rs shows of Debian's etcd, on one of this year.
 //!
-//! Needs: peer:etcd
+//! Needs: peer:etcd, bind9-dnsutils, unbound, iproute2, util-linux
 
 #[path = "cluster/mod.rs"]
 mod cluster;
 mod harness;
 
-use cluster::{etcd, several};
+use cluster::{etcd, relay, several};
 
 /// The etcd of this file's tests.
 fn program() -> std::path::PathBuf {

@@ -151,7 +151,7 @@ impl Transfers {
         let zones = view.zones();
         let zone = match (live, zones.primary.iter().find(|zone| zone.apex == *name)) {
             (Some(_), _) if !view.is_ready() || transfers.state.load().is_none() => {
-                let ede = Ede::new(Ede::NOT_READY, "the registry is not loaded yet");
+                let ede = Ede::new(Ede::NOT_READY, "the registry is not loaded, or is too old");
                 return Err(Answer::bare(Rcode::ServFail, Some(ede)));
             }
             (Some(apex), _) => Source::Live(apex.clone()),

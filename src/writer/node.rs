@@ -82,6 +82,8 @@ pub struct Node {
     number: u64,
     /// Why etcd cannot be asked.
     lost: Option<String>,
+    /// And since when.
+    lost_at: Option<Now>,
     /// Leases stand still since this time.
     still_ns: Option<u64>,
     seen_ns: u64,
@@ -163,6 +165,7 @@ impl Node {
             unsettled: BTreeMap::new(),
             number: run,
             lost: None,
+            lost_at: None,
             still_ns: Some(seen_ns),
             seen_ns,
             sweep_ns: seen_ns,
@@ -220,7 +223,7 @@ impl Node {
                 self.fold.remember(&std::mem::take(&mut remembered), now);
                 self.fold.settle_all(now);
                 self.unsettle_all(now);
-                self.view.set_nodes(self.fold.nodes());
+                self.view.set_nodes(self.fold.nodes(), self.fold.registry.revision());
                 self.view.set_serial_base(format.serial_base);
                 self.view.publish_all(&self.fold.registry);
                 self.publish_tokens();
@@ -340,6 +343,7 @@ impl Node {
             (Some(_), None) => tracing::info!("etcd can be asked again"),
             _ => {}
         }
+        self.lost_at = lost.as_ref().and(self.lost_at.or_else(|| Some(self.clock.now())));
         self.lost = lost;
     }
 
@@ -352,6 +356,7 @@ impl Node {
             }
             (None, Some(_)) => None,
         };
+        self.view.set_stale(self.lost_at, now);
         if self.view.store_trouble().map(|trouble| trouble.to_string()) != trouble {
             self.view.set_store_trouble(trouble);
         }
@@ -407,9 +412,10 @@ impl Node {
             }
             changes.extend(change);
         }
-        if !self.fold.members().keys().eq(members.iter()) || since != self.fold.member_since() {
+        let others = !self.fold.members().keys().eq(members.iter()) || since != self.fold.member_since();
+        if others {
             self.note_members();
-            self.view.set_nodes(self.fold.nodes());
+            self.view.set_nodes(self.fold.nodes(), self.fold.registry.revision());
             self.fold.settle_all(now);
             self.unsettle_all(now);
         }
@@ -418,6 +424,10 @@ impl Node {
         }
         self.unsettle(&changes);
         show(&self.fold.registry, &self.view, &self.journal, &changes);
+        if others && changes.is_empty() {
+            // Secondaries are told: the zone names the nodes.
+            self.journal.publish(&Arc::from([]), &[]);
+        }
         self.memory.keep(changes);
         for number in done {
             if let Some(pending) = self.pending.remove(&number) {

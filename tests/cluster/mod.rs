@@ -4,5 +4,10 @@ pub mod access;
 pub mod etcd;
 pub mod guards;
 pub mod identities;
+pub mod names;
+pub mod relay;
+#[path = "../transfers/secondary.rs"]
+pub mod secondary;
 pub mod several;
+pub mod stale;
 pub mod trouble;
