@@ -215,7 +215,7 @@ impl Desk {
             None => self.may(who, Verb::Register, (&key.service).into())?,
         }
         Ok(match self.view.renew(&holder.key, holder.lease_id, self.clock.now())? {
-            Some(lease) => Renewed::Here(renewed(&holder.key, lease)),
+            Some(lease) => Renewed::Here(self.renewed(&holder.key, lease)),
             None => Renewed::Elsewhere(holder),
         })
     }
@@ -237,9 +237,4 @@ enum Renewed {
     Here(Reply),
     /// The writer has to take the lease over from another node first.
     Elsewhere(Holder),
-}
-
-fn renewed(key: &Key, lease: Lease) -> Reply {
-    let (service, id) = (key.service.to_string(), key.id.to_string());
-    Reply::Renewed(RenewedForm { service, id, lease: lease_text(lease) })
 }

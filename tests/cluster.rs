@@ -9,6 +9,7 @@
 //! - `access`: TLS, users, and what is refused.
 //! - `identities`: tokens, and whose an instance is.
 //! - `guards`: the guard against mass death.
+//! - `failover`: clients of several nodes, one of which dies or is cut off.
 //! - `names`: the nodes in their own zone, and a resolver that goes on where one is dead.
 //! - `stale`: a node that is cut off from etcd.
 //!

@@ -2,6 +2,7 @@
 
 pub mod access;
 pub mod etcd;
+pub mod failover;
 pub mod guards;
 pub mod identities;
 pub mod names;
