@@ -165,6 +165,9 @@ impl Desk {
     }
 
     fn list(&self, form: &FilterForm) -> Result<Reply, Problem> {
+        if form.since.is_some() {
+            return Err(Problem::invalid("since", "is for `watch`; a list is of now"));
+        }
         let filter = form.filter()?;
         let after = match form.after.as_deref().map(|after| after.split_once('/')) {
             None => None,

@@ -14,7 +14,7 @@ pub mod prepared;
 mod spans;
 
 use std::borrow::Borrow;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -551,9 +551,11 @@ impl View {
 
     /// The servers that the zone names: every node, `NAMED_MAX` at most, or this one alone.
     pub(crate) fn servers(&self) -> Vec<Named> {
-        let nodes = self.nodes.load();
+        let (nodes, mut labels) = (self.nodes.load(), HashSet::new());
         let named = |node: &Node| {
             let label = InstanceId::parse(&node.name).ok()?.label();
+            // Of names that differ in case alone the first: one RRset does not hold a record twice.
+            let label = labels.insert(label.clone()).then_some(label)?;
             let (dns, listener) = (node.addresses.clone(), node.listener.clone());
             Some(Named { label: Some(label), dns, listener })
         };
