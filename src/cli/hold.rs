@@ -97,7 +97,7 @@ impl Holder {
         mut self,
         shown: impl Fn(&RegisteredForm) -> Result<(), Failure>,
     ) -> Result<Ended, Failure> {
-        let mut pause = PAUSE_MIN;
+        let (mut pause, mut others) = (PAUSE_MIN, self.way.others());
         loop {
             let error = match self.connection(&shown, &mut pause).await {
                 Ok(ended) => return ended,
@@ -107,7 +107,11 @@ impl Holder {
                 return Ok(Ended::Left);
             }
             if self.held.is_none() && !self.insists {
-                return Err(error.into());
+                // The first word is said to each server once.
+                if others == 0 || !error.is_of_the_server() {
+                    return Err(error.into());
+                }
+                others -= 1;
             }
             match error.is_of_the_server() && self.way.has_others() {
                 true => {

@@ -141,7 +141,8 @@ fn a_holder_leaves_a_node_that_is_cut_off_from_etcd() {
     for holder in &holders {
         eventually("a word of it", DEADLINE, || {
             assert_eq!(seen(&other), [8001, 8002], "one is missing");
-            holder.stderr().contains("cannot reach its store; going on with").then_some(())
+            // It may have been cut off in the middle of the first registration, which is then said again there too.
+            holder.stderr().contains("going on with").then_some(())
         });
     }
     // Longer than a lease and than the grace of a connection: what the cut one heard counts for nothing.
