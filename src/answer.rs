@@ -14,7 +14,7 @@ use crate::grammar::reverse::{self, Prefix};
 use crate::live;
 use crate::name::{Apex, Name, ServiceName};
 use crate::record::{Data, Record, RrSet, Type};
-use crate::view::{ConsulZone, EDE_OCTETS_MAX, NEGATIVE_TTL, View};
+use crate::view::{ConsulZone, EDE_OCTETS_MAX, NEGATIVE_TTL, View, Worth};
 use crate::zone::{self, Zone};
 
 /// CNAMEs followed for one question; longer chains are a mistake or an attack.
@@ -133,6 +133,7 @@ pub struct Ede {
 impl Ede {
     pub const OTHER: u16 = 0;
     pub const STALE_ANSWER: u16 = 3;
+    pub const STALE_NXDOMAIN_ANSWER: u16 = 19;
     pub const CACHED_ERROR: u16 = 13;
     pub const NOT_READY: u16 = 14;
     pub const PROHIBITED: u16 = 18;
@@ -141,6 +142,14 @@ impl Ede {
     pub const NO_REACHABLE_AUTHORITY: u16 = 22;
     pub const NETWORK_ERROR: u16 = 23;
     pub const INVALID_QUERY_TYPE: u16 = 30;
+
+    /// The code of what is answered from an old view (RFC 8914 sections 4.4 and 4.20).
+    pub fn stale(rcode: Rcode) -> u16 {
+        match rcode {
+            Rcode::NxDomain => Self::STALE_NXDOMAIN_ANSWER,
+            _ => Self::STALE_ANSWER,
+        }
+    }
 
     /// Some words repeat a label of the question, which may hold any octet: what a terminal would obey
     /// is taken out.
@@ -182,6 +191,23 @@ pub(crate) struct Selection {
 
 /// See the module's own words.
 pub fn answer(view: &View, asked: &Asked<'_>) -> Answer {
+    let mut answer = find(view, asked);
+    if asked.edns
+        && let Some(words) = view.stale_words()
+        && matches!(answer.rcode, Rcode::NoError | Rcode::NxDomain)
+        && Served::of(view, &asked.question.name).is_some_and(|served| !matches!(served, Served::Static(_)))
+    {
+        // Why there is nothing is worth more words than that it may have changed.
+        let words = match answer.ede.take() {
+            Some(ede) if answer.answer.is_empty() => ede.text,
+            _ => words,
+        };
+        answer.ede = Some(Ede::new(Ede::stale(answer.rcode), words));
+    }
+    answer
+}
+
+fn find(view: &View, asked: &Asked<'_>) -> Answer {
     let question = asked.question;
     if question.class != CLASS_IN {
         let ede = Ede::new(Ede::NOT_SUPPORTED, "only class IN is served here");
@@ -200,10 +226,11 @@ pub fn answer(view: &View, asked: &Asked<'_>) -> Answer {
             return Answer { onward: Some(qname), ..answer };
         };
         if !matches!(served, Served::Static(_)) && !view.is_ready() {
-            return Answer::bare(
-                Rcode::ServFail,
-                Some(Ede::new(Ede::NOT_READY, "the registry is not loaded yet")),
-            );
+            let why = match view.worth() {
+                Worth::TooOld => "the store could not be followed for too long",
+                _ => "the registry is not loaded yet",
+            };
+            return Answer::bare(Rcode::ServFail, Some(Ede::new(Ede::NOT_READY, why)));
         }
         let found = served.find(view, &Asked { room, ..*asked }, &qname);
         match found {

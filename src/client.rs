@@ -2,8 +2,9 @@
 //!
 //! One connection, one JSON object per line each way, replies in the order of the requests. `request` asks
 //! one thing and waits; `send` and `receive` are its halves, for pipelining and for `watch`, whose
-//! replies come by themselves. Nothing here retries or reconnects: who holds a registration knows when
-//! that is right (`cli::hold`).
+//! replies come by themselves. A [`Way`] leads to one of several servers: those that cannot be reached are passed over, and
+//! what does no harm when it is said twice is asked of the next where one is lost or cannot do it. When to come
+//! back is for whoever holds a registration or follows a stream to know (`cli::hold`, `cli::follow`).
 
 use std::fmt;
 use std::future::Future;
@@ -30,6 +31,11 @@ use crate::time::format_duration;
 ///
 /// The server keeps pages smaller; this bound is for something else at that address.
 pub const REPLY_OCTETS_MAX: usize = 64 * 1024 * 1024;
+/// Servers that one client may be given: each is waited for in turn.
+pub const SERVERS_MAX: usize = 16;
+/// How long a connection may take where there is another server to try: enough for one lost packet of its beginning, and so
+/// short that a connection-bound instance finds the last of a few within its grace.
+const NEXT_AFTER: Duration = Duration::from_secs(2);
 /// A peer on TCP that says nothing for this long is asked whether it is still there.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(10);
 
@@ -97,19 +103,111 @@ impl fmt::Display for Server {
     }
 }
 
-/// The way to a server: where it is, and who we say that we are.
+/// The way to a server: where it may be, and who we say that we are.
 #[derive(Clone, Debug)]
 pub struct Way {
-    pub server: Server,
-    pub token: Option<Secret>,
+    servers: Vec<Server>,
+    /// The one that is tried first: the last that worked.
+    at: usize,
+    /// Those whose trouble was told, since one worked.
+    told: Vec<Server>,
+    /// Told, in a sentence, that another server is tried, and why.
+    tell: fn(&str),
+    token: Option<Secret>,
     /// Over TLS.
-    pub trust: Trust,
+    trust: Trust,
 }
 
 impl Way {
-    /// Connects, and says who we are. `timeout` bounds this and every later `request`.
-    pub async fn connect(&self, timeout: Duration) -> Result<Client, ClientError> {
-        let mut client = Client::connect_trusting(&self.server, &self.trust, timeout).await?;
+    /// `servers` are tried in this order; there is at least one.
+    pub fn new(servers: Vec<Server>, token: Option<Secret>, trust: Trust, tell: fn(&str)) -> Self {
+        assert!(!servers.is_empty(), "a way leads somewhere");
+        Self { servers, at: 0, told: Vec::new(), tell, token, trust }
+    }
+
+    /// The server that is tried next.
+    pub fn server(&self) -> &Server {
+        &self.servers[self.at]
+    }
+
+    /// How many other servers there are.
+    pub fn others(&self) -> usize {
+        self.servers.len() - 1
+    }
+
+    pub fn has_others(&self) -> bool {
+        self.others() > 0
+    }
+
+    /// Tries the next server from here on, where there is one, and says why, once.
+    pub fn go_on(&mut self, why: &ClientError) {
+        if !self.has_others() {
+            return;
+        }
+        let left = self.server().clone();
+        self.at = (self.at + 1) % self.servers.len();
+        if !self.told.contains(&left) {
+            (self.tell)(&format!("{why}; going on with {}", self.server()));
+            self.told.push(left);
+        }
+    }
+
+    /// Connects to the first server that is there, each tried once, and says who we are. `timeout` bounds the last try
+    /// and every later `request`.
+    pub async fn connect(&mut self, timeout: Duration) -> Result<Client, ClientError> {
+        for _ in 1..self.servers.len() {
+            match self.connect_here(timeout, NEXT_AFTER).await {
+                Err(error) if error.is_of_the_server() => self.go_on(&error),
+                connected => return connected,
+            }
+        }
+        self.connect_here(timeout, timeout).await
+    }
+
+    /// Asks one thing over a connection of its own. Where a server is lost meanwhile, or cannot do it now, the next one
+    /// is asked, if it does no harm to say it twice.
+    pub async fn ask(
+        &mut self,
+        request: &Request<'_>,
+        timeout: Duration,
+    ) -> Result<(Client, Reply), ClientError> {
+        let mut others = self.others();
+        loop {
+            let mut client = self.connect(timeout).await?;
+            match client.request(request).await {
+                Ok(reply) => return Ok((client, reply)),
+                Err(error) if others > 0 && error.is_of_the_server() && request.may_be_repeated() => {
+                    others -= 1;
+                    self.go_on(&error);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Asks the other servers, each once; whoever does it is tried first from here on.
+    pub async fn ask_others(&mut self, request: &Request<'_>, timeout: Duration) -> Option<(Client, Reply)> {
+        let from = self.at;
+        for step in 1..self.servers.len() {
+            self.at = (from + step) % self.servers.len();
+            let Ok(mut client) = self.connect_here(timeout, NEXT_AFTER).await else { continue };
+            if let Ok(reply) = client.request(request).await {
+                return Some((client, reply));
+            }
+        }
+        self.at = from;
+        None
+    }
+
+    async fn connect_here(&mut self, timeout: Duration, within: Duration) -> Result<Client, ClientError> {
+        let mut client = self.hello(timeout.min(within)).await?;
+        client.timeout = timeout;
+        self.told.clear();
+        Ok(client)
+    }
+
+    async fn hello(&self, timeout: Duration) -> Result<Client, ClientError> {
+        let mut client = Client::connect_trusting(self.server(), &self.trust, timeout).await?;
         if let Some(token) = &self.token {
             match client.request(&Request::Hello(HelloForm { token: token.clone() })).await? {
                 Reply::Welcome(_) => {}
@@ -140,6 +238,18 @@ pub enum ClientError {
     Protocol { server: Server, what: String },
 }
 
+impl ClientError {
+    /// True where another server may well do what this one did not: it is not there, is lost, or cannot do it now. What
+    /// was refused for another reason is refused everywhere.
+    pub fn is_of_the_server(&self) -> bool {
+        match self {
+            Self::Unavailable { .. } | Self::Lost { .. } | Self::TimedOut { .. } => true,
+            Self::Refused(problem) => matches!(&*problem.code, "unavailable" | "not_ready"),
+            Self::Protocol { .. } => false,
+        }
+    }
+}
+
 /// The error's own words without the number that the standard library adds.
 fn cause(error: &io::Error) -> String {
     let text = error.to_string();
@@ -168,6 +278,11 @@ pub struct Client {
 }
 
 impl Client {
+    /// Whom this is a connection to.
+    pub fn server(&self) -> &Server {
+        &self.server
+    }
+
     /// Connects. `timeout` bounds this and every later `request`.
     pub async fn connect(server: &Server, timeout: Duration) -> Result<Self, ClientError> {
         Self::connect_trusting(server, &Trust::default(), timeout).await
@@ -326,6 +441,64 @@ mod tests {
             ("", "ADDR:PORT"),
         ] {
             assert!(text.parse::<Server>().unwrap_err().contains(hint), "{text}");
+        }
+    }
+
+    /// A server that says `words` to the first request, and closes.
+    async fn answered(words: &'static str) -> (tempfile::TempDir, Server, impl Future<Output = ()>) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("s");
+        let listener = UnixListener::bind(&path).unwrap();
+        let serving = async move {
+            let (stream, _) = listener.accept().await.unwrap();
+            let mut stream = BufReader::new(stream);
+            stream.read_until(b'\n', &mut Vec::new()).await.unwrap();
+            stream.write_all(words.as_bytes()).await.unwrap();
+        };
+        (directory, Server::Unix(path), serving)
+    }
+
+    fn way(servers: Vec<Server>) -> Way {
+        Way::new(servers, None, Trust::default(), |_| {})
+    }
+
+    const STATUS: Request<'static> = Request::Status(crate::protocol::StatusForm {});
+
+    #[tokio::test]
+    async fn servers_are_tried_in_turn_and_one_that_works_is_kept() {
+        let directory = tempfile::tempdir().unwrap();
+        let nobody = Server::Unix(directory.path().join("nobody"));
+        let no = "{\"error\":{\"code\":\"unavailable\",\"message\":\"no\"}}\n";
+        let (_first, unwell, serving) = answered(no).await;
+        let (_second, well, serving_well) = answered("{\"revoked\":{\"name\":\"x\"}}\n").await;
+        let asking = async {
+            let mut way = way(vec![nobody.clone(), unwell, well.clone()]);
+            let (_, reply) = way.ask(&STATUS, Duration::from_secs(5)).await.unwrap();
+            assert!(matches!(reply, Reply::Revoked(_)));
+            assert_eq!(way.server(), &well);
+        };
+        tokio::join!(serving, serving_well, asking);
+        let error = way(vec![nobody.clone(), nobody]).ask(&STATUS, Duration::from_secs(5)).await.err();
+        assert!(matches!(error, Some(ClientError::Unavailable { .. })), "{error:?}");
+    }
+
+    #[tokio::test]
+    async fn what_is_refused_or_may_not_be_said_twice_is_asked_once() {
+        let denied = ("denied", "{\"error\":{\"code\":\"denied\",\"message\":\"no\"}}\n", STATUS);
+        let form = crate::protocol::NameForm { name: "x".to_owned() };
+        let revoke = Request::Token(crate::protocol::TokenForm::Revoke(form));
+        let away = "{\"error\":{\"code\":\"unavailable\",\"message\":\"no\"}}\n";
+        for (code, words, request) in [denied, ("unavailable", away, revoke)] {
+            let (directory, first, serving) = answered(words).await;
+            let other = Server::Unix(directory.path().join("nobody"));
+            let mut way = way(vec![first.clone(), other]);
+            let asking = way.ask(&request, Duration::from_secs(5));
+            let error = tokio::join!(serving, asking).1.err();
+            assert!(
+                matches!(&error, Some(ClientError::Refused(problem)) if problem.code == code),
+                "{error:?}"
+            );
+            assert_eq!(way.server(), &first);
         }
     }
 

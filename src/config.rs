@@ -23,9 +23,9 @@ use ipnet::{IpNet, Ipv4Net};
 use self::sources::Given;
 pub use self::sources::{Setting, Value};
 use self::values::{
-    account, address, advertise, allowed, cookie_secret, datacenter, directory, domain, duration, flag,
-    http_host, log, network, node, nsid, number, path, region, rule, secondary, socket, special_name, store,
-    underscore, updater, upstream,
+    account, address, advertise, advertise_listen, allowed, cookie_secret, datacenter, directory, domain,
+    duration, flag, http_host, log, network, node, nsid, number, path, region, rule, secondary, socket,
+    special_name, store, underscore, updater, upstream,
 };
 use crate::access::{OWNED_MAX, RULES_MAX, Rule};
 use crate::balance::Region;
@@ -49,6 +49,8 @@ const DATACENTER_DEFAULT: &str = "dc1";
 pub const TTL_MAX: u32 = 300;
 /// Longest time that a service may stay known after its last instance left.
 const KNOWN_FOR_MAX: Duration = Duration::from_secs(24 * 3600);
+/// Longest time that answers go on without etcd; who wants more wants them for ever.
+const STALE_FOR_MAX: Duration = Duration::from_secs(365 * 86_400);
 /// Longest grace: systemd kills after 90 s.
 const GRACE_MAX: Duration = Duration::from_secs(60);
 /// What every path carries without fragments (RFC 9715), and the smallest that EDNS allows to ask for.
@@ -126,6 +128,12 @@ pub struct Config {
     pub history_age: Duration,
     /// The address of `ns.<apex>`; `None`: the first bound address that is no wildcard.
     pub advertise: Option<IpAddr>,
+    /// Where other machines reach `listen`; `None`: the first one bound.
+    pub advertise_listen: Option<SocketAddr>,
+    /// How long answers go on while etcd cannot be followed; `None`: for ever.
+    pub stale_for: Option<Duration>,
+    /// Answers say so, to clients that read it.
+    pub tell_stale: bool,
     /// Networks whose addresses have names; at most `REVERSE_MAX`.
     pub reverse: Vec<IpNet>,
     /// Networks whose region is known; at most `REGIONS_MAX`.
@@ -177,8 +185,16 @@ pub struct Config {
 }
 
 /// Keys that mean something for a store on etcd alone.
-const ETCD_KEYS: [&str; 6] =
-    ["node", "etcd-authority", "etcd-certificate", "etcd-key", "etcd-user", "etcd-password"];
+const ETCD_KEYS: [&str; 8] = [
+    "node",
+    "etcd-authority",
+    "etcd-certificate",
+    "etcd-key",
+    "etcd-user",
+    "etcd-password",
+    "stale-for",
+    "tell-stale",
+];
 
 /// Where the registry is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -416,6 +432,9 @@ impl Given {
             client_authority: self.one("client-authority", path)?,
             access: self.list("access", rule)?,
             advertise: self.one("advertise", advertise)?,
+            advertise_listen: self.one("advertise-listen", advertise_listen)?,
+            stale_for: self.one("stale-for", |text| duration(text, STALE_FOR_MAX))?,
+            tell_stale: self.one("tell-stale", flag)?.unwrap_or(false),
             reverse: self.list("reverse", network)?.unwrap_or_default(),
             regions: self.list("regions", region)?.unwrap_or_default(),
             ttl: self.one("ttl", |text| number(text, 0, TTL_MAX.into()))?.unwrap_or(TTL_DEFAULT),
@@ -453,6 +472,12 @@ impl Given {
         };
         if config.group.is_some() && config.user.is_none() {
             bail!("{} needs `user`: nobody else is become", self.0["group"][0].origin);
+        }
+        if config.advertise_listen.is_some() && config.listen.is_empty() {
+            bail!(
+                "{} needs `listen`: nobody takes registrations there",
+                self.0["advertise-listen"][0].origin
+            );
         }
         self.authenticated(&config)?;
         self.certified(&config)?;

@@ -149,6 +149,19 @@ impl Desk {
         InstancesForm { instances, revision, next }
     }
 
+    /// A change of the past, with the health that its host has now: what is told later makes up for the rest.
+    pub fn past_event(&self, change: Change) -> Event {
+        let host = match &change.what {
+            What::Instance { before, after } => {
+                let instance = after.as_ref().or(before.as_ref());
+                instance.and_then(|instance| self.view.host(&instance.key.host))
+            }
+            _ => None,
+        };
+        let health = host.map_or(Health::Passing, |host| worst(&host.checks));
+        Event::new(change, health)
+    }
+
     /// Puts down one change, as a line, where the filter wants it; that of a host once for each instance that it concerns.
     pub fn tell(&self, event: &Event, filter: Option<&Filter>, out: &mut Vec<u8>) {
         let now = self.clock.now();

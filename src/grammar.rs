@@ -13,8 +13,12 @@ pub mod reverse;
 pub enum Owner<'a> {
     /// `<apex>`
     Apex,
-    /// `ns.<apex>`
-    NameServer,
+    /// `ns`: where DNS is answered; `a.ns`: at one node.
+    NameServer(Option<&'a str>),
+    /// `_callsign._tcp`: where registrations are taken.
+    Registrations,
+    /// `callsign`: the addresses of those; `a.callsign`: of one node.
+    Registration(Option<&'a str>),
     /// `_tcp`, `_udp`, `_dns-sd._udp`: there because of what is below, and empty (RFC 8020).
     Empty,
     /// `_services._dns-sd._udp`: every service type (RFC 6763 section 9).
@@ -56,7 +60,14 @@ impl<'a> Owner<'a> {
             | Self::Below { service, .. }
             | Self::TypeInstance { service, .. }
             | Self::Subtype { service, .. } => Some(service),
-            Self::Apex | Self::NameServer | Self::Empty | Self::Types | Self::Browse | Self::Tag(_) => None,
+            Self::Apex
+            | Self::NameServer(_)
+            | Self::Registrations
+            | Self::Registration(_)
+            | Self::Empty
+            | Self::Types
+            | Self::Browse
+            | Self::Tag(_) => None,
         }
     }
 }
@@ -72,12 +83,16 @@ pub fn parse<'a>(labels: &[&'a [u8]]) -> Option<Owner<'a>> {
     }
     let owner = match texts[..labels.len()] {
         [] => Owner::Apex,
-        ["ns"] => Owner::NameServer,
+        ["ns"] => Owner::NameServer(None),
+        ["callsign"] => Owner::Registration(None),
+        ["_callsign", "_tcp"] => Owner::Registrations,
         ["_tcp" | "_udp"] | ["_dns-sd", "_udp"] => Owner::Empty,
         ["_services", "_dns-sd", "_udp"] => Owner::Types,
         ["b" | "db" | "lb", "_dns-sd", "_udp"] => Owner::Browse,
         // The domains to register in, of which we have none: DNS-SD itself is no service.
         [_, "_dns-sd", "_udp"] => return None,
+        [node, "ns"] if !node.starts_with('_') => Owner::NameServer(Some(node)),
+        [node, "callsign"] if !node.starts_with('_') => Owner::Registration(Some(node)),
         [label] => match label.strip_prefix('_') {
             Some(tag) => Owner::Tag(tag),
             None => Owner::Service(label),
@@ -133,7 +148,12 @@ mod tests {
         use Transport::{Tcp, Udp};
         for (text, owner) in [
             ("", Some(Owner::Apex)),
-            ("ns", Some(Owner::NameServer)),
+            ("ns", Some(Owner::NameServer(None))),
+            ("a.ns", Some(Owner::NameServer(Some("a")))),
+            ("callsign", Some(Owner::Registration(None))),
+            ("a.callsign", Some(Owner::Registration(Some("a")))),
+            ("_callsign._tcp", Some(Owner::Registrations)),
+            ("_callsign._udp", Some(Owner::ByTransport("callsign", Udp))),
             ("web", Some(Owner::Service("web"))),
             ("_tcp", Some(Owner::Empty)),
             ("_v2", Some(Owner::Tag("v2"))),

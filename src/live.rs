@@ -27,6 +27,7 @@ mod browse;
 mod choice;
 pub(crate) mod consul;
 mod failover;
+pub(crate) mod own;
 pub(crate) mod past;
 pub(crate) mod reverse;
 pub(crate) mod walk;
@@ -43,7 +44,7 @@ pub(crate) fn addresses(view: &View, apex: &Apex, name: &Name) -> Vec<Record> {
     let lower = name.to_lowercase();
     let labels = lower.labels_below(apex.name()).unwrap_or_default();
     match grammar::parse(&labels) {
-        Some(Owner::NameServer) => ns_addresses(view, name, &[Type::A, Type::AAAA]),
+        Some(Owner::NameServer(_) | Owner::Registration(_)) => own::addresses_at(view, apex, name),
         Some(Owner::Below { service, label }) => {
             let service = view.service(service);
             let member = service.as_ref().and_then(|service| service.by_label(label));
@@ -67,7 +68,7 @@ pub(crate) fn addresses(view: &View, apex: &Apex, name: &Name) -> Vec<Record> {
 }
 
 fn ns_addresses(view: &View, owner: &Name, types: &[Type]) -> Vec<Record> {
-    let data = view.settings.ns_addresses.iter().map(|address| address_data(*address));
+    let data = view.ns_addresses().into_iter().map(address_data);
     data.filter(|data| types.contains(&data.rtype()))
         .map(|data| Record { owner: owner.clone(), ttl: APEX_TTL, data })
         .collect()
@@ -208,7 +209,7 @@ impl Live<'_> {
     fn find(&self, owner: Owner<'_>) -> Found {
         match owner {
             Owner::Apex => self.apex_records(),
-            Owner::NameServer => self.name_server(),
+            Owner::NameServer(_) | Owner::Registrations | Owner::Registration(_) => self.own(owner),
             Owner::Empty => Found::NoData(None),
             Owner::Types => self.types(),
             Owner::Browse => match self.qtype {
@@ -264,6 +265,8 @@ impl Live<'_> {
                 let soa = Data::Soa(Arc::new(self.view.soa(self.apex)));
                 self.plain(vec![self.record(NEGATIVE_TTL, soa)])
             }
+            Type::NS if self.consul.is_none() => self.own(Owner::Apex),
+            // One name for all nodes.
             Type::NS => {
                 let server = self.apex.owner(&["ns"]);
                 let addresses = ns_addresses(self.view, &server, &[Type::A, Type::AAAA]);
@@ -587,6 +590,7 @@ pub(crate) fn has_top_of(view: &View, apex: &Apex, qname: &Name) -> bool {
     match top {
         Some(Owner::Service(name)) => view.service(name).is_some(),
         Some(Owner::Tag(tag)) => view.has_tag(tag),
+        Some(Owner::Registration(_)) => own::is_listened(view),
         top => top.is_some(),
     }
 }

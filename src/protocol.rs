@@ -20,7 +20,7 @@ mod shown;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -76,6 +76,14 @@ pub enum Request<'a> {
     Ring(RingForm),
     Hello(HelloForm),
     Token(TokenForm),
+}
+
+impl Request<'_> {
+    /// True where it comes to the same however often it is said: not where a secret is made, and not where the second time
+    /// is told that there is nothing left to revoke.
+    pub fn may_be_repeated(&self) -> bool {
+        !matches!(self, Self::Token(TokenForm::Create(_) | TokenForm::Revoke(_)))
+    }
 }
 
 /// A registration as it is written; `None` is left out.
@@ -209,6 +217,10 @@ pub struct FilterForm {
     /// The `next` of the reply before (`list` only).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after: Option<String>,
+    /// The last revision that the client has (`watch` only): what came after it, and no snapshot, where the log reaches back
+    /// so far.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<u64>,
 }
 
 /// A service's name, or any domain name.
@@ -261,6 +273,15 @@ pub struct AvailabilityForm {
 pub struct FeedForm {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<u64>,
+    /// Say where the past ends, with `fed`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub mark: bool,
+}
+
+/// What was, up to this revision, is told; what follows is news.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FedForm {
+    pub revision: u64,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -282,6 +303,7 @@ pub enum Reply {
     Instances(InstancesForm),
     Snapshot(InstancesForm),
     Change(Box<ChangeForm>),
+    Fed(FedForm),
     Explained(ExplainedForm),
     Log(LogPage),
     At(InstancesForm),
@@ -324,6 +346,9 @@ pub struct RenewedForm {
     pub service: String,
     pub id: String,
     pub lease: String,
+    /// This node cannot reach the store: where other nodes can, they do not hear of the heartbeat.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cut_off: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -632,6 +657,9 @@ pub struct NodeForm {
     pub addresses: Vec<IpAddr>,
     /// The port of its DNS.
     pub dns: u16,
+    /// Where it takes registrations over TCP: `ADDR:PORT`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub listen: Vec<SocketAddr>,
     /// Of 16,384: its part of what a dead node leaves.
     pub slots: usize,
     /// It is the server that answers.
@@ -647,6 +675,9 @@ pub struct ServerForm {
     /// Why the store takes nothing now; left out while it does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub store_trouble: Option<String>,
+    /// For how long the store could not be followed, and answers are those of that time, in seconds; left out while it can.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stale_s: Option<u64>,
     /// The servers that share the registry, by name; left out where it is this one's alone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub nodes: Vec<NodeForm>,

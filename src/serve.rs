@@ -11,7 +11,7 @@ mod user;
 
 use std::collections::HashMap;
 use std::io::Write;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,14 +47,14 @@ use crate::http;
 use crate::name::{HostName, Name, ServiceName};
 use crate::protocol::ServerForm;
 use crate::registry::Registry;
-use crate::socket::{self, Listener};
+use crate::socket;
 use crate::special::Exceptions;
 use crate::store::etcd::link::{self, Link};
 use crate::store::etcd::{self, Etcd};
 use crate::store::record::{self, MemberForm};
 use crate::store::{Limits, Store, embedded};
 use crate::time::Now;
-use crate::view::{self, ConsulZone, Settings, View, Zones};
+use crate::view::{self, ConsulZone, Listener, Settings, View, Zones};
 use crate::writer::node::Node;
 use crate::writer::{Handle, Writer};
 use crate::zone::{Kind, Zone};
@@ -293,17 +293,16 @@ impl Server {
         let Some(settings) = config.etcd.clone() else { return Ok(None) };
         let name = own_node(config, bound, &self.view).name.to_string();
         let (prefix, run) = (settings.prefix.clone(), random()?);
-        let port = |listeners: &[std::net::TcpListener]| {
-            let first = listeners.first().and_then(|listener| listener.local_addr().ok());
-            first.map_or(0, |address| address.port())
-        };
+        let listener = self.view.settings.listener.clone();
+        let http = bound.http.first().and_then(|listener| listener.local_addr().ok());
         let member = MemberForm {
             run,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             addresses: self.view.settings.ns_addresses.clone(),
             dns: bound.dns_ports.first().copied().unwrap_or(0),
-            listen: port(&bound.listen),
-            http: port(&bound.http),
+            listen: listener.as_ref().map_or(0, |listener| listener.port),
+            listen_addresses: listener.map(|listener| listener.addresses).unwrap_or_default(),
+            http: http.map_or(0, |address| address.port()),
             started: self.clock.now().wall.unix_ms,
         };
         let (etcd, end) = etcd::way();
@@ -354,11 +353,11 @@ impl Server {
         };
         self.tasks.spawn("health", health::run(probing, stop.clone()));
         let (hand_over, handed) = mpsc::channel(http::HANDED_MAX);
-        let unix = Listener::Unix(tokio::net::UnixListener::from_std(bound.unix)?);
+        let unix = socket::Listener::Unix(tokio::net::UnixListener::from_std(bound.unix)?);
         let taking = socket::run(unix, desk.clone(), Some(hand_over), stop.clone());
         self.tasks.spawn("registration socket", taking);
         for listener in bound.listen {
-            let tcp = Listener::Tcp(tokio::net::TcpListener::from_std(listener)?);
+            let tcp = socket::Listener::Tcp(tokio::net::TcpListener::from_std(listener)?);
             self.tasks.spawn("registration over tcp", socket::run(tcp, desk.clone(), None, stop.clone()));
         }
         let office = Arc::new(http::Office {
@@ -622,11 +621,27 @@ fn settings(config: &Config, bound: &Bound) -> Settings {
     Settings {
         apexes: config.domain.clone(),
         ttl: config.ttl,
+        listener: listener(config, bound, &ns_addresses),
         ns_addresses,
         consul,
         reverse: config.reverse.clone(),
         regions: config.regions.clone(),
+        stale_for: config.stale_for,
+        tell_stale: config.tell_stale,
     }
+}
+
+/// Where others register over TCP: what `advertise-listen` says, else the first listener, with the addresses of DNS where
+/// it is bound to all. One on loopback is for this machine alone, so others are told of it only where DNS is there too.
+fn listener(config: &Config, bound: &Bound, ns_addresses: &[IpAddr]) -> Option<Listener> {
+    let first = bound.listen.first()?.local_addr().ok()?;
+    let (ip, port) = match config.advertise_listen {
+        Some(address) => (address.ip(), address.port()),
+        None => (first.ip().to_canonical(), first.port()),
+    };
+    let addresses = if ip.is_unspecified() { ns_addresses.to_vec() } else { vec![ip] };
+    let is_reached = !ip.is_loopback() || ns_addresses.iter().all(IpAddr::is_loopback);
+    (is_reached && !addresses.is_empty()).then_some(Listener { addresses, port })
 }
 
 /// Reads every `*.zone` file of the directory; its name is the zone's. `<apex>.zone` of a live zone is its
@@ -682,6 +697,7 @@ fn server_form(view: &View, store: &str, lines: &[String]) -> ServerForm {
         ready: false,
         store: store.to_owned(),
         store_trouble: None,
+        stale_s: None,
         nodes: Vec::new(),
         domains: view
             .settings
@@ -748,6 +764,7 @@ fn own_node(config: &Config, bound: &Bound, view: &View) -> view::Node {
         name: config.node.clone().unwrap_or_else(|| own_host().to_string()).into(),
         addresses: view.settings.ns_addresses.clone(),
         dns: bound.dns_ports.first().copied().unwrap_or(0),
+        listener: view.settings.listener.clone(),
         slots: SLOTS,
         is_own: true,
     }

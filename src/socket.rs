@@ -164,6 +164,9 @@ impl Desk {
     }
 
     fn list(&self, form: &FilterForm) -> Result<Reply, Problem> {
+        if form.since.is_some() {
+            return Err(Problem::invalid("since", "is for `watch`; a list is of now"));
+        }
         let filter = form.filter()?;
         let after = match form.after.as_deref().map(|after| after.split_once('/')) {
             None => None,
@@ -187,6 +190,7 @@ impl Desk {
         Reply::Status(Box::new(ServerForm {
             ready: self.view.is_ready(),
             store_trouble: self.view.store_trouble().map(|trouble| trouble.to_string()),
+            stale_s: self.view.stale_for(now).map(|stale| stale.as_secs()),
             nodes: self.view.nodes().iter().map(NodeForm::of).collect(),
             services: directory.len() as u64,
             instances: self.view.instances(),
@@ -198,6 +202,12 @@ impl Desk {
         }))
     }
 
+    fn renewed(&self, key: &Key, lease: Lease) -> Reply {
+        let (service, id) = (key.service.to_string(), key.id.to_string());
+        let cut_off = self.view.stale_for(self.clock.now()).is_some();
+        Reply::Renewed(RenewedForm { service, id, lease: lease_text(lease), cut_off })
+    }
+
     fn renew(&self, form: &HolderForm<'_>, host: &HostName, who: &Identity) -> Result<Renewed, Problem> {
         let holder = form.holder(host)?;
         let key = &holder.key;
@@ -207,7 +217,7 @@ impl Desk {
             None => self.may(who, Verb::Register, (&key.service).into())?,
         }
         Ok(match self.view.renew(&holder.key, holder.lease_id, self.clock.now())? {
-            Some(lease) => Renewed::Here(renewed(&holder.key, lease)),
+            Some(lease) => Renewed::Here(self.renewed(&holder.key, lease)),
             None => Renewed::Elsewhere(holder),
         })
     }
@@ -218,9 +228,4 @@ enum Renewed {
     Here(Reply),
     /// The writer has to take the lease over from another node first.
     Elsewhere(Holder),
-}
-
-fn renewed(key: &Key, lease: Lease) -> Reply {
-    let (service, id) = (key.service.to_string(), key.id.to_string());
-    Reply::Renewed(RenewedForm { service, id, lease: lease_text(lease) })
 }

@@ -14,10 +14,11 @@ pub mod prepared;
 mod spans;
 
 use std::borrow::Borrow;
-use std::collections::{BTreeSet, HashMap};
-use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, OnceLock};
+use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use ipnet::IpNet;
@@ -47,6 +48,8 @@ pub const NEGATIVE_TTL: u32 = 2;
 pub const APEX_TTL: u32 = 60;
 /// Text of an Extended DNS Error: it shares 512 octets with the answer.
 pub const EDE_OCTETS_MAX: usize = 60;
+/// Nodes that the zone names: one ring takes no more, and their NS records fit one message.
+const NAMED_MAX: usize = 64;
 /// Services that left and whose last revision is known: what a client that still asks for them is told.
 const EXTINCT_MAX: usize = 10_000;
 
@@ -59,19 +62,62 @@ pub struct Settings {
     pub ttl: u32,
     /// Addresses of `ns.<apex>`.
     pub ns_addresses: Vec<IpAddr>,
+    /// Where registrations are taken over TCP.
+    pub listener: Option<Listener>,
     /// Where the same registry is served under names as Consul spells them.
     pub consul: Option<ConsulZone>,
     /// The networks whose addresses have names.
     pub reverse: Vec<IpNet>,
     /// The networks whose region is known.
     pub regions: Vec<Region>,
+    /// How long answers go on while the store cannot be followed; none: for ever.
+    pub stale_for: Option<Duration>,
+    /// Those answers say what they are, to clients that read it.
+    pub tell_stale: bool,
 }
 
 impl Settings {
     /// A TTL of 5 s and a name server on this machine; nothing else is served.
     pub fn new(apexes: Vec<Apex>) -> Self {
         let ns_addresses = vec![IpAddr::from([127, 0, 0, 1])];
-        Self { apexes, ttl: 5, ns_addresses, consul: None, reverse: Vec::new(), regions: Vec::new() }
+        let (reverse, regions) = (Vec::new(), Vec::new());
+        Self {
+            apexes,
+            ttl: 5,
+            ns_addresses,
+            listener: None,
+            consul: None,
+            reverse,
+            regions,
+            stale_for: None,
+            tell_stale: false,
+        }
+    }
+}
+
+/// What answers from a view are worth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Worth {
+    /// The registry is not loaded yet.
+    Nothing = 0,
+    Fresh = 1,
+    /// The store cannot be followed, and answers are to say so.
+    Stale = 2,
+    /// It could not for longer than answers may go on.
+    TooOld = 3,
+}
+
+/// Where other machines reach one of our listeners.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listener {
+    /// At least one.
+    pub addresses: Vec<IpAddr>,
+    pub port: u16,
+}
+
+impl Listener {
+    pub fn sockets(&self) -> impl Iterator<Item = SocketAddr> {
+        self.addresses.iter().map(|address| SocketAddr::new(*address, self.port))
     }
 }
 
@@ -125,7 +171,10 @@ pub struct View {
     instances: AtomicU64,
     /// How often a guard began.
     guards: AtomicU64,
-    ready: AtomicBool,
+    /// A [`Worth`].
+    worth: AtomicU8,
+    /// Since when the store cannot be followed, and that in words.
+    stale: ArcSwapOption<(Now, Box<str>)>,
     /// Why the store takes nothing now.
     store_trouble: ArcSwapOption<String>,
     /// Until when heartbeats are taken here, in nanoseconds of the monotonic clock.
@@ -144,10 +193,21 @@ pub struct Node {
     pub addresses: Vec<IpAddr>,
     /// The port of its DNS.
     pub dns: u16,
+    /// Where it takes registrations over TCP.
+    pub listener: Option<Listener>,
     /// Slots of the ring that are its own, of [`crate::balance::ring::SLOTS`].
     pub slots: usize,
     /// It is this server.
     pub is_own: bool,
+}
+
+/// A server as the zone names it.
+pub(crate) struct Named {
+    /// Of a node; a server that is alone needs none.
+    pub label: Option<Label>,
+    /// Where it answers DNS.
+    pub dns: Vec<IpAddr>,
+    pub listener: Option<Listener>,
 }
 
 /// The zones that files hold.
@@ -451,7 +511,8 @@ impl View {
             spans: Spans::default(),
             instances: AtomicU64::new(0),
             guards: AtomicU64::new(0),
-            ready: AtomicBool::new(false),
+            worth: AtomicU8::new(Worth::Nothing as u8),
+            stale: ArcSwapOption::empty(),
             store_trouble: ArcSwapOption::empty(),
             heard_until_ns: AtomicU64::new(u64::MAX),
             nodes: ArcSwap::default(),
@@ -459,8 +520,51 @@ impl View {
         }
     }
 
+    /// What an answer from here is worth now.
+    pub fn worth(&self) -> Worth {
+        match self.worth.load(Ordering::Acquire) {
+            1 => Worth::Fresh,
+            2 => Worth::Stale,
+            3 => Worth::TooOld,
+            _ => Worth::Nothing,
+        }
+    }
+
+    /// True where there is an answer to give.
     pub fn is_ready(&self) -> bool {
-        self.ready.load(Ordering::Acquire)
+        matches!(self.worth(), Worth::Fresh | Worth::Stale)
+    }
+
+    /// The store cannot be followed since then, or is again. Said as often as one likes.
+    pub fn set_stale(&self, since: Option<Now>, now: Now) {
+        let worth = match (since, self.settings.stale_for) {
+            (None, _) => Worth::Fresh,
+            (Some(since), Some(most)) if now.since(since) >= most => Worth::TooOld,
+            (Some(_), _) if self.settings.tell_stale => Worth::Stale,
+            (Some(_), _) => Worth::Fresh,
+        };
+        if since != self.stale.load().as_ref().map(|stale| stale.0) {
+            let words =
+                |since: Now| format!("the store cannot be followed since {}", since.wall.time_of_day());
+            self.stale.store(since.map(|since| Arc::new((since, words(since).into()))));
+        }
+        // Before the registry is loaded there is nothing to be worth anything.
+        if ![Worth::Nothing, worth].contains(&self.worth()) {
+            self.worth.store(worth as u8, Ordering::Release);
+        }
+    }
+
+    /// For how long the store could not be followed, while it cannot.
+    pub fn stale_for(&self, now: Now) -> Option<Duration> {
+        self.stale.load().as_ref().map(|stale| now.since(stale.0))
+    }
+
+    /// The words for answers that are to say that they are stale.
+    pub fn stale_words(&self) -> Option<Box<str>> {
+        match self.worth() {
+            Worth::Stale => self.stale.load().as_ref().map(|stale| stale.1.clone()),
+            Worth::Nothing | Worth::Fresh | Worth::TooOld => None,
+        }
     }
 
     /// Why the store takes nothing now; `None` while it does.
@@ -478,9 +582,41 @@ impl View {
         self.left_nodes.load_full()
     }
 
-    pub fn set_nodes(&self, nodes: Vec<Node>, left: Vec<(Node, Wall)>) {
+    /// From `revision` on, which is not published yet: no difference between zones leads over that, for the nodes are in
+    /// their records.
+    pub fn set_nodes(&self, nodes: Vec<Node>, left: Vec<(Node, Wall)>, revision: u64) {
+        self.set_settled(revision);
         self.nodes.store(Arc::new(nodes));
         self.left_nodes.store(Arc::new(left));
+    }
+
+    /// The servers that the zone names: every node, `NAMED_MAX` at most, or this one alone.
+    pub(crate) fn servers(&self) -> Vec<Named> {
+        let (nodes, mut labels) = (self.nodes.load(), HashSet::new());
+        let named = |node: &Node| {
+            let label = InstanceId::parse(&node.name).ok()?.label();
+            // Of names that differ in case alone the first: one RRset does not hold a record twice.
+            let label = labels.insert(label.clone()).then_some(label)?;
+            let (dns, listener) = (node.addresses.clone(), node.listener.clone());
+            Some(Named { label: Some(label), dns, listener })
+        };
+        let servers: Vec<Named> = nodes.iter().filter_map(named).take(NAMED_MAX).collect();
+        if !servers.is_empty() {
+            return servers;
+        }
+        let (dns, listener) = (self.settings.ns_addresses.clone(), self.settings.listener.clone());
+        vec![Named { label: None, dns, listener }]
+    }
+
+    /// The addresses of `ns.<apex>`: those of all servers, each once.
+    pub(crate) fn ns_addresses(&self) -> Vec<IpAddr> {
+        let mut addresses: Vec<IpAddr> = Vec::new();
+        for address in self.servers().into_iter().flat_map(|server| server.dns) {
+            if !addresses.contains(&address) {
+                addresses.push(address);
+            }
+        }
+        addresses
     }
 
     pub fn set_store_trouble(&self, trouble: Option<String>) {
@@ -522,7 +658,9 @@ impl View {
 
     /// From here on a name that is not there does not exist.
     pub fn set_ready(&self) {
-        self.ready.store(true, Ordering::Release);
+        let (from, to) = (Worth::Nothing as u8, Worth::Fresh as u8);
+        // It was ready before, and may be stale since.
+        let _ = self.worth.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire);
     }
 
     /// Makes `changes`, which `registry` holds already, visible to queries.

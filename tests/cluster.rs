@@ -12,33 +12,17 @@
 //! - `moving`: a registry that comes from one machine, and goes back.
 //! - `nodes`: what is told of nodes, and of the ring.
 //! - `probes`: who probes what.
+//! - `failover`: clients of several nodes, one of which dies or is cut off.
+//! - `names`: the nodes in their own zone, and a resolver that goes on where one is dead.
+//! - `stale`: a node that is cut off from etcd.
 //!
-//! Needs: etcd-server
+//! Needs: etcd-server, bind9-dnsutils, unbound, iproute2, util-linux
 
+#[path = "cluster/mod.rs"]
+mod cluster;
 mod harness;
 
-#[path = "cluster/access.rs"]
-mod access;
-#[path = "cluster/etcd.rs"]
-mod etcd;
-#[path = "moving/full.rs"]
-mod full;
-#[path = "cluster/guards.rs"]
-mod guards;
-#[path = "cluster/identities.rs"]
-mod identities;
-#[path = "cluster/moving.rs"]
-mod moving;
-#[path = "cluster/nodes.rs"]
-mod nodes;
-#[path = "cluster/probes.rs"]
-mod probes;
-#[path = "transfers/secondary.rs"]
-mod secondary;
-#[path = "cluster/several.rs"]
-mod several;
-#[path = "cluster/trouble.rs"]
-mod trouble;
+use cluster::{etcd, relay, several};
 
 /// The etcd of this file's tests.
 fn program() -> std::path::PathBuf {

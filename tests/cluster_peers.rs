@@ -1,27 +1,12 @@
 //! What tests/cluster.rs shows of Debian's etcd, on one of this year.
 //!
-//! Needs: peer:etcd
+//! Needs: peer:etcd, bind9-dnsutils, unbound, iproute2, util-linux
 
+#[path = "cluster/mod.rs"]
+mod cluster;
 mod harness;
 
-#[path = "cluster/access.rs"]
-mod access;
-#[path = "cluster/etcd.rs"]
-mod etcd;
-#[path = "moving/full.rs"]
-mod full;
-#[path = "cluster/guards.rs"]
-mod guards;
-#[path = "cluster/identities.rs"]
-mod identities;
-#[path = "cluster/moving.rs"]
-mod moving;
-#[path = "transfers/secondary.rs"]
-mod secondary;
-#[path = "cluster/several.rs"]
-mod several;
-#[path = "cluster/trouble.rs"]
-mod trouble;
+use cluster::{etcd, relay, several};
 
 /// The etcd of this file's tests.
 fn program() -> std::path::PathBuf {

@@ -163,8 +163,7 @@ impl Stage {
                 Region { name: name.into(), network: network.parse().unwrap() }
             })
             .collect();
-        let ns_addresses = vec![IpAddr::from([127, 0, 0, 1])];
-        let settings = Settings { apexes, ttl: 5, ns_addresses, consul, reverse, regions };
+        let settings = Settings { consul, reverse, regions, ..Settings::new(apexes) };
         let view = View::new(settings, zones);
         view.set_ready();
         let mut registry = Registry::new(100, FORGET_AFTER);

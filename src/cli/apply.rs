@@ -43,7 +43,8 @@ enum Fed {
 impl Apply {
     /// Goes on behind a line that was refused, and says so with its exit code in the end.
     pub async fn run(self) -> Done {
-        let mut client = self.asking.connect().await?;
+        let (mut way, timeout) = (self.asking.way()?, self.asking.timeout);
+        let mut client = way.connect(timeout).await?;
         let mut lines = BufReader::new(stdin());
         let (mut line, mut refused) = (Vec::new(), 0u64);
         let mut bulk = Bulk { allow_empty: self.allow_empty, taken: false };
@@ -57,7 +58,19 @@ impl Apply {
             if line.is_empty() {
                 continue;
             }
-            let reply = match apply(&mut client, &mut bulk, line).await {
+            let mut others = way.others();
+            let applied = loop {
+                match apply(&mut client, &mut bulk, line).await {
+                    // What was not acknowledged is said again, to the next server.
+                    Err(error) if others > 0 && error.is_of_the_server() && may_be_repeated(line) => {
+                        others -= 1;
+                        way.go_on(&error);
+                        client = way.connect(timeout).await?;
+                    }
+                    applied => break applied,
+                }
+            };
+            let reply = match applied {
                 Ok(reply) => reply,
                 Err(ClientError::Refused(problem)) => {
                     refused += 1;
@@ -87,6 +100,10 @@ async fn next_line(lines: &mut BufReader<Stdin>, line: &mut Vec<u8>) -> std::io:
         octets = lines.take(LINE_OCTETS_MAX).read_until(b'\n', &mut rest).await?;
     }
     Ok(!line.is_empty())
+}
+
+fn may_be_repeated(line: &[u8]) -> bool {
+    protocol::decode(line).map_or(true, |request| request.may_be_repeated())
 }
 
 /// Does what one line says, and returns what acknowledges it.
@@ -141,7 +158,10 @@ impl Bulk {
                 );
                 return Err(ClientError::Refused(Problem::new("last", text)));
             }
-            self.taken = true;
+            let reply = client.request(request).await;
+            // What is said again because nobody acknowledged it is not a second one.
+            self.taken |= reply.as_ref().map_or_else(|error| !error.is_of_the_server(), |_| true);
+            return reply;
         }
         client.request(request).await
     }

@@ -152,18 +152,14 @@ impl Doctor {
 
     /// Whether there is a server, and whether it is well.
     async fn server(&self, findings: &mut Vec<Finding>) -> Result<Option<ServerForm>, Failure> {
-        let place = self.asking.server()?;
-        let reply = match self.asking.connect().await {
-            Ok(mut client) => client.request(&Request::Status(StatusForm {})).await.map_err(Failure::from),
-            Err(failure) => Err(failure),
-        };
-        let server = match reply {
-            Ok(Reply::Status(server)) => *server,
+        let mut way = self.asking.way()?;
+        let (place, server) = match way.ask(&Request::Status(StatusForm {}), self.asking.timeout).await {
+            Ok((client, Reply::Status(server))) => (client.server().clone(), *server),
             Ok(_) => return Ok(None),
-            Err(failure) => {
+            Err(error) => {
                 findings.push(Finding::wrong(
                     "server",
-                    failure.sentence,
+                    Failure::from(error).sentence,
                     "without a server nothing can register, and nothing is answered".to_owned(),
                     "callsign serve, or say where it is: --server unix:PATH".to_owned(),
                 ));

@@ -2,13 +2,17 @@
 //!
 //! One connection, one loop: a heartbeat at every third of the lease, orders from the verb, replies as they
 //! come. Whatever goes wrong with the server or the way to it ends the connection, and the same is said
-//! again over the next one; what the caller did wrong ends the holding. A connection-bound instance has
-//! 15 s after a restart of the server until it must have been said again, so the pauses stay well below.
+//! again over the next one, to another server where there are several; what the caller did wrong ends the holding. A
+//! connection-bound instance has 15 s after a restart of the server until it must have been said again, so the pauses stay
+//! well below.
+//!
+//! A node that cannot reach the store says so when it is renewed. It may be the only one, and then the others are about to end
+//! the lease: they are asked, and the connection is left only for one that has taken the registration.
 
 use std::time::Duration;
 
 use callsign::client::{Client, ClientError, Way};
-use callsign::protocol::{HolderForm, Problem, RegisterForm, RegisteredForm, Reply, Request};
+use callsign::protocol::{HolderForm, Problem, RegisterForm, RegisteredForm, Reply, Request, Several};
 use callsign::time::parse_duration;
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval_at, sleep};
@@ -24,6 +28,9 @@ const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(3);
 /// Heartbeats per lease: two may be lost.
 const HEARTBEATS_PER_LEASE: u32 = 3;
+/// Heartbeats where the connection itself is the lease, and there are other servers: what they are told is whether this one is
+/// cut off, well within the 15 s that its instances then have.
+const LOOK_EVERY: Duration = Duration::from_secs(4);
 
 /// What the verb wants of its holder.
 #[derive(Clone, Copy, Debug)]
@@ -40,6 +47,13 @@ pub enum Ended {
     Left,
     /// Somebody else registered the instance since; it is theirs now.
     Superseded(Problem),
+}
+
+/// How it went with one connection.
+enum Kept {
+    Ended(Ended),
+    /// Another server holds the registration, over this connection.
+    Moved(Box<Client>, Box<RegisteredForm>),
 }
 
 /// See the module's own words.
@@ -83,7 +97,7 @@ impl Holder {
         mut self,
         shown: impl Fn(&RegisteredForm) -> Result<(), Failure>,
     ) -> Result<Ended, Failure> {
-        let mut pause = PAUSE_MIN;
+        let (mut pause, mut others) = (PAUSE_MIN, self.way.others());
         loop {
             let error = match self.connection(&shown, &mut pause).await {
                 Ok(ended) => return ended,
@@ -93,9 +107,19 @@ impl Holder {
                 return Ok(Ended::Left);
             }
             if self.held.is_none() && !self.insists {
-                return Err(error.into());
+                // The first word is said to each server once.
+                if others == 0 || !error.is_of_the_server() {
+                    return Err(error.into());
+                }
+                others -= 1;
             }
-            self.complain(&error);
+            match error.is_of_the_server() && self.way.has_others() {
+                true => {
+                    self.way.go_on(&error);
+                    self.troubled = true;
+                }
+                false => self.complain(&error),
+            }
             tokio::select! {
                 () = sleep(pause) => {}
                 order = self.orders.recv() => match order {
@@ -130,7 +154,7 @@ impl Holder {
         pause: &mut Duration,
     ) -> Result<Result<Ended, Failure>, ClientError> {
         let mut client = self.way.connect(self.timeout).await?;
-        let registered = self.register(&mut client).await?;
+        let mut registered = self.register(&mut client).await?;
         *pause = PAUSE_MIN;
         if self.held.is_none()
             && let Err(failure) = shown(&registered)
@@ -140,9 +164,29 @@ impl Holder {
         if std::mem::take(&mut self.troubled) {
             message::say(&format!("registered {} {}", registered.service, registered.id));
         }
+        loop {
+            let holder = self.holds(registered);
+            if self.draining {
+                client.send(&Request::Drain(holder.clone())).await?;
+            }
+            match self.keep(&mut client, holder).await? {
+                Kept::Ended(ended) => return Ok(Ok(ended)),
+                Kept::Moved(other, moved) => (client, registered) = (*other, *moved),
+            }
+        }
+    }
+
+    /// Puts down what was registered, so that the same instance is said again wherever that may be.
+    fn holds(&mut self, registered: RegisteredForm) -> HolderForm<'static> {
         // The server's choice of id is kept: the same instance comes back after a restart.
         self.form.id = Some(registered.id.clone());
-        let heartbeat = parse_duration(&registered.lease).map(|lease| lease / HEARTBEATS_PER_LEASE);
+        if self.way.has_others() {
+            // Another server would see us at another place, and take us for somebody else.
+            self.form.host = Some(registered.host.clone());
+            if self.form.address.is_none() && self.form.target.is_none() {
+                self.form.address = Some(Several(registered.address.clone()));
+            }
+        }
         let holder = HolderForm {
             service: registered.service.clone().into(),
             id: registered.id.clone().into(),
@@ -150,10 +194,20 @@ impl Holder {
             lease_id: Some(registered.lease_id.clone()),
         };
         self.held = Some(registered);
-        if self.draining {
-            client.send(&Request::Drain(holder.clone())).await?;
+        holder
+    }
+
+    /// The registration at another server, where one takes it.
+    async fn elsewhere(&mut self) -> Option<(Client, RegisteredForm)> {
+        let left = self.way.server().clone();
+        let request = Request::Register(Box::new(self.form.clone()));
+        match self.way.ask_others(&request, self.timeout).await? {
+            (client, Reply::Registered(registered)) => {
+                message::say(&format!("{left} cannot reach its store; going on with {}", self.way.server()));
+                Some((client, *registered))
+            }
+            _ => None,
         }
-        self.keep(&mut client, holder, heartbeat).await.map(Ok)
     }
 
     async fn register(&self, client: &mut Client) -> Result<RegisteredForm, ClientError> {
@@ -163,13 +217,13 @@ impl Holder {
         }
     }
 
-    /// `heartbeat` is `None` where the connection itself is the lease.
-    async fn keep(
-        &mut self,
-        client: &mut Client,
-        holder: HolderForm<'_>,
-        heartbeat: Option<Duration>,
-    ) -> Result<Ended, ClientError> {
+    async fn keep(&mut self, client: &mut Client, holder: HolderForm<'_>) -> Result<Kept, ClientError> {
+        let lease = self.held.as_ref().and_then(|held| parse_duration(&held.lease));
+        let heartbeat = match lease {
+            Some(lease) => Some(lease / HEARTBEATS_PER_LEASE),
+            // The connection itself is the lease.
+            None => self.way.has_others().then_some(LOOK_EVERY),
+        };
         let period = heartbeat.unwrap_or(Duration::MAX / 4);
         let mut heartbeats = ticks(heartbeat.unwrap_or(PAUSE_MAX));
         let mut unanswered = false;
@@ -177,16 +231,23 @@ impl Holder {
             // Cancel-safe, each: `receive` keeps what it has, a tick or an order is taken or not.
             tokio::select! {
                 reply = client.receive() => match reply {
-                    Ok(Reply::Renewed(_)) => unanswered = false,
+                    Ok(Reply::Renewed(renewed)) => {
+                        unanswered = false;
+                        if renewed.cut_off && !self.leaving && let Some((other, moved)) = self.elsewhere().await {
+                            return Ok(Kept::Moved(Box::new(other), Box::new(moved)));
+                        }
+                    }
                     Ok(Reply::Draining(_)) => {}
-                    Ok(Reply::Deregistered(_)) => return Ok(Ended::Left),
+                    Ok(Reply::Deregistered(_)) => return Ok(Kept::Ended(Ended::Left)),
                     Ok(other) => return Err(client.unexpected(&other)),
-                    Err(ClientError::Refused(problem)) if problem.code == "superseded" => return Ok(Ended::Superseded(problem)),
+                    Err(ClientError::Refused(problem)) if problem.code == "superseded" => {
+                        return Ok(Kept::Ended(Ended::Superseded(problem)));
+                    }
                     Err(error) => return Err(error),
                 },
                 _ = heartbeats.tick(), if heartbeat.is_some() => {
                     if unanswered {
-                        return Err(ClientError::TimedOut { server: self.way.server.clone(), after: period });
+                        return Err(ClientError::TimedOut { server: client.server().clone(), after: period });
                     }
                     client.send(&Request::Heartbeat(holder.clone())).await?;
                     unanswered = true;

@@ -53,7 +53,7 @@ pub struct Filter {
 impl Filter {
     pub fn form(self, service: Option<String>) -> FilterForm {
         let Self { address, port, protocol, tag, host, health } = self;
-        FilterForm { service, address, port, protocol, tag, host, health, after: None }
+        FilterForm { service, address, port, protocol, tag, host, health, ..FilterForm::default() }
     }
 }
 

@@ -15,6 +15,7 @@ mod exec;
 mod explain;
 mod export;
 mod feed;
+mod follow;
 mod heartbeat;
 mod hold;
 mod import;
@@ -43,7 +44,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use callsign::client::{Client, ClientError, Server, Way};
+use callsign::client::{Client, ClientError, SERVERS_MAX, Server, Way};
 use callsign::config::Surroundings;
 use callsign::connections::tls::Trust;
 use callsign::protocol::{HolderForm, Problem, Reply, Request, Secret};
@@ -242,9 +243,10 @@ impl From<ClientError> for Failure {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Server and output")]
 struct Asking {
-    /// Where the server is: unix:PATH, ADDR:PORT or tls:HOST:PORT [env: CALLSIGN_SERVER]
-    #[arg(long, value_name = "SERVER")]
-    server: Option<Server>,
+    /// Where the server is: unix:PATH, ADDR:PORT or tls:HOST:PORT; several are tried in turn, with commas between them or
+    /// the flag again [env: CALLSIGN_SERVER]
+    #[arg(long, value_name = "SERVER", value_delimiter = ',')]
+    server: Vec<Server>,
     /// A file that holds the token to say who we are with [env: CALLSIGN_TOKEN holds the token itself]
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
@@ -266,23 +268,32 @@ struct Asking {
 }
 
 impl Asking {
-    fn server(&self) -> Result<Server, Failure> {
-        self.server_for(&Surroundings::here())
+    fn servers(&self) -> Result<Vec<Server>, Failure> {
+        let servers = self.servers_for(&Surroundings::here())?;
+        match servers.len() > SERVERS_MAX {
+            true => Err(Failure::new(
+                USAGE,
+                format!("{} servers are too many; name {SERVERS_MAX}", servers.len()),
+            )),
+            false => Ok(servers),
+        }
     }
 
-    fn server_for(&self, around: &Surroundings) -> Result<Server, Failure> {
-        if let Some(server) = &self.server {
-            return Ok(server.clone());
+    fn servers_for(&self, around: &Surroundings) -> Result<Vec<Server>, Failure> {
+        if !self.server.is_empty() {
+            return Ok(self.server.clone());
         }
         let variable =
             around.environment.iter().find(|(name, text)| name == "CALLSIGN_SERVER" && !text.is_empty());
         if let Some((_, text)) = variable {
             let text = text.to_string_lossy();
-            return text
-                .parse()
-                .map_err(|rule| Failure::new(USAGE, format!("CALLSIGN_SERVER {rule} (it is `{text}`)")));
+            let read = |text: &str| {
+                let wrong = |rule| Failure::new(USAGE, format!("CALLSIGN_SERVER {rule} (it is `{text}`)"));
+                text.parse().map_err(wrong)
+            };
+            return text.split(',').map(str::trim).map(read).collect();
         }
-        Server::usual(around).ok_or_else(|| {
+        Server::usual(around).map(|server| vec![server]).ok_or_else(|| {
             Failure::new(USAGE, "where the server is cannot be guessed, because XDG_RUNTIME_DIR is not set")
                 .hint("name it with --server unix:PATH, or set CALLSIGN_SERVER")
         })
@@ -303,14 +314,12 @@ impl Asking {
         let token = token.map(|token| token.trim().to_owned()).filter(|token| !token.is_empty());
         let pair = self.client_certificate.clone().zip(self.client_key.clone());
         let trust = Trust { authorities: self.server_authority.clone(), pair };
-        Ok(Way { server: self.server()?, token: token.map(Secret), trust })
+        Ok(Way::new(self.servers()?, token.map(Secret), trust, message::say))
     }
 
     /// Asks one thing over a connection of its own.
     async fn ask(&self, request: &Request<'_>) -> Result<(Client, Reply), Failure> {
-        let mut client = self.connect().await?;
-        let reply = client.request(request).await?;
-        Ok((client, reply))
+        Ok(self.way()?.ask(request, self.timeout).await?)
     }
 }
 
@@ -375,7 +384,7 @@ mod tests {
             directory: ".".into(),
         };
         let asking = |server: Option<&str>| Asking {
-            server: server.map(|server| server.parse().unwrap()),
+            server: server.into_iter().map(|server| server.parse().unwrap()).collect(),
             token_file: None,
             server_authority: None,
             client_certificate: None,
@@ -385,13 +394,18 @@ mod tests {
         };
         let home = ("XDG_RUNTIME_DIR", "/run/user/7");
         let both = around(&[home, ("CALLSIGN_SERVER", "unix:/b")]);
-        assert_eq!(asking(Some("unix:/a")).server_for(&both).unwrap().to_string(), "unix:/a");
-        assert_eq!(asking(None).server_for(&both).unwrap().to_string(), "unix:/b");
+        let servers = |server: Option<&str>, around: &Surroundings| -> Vec<String> {
+            asking(server).servers_for(around).unwrap().iter().map(Server::to_string).collect()
+        };
+        assert_eq!(servers(Some("unix:/a"), &both), ["unix:/a"]);
+        assert_eq!(servers(None, &both), ["unix:/b"]);
+        let several = around(&[home, ("CALLSIGN_SERVER", "unix:/b, 127.0.0.1:5301")]);
+        assert_eq!(servers(None, &several), ["unix:/b", "127.0.0.1:5301"]);
         let neither = around(&[home, ("CALLSIGN_SERVER", "")]);
-        assert_eq!(asking(None).server_for(&neither).unwrap().to_string(), "unix:/run/user/7/callsign.sock");
-        let homeless = asking(None).server_for(&around(&[])).unwrap_err();
+        assert_eq!(servers(None, &neither), ["unix:/run/user/7/callsign.sock"]);
+        let homeless = asking(None).servers_for(&around(&[])).unwrap_err();
         assert!(homeless.code == USAGE && homeless.hint.unwrap().contains("CALLSIGN_SERVER"));
-        let wrong = asking(None).server_for(&around(&[("CALLSIGN_SERVER", "/b")])).unwrap_err();
+        let wrong = asking(None).servers_for(&around(&[("CALLSIGN_SERVER", "/b")])).unwrap_err();
         assert_eq!(
             wrong.sentence,
             "CALLSIGN_SERVER must be unix:PATH or ADDR:PORT; try `unix:/b` (it is `/b`)"

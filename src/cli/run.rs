@@ -48,7 +48,8 @@ are passed on; SIGTERM drains first. The exit status is the command's, 128 and t
 
 Example:
   callsign run web --port 8080 -- python3 -m http.server 8080
-  callsign run api --port 3000 --tag v2 --protocol http --drain 10s -- node server.js"
+  callsign run api --port 3000 --tag v2 --protocol http --drain 10s -- node server.js
+  callsign run web --port 8080 --server 10.0.0.1:5301,10.0.0.2:5301 -- ./web"
 )]
 pub struct Run {
     /// The service's name

@@ -41,9 +41,13 @@ impl Status {
             ("up for", format_duration(Duration::from_secs(server.uptime_s))),
             (
                 "store",
-                match server.store_trouble {
-                    Some(trouble) => format!("{}, takes nothing now: {trouble}", server.store),
-                    None => server.store,
+                match (server.store_trouble, server.stale_s) {
+                    (Some(trouble), Some(stale_s)) => {
+                        let stale = format_duration(Duration::from_secs(stale_s));
+                        format!("{}, not followed for {stale}, takes nothing now: {trouble}", server.store)
+                    }
+                    (Some(trouble), None) => format!("{}, takes nothing now: {trouble}", server.store),
+                    (None, _) => server.store,
                 },
             ),
             ("domains", server.domains.join(" ")),

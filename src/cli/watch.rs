@@ -6,6 +6,7 @@ use callsign::protocol::{ChangeForm, FilterForm, InstanceForm, RecordsShown, Rep
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::follow::{self, Shown};
 use super::ls::Filter;
 use super::{Asking, Done, FAILED, Failure, Format, output};
 
@@ -22,32 +23,64 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Ends with the connection, or when nobody reads stdout any more.
+    /// Ends with the last server, or when nobody reads stdout any more.
     pub async fn run(self) -> Done {
         // Ctrl-C is how one leaves; the default action would make it look like a crash to scripts.
         let mut interrupt = signal(SignalKind::interrupt())
             .map_err(|error| Failure::new(FAILED, format!("listening for signals: {error}")))?;
+        // A signal is taken or not; what is cut off is the end of everything.
+        tokio::select! {
+            watched = self.watch() => watched,
+            _ = interrupt.recv() => Ok(ExitCode::SUCCESS),
+        }
+    }
+
+    async fn watch(self) -> Done {
         let form: FilterForm = self.filter.form(self.service);
-        let mut client = self.asking.connect().await?;
-        let mut reply = client.request(&Request::Watch(Box::new(form))).await?;
+        let request = |since: Option<u64>| Request::Watch(Box::new(FilterForm { since, ..form.clone() }));
+        let (mut way, timeout) = (self.asking.way()?, self.asking.timeout);
+        let (mut client, reply) = way.ask(&request(None), timeout).await?;
+        let (mut first, mut shown) = (Some(reply), Shown::default());
         loop {
-            match (self.asking.output, &reply) {
-                (Format::Table, Reply::Snapshot(snapshot)) => {
-                    for instance in &snapshot.instances {
-                        output::line(&format!("{} {}", instance.since, sentence("is", instance)))?;
+            let reply = match first.take() {
+                Some(reply) => Ok(reply),
+                None => client.receive().await,
+            };
+            match reply {
+                Ok(reply @ Reply::Snapshot(_)) => {
+                    show(self.asking.output, &reply)?;
+                    if let Reply::Snapshot(snapshot) = reply
+                        && snapshot.next.is_none()
+                    {
+                        shown.all_to(snapshot.revision);
                     }
                 }
-                (Format::Table, Reply::Change(change)) => output::line(&told(change))?,
-                // A stream of events has no end to close a list with: one object a line in both forms.
-                (_, Reply::Snapshot(_) | Reply::Change(_)) => output::value(Format::Jsonl, &reply)?,
-                (_, other) => return Err(client.unexpected(other).into()),
-            }
-            // Cancel-safe, both: `receive` keeps what it has, a signal is taken or not.
-            tokio::select! {
-                next = client.receive() => reply = next?,
-                _ = interrupt.recv() => return Ok(ExitCode::SUCCESS),
+                Ok(Reply::Change(change)) => {
+                    if shown.takes(&change) {
+                        show(self.asking.output, &Reply::Change(change))?;
+                    }
+                }
+                Ok(other) => return Err(client.unexpected(&other).into()),
+                Err(error) if error.is_of_the_server() && way.has_others() => {
+                    (client, first) = follow::go_on(&mut way, timeout, &error, &shown, request).await?;
+                }
+                Err(error) => return Err(error.into()),
             }
         }
+    }
+}
+
+fn show(format: Format, reply: &Reply) -> Result<(), Failure> {
+    match (format, reply) {
+        (Format::Table, Reply::Snapshot(snapshot)) => {
+            for instance in &snapshot.instances {
+                output::line(&format!("{} {}", instance.since, sentence("is", instance)))?;
+            }
+            Ok(())
+        }
+        (Format::Table, Reply::Change(change)) => output::line(&told(change)),
+        // A stream of events has no end to close a list with: one object a line in both forms.
+        (_, reply) => output::value(Format::Jsonl, reply),
     }
 }
 

@@ -158,6 +158,19 @@ pub const KEYS: &[Key] = &[
         "The address of this server in the zone's own records [default: the first one bound]",
     ),
     key(
+        "advertise-listen",
+        One,
+        "ADDR:PORT",
+        "Where other machines reach --listen, for _callsign._tcp [default: the first one bound]",
+    ),
+    key(
+        "stale-for",
+        One,
+        "TIME",
+        "How long answers go on while etcd cannot be followed; then SERVFAIL [default: for ever]",
+    ),
+    key("tell-stale", Switch, "", "Mark answers with the Extended DNS Error Stale Answer while that is so"),
+    key(
         "reverse",
         Any,
         "NETWORK",

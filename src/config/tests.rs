@@ -88,6 +88,7 @@ fn every_key_can_be_said_everywhere() {
     let directory = directory.path().to_str().unwrap();
     let said = [
         ("advertise", "10.0.0.1"),
+        ("advertise-listen", "10.0.0.1:5301"),
         ("allow-empty", "true"),
         ("allow-loopback", "true"),
         ("allow-unauthenticated", "true"),
@@ -151,7 +152,9 @@ fn every_key_can_be_said_everywhere() {
         ("etcd-password", "secret"),
         ("etcd-user", "callsign"),
         ("node", "a"),
+        ("stale-for", "5m"),
         ("store", "etcds://10.0.0.1:2379/x"),
+        ("tell-stale", "true"),
     ];
     let mut keys: Vec<&str> = KEYS.iter().map(|key| key.name).collect();
     keys.sort();
@@ -274,6 +277,10 @@ fn rules_say_what_to_write() {
         ("node", "a", "is for a store on etcd"),
         ("node", "a/b", "must be letters"),
         ("advertise", "0.0.0.0", "that other machines ask"),
+        ("advertise-listen", "0.0.0.0:5301", "that other machines connect to"),
+        ("advertise-listen", "10.0.0.1:0", "that other machines connect to"),
+        ("advertise-listen", "10.0.0.1:5301", "needs `listen`"),
+        ("stale-for", "5m", "is for a store on etcd"),
         ("advertise", "ns.example.com", "without a port"),
         ("known-for", "1w", "such as 500ms"),
         ("known-for", "25h", "at most 24h"),

@@ -300,6 +300,17 @@ pub fn advertise(text: &str) -> Result<IpAddr, String> {
     }
 }
 
+/// Where others come to, which a port 0 and the address of every interface are not.
+pub fn advertise_listen(text: &str) -> Result<SocketAddr, String> {
+    match text.parse::<SocketAddr>() {
+        Ok(at) if at.port() > 0 && advertise(&at.ip().to_string()).is_ok() => Ok(at),
+        _ => Err(format!(
+            "must be the address and port that other machines connect to, such as 10.0.0.1:5301, not `{}`",
+            text.escape_debug()
+        )),
+    }
+}
+
 /// `eu=10.1.0.0/16`
 pub fn region(text: &str) -> Result<Region, String> {
     match text.split_once('=') {

@@ -174,6 +174,14 @@ impl Plain<'_> {
             Overlap::Tree => reply.answer(self.view).filter(|()| reply.counts[0] > 0)?,
             Overlap::Zone => return None,
         }
+        if query.edns.is_some()
+            && let Some(words) = self.view.stale_words()
+        {
+            reply.code = Ede::stale(reply.rcode);
+            if reply.counts[0] > 0 || reply.why.text().is_empty() {
+                reply.say(format_args!("{words}"))?;
+            }
+        }
         let Reply { out: Out { at, .. }, counts, rcode, why, code, .. } = reply;
         let mut out = Out { octets: &mut out[..limit], at };
         self.finish(&mut out, query, counts, rcode, (code, &why))

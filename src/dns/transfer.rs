@@ -154,7 +154,7 @@ impl Transfers {
         let zones = view.zones();
         let zone = match (live, zones.primary.iter().find(|zone| zone.apex == *name)) {
             (Some(_), _) if !view.is_ready() || transfers.state.load().is_none() => {
-                let ede = Ede::new(Ede::NOT_READY, "the registry is not loaded yet");
+                let ede = Ede::new(Ede::NOT_READY, "the registry is not loaded, or is too old");
                 return Err(Answer::bare(Rcode::ServFail, Some(ede)));
             }
             (Some(apex), _) => Source::Live(apex.clone()),
@@ -383,10 +383,11 @@ async fn read(history: &History, after: u64) -> Option<Vec<Change>> {
     }
 }
 
+/// Adds what is not there yet. One revision of etcd's may hold several changes; a source has all of them, or none.
 fn merge(changes: &mut Vec<Change>, others: Vec<Change>) {
-    changes.extend(others);
+    let known: HashSet<u64> = changes.iter().map(|change| change.revision).collect();
+    changes.extend(others.into_iter().filter(|change| !known.contains(&change.revision)));
     changes.sort_by_key(|change| change.revision);
-    changes.dedup_by_key(|change| change.revision);
 }
 
 type Records = Box<dyn Iterator<Item = Record> + Send>;

@@ -22,11 +22,9 @@ use super::query::Query;
 use super::reply::Failure;
 use super::{Client, Office};
 use crate::access::{On, Verb};
-use crate::check::worst;
-use crate::instance::Health;
 use crate::journal::{Ended, Event, Follower};
 use crate::protocol::{Filter, FilterForm, Problem, Reply, encode};
-use crate::registry::{Change, What};
+use crate::registry::Change;
 use crate::view::Member;
 
 pub fn router() -> Router<Arc<Office>> {
@@ -217,17 +215,8 @@ impl Watching {
         (!out.is_empty()).then(|| out.into())
     }
 
-    /// A change of the past, with the health that its host has now: what is told later makes up for the rest.
     fn put_past(&self, change: Change, out: &mut Vec<u8>) {
-        let host = match &change.what {
-            What::Instance { before, after } => {
-                let instance = after.as_ref().or(before.as_ref());
-                instance.and_then(|instance| self.office.desk.view.host(&instance.key.host))
-            }
-            _ => None,
-        };
-        let health = host.map_or(Health::Passing, |host| worst(&host.checks));
-        self.put(&Event::new(change, health), out);
+        self.put(&self.office.desk.past_event(change), out);
     }
 
     /// The last that is told, and what the client does then.

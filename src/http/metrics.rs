@@ -38,6 +38,12 @@ fn text(office: &Office) -> String {
     page.gauge("callsign_ready", "1 once the registry is loaded.", f64::from(u8::from(view.is_ready())));
     let refuses = view.store_trouble().is_some();
     page.gauge("callsign_store_refuses", "1 while the store takes no changes.", f64::from(u8::from(refuses)));
+    let stale = view.stale_for(office.desk.clock.now()).unwrap_or_default();
+    page.gauge(
+        "callsign_stale_seconds",
+        "How long the store could not be followed, while it cannot; else 0.",
+        stale.as_secs_f64(),
+    );
     let up = office.desk.clock.now().mono_ns as f64 / 1e9;
     page.gauge("callsign_uptime_seconds", "How long the server has been up.", up);
     page.gauge("callsign_revision", "The revision of the last change published.", view.revision() as f64);

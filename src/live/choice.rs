@@ -94,7 +94,11 @@ impl Live<'_> {
 
     /// Octets left for records.
     fn room(&self, rule: &Rule<'_>) -> usize {
-        self.asked.room.saturating_sub(if self.asked.edns { rule.said } else { 0 })
+        if !self.asked.edns {
+            return self.asked.room;
+        }
+        let stale = self.view.stale_words();
+        self.asked.room.saturating_sub(stale.map_or(rule.said, |words| EDE_OCTETS + words.len()))
     }
 
     /// As many of the first as fit. Over a datagram TC asks for a second try, where all that is wanted may fit; a stream

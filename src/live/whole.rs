@@ -15,7 +15,7 @@ use std::sync::Arc;
 use super::binding::{binding_data, https_port};
 use super::browse::{instance_txt, shows_id};
 use super::walk::tree_of;
-use super::{address_data, first_port, has_tag, named_port, ns_addresses, srv_of};
+use super::{address_data, first_port, has_tag, named_port, own, srv_of};
 use crate::grammar::{self, Owner};
 use crate::instance::{Instance, Location, Port, ServiceSettings, Transport};
 use crate::name::{Apex, Name};
@@ -43,9 +43,7 @@ impl<'a> Around<'a> {
 
 /// The records of the zone itself, its SOA and the record tree aside.
 pub(crate) fn of_apex(view: &View, apex: &Apex) -> Vec<Record> {
-    let server = apex.owner(&["ns"]);
-    let mut records = ns_addresses(view, &server, &[Type::A, Type::AAAA]);
-    records.push(Record { owner: apex.name().clone(), ttl: APEX_TTL, data: Data::Ns(server) });
+    let mut records = own::records(view, apex);
     records.extend(BROWSE.map(|label| {
         let data = Data::Ptr(apex.name().clone());
         Record { owner: apex.owner(&[label, "_dns-sd", "_udp"]), ttl: APEX_TTL, data }

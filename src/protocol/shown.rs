@@ -139,6 +139,7 @@ impl NodeForm {
             name: node.name.to_string(),
             addresses: node.addresses.clone(),
             dns: node.dns,
+            listen: node.listener.iter().flat_map(|listener| listener.sockets()).collect(),
             slots: node.slots,
             own: node.is_own,
         }

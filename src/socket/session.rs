@@ -9,8 +9,8 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use super::Renewed;
 use super::lines::{LINE_TIME_MAX, Read, buffered_line, read_line};
-use super::{Renewed, renewed};
 use crate::access::{Denied, Identity, On, Token, Verb};
 use crate::connections::Place;
 use crate::desk::Desk;
@@ -193,14 +193,14 @@ impl<'a, W: AsyncWrite + Unpin> Session<'a, W> {
             Request::Watch(form) => match form.filter() {
                 Ok(filter) => {
                     self.take_over(place).await?;
-                    self.watch(filter, reader, place).await?;
+                    self.watch(filter, form.since, reader, place).await?;
                     return Ok(Next::Close);
                 }
                 Err(problem) => Err(problem),
             },
             Request::Feed(form) => {
                 self.take_over(place).await?;
-                self.feed(form.since, reader, place).await?;
+                self.feed(&form, reader, place).await?;
                 return Ok(Next::Close);
             }
             Request::Backup(_) => {
@@ -419,7 +419,7 @@ impl<'a, W: AsyncWrite + Unpin> Session<'a, W> {
             Asked::CreateToken(shown) => Reply::Created(shown),
             Asked::RevokeToken(name) => Reply::Revoked(NameForm { name }),
             Asked::Heartbeat(key) => match self.desk.view.member(&key) {
-                Some(member) => renewed(&key, member.instance.lease),
+                Some(member) => self.desk.renewed(&key, member.instance.lease),
                 None => Reply::Error(Refusal::NotFound(key).into()),
             },
             Asked::Report(report) => {

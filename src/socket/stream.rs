@@ -12,7 +12,9 @@ use crate::connections::Place;
 use crate::instance::Instance;
 use crate::journal::Ended;
 use crate::protocol::moving::{EndForm, HeadForm, HostLine, InstanceLine, Line, TokenLine, VERSION};
-use crate::protocol::{BackupForm, ChangeForm, Filter, LIST_MAX, Problem, RecordForm, Reply, encode};
+use crate::protocol::{
+    BackupForm, ChangeForm, FedForm, FeedForm, Filter, LIST_MAX, Problem, RecordForm, Reply, encode,
+};
 use crate::registry::{Author, Change, Reason, What};
 use crate::writer::{Watch, Whole};
 
@@ -20,10 +22,12 @@ use crate::writer::{Watch, Whole};
 const RECORDS_WAITING_MAX: usize = 1024;
 
 impl<W: AsyncWrite + Unpin> Session<'_, W> {
-    /// A snapshot, then every change that matches, until the client goes or cannot keep up.
+    /// A snapshot, or what came after `since` where the log has that; then every change that matches, until the client goes
+    /// or cannot keep up.
     pub(super) async fn watch(
         &mut self,
         filter: Filter,
+        since: Option<u64>,
         reader: &mut (impl AsyncReadExt + Unpin),
         place: &Place,
     ) -> io::Result<()> {
@@ -31,17 +35,35 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
             self.reply(Reply::Error(stopping())).await;
             return self.flush().await;
         };
-        let mut members = watch.members.as_slice();
-        loop {
-            let snapshot = self.desk.snapshot(&mut members, watch.revision);
-            encode(&Reply::Snapshot(snapshot), &mut self.out);
+        if let Some(since) = since.filter(|since| self.reaches(*since, watch.revision)) {
+            if let Err(problem) = self.past(since, watch.revision, Some(&filter)).await? {
+                self.reply(Reply::Error(problem)).await;
+                return self.flush().await;
+            }
+            for change in watch.unstored.iter().filter(|change| change.revision > since) {
+                self.put(change, Some(&filter));
+            }
             self.flush().await?;
-            if members.is_empty() {
-                break;
+        } else {
+            let mut members = watch.members.as_slice();
+            loop {
+                let snapshot = self.desk.snapshot(&mut members, watch.revision);
+                encode(&Reply::Snapshot(snapshot), &mut self.out);
+                self.flush().await?;
+                if members.is_empty() {
+                    break;
+                }
             }
         }
         drop(std::mem::take(&mut watch.members)); // a watcher does not keep the past alive
         self.follow(watch, Some(&filter), "watch again for a new snapshot", reader, place).await
+    }
+
+    /// True where the log has all that came after `since`, and we are there already.
+    fn reaches(&self, since: u64, now: u64) -> bool {
+        let history = &self.desk.history;
+        let page = tokio::task::block_in_place(|| history.after(since, 1));
+        since <= now && page.is_ok_and(|(_, oldest)| history.is_whole_after(since, oldest))
     }
 
     /// Every change from the watch's revision on, or those that the filter wants, until the client goes or
@@ -93,10 +115,11 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
     /// What was, from the log, and then what is to come, with no gap between.
     pub(super) async fn feed(
         &mut self,
-        since: Option<u64>,
+        form: &FeedForm,
         reader: &mut (impl AsyncReadExt + Unpin),
         place: &Place,
     ) -> io::Result<()> {
+        let since = form.since;
         let Ok(mut watch) = self.desk.writer.watch(since.is_none().then(Filter::default)).await else {
             self.reply(Reply::Error(stopping())).await;
             return self.flush().await;
@@ -117,21 +140,29 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
                 return self.flush().await;
             }
             Some(since) => {
-                if let Err(problem) = self.past(since, now).await? {
+                if let Err(problem) = self.past(since, now, None).await? {
                     self.reply(Reply::Error(problem)).await;
                     return self.flush().await;
                 }
                 for change in watch.unstored.iter().filter(|change| change.revision > since) {
-                    self.put(change);
+                    self.put(change, None);
                 }
             }
+        }
+        if form.mark {
+            encode(&Reply::Fed(FedForm { revision: now }), &mut self.out);
         }
         self.flush().await?;
         let again = "feed again since the last revision that you have";
         self.follow(watch, None, again, reader, place).await
     }
 
-    fn put(&mut self, change: &Change) {
+    /// A change of the past, where the filter wants it.
+    fn put(&mut self, change: &Change, filter: Option<&Filter>) {
+        if filter.is_some() {
+            let event = self.desk.past_event(change.clone());
+            return self.desk.tell(&event, filter, &mut self.out);
+        }
         let form = ChangeForm::of(change, change.health_alone(), self.desk.clock.now());
         encode(&Reply::Change(Box::new(form)), &mut self.out);
     }
@@ -139,12 +170,17 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
     async fn registered_before(&mut self, instance: &Arc<Instance>, revision: u64) -> io::Result<()> {
         let what = What::Instance { before: None, after: Some(instance.clone()) };
         let (at, author) = (instance.since, Author::Server);
-        self.put(&Change { revision, at, reason: Reason::Registered, author, what });
+        self.put(&Change { revision, at, reason: Reason::Registered, author, what }, None);
         self.flush_large().await
     }
 
     /// The log from `since` to `until`; a problem where it does not reach back so far.
-    async fn past(&mut self, mut since: u64, until: u64) -> io::Result<Result<(), Problem>> {
+    async fn past(
+        &mut self,
+        mut since: u64,
+        until: u64,
+        filter: Option<&Filter>,
+    ) -> io::Result<Result<(), Problem>> {
         loop {
             let page = tokio::task::block_in_place(|| self.desk.history.after(since, LIST_MAX));
             let (changes, oldest) = match page {
@@ -168,7 +204,7 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
             }
             let Some(last) = changes.last().map(|change| change.revision) else { return Ok(Ok(())) };
             for change in changes.iter().filter(|change| change.revision <= until) {
-                self.put(change);
+                self.put(change, filter);
             }
             self.flush().await?;
             if last >= until {

@@ -330,6 +330,8 @@ pub struct MemberForm {
     /// Its ports, of DNS, of registrations over TCP and of HTTP; 0 for none.
     pub dns: u16,
     pub listen: u16,
+    /// Where other machines register.
+    pub listen_addresses: Vec<IpAddr>,
     pub http: u16,
     /// When it started, in Unix milliseconds.
     pub started: i64,

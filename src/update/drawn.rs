@@ -569,7 +569,13 @@ impl<'a> Drawn<'a> {
             return Err(self.not_ours(owner, &owner.to_string()));
         }
         let held = self.read(owner, |read| match read {
-            Some(Owner::NameServer | Owner::Types | Owner::Browse) => true,
+            Some(
+                Owner::NameServer(_)
+                | Owner::Registration(_)
+                | Owner::Registrations
+                | Owner::Types
+                | Owner::Browse,
+            ) => true,
             Some(read) => {
                 let service = read.service().and_then(|service| ServiceName::parse(service).ok());
                 let labels = service.as_ref().and_then(|service| staying.get(service));

@@ -18,7 +18,7 @@ use crate::store::etcd::messages::{Condition, behind};
 use crate::store::etcd::place::{self, Place};
 use crate::store::record::{self, MemberForm, Near, Note, Unreadable};
 use crate::time::{Now, Wall};
-use crate::view::Node;
+use crate::view::{Listener, Node};
 
 /// Nodes of one ring: a transaction that holds only if the ring is unchanged names each, and etcd takes 128 conditions.
 pub const NODES_MAX: usize = 64;
@@ -107,6 +107,7 @@ impl Fold {
             name: name.clone(),
             addresses: member.form.addresses.clone(),
             dns: member.form.dns,
+            listener: listener(&member.form),
             slots,
             is_own: *name == self.name,
         }
@@ -441,6 +442,11 @@ impl Fold {
         let revision = self.registry.revision();
         self.registry.restore(Kept { revision, gone, ..Kept::default() }, now);
     }
+}
+
+fn listener(form: &MemberForm) -> Option<Listener> {
+    let (addresses, port) = (form.listen_addresses.clone(), form.listen);
+    (port > 0 && !addresses.is_empty()).then_some(Listener { addresses, port })
 }
 
 /// A record is written before its revision is known.

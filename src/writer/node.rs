@@ -85,6 +85,8 @@ pub struct Node {
     number: u64,
     /// Why etcd cannot be asked.
     lost: Option<String>,
+    /// And since when.
+    lost_at: Option<Now>,
     /// This node is surely a member up to this time.
     member_until_ns: u64,
     /// Who waits for a higher serial: above which, and until when.
@@ -198,6 +200,7 @@ impl Node {
             unsettled: BTreeMap::new(),
             number: run,
             lost: None,
+            lost_at: None,
             member_until_ns: 0,
             raises: Vec::new(),
             still_ns: Some(seen_ns),
@@ -295,7 +298,7 @@ impl Node {
 
     /// Whoever probes hears of it, and looks anew at what is its to probe.
     fn publish_nodes(&self) {
-        self.view.set_nodes(self.fold.nodes(), self.fold.left_nodes());
+        self.view.set_nodes(self.fold.nodes(), self.fold.left_nodes(), self.fold.registry.revision());
         self.circle.send_replace(Some(self.fold.circle().clone()));
     }
 
@@ -385,6 +388,7 @@ impl Node {
             (Some(_), None) => tracing::info!("etcd can be asked again"),
             _ => {}
         }
+        self.lost_at = lost.as_ref().and(self.lost_at.or_else(|| Some(self.clock.now())));
         self.lost = lost;
     }
 
@@ -397,6 +401,7 @@ impl Node {
             }
             (None, Some(_)) => None,
         };
+        self.view.set_stale(self.lost_at, now);
         if self.view.store_trouble().map(|trouble| trouble.to_string()) != trouble {
             self.view.set_store_trouble(trouble);
         }
@@ -466,7 +471,8 @@ impl Node {
             }
             changes.extend(change);
         }
-        if !self.fold.members().keys().eq(members.iter()) || since != self.fold.member_since() {
+        let others = !self.fold.members().keys().eq(members.iter()) || since != self.fold.member_since();
+        if others {
             self.note_members();
             self.publish_nodes();
             self.fold.settle_all(now);
@@ -477,6 +483,10 @@ impl Node {
         }
         self.unsettle(&changes);
         show(&self.fold.registry, &self.view, &self.journal, &changes);
+        if others && changes.is_empty() {
+            // Secondaries are told: the zone names the nodes.
+            self.journal.publish(&Arc::from([]), &[]);
+        }
         self.memory.keep(changes);
         self.follow_base(format);
         self.answer_raises(now);

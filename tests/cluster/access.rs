@@ -1,8 +1,10 @@
-//! Who we are to etcd: TLS, and the name that is another's.
+//! Who we are to etcd: TLS, and the name that is another's. And who may change something at a node.
+
+use serde_json::{Value, json};
 
 use crate::etcd::Etcd;
 use crate::harness::ask::request;
-use crate::harness::{DEADLINE, Server, callsign, eventually};
+use crate::harness::{DEADLINE, Http, Server, callsign, eventually};
 use crate::several::{register, seen};
 
 const CERTIFICATE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/health/certificate.pem");
@@ -85,4 +87,58 @@ fn an_endpoint_that_is_dead_is_passed_over_and_prefixes_are_apart() {
     let two = Server::start(&["--store", &store, "--node", "a"]);
     two.client().done("registered", &register("web-2", 8002, "none"));
     assert_eq!((seen(&one), seen(&two)), (vec![8001], vec![8002]));
+}
+
+/// The node asks about every command, as the writer of one machine does: here each of them is denied for want of a rule.
+#[test]
+fn a_node_asks_of_every_command_whether_it_may() {
+    let etcd = Etcd::start();
+    let node = etcd.node("a", &["--access", "allow anyone read"]);
+    // The test is root, whom the Unix socket knows.
+    let mut root = node.client();
+    root.done("registered", &register("web-1", 8001, "30s"));
+    let here = json!({"Node": "m2", "Address": "10.1.2.3", "Check": {"Name": "disk", "CheckID": "disk", "Status": "passing"}});
+    Http::unix(&node.socket).put("/v1/catalog/register", &here);
+    let own = json!({"Name": "web", "ID": "own", "Address": "10.0.0.8", "Port": 80, "Check": {"TTL": "24h"}});
+    Http::unix(&node.socket).put("/v1/agent/service/register", &own);
+    root.done("created", &json!({"token": {"create": {"name": "kept", "allow": ["read"]}}}));
+    let before = root.ask(&json!({"log": {}}));
+    let mut stranger = node.tcp_client();
+    let holder = json!({"service": "web", "id": "web-1", "host": "m1"});
+    for command in [
+        register("web-2", 8002, "none"),
+        register("web-1", 8003, "30s"),
+        json!({ "heartbeat": holder }),
+        json!({ "drain": holder }),
+        json!({ "deregister": holder }),
+        json!({"deregister": {"service": "web", "id": "nobody", "host": "m1"}}),
+        json!({"report": {"service": "web", "id": "web-1", "host": "m1", "status": "critical"}}),
+        json!({"report": {"host": "m2", "check": "disk", "status": "critical"}}),
+        json!({"settings": {"service": "web", "ttl": "9s"}}),
+        json!({"token": {"create": {"name": "more", "allow": ["*"]}}}),
+        json!({"token": {"revoke": {"name": "kept"}}}),
+    ] {
+        let reply = stranger.ask(&command);
+        assert_eq!(reply["error"]["code"], "denied", "{command} was answered {reply}");
+    }
+    let service = json!({"Name": "web", "ID": "web-3", "Address": "10.0.0.7", "Port": 80});
+    let check = json!({"Name": "up", "ServiceID": "own", "TTL": "10s"});
+    for (path, body) in [
+        ("/v1/agent/service/register", service),
+        ("/v1/catalog/register", here),
+        ("/v1/catalog/deregister", json!({"Node": "m2"})),
+        ("/v1/catalog/deregister", json!({"Node": "m2", "CheckID": "disk"})),
+        ("/v1/agent/check/register", check),
+        ("/v1/agent/check/update/service:own", json!({"Status": "passing"})),
+        ("/v1/agent/check/deregister/service:own", Value::Null),
+        ("/v1/agent/service/deregister/own", Value::Null),
+    ] {
+        let reply = node.http().ask("PUT", path, &body);
+        assert_eq!(reply.status, 403, "{path} {body}: {}", reply.text());
+    }
+    let revisions = |log: &Value| {
+        let changes = log["log"]["changes"].as_array().cloned().unwrap_or_default();
+        changes.iter().map(|change| change["revision"].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(revisions(&root.ask(&json!({"log": {}}))), revisions(&before), "something was changed");
 }

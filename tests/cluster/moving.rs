@@ -2,10 +2,10 @@
 
 use serde_json::json;
 
-use crate::etcd::Etcd;
-use crate::full::{FLAGS, assert_same, done, exported, fill};
+use super::etcd::Etcd;
+use super::full::{FLAGS, assert_same, done, exported, fill};
+use super::secondary::transfer;
 use crate::harness::{DEADLINE, Server, eventually};
-use crate::secondary::transfer;
 
 const APEX: &str = "service.local.";
 

@@ -7,9 +7,9 @@ use std::thread::JoinHandle;
 
 use serde_json::{Value, json};
 
-use crate::etcd::Etcd;
+use super::etcd::Etcd;
+use super::several::register;
 use crate::harness::{DEADLINE, Server, callsign, eventually};
-use crate::several::register;
 
 /// A way to etcd that can be cut.
 pub struct Way {

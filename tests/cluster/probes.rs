@@ -11,11 +11,11 @@ use std::time::Duration;
 use callsign::clock::Clock;
 use serde_json::{Value, json};
 
-use crate::etcd::Etcd;
+use super::etcd::Etcd;
+use super::nodes::Way;
+use super::several::{becomes, reasons, seen};
+use super::trouble::trouble;
 use crate::harness::{DEADLINE, Server, eventually};
-use crate::nodes::Way;
-use crate::several::{becomes, reasons, seen};
-use crate::trouble::trouble;
 
 /// An HTTP server that counts who asks for which path, and says 503 of those that fail.
 struct Target {

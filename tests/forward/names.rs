@@ -165,14 +165,8 @@ fn f_13_not_even_before_the_registry_is_loaded() {
         datacenter: Datacenter::parse("dc1").expect("a name"),
     };
     let reverse = vec!["10.7.0.0/24".parse().expect("a network")];
-    let settings = Settings {
-        apexes: vec![apex],
-        ttl: 5,
-        ns_addresses: Vec::new(),
-        consul: Some(consul),
-        reverse,
-        regions: Vec::new(),
-    };
+    let settings =
+        Settings { ns_addresses: Vec::new(), consul: Some(consul), reverse, ..Settings::new(vec![apex]) };
     let forwarder = Forwarder::new(
         forward::Settings {
             sources: vec![Source::Server(upstream.address)],

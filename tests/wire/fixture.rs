@@ -131,6 +131,7 @@ impl Live {
             apexes: vec![Apex::parse("service.local").unwrap()],
             ttl: 5,
             ns_addresses: vec![IpAddr::V4(Ipv4Addr::LOCALHOST)],
+            tell_stale: true,
             consul: Some(ConsulZone {
                 apex: Apex::parse("consul").unwrap(),
                 datacenter: Datacenter::parse("dc1").unwrap(),
@@ -140,6 +141,7 @@ impl Live {
                 .map(|network| network.parse().unwrap())
                 .to_vec(),
             regions: vec![Region { name: "eu".into(), network: "10.1.0.0/16".parse().unwrap() }],
+            ..Settings::new(Vec::new())
         };
         let view = Arc::new(View::new(settings, zones));
         Self { registry: Registry::new(INSTANCES_MAX, FORGET_AFTER), view, now: Now::default() }

@@ -108,6 +108,9 @@ impl Chance {
             }
         }
         live.view.set_ready();
+        if self.below(4) == 0 {
+            live.view.set_stale(Some(live.now), live.now);
+        }
         live
     }
 
@@ -255,8 +258,12 @@ fn compare(responder: &Responder, live: &Live, arrival: &Arrival, message: &[u8]
         (0, _) => format!("many {asked}"),
         (rcode, _) => panic!("rcode {rcode} to {message:02x?}"),
     };
-    let says =
-        [("held by the guard", "held: "), ("no more are wanted", "bounded: "), (", near eu", "near: ")];
+    let says = [
+        ("cannot be followed", "stale: "),
+        ("held by the guard", "held: "),
+        ("no more are wanted", "bounded: "),
+        (", near eu", "near: "),
+    ];
     let said = says.into_iter().find(|(words, _)| reply_says(reply, words.as_bytes()));
     Some(format!("{}{kind}, {edns}", said.map_or("", |(_, said)| said)))
 }
@@ -318,7 +325,7 @@ fn plain_replies_are_what_the_general_path_says() {
         let count = kinds.get(&format!("{kind}, EDNS")).copied().unwrap_or_default();
         assert!(count > 50, "{kind}: {count} are too few to show anything");
     }
-    for kind in ["bounded: one", "bounded: many", "near: "] {
+    for kind in ["bounded: one", "bounded: many", "near: ", "stale: one", "stale: many", "stale: NXDOMAIN"] {
         let count: usize =
             kinds.iter().filter(|(own, _)| own.starts_with(kind)).map(|(_, count)| count).sum();
         assert!(count > 20, "{kind}: {count} are too few to show anything");

@@ -329,6 +329,9 @@ struct Session<'a> {
     compare_at: Instant,
     /// There is an etcd lease, and everything up to now was told.
     caught_up: bool,
+    /// Everything was told up to this revision, where the watch for the rest has yet to be heard of: until then there may be
+    /// nobody at the other end.
+    nearly: Option<u64>,
     is_member: bool,
 }
 
@@ -388,6 +391,7 @@ impl<'a> Session<'a> {
             renew_at: now,
             compare_at: now + COMPARE_EVERY,
             caught_up: false,
+            nearly: None,
             is_member: false,
         }
     }
@@ -458,6 +462,12 @@ impl<'a> Session<'a> {
                     let message = message.map_err(|failure| failure.to_string())?;
                     let message = message.ok_or("it ended the watch")?;
                     self.hear(Input::Watched(words(messages::watched(&message))?)).await?;
+                    // The first one says that the watch was made.
+                    if let Some(revision) = self.nearly.take() {
+                        self.caught_up = true;
+                        self.tell(News::CaughtUp(revision)).await?;
+                        self.join();
+                    }
                 }
                 Happened::RenewDue => self.renew(),
                 Happened::Renewed(lease) => {
@@ -492,7 +502,7 @@ impl<'a> Session<'a> {
         for output in self.link.follow.hear(input) {
             match output {
                 Output::Read { from, revision } => {
-                    (self.watch, self.opening) = (None, None);
+                    (self.watch, self.opening, self.nearly) = (None, None, None);
                     self.reading = Some(self.page(from, revision, false));
                 }
                 Output::Compare { from, revision } => self.comparing = Some(self.page(from, revision, true)),
@@ -508,11 +518,7 @@ impl<'a> Session<'a> {
                     told.iter_mut().for_each(|told| drop(told.key.drain(..prefix)));
                     self.tell(News::Changed(told)).await?;
                 }
-                Output::CaughtUp(revision) => {
-                    self.caught_up = true;
-                    self.tell(News::CaughtUp(revision)).await?;
-                    self.join();
-                }
+                Output::CaughtUp(revision) => self.nearly = Some(revision),
                 Output::GiveUp(reason) => return Err(format!("it ended the watch: {reason}")),
             }
         }
