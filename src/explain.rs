@@ -1,8 +1,8 @@
 //! Why a name is, or is not, in DNS: each instance with the rule that kept it in or out.
 
-use crate::answer::{Asked, CLASS_IN, Over, Question, Rcode, answer, nearest_service};
+use crate::answer::{Asked, CLASS_IN, Dnssec, Over, Question, Rcode, Taken, answer, nearest_service};
+use crate::grammar;
 use crate::grammar::consul::{self, Owner as ConsulOwner};
-use crate::grammar::{self, Owner};
 use crate::instance::Key;
 use crate::name::{Name, ServiceName};
 use crate::protocol::{ExplainedForm, ExplainedInstance, Problem};
@@ -61,18 +61,7 @@ fn service_of(view: &View, domain: &Name) -> Option<String> {
     }
     let apex = view.apex_of(domain)?;
     let labels = lower.labels_below(apex.name())?;
-    match grammar::parse(&labels)? {
-        Owner::Service(service)
-        | Owner::ByTransport(service, _)
-        | Owner::Ports(service, _)
-        | Owner::Subtypes(service, _)
-        | Owner::Subtype { service, .. }
-        | Owner::ByPort { service, .. }
-        | Owner::ByTag { service, .. }
-        | Owner::Below { service, .. }
-        | Owner::TypeInstance { service, .. } => Some(service.to_owned()),
-        Owner::Apex | Owner::NameServer | Owner::Empty | Owner::Types | Owner::Browse | Owner::Tag(_) => None,
-    }
+    grammar::parse(&labels)?.service().map(str::to_owned)
 }
 
 /// Whether the name exists, and what a query gets now, asked as a client would: by the same function.
@@ -82,7 +71,16 @@ fn verdict(view: &View, domain: &Name) -> (bool, String) {
         let client = std::net::Ipv4Addr::LOCALHOST.into();
         answer(
             view,
-            &Asked { question: &question, client, over: Over::Tcp, room: 65_000, edns: true, draw: 0 },
+            &Asked {
+                question: &question,
+                client,
+                over: Over::Tcp,
+                room: 65_000,
+                edns: true,
+                draw: 0,
+                dnssec: Dnssec::Nothing,
+                taken: Taken::Chosen,
+            },
         )
     };
     let types = [

@@ -43,6 +43,24 @@ pub enum Owner<'a> {
     Subtypes(&'a str, Transport),
 }
 
+impl<'a> Owner<'a> {
+    /// The service that is asked of, known or not.
+    pub fn service(&self) -> Option<&'a str> {
+        match *self {
+            Self::Service(service)
+            | Self::ByTransport(service, _)
+            | Self::Ports(service, _)
+            | Self::Subtypes(service, _)
+            | Self::Subtype { service, .. }
+            | Self::ByPort { service, .. }
+            | Self::ByTag { service, .. }
+            | Self::Below { service, .. }
+            | Self::TypeInstance { service, .. } => Some(service),
+            Self::Apex | Self::NameServer | Self::Empty | Self::Types | Self::Browse | Self::Tag(_) => None,
+        }
+    }
+}
+
 /// Reads the labels below the apex, in lower case, leftmost first; `None` where they spell nothing.
 pub fn parse<'a>(labels: &[&'a [u8]]) -> Option<Owner<'a>> {
     let mut texts = [""; 4];

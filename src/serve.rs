@@ -7,6 +7,7 @@
 
 mod encrypted;
 mod secondaries;
+mod signing;
 mod user;
 
 use std::collections::HashMap;
@@ -35,6 +36,7 @@ use crate::desk::{Desk, Figures};
 use crate::dns::cookie::{Cookies, Secret};
 use crate::dns::forward::{self, Forwarder};
 use crate::dns::limit::Limiter;
+use crate::dns::sign::Signer;
 use crate::dns::transfer::Transfers;
 use crate::dns::tsig::Keys;
 use crate::dns::wire::{Policy, Responder};
@@ -94,6 +96,7 @@ pub async fn run(config: Config) -> Result<()> {
         keys,
         transfers,
         transferred,
+        zone_signer: Arc::default(),
         clock,
         seeds: Draws::new(random()?),
         tasks: Tasks::default(),
@@ -109,6 +112,7 @@ pub async fn run(config: Config) -> Result<()> {
     };
     let begin = CancellationToken::new();
     let loopback_only = bound.dns_addresses().iter().all(|address| address.ip().is_loopback());
+    server.sign_zones(&config)?;
     let responder = server.answer_dns(&config, std::mem::take(&mut bound.dns), &begin)?;
     server.answer_encrypted(&mut bound, &responder, &begin)?;
 
@@ -205,6 +209,7 @@ struct Server {
     keys: Keys,
     transfers: Arc<Transfers>,
     transferred: Arc<Transferred>,
+    zone_signer: Arc<Signer>,
     clock: Clock,
     seeds: Draws,
     tasks: Tasks,
@@ -256,6 +261,7 @@ impl Server {
             forwarder,
             queries: self.queries.clone(),
             transfers: Some(self.transfers.clone()),
+            zone_signer: self.zone_signer.clone(),
         });
         for dns in bound {
             self.lines.push(format!("dns udp+tcp {}", dns.address));
@@ -386,6 +392,7 @@ pub fn check(config: &Config) -> Result<()> {
     encrypted::identity(config)?;
     encrypted::authorities(config)?;
     secondaries::keys(config)?;
+    signing::check(config)?;
     if let Some(tls) = config.etcd.as_ref().and_then(|etcd| etcd.tls.as_ref()) {
         link::client_config(tls).map_err(anyhow::Error::msg)?;
     }

@@ -16,6 +16,7 @@ pub mod notify;
 mod onward;
 pub mod plain;
 pub mod quic;
+pub mod sign;
 pub mod tcp;
 pub mod transfer;
 pub mod tsig;

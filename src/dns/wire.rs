@@ -16,7 +16,7 @@ use hickory_server::server::Request;
 use ipnet::IpNet;
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::answer::{Answer, Asked, CLASS_IN, Ede, Over, Question, Rcode, answer};
+use crate::answer::{Answer, Asked, CLASS_IN, Dnssec, Ede, Over, Question, Rcode, Taken, answer};
 use crate::clock::Clock;
 use crate::counters::Queries;
 use crate::dns::cookie::{Cookies, Judged, ServerPart};
@@ -26,6 +26,7 @@ use crate::dns::forward::{Forwarder, Query, Told};
 use crate::dns::limit::{Fate, Limiter};
 use crate::dns::onward::{Asker, Onward};
 use crate::dns::plain::{self, Plain};
+use crate::dns::sign::Signer as ZoneSigner;
 use crate::dns::transfer::{Transfer, Transfers, Wish};
 use crate::dns::tsig::{Judged as JudgedSignature, Keys, Signer};
 use crate::name::Name;
@@ -92,6 +93,8 @@ pub struct Responder {
     pub queries: Arc<Queries>,
     /// Who hands out whole zones; where there is nobody, nobody is given one.
     pub transfers: Option<Arc<Transfers>>,
+    /// Who signs what is of a signed zone.
+    pub zone_signer: Arc<ZoneSigner>,
 }
 
 /// What becomes of a message.
@@ -120,8 +123,8 @@ impl Accepted {
 impl Responder {
     /// Answers from what is ours, without a limit; nobody is asked, and nobody is given a zone.
     pub fn new(view: Arc<View>, policy: Policy, clock: Clock) -> Self {
-        let queries = Arc::default();
-        Self { view, policy, clock, limiter: None, forwarder: None, queries, transfers: None }
+        let (queries, zone_signer) = <(Arc<Queries>, Arc<ZoneSigner>)>::default();
+        Self { view, policy, clock, limiter: None, forwarder: None, queries, transfers: None, zone_signer }
     }
 
     /// What becomes of `message`, at once: whoever is given [`Accepted::Pending`] answers others meanwhile.
@@ -190,8 +193,8 @@ impl Responder {
 
     fn respond(&self, now: Now, onward: Option<Onward<'_>>, arrival: &Arrival, message: &[u8]) -> Verdict {
         let (view, policy, limiter) = (&*self.view, &self.policy, self.limiter.as_ref());
-        let transfers = self.transfers.as_ref();
-        respond(&Around { view, policy, limiter, now, onward, transfers }, arrival, message)
+        let (transfers, zone_signer) = (self.transfers.as_ref(), &*self.zone_signer);
+        respond(&Around { view, policy, limiter, now, onward, transfers, zone_signer }, arrival, message)
     }
 }
 
@@ -227,9 +230,9 @@ pub struct Arrival {
 /// The reply to `message` by itself, whatever came before it, and on the first day of all clocks: nothing is
 /// counted, no cookie is old.
 pub fn accept(view: &View, policy: &Policy, arrival: &Arrival, message: &[u8]) -> Option<Vec<u8>> {
-    let now = Now::default();
-    respond(&Around { view, policy, limiter: None, now, onward: None, transfers: None }, arrival, message)
-        .reply()
+    let (now, zone_signer) = (Now::default(), &ZoneSigner::default());
+    let around = Around { view, policy, limiter: None, now, onward: None, transfers: None, zone_signer };
+    respond(&around, arrival, message).reply()
 }
 
 /// What a reply depends on besides its query.
@@ -240,6 +243,7 @@ struct Around<'a> {
     now: Now,
     onward: Option<Onward<'a>>,
     transfers: Option<&'a Arc<Transfers>>,
+    zone_signer: &'a ZoneSigner,
 }
 
 impl Around<'_> {
@@ -406,7 +410,9 @@ fn respond_to(around: &Around<'_>, arrival: &Arrival, message: &[u8], signature:
     let special = refuse(&question, authorities).or_else(|| identity(around.policy, &question));
     let mut answer = special.unwrap_or_else(|| {
         let (over, room, edns, draw) = (arrival.over, frame.room(), frame.edns, arrival.draw);
-        answer(around.view, &Asked { question: &question, client, over, room, edns, draw })
+        let dnssec = glimpse.edns.map_or(Dnssec::Nothing, |edns| Dnssec::of(edns.dnssec_ok, edns.compact_ok));
+        let taken = Taken::Chosen;
+        answer(around.view, &Asked { question: &question, client, over, room, edns, draw, dnssec, taken })
     });
     if let Some(onward) = &around.onward {
         let asker = Asker { permitted: onward.forwarder.permits(client), recursion: flags & RD != 0 };
@@ -420,6 +426,7 @@ fn respond_to(around: &Around<'_>, arrival: &Arrival, message: &[u8], signature:
             frame.flags |= if authentic && (flags & AD != 0 || frame.dnssec_ok) { AD } else { 0 };
         }
     }
+    let answer = around.zone_signer.sign(around.view, answer, arrival.over, frame.room(), around.now);
     send(&frame, &answer)
 }
 
