@@ -9,6 +9,7 @@ mod at;
 mod availability;
 mod deregister;
 mod dig;
+mod dnssec;
 mod doctor;
 mod drain;
 mod exec;
@@ -96,6 +97,7 @@ enum Verb {
     Doctor(doctor::Doctor),
     Status(status::Status),
     Token(token::Token),
+    Dnssec(dnssec::Dnssec),
     #[command(hide = true)]
     Exec(exec::Exec),
 }
@@ -145,6 +147,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Verb::Doctor(verb) => wait(verb.run()),
         Verb::Status(verb) => wait(verb.run()),
         Verb::Token(verb) => wait(verb.run()),
+        Verb::Dnssec(verb) => verb.run(),
         Verb::Exec(verb) => verb.run(),
     };
     done.unwrap_or_else(|failure| {
