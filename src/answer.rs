@@ -326,11 +326,17 @@ pub fn answer(view: &View, asked: &Asked<'_>) -> Answer {
                 return answer;
             }
             Found::NoName(ede) => {
-                // The proof says that the name is there, and so does the rcode, but to who knows better (RFC 9824 section 5).
-                if proving.is_none() || answer.compact {
+                let denial = proving.as_ref().and_then(|zone| zone.denial(view, asked, &qname));
+                // The proof says that the name is there, and so does the rcode, but to who knows better (RFC 9824 section 5); and it
+                // is there where another type of it is, which a service that is only known by its failover may have.
+                let denied = match (&proving, &denial) {
+                    (Some(zone), Some(denial)) => answer.compact && zone.denies_name(&qname, denial),
+                    _ => true,
+                };
+                if denied {
                     answer.rcode = Rcode::NxDomain; // of the last name in the chain (RFC 6604 section 3)
                 }
-                answer.deny(served.soa(view), proving.and_then(|zone| zone.denial(view, asked, &qname)), ede);
+                answer.deny(served.soa(view), denial, ede);
                 return answer;
             }
         }

@@ -8,6 +8,7 @@
 
 mod harness;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -329,10 +330,10 @@ fn a_roll_is_valid_at_every_step() {
         let shown = done(dnssec(&keys, &["status", "-o", "json"]));
         let shown: Value = serde_json::from_str(&shown).expect("JSON");
         let stage = |key: &Value| (key["tag"].to_string(), key["stage"].as_str().unwrap().to_owned());
-        shown.as_array().expect("a list").iter().map(stage).collect::<Vec<_>>()
+        shown.as_array().expect("a list").iter().map(stage).collect::<BTreeSet<_>>()
     };
     let is = |tag: &str, stage: &str| (tag.to_owned(), stage.to_owned());
-    assert_eq!(stages(), [is(&old_tag, "signing")]);
+    assert_eq!(stages(), [is(&old_tag, "signing")].into());
     let again = dnssec(&keys, &["init", ZONE]);
     assert!(again.code == Some(1) && again.stderr.contains("has the key"), "{again:?}");
 
@@ -340,7 +341,7 @@ fn a_roll_is_valid_at_every_step() {
     let printed = done(dnssec(&keys, &["roll", ZONE]));
     let (new, new_tag) = (dnskey(&printed), tag(&printed));
     eventually("the new key in the zone", DEADLINE, || (signed.shown() == 2).then_some(()));
-    assert_eq!(stages(), [is(&old_tag, "signing"), is(&new_tag, "coming")]);
+    assert_eq!(stages(), [is(&old_tag, "signing"), is(&new_tag, "coming")].into());
     signed.delv_validates(&old);
     signed.delv_validates(new);
     for words in [["roll", ZONE, "--finish"].as_slice(), &["roll", ZONE]] {
@@ -350,17 +351,14 @@ fn a_roll_is_valid_at_every_step() {
 
     // The zone above may name it, and CDS says so.
     backdate(&keys, &new_tag, COMING_S);
-    assert_eq!(stages()[1], is(&new_tag, "ready"));
+    assert_eq!(stages(), [is(&old_tag, "signing"), is(&new_tag, "ready")].into());
     eventually("CDS of the new key", DEADLINE, || {
         signed.delv(&old, ZONE, "CDS").contains(&format!("CDS\t{new_tag} 13 2")).then_some(())
     });
 
     // It signs; who trusts the old one only goes on.
     done(dnssec(&keys, &["roll", ZONE, "--finish"]));
-    assert_eq!(
-        stages(),
-        [is(&new_tag, "signing"), is(&old_tag, "leaving")].into_iter().rev().collect::<Vec<_>>()
-    );
+    assert_eq!(stages(), [is(&new_tag, "signing"), is(&old_tag, "leaving")].into());
     eventually("a signature of the new key", DEADLINE, || {
         let said = signed.delv(&old, "web.service.internal", "A");
         said.contains(&format!(" {new_tag} service.internal.")).then_some(())
