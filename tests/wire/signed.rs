@@ -365,8 +365,9 @@ fn d_01_what_is_drawn_validates() {
         }
     }
     println!("signed: {kinds:#?}");
-    for kind in ["records", "no data", "no name", "truncated", "elsewhere"] {
-        assert!(kinds.get(kind).is_some_and(|count| *count > 20), "{kind}: too few to show anything");
+    // What is truncated has a test of its own, `d_04`.
+    for kind in ["records", "no data", "no name", "elsewhere"] {
+        assert!(kinds.get(kind).is_some_and(|count| *count > 100), "{kind}: too few to show anything");
     }
 }
 
