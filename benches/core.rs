@@ -11,13 +11,16 @@ use callsign::instance::{Key, Lease, Location, Port, Transport};
 use callsign::lease::{LeaseCell, Leases, Renewal};
 use callsign::name::{Apex, HostName, InstanceId, ServiceName};
 use callsign::protocol;
+use callsign::record::Type;
 use callsign::registry::{Author, Change, Command, FORGET_AFTER, Registration, Registry};
-use callsign::time::Now;
+use callsign::sign::{Key as ZoneKey, SetFields, Times, ZoneKeys, draw};
+use callsign::time::{Now, Wall};
 use callsign::view::{Settings, View, Zones};
 use divan::counter::ItemsCount;
 use divan::{AllocProfiler, Bencher, black_box};
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query};
 use hickory_proto::rr::{Name, RecordType};
+use ring::rand::SystemRandom;
 
 #[global_allocator]
 static ALLOC: AllocProfiler = AllocProfiler::system();
@@ -124,6 +127,64 @@ fn answer_of_1000_services_of_3(bencher: Bencher<'_, '_>, what: &str) {
         _ => query("s500.service.local.", RecordType::AAAA),
     };
     bencher.bench_local(|| system.ask(black_box(&query), Over::Udp));
+}
+
+/// `query` with DO.
+fn signed_query(name: &str, qtype: RecordType) -> Vec<u8> {
+    let mut query = query(name, qtype);
+    let flags_at = query.len() - 4; // of the OPT record, which is the last and has no options
+    query[flags_at] |= 0x80;
+    query
+}
+
+fn sign(system: &System) {
+    let random = SystemRandom::new();
+    let (secret, public) = draw(&random).unwrap();
+    let times = Times { activate: Some(0), ..Times::default() };
+    let apex = system.view.settings.apexes[0].name();
+    let key = Arc::new(ZoneKey::new(apex, times, &secret, &public, &random).unwrap());
+    system.view.set_keys(vec![ZoneKeys::at(&[key], 0).unwrap()]);
+}
+
+/// The same of a signed zone, to who takes signatures: those that are kept, and what a name costs that nobody asked for before.
+#[divan::bench(args = ["A", "SRV", "NXDOMAIN", "NODATA", "NXDOMAIN, each another"])]
+fn signed_answer_of_1000_services_of_3(bencher: Bencher<'_, '_>, what: &str) {
+    let system = System::new(1000, 3);
+    sign(&system);
+    let mut query = match what {
+        "A" => signed_query("s500.service.local.", RecordType::A),
+        "SRV" => signed_query("_s500._tcp.service.local.", RecordType::SRV),
+        "NODATA" => signed_query("s500.service.local.", RecordType::AAAA),
+        _ => signed_query("00000000.service.local.", RecordType::A),
+    };
+    let mut number = 0u32;
+    bencher.bench_local(|| {
+        if what.ends_with("another") {
+            number += 1;
+            query[13..21].copy_from_slice(format!("{number:08x}").as_bytes());
+        }
+        system.ask(black_box(&query), Over::Udp)
+    });
+}
+
+/// A denial at a service, which asks for every type whether there is any.
+#[divan::bench(args = [1, 100, 10_000])]
+fn signed_no_data_by_instances(bencher: Bencher<'_, '_>, instances: usize) {
+    let system = System::new(1, instances);
+    sign(&system);
+    let query = signed_query("s0.service.local.", RecordType::MX);
+    bencher.bench_local(|| system.ask(black_box(&query), Over::Udp));
+}
+
+#[divan::bench]
+fn sign_one(bencher: Bencher<'_, '_>) {
+    let random = SystemRandom::new();
+    let (secret, public) = draw(&random).unwrap();
+    let apex = Apex::parse("service.local").unwrap();
+    let key = ZoneKey::new(apex.name(), Times::default(), &secret, &public, &random).unwrap();
+    let owner = apex.owner(&["web"]);
+    let fields = SetFields { owner: &owner, rtype: Type::A, ttl: 5 };
+    bencher.bench_local(|| key.sign(&fields, black_box(&[7; 100]), Wall::default(), &random).unwrap());
 }
 
 #[divan::bench(args = [1, 100, 10_000])]

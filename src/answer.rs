@@ -7,8 +7,13 @@
 //! Sizes are counted here as far as choice needs them: of a live set as many records stay as fit. The
 //! last word on octets is `dns::wire`'s.
 
+mod proof;
+
 use std::net::IpAddr;
 use std::sync::Arc;
+
+use self::proof::Signing;
+pub use self::proof::{keys_over, service_of};
 
 use crate::grammar::reverse::{self, Prefix};
 use crate::live;
@@ -53,6 +58,33 @@ pub struct Asked<'a> {
     pub edns: bool,
     /// One random number: all the chance there is in an answer.
     pub draw: u64,
+    /// What the client takes of DNSSEC.
+    pub dnssec: Dnssec,
+    /// How much of each RRset it is about.
+    pub taken: Taken,
+}
+
+/// What a client says that it takes of DNSSEC.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Dnssec {
+    #[default]
+    Nothing,
+    /// DO (RFC 3225): signatures, and what denies.
+    Signatures,
+    /// CO besides (RFC 9824 section 5): a name that is not there may be NXDOMAIN as well.
+    Compact,
+}
+
+/// How much of an RRset is answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Taken {
+    /// What is chosen for this client, and fits.
+    #[default]
+    Chosen,
+    /// Everything: what is signed is one set for everybody.
+    Whole,
+    /// One record, for who wants to know whether there is any.
+    First,
 }
 
 /// What carries the reply: what does not fit a datagram is asked for again over a stream.
@@ -102,6 +134,20 @@ pub struct Answer {
     pub ede: Option<Ede>,
     /// The name that is not ours: the question's, or the one that its aliases lead to. Another server knows.
     pub onward: Option<Name>,
+    pub signed: Signed,
+    /// CO (RFC 9824 section 5): the client may be told NXDOMAIN beside a denial that says the name is there.
+    pub compact: bool,
+}
+
+/// Which signatures go along.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Signed {
+    #[default]
+    No,
+    /// Of each RRset behind it.
+    Yes,
+    /// And nothing else: they were asked for.
+    Only,
 }
 
 /// RFC 6895 section 2.3.
@@ -167,6 +213,34 @@ impl Answer {
     pub fn bare(rcode: Rcode, ede: Option<Ede>) -> Self {
         Self { rcode, ede, ..Self::default() }
     }
+
+    /// Some of it is of a signed zone.
+    fn expect_signatures(&mut self, asked: &Asked<'_>) {
+        self.signed = match (asked.question.qtype, asked.dnssec) {
+            (Type::RRSIG, _) => Signed::Only,
+            (_, Dnssec::Nothing) => self.signed,
+            (_, Dnssec::Signatures | Dnssec::Compact) => Signed::Yes,
+        };
+        self.compact = asked.dnssec == Dnssec::Compact;
+    }
+
+    fn deny(&mut self, soa: Option<Record>, proof: Option<Record>, ede: Option<Ede>) {
+        self.authority = soa.into_iter().chain(proof).collect();
+        self.ede = ede.or(self.ede.take());
+    }
+}
+
+impl<'a> Asked<'a> {
+    /// As it is asked of a zone that is signed, where the client takes signatures.
+    fn in_zone(self, signing: Option<&Signing<'_>>) -> Self {
+        match signing.filter(|_| self.dnssec != Dnssec::Nothing) {
+            None => self,
+            Some(signing) => {
+                let room = self.room.saturating_sub(proof::signature_octets(&signing.keys));
+                Self { room, taken: Taken::Whole, ..self }
+            }
+        }
+    }
 }
 
 /// What a zone has for a name and type.
@@ -217,7 +291,8 @@ fn find(view: &View, asked: &Asked<'_>) -> Answer {
     let mut qname = question.name.clone();
     let mut room = asked.room;
     for _ in 0..ALIASES_MAX {
-        let Some(served) = Served::of(view, &qname) else {
+        let above = if question.qtype == Type::DS { proof::above(view, &qname) } else { None };
+        let Some(served) = above.or_else(|| Served::of(view, &qname)) else {
             if answer.answer.is_empty() {
                 // Out of our zones is not "no such name": we do not know.
                 let ede = Ede::new(Ede::NOT_AUTHORITATIVE, "not a name of this server");
@@ -232,7 +307,15 @@ fn find(view: &View, asked: &Asked<'_>) -> Answer {
             };
             return Answer::bare(Rcode::ServFail, Some(Ede::new(Ede::NOT_READY, why)));
         }
-        let found = served.find(view, &Asked { room, ..*asked }, &qname);
+        let signing = Signing::of(view, &served);
+        let asked = &Asked { room, ..*asked }.in_zone(signing.as_ref());
+        if signing.is_some() {
+            answer.expect_signatures(asked);
+        }
+        let special = signing.as_ref().and_then(|signing| signing.find(view, asked, &qname));
+        let found = special.unwrap_or_else(|| served.find(view, asked, &qname));
+        // Who takes no signatures is denied without a proof.
+        let proving = signing.filter(|_| asked.dnssec != Dnssec::Nothing);
         match found {
             Found::Records(selection) => {
                 answer.truncated = selection.cut && asked.over.is_datagram();
@@ -246,6 +329,9 @@ fn find(view: &View, asked: &Asked<'_>) -> Answer {
                 let again = answer.answer.iter().any(|known| known.owner == target) || record.owner == target;
                 room =
                     room.saturating_sub(record.owner.as_wire().len() + FIXED_OCTETS + target.as_wire().len());
+                if let Some(signing) = &proving {
+                    room = room.saturating_sub(proof::signature_octets(&signing.keys));
+                }
                 answer.answer.push(record);
                 if again {
                     return answer; // a loop: each alias once (RFC 1034 section 3.6.2)
@@ -254,19 +340,33 @@ fn find(view: &View, asked: &Asked<'_>) -> Answer {
             }
             Found::Referral(servers, glue) => {
                 answer.authoritative = !answer.answer.is_empty();
-                answer.authority = servers;
+                if let (Some(signing), Some(first)) = (&proving, servers.first()) {
+                    answer.authority = signing.beside_referral(view, asked, &first.owner);
+                }
+                answer.authority.splice(0..0, servers);
+                if answer.signed == Signed::Only {
+                    // Those that were asked for are another server's.
+                    answer.signed = if asked.dnssec == Dnssec::Nothing { Signed::No } else { Signed::Yes };
+                }
                 answer.additional = glue;
                 return answer;
             }
             Found::NoData(ede) => {
-                answer.authority = served.soa(view).into_iter().collect();
-                answer.ede = ede.or(answer.ede);
+                answer.deny(served.soa(view), proving.and_then(|zone| zone.denial(view, asked, &qname)), ede);
                 return answer;
             }
             Found::NoName(ede) => {
-                answer.rcode = Rcode::NxDomain; // of the last name in the chain (RFC 6604 section 3)
-                answer.authority = served.soa(view).into_iter().collect();
-                answer.ede = ede.or(answer.ede);
+                let denial = proving.as_ref().and_then(|zone| zone.denial(view, asked, &qname));
+                // The proof says that the name is there, and so does the rcode, but to who knows better (RFC 9824 section 5); and it
+                // is there where another type of it is, which a service that is only known by its failover may have.
+                let denied = match (&proving, &denial) {
+                    (Some(zone), Some(denial)) => answer.compact && zone.denies_name(&qname, denial),
+                    _ => true,
+                };
+                if denied {
+                    answer.rcode = Rcode::NxDomain; // of the last name in the chain (RFC 6604 section 3)
+                }
+                answer.deny(served.soa(view), denial, ede);
                 return answer;
             }
         }
@@ -368,7 +468,13 @@ fn find_static(view: &View, zone: &Zone, asked: &Asked<'_>, qname: &Name, wildca
         zone::Found::Delegation(cut) => {
             // The parent is the one that knows DS (RFC 4035 section 3.1.4.1).
             if asked.question.qtype == Type::DS && cut.name == *qname {
-                return Found::NoData(None);
+                return match cut.set(Type::DS) {
+                    Some(set) => {
+                        let records = records(qname, [set]);
+                        Found::Records(Selection { records, ..Selection::default() })
+                    }
+                    None => Found::NoData(None),
+                };
             }
             let servers = records(&cut.name, cut.sets.iter().filter(|set| set.rtype == Type::NS));
             let glue = servers.iter().filter_map(|record| record.data.target());

@@ -158,6 +158,8 @@ pub struct Config {
     pub query_allow: Option<Vec<IpNet>>,
     /// Files of the keys that messages are signed with.
     pub tsig_keys: Vec<PathBuf>,
+    /// The folder of the keys that zones are signed with, where it is not beside the store.
+    pub dnssec_keys: Option<PathBuf>,
     /// Who may have whole zones.
     pub transfer_allow: Vec<Allowed>,
     /// Who may send an UPDATE; each has a key.
@@ -454,6 +456,7 @@ impl Given {
             cookie_secret: self.cookie_secrets()?,
             query_allow: self.list("query-allow", network)?,
             tsig_keys: self.list("tsig-keys", path)?.unwrap_or_default(),
+            dnssec_keys: self.one("dnssec-keys", path)?,
             transfer_allow: self.list("transfer-allow", allowed)?.unwrap_or_else(|| {
                 let network = |network| Allowed { network: Some(network), key: None };
                 this_machine().into_iter().map(network).collect()

@@ -1,6 +1,6 @@
 //! Why a name is, or is not, in DNS: each instance with the rule that kept it in or out.
 
-use crate::answer::{Asked, CLASS_IN, Over, Question, Rcode, answer, nearest_service};
+use crate::answer::{Asked, CLASS_IN, Dnssec, Over, Question, Rcode, Taken, answer, nearest_service};
 use crate::grammar;
 use crate::grammar::consul::{self, Owner as ConsulOwner};
 use crate::instance::Key;
@@ -71,7 +71,16 @@ fn verdict(view: &View, domain: &Name) -> (bool, String) {
         let client = std::net::Ipv4Addr::LOCALHOST.into();
         answer(
             view,
-            &Asked { question: &question, client, over: Over::Tcp, room: 65_000, edns: true, draw: 0 },
+            &Asked {
+                question: &question,
+                client,
+                over: Over::Tcp,
+                room: 65_000,
+                edns: true,
+                draw: 0,
+                dnssec: Dnssec::Nothing,
+                taken: Taken::Chosen,
+            },
         )
     };
     let types = [

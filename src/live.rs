@@ -535,7 +535,7 @@ impl Live<'_> {
     }
 
     fn records_or_none(&self, mut selection: Selection, service: Option<&ServiceView>) -> Found {
-        if !selection.records.is_empty() {
+        if !selection.records.is_empty() || selection.cut {
             selection.ede = service.and_then(stale).or(selection.ede);
             return Found::Records(selection);
         }

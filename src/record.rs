@@ -27,8 +27,15 @@ impl Type {
     pub const DNAME: Self = Self(39);
     pub const OPT: Self = Self(41);
     pub const DS: Self = Self(43);
+    pub const RRSIG: Self = Self(46);
+    pub const NSEC: Self = Self(47);
+    pub const DNSKEY: Self = Self(48);
+    pub const CDS: Self = Self(59);
+    pub const CDNSKEY: Self = Self(60);
     pub const SVCB: Self = Self(64);
     pub const HTTPS: Self = Self(65);
+    /// Stands in the bitmap of NSEC alone: there is no such name (RFC 9824 section 2).
+    pub const NXNAME: Self = Self(128);
     pub const IXFR: Self = Self(251);
     pub const AXFR: Self = Self(252);
     pub const ANY: Self = Self(255);

@@ -7,6 +7,7 @@
 
 mod encrypted;
 mod secondaries;
+mod signing;
 mod user;
 
 use std::collections::HashMap;
@@ -36,6 +37,7 @@ use crate::desk::{Desk, Figures};
 use crate::dns::cookie::{Cookies, Secret};
 use crate::dns::forward::{self, Forwarder};
 use crate::dns::limit::Limiter;
+use crate::dns::sign::Signer;
 use crate::dns::transfer::Transfers;
 use crate::dns::tsig::Keys;
 use crate::dns::update::Updates;
@@ -103,6 +105,7 @@ pub async fn run(config: Config) -> Result<()> {
         transferred,
         updates,
         updated,
+        zone_signer: Arc::default(),
         clock,
         seeds: Draws::new(random()?),
         tasks: Tasks::default(),
@@ -117,6 +120,7 @@ pub async fn run(config: Config) -> Result<()> {
         stop_registrations: CancellationToken::new(),
     };
     let begin = CancellationToken::new();
+    server.sign_zones(&config)?;
     let responder = server.answer_dns(&config, std::mem::take(&mut bound.dns), &begin)?;
     server.answer_encrypted(&mut bound, &responder, &begin)?;
 
@@ -221,6 +225,7 @@ struct Server {
     transferred: Arc<Transferred>,
     updates: Arc<Updates>,
     updated: Arc<Updated>,
+    zone_signer: Arc<Signer>,
     clock: Clock,
     seeds: Draws,
     tasks: Tasks,
@@ -273,6 +278,7 @@ impl Server {
             queries: self.queries.clone(),
             transfers: Some(self.transfers.clone()),
             updates: Some(self.updates.clone()),
+            zone_signer: self.zone_signer.clone(),
         });
         for dns in bound {
             self.lines.push(format!("dns udp+tcp {}", dns.address));
@@ -403,6 +409,7 @@ pub fn check(config: &Config) -> Result<()> {
     encrypted::identity(config)?;
     encrypted::authorities(config)?;
     secondaries::keys(config)?;
+    signing::check(config)?;
     if let Some(tls) = config.etcd.as_ref().and_then(|etcd| etcd.tls.as_ref()) {
         link::client_config(tls).map_err(anyhow::Error::msg)?;
     }

@@ -38,6 +38,7 @@ use crate::record::Soa;
 use crate::registry::{
     Change, GONE_PER_SERVICE_MAX, Gone, Guard, PlainSet, Ports, Refusal, Registry, Service, What,
 };
+use crate::sign::{Signatures, ZoneKeys};
 use crate::sorted::Sorted;
 use crate::time::{Now, Wall};
 use crate::zone::{Node as ZoneNode, Zone};
@@ -52,6 +53,13 @@ pub const EDE_OCTETS_MAX: usize = 60;
 const NAMED_MAX: usize = 64;
 /// Services that left and whose last revision is known: what a client that still asks for them is told.
 const EXTINCT_MAX: usize = 10_000;
+
+/// Signatures that are kept of what belongs to no service, denials above all: some megabytes, and what resolvers ask again
+/// within the two seconds of a denial's TTL.
+const SIGNATURES_MAX: usize = 16_384;
+/// Signatures that are kept of a service and of each of its members: one for each record set that it nearly always has.
+const SIGNATURES_PER_SERVICE: usize = 64;
+const SIGNATURES_PER_MEMBER: usize = 8;
 
 /// What does not change while the server runs.
 #[derive(Clone, Debug)]
@@ -157,6 +165,10 @@ pub struct View {
     overlaps: Vec<Overlap>,
     /// Of each apex, true once UPDATE has set something: it has a tree from then on.
     grown: Vec<AtomicBool>,
+    /// The keys of the zones that are signed now; empty where none is.
+    keys: ArcSwap<Vec<Arc<ZoneKeys>>>,
+    /// Signatures over what belongs to no service.
+    signatures: Signatures,
     /// Added to the revision for the SOA's serial: Unix seconds when the store was made.
     serial_base: AtomicU32,
     /// Added to the revision for the index that HTTP clients see.
@@ -261,6 +273,8 @@ pub struct ServiceView {
     /// Why nothing is live; empty where something is. At most `EDE_OCTETS_MAX` octets.
     pub why_none: Box<str>,
     prepared: OnceLock<Box<Prepared>>,
+    /// Over its records; the views before it have the same, for a change leaves most records as they are.
+    signatures: OnceLock<Arc<Signatures>>,
 }
 
 /// What a guard is to the answers of its service.
@@ -318,7 +332,12 @@ impl ServiceView {
         let why_none = if answered.any_answered() { String::new() } else { why_none(name, &members, &gone) };
         let affine = settings.balance.is_some_and(|balance| balance.policy == Policy::Affinity);
         let ring = affine.then(|| ring_of(&answered, old.and_then(|old| old.ring.as_ref())));
+        let signatures = old.and_then(|old| old.signatures.get()).cloned();
+        if let Some(signatures) = &signatures {
+            signatures.hold(signatures_of(&answered));
+        }
         Some(Self {
+            signatures: signatures.map(OnceLock::from).unwrap_or_default(),
             guarded,
             gone: gone.into(),
             tags: service.known_tags(),
@@ -365,6 +384,7 @@ impl ServiceView {
             born: 0,
             why_none: Box::default(),
             prepared: OnceLock::new(),
+            signatures: OnceLock::new(),
         }
     }
 
@@ -427,6 +447,11 @@ impl ServiceView {
     pub fn known(&self) -> impl Iterator<Item = &Arc<Instance>> {
         self.answered.iter().map(|member| &member.instance).chain(self.gone.iter().map(|gone| &gone.instance))
     }
+}
+
+/// How many signatures are kept of a service with these members.
+fn signatures_of(members: &Members) -> usize {
+    SIGNATURES_PER_SERVICE + SIGNATURES_PER_MEMBER * members.len()
 }
 
 /// The ring of the members in the answers; `old` where it is of the same ones, for it takes some time to make.
@@ -502,6 +527,8 @@ impl View {
             files: zones.trees.clone(),
             zones: ArcSwap::from_pointee(zones),
             grown: settings.apexes.iter().map(|_| AtomicBool::new(false)).collect(),
+            keys: ArcSwap::default(),
+            signatures: Signatures::new(SIGNATURES_MAX),
             settings,
             serial_base: AtomicU32::new(0),
             index_base: AtomicU64::new(0),
@@ -654,6 +681,32 @@ impl View {
     /// Revisions below this one that no change has are nobody's: a serial of theirs is another server's.
     pub fn set_started(&self, revision: u64) {
         self.started.store(revision, Ordering::Relaxed);
+    }
+
+    /// The keys of each zone that is signed, in place of those before.
+    pub fn set_keys(&self, keys: Vec<ZoneKeys>) {
+        self.keys.store(Arc::new(keys.into_iter().map(Arc::new).collect()));
+    }
+
+    /// The keys of the zone with this apex; none where it is not signed.
+    pub fn keys_of(&self, apex: &Name) -> Option<Arc<ZoneKeys>> {
+        self.keys.load().iter().find(|keys| keys.apex == *apex).cloned()
+    }
+
+    /// True where the zone with this apex is signed.
+    pub fn is_signed(&self, apex: &Name) -> bool {
+        self.keys.load().iter().any(|keys| keys.apex == *apex)
+    }
+
+    /// Looks at the signatures over what the service of this name has, or, where there is none, over what is nobody's.
+    pub fn with_signatures<T>(&self, service: Option<&str>, look: impl FnOnce(&Signatures) -> T) -> T {
+        self.with_service(service.unwrap_or_default(), |service| match service {
+            Some(service) => {
+                let new = || Arc::new(Signatures::new(signatures_of(&service.answered)));
+                look(service.signatures.get_or_init(new))
+            }
+            None => look(&self.signatures),
+        })
     }
 
     /// From here on a name that is not there does not exist.

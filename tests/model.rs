@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use callsign::answer::{Answer, Asked, CLASS_IN, Over, Question, Rcode, answer};
+use callsign::answer::{Answer, Asked, CLASS_IN, Dnssec, Over, Question, Rcode, Taken, answer};
 use callsign::balance::Draws;
 use callsign::instance::{Health, Host, Key, Lease, Location, Port, ServiceSettings, Transport};
 use callsign::name::{Apex, HostName, InstanceId, ServiceName, Tag};
@@ -174,7 +174,16 @@ impl System {
         let client = IpAddr::from([10, 9, 9, 9]);
         answer(
             &self.view,
-            &Asked { question: &question, client, over: Over::Tcp, room: 65_000, edns: true, draw: 1 },
+            &Asked {
+                question: &question,
+                client,
+                over: Over::Tcp,
+                room: 65_000,
+                edns: true,
+                draw: 1,
+                dnssec: Dnssec::Nothing,
+                taken: Taken::Chosen,
+            },
         )
     }
 }

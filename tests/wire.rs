@@ -7,7 +7,7 @@
 //!
 //! Where the stock server differs, `stock.txt` says in what and why; a row that it begins to pass fails
 //! here, as does one that it newly fails. What one question and one reply cannot show is in `wire/sizes.rs`,
-//! `stream.rs`, `datagram.rs`, `changes.rs`, `cookies.rs`, `limits.rs`, `fuzz.rs` and `framing.rs`; `plain.rs` compares the two ways to a reply.
+//! `signed.rs`, `stream.rs`, `datagram.rs`, `changes.rs`, `cookies.rs`, `limits.rs`, `fuzz.rs` and `framing.rs`; `plain.rs` compares the two ways to a reply.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -48,6 +48,8 @@ mod plain;
 mod query;
 #[path = "wire/shares.rs"]
 mod shares;
+#[path = "wire/signed.rs"]
+mod signed;
 #[path = "wire/sizes.rs"]
 mod sizes;
 #[path = "wire/stream.rs"]
@@ -72,6 +74,7 @@ const RULES: &str = "A-01 A-02 A-04 A-05 A-06 A-07 A-08 A-09 A-10 A-11 A-12 A-13
     T-01 T-02 T-03 T-04 T-05 T-07 T-08 T-09 T-10 T-11 T-12 T-13 T-16 T-20 T-21 T-22 U-01 \
     SD-01 SD-02 SD-03 SD-04 SD-05 SD-06 SD-07 SD-08 SD-09 B-01 B-02 B-03 B-04 P-01 P-02 P-03 P-04 P-05 \
     K-01 K-02 K-03 K-04 K-05 K-06 \
+    D-01 D-02 D-03 D-04 D-05 D-06 D-07 \
     G-01 G-02 G-03 G-04 G-05 G-06 G-07 G-08 G-09 G-10 G-11 G-12 G-13 Y-20 Y-21 Y-22 Y-23 Y-24 Y-25";
 
 #[test]
@@ -89,6 +92,7 @@ fn every_rule_has_a_row_or_a_test() {
         include_str!("wire/fuzz.rs"),
         include_str!("wire/judge.rs"),
         include_str!("wire/limits.rs"),
+        include_str!("wire/signed.rs"),
         include_str!("wire/sizes.rs"),
         include_str!("wire/stream.rs"),
     ];

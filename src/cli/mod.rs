@@ -9,6 +9,7 @@ mod at;
 mod availability;
 mod deregister;
 mod dig;
+mod dnssec;
 mod doctor;
 mod drain;
 mod exec;
@@ -105,6 +106,7 @@ enum Verb {
     Nodes(nodes::Nodes),
     Ring(ring::Ring),
     Token(token::Token),
+    Dnssec(dnssec::Dnssec),
     #[command(hide = true)]
     Exec(exec::Exec),
 }
@@ -158,6 +160,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Verb::Nodes(verb) => wait(verb.run()),
         Verb::Ring(verb) => wait(verb.run()),
         Verb::Token(verb) => wait(verb.run()),
+        Verb::Dnssec(verb) => verb.run(),
         Verb::Exec(verb) => verb.run(),
     };
     done.unwrap_or_else(|failure| {

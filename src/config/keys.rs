@@ -229,6 +229,12 @@ pub const KEYS: &[Key] = &[
         "A file of keys that DNS messages are signed with, as `tsig-keygen` writes it",
     ),
     key(
+        "dnssec-keys",
+        One,
+        "DIR",
+        "The folder of the keys that zones are signed with, made by `callsign dnssec init` [default: dnssec in the data directory]",
+    ),
+    key(
         "transfer-allow",
         Any,
         "WHO",

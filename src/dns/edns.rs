@@ -38,6 +38,8 @@ pub struct Edns<'a> {
     pub udp_octets: u16,
     pub version: u8,
     pub dnssec_ok: bool,
+    /// RFC 9824 section 5.
+    pub compact_ok: bool,
     /// Where its options begin in the message.
     at: usize,
     /// They as they came; `None` where the message ends before they do.
@@ -76,6 +78,7 @@ impl<'a> Edns<'a> {
             udp_octets: number(2),
             version: fixed[5],
             dnssec_ok: fixed[6] & 0x80 != 0,
+            compact_ok: fixed[6] & 0x40 != 0,
             at: at + FIXED_OCTETS,
             data: rest.get(..usize::from(number(8))),
         })

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
 
 use super::edns::{self, OPTION_OCTETS};
-use crate::answer::{Answer, CLASS_IN, Ede, Over, Rcode};
+use crate::answer::{Answer, CLASS_IN, Ede, Over, Rcode, Signed};
 use crate::name::Name;
 use crate::record::{Data, Record, Type};
 
@@ -28,6 +28,8 @@ pub(super) const TC: u16 = 0x0200;
 const AD: u16 = 0x0020;
 /// OPT's flag "DNSSEC OK" (RFC 3225 section 3).
 pub(super) const DO: u32 = 0x8000;
+/// And "Compact Answers OK" (RFC 9824 section 5).
+const CO: u32 = 0x4000;
 /// Octets of an Extended DNS Error besides its text: the option's own, and the code (RFC 8914 section 2).
 pub(super) const EDE_OCTETS: usize = OPTION_OCTETS + 2;
 
@@ -84,9 +86,9 @@ impl Frame<'_> {
         let ede = answer.ede.as_ref().filter(|_| self.edns);
         let ede_octets = ede.map_or(0, |ede| EDE_OCTETS + ede.text.len());
 
-        let fitted = answer.answer.iter().take_while(|record| writer.push(record)).count();
+        let fitted = writer.push_section(&answer.answer, answer.signed);
         let mut cut = answer.truncated || fitted < answer.answer.len();
-        let authority = answer.authority.iter().take_while(|record| writer.push(record)).count();
+        let authority = writer.push_section(&answer.authority, answer.signed);
         cut |= authority < answer.authority.len();
         if cut && !self.over.is_datagram() {
             return self.unsayable();
@@ -148,9 +150,12 @@ impl Envelope {
     }
 }
 
-/// The runs of records with one owner and type.
-fn rrsets(records: &[Record]) -> impl Iterator<Item = &[Record]> {
-    records.chunk_by(|a, b| a.data.rtype() == b.data.rtype() && a.owner == b.owner)
+/// The runs of records with one owner and type, each with the signatures behind it.
+pub(super) fn rrsets(records: &[Record]) -> impl Iterator<Item = &[Record]> {
+    records.chunk_by(|a, b| {
+        let (before, here) = (a.data.rtype(), b.data.rtype());
+        (before == here || here == Type::RRSIG) && a.owner == b.owner
+    })
 }
 
 struct Writer<'a> {
@@ -198,6 +203,17 @@ impl<'a> Writer<'a> {
         }
         writer.out.extend_from_slice(frame.question);
         writer
+    }
+
+    /// Adds what fits of a section, and returns how many records that is: what is signed goes out whole, with its signature
+    /// (RFC 4035 section 3.1.1).
+    fn push_section(&mut self, records: &'a [Record], signed: Signed) -> usize {
+        match signed {
+            Signed::No => records.iter().take_while(|record| self.push(record)).count(),
+            Signed::Yes | Signed::Only => {
+                rrsets(records).take_while(|set| self.push_all(set)).map(<[Record]>::len).sum()
+            }
+        }
     }
 
     /// Adds one record; false, and nothing added, where it does not fit.
@@ -301,7 +317,7 @@ impl<'a> Writer<'a> {
             self.out.push(0);
             self.u16(Type::OPT.0);
             self.u16(UDP_OCTETS_ADVERTISED);
-            let flags = if frame.dnssec_ok { DO } else { 0 };
+            let flags = if frame.dnssec_ok { DO } else { 0 } | if answer.compact { CO } else { 0 };
             let ttl = u32::from(rcode >> 4) << 24 | flags; // version 0
             self.out.extend_from_slice(&ttl.to_be_bytes());
             let length_at = self.out.len();

@@ -17,6 +17,7 @@ mod onward;
 pub mod plain;
 pub mod quic;
 mod reader;
+pub mod sign;
 pub mod tcp;
 pub mod transfer;
 pub mod tsig;

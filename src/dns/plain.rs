@@ -124,9 +124,13 @@ impl<'m> Query<'m> {
     }
 }
 
-/// Types that ask for something else than records; [`wire`](super::wire) knows which of them is refused in which way.
+/// Every name of a signed zone has these.
+const RRSIG: u16 = Type::RRSIG.0;
+const NSEC: u16 = Type::NSEC.0;
+
+/// Types that ask for something else than records, and what goes with them; [`wire`](super::wire) knows which of them is answered in which way.
 fn is_unusual(qtype: u16) -> bool {
-    matches!(qtype, 0 | 41 | 128..=254)
+    matches!(qtype, 0 | 41 | RRSIG | NSEC | 128..=254)
 }
 
 /// What the reply to a plain question depends on besides the question.
@@ -153,6 +157,9 @@ impl Plain<'_> {
             apexes.filter_map(|(apex, overlap)| Some((query.below(apex.name().as_wire())?, apex, overlap)));
         // The longest apex of several is the one that begins first.
         let (apex_at, apex, overlap) = within.min_by_key(|(at, ..)| *at)?;
+        if query.edns.is_some_and(|(_, dnssec_ok)| dnssec_ok) && self.view.is_signed(apex.name()) {
+            return None; // what is prepared has no signatures
+        }
         let limit = self.limit.min(out.len());
         let records_end = limit.checked_sub(if query.edns.is_some() { OPT_OCTETS } else { 0 })?;
         let mut reply = Reply {

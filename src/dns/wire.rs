@@ -16,7 +16,7 @@ use hickory_server::server::Request;
 use ipnet::IpNet;
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::answer::{Answer, Asked, CLASS_IN, Ede, Over, Question, Rcode, answer};
+use crate::answer::{Answer, Asked, CLASS_IN, Dnssec, Ede, Over, Question, Rcode, Taken, answer};
 use crate::clock::Clock;
 use crate::counters::Queries;
 use crate::dns::cookie::{Cookies, Judged, ServerPart};
@@ -26,9 +26,10 @@ use crate::dns::forward::{Forwarder, Query, Told};
 use crate::dns::limit::{Fate, Limiter};
 use crate::dns::onward::{Asker, Onward};
 use crate::dns::plain::{self, Plain};
+use crate::dns::sign::Signer as ZoneSigner;
 use crate::dns::transfer::{self, Transfer, Transfers};
 use crate::dns::tsig::{Judged as JudgedSignature, Keys, Signer};
-use crate::dns::update::{OPCODE_UPDATE, Taken, Updates, Wanted, Wish};
+use crate::dns::update::{self, OPCODE_UPDATE, Updates, Wanted};
 use crate::name::Name;
 use crate::record::{Data, Record, Type};
 use crate::time::Now;
@@ -95,6 +96,8 @@ pub struct Responder {
     pub transfers: Option<Arc<Transfers>>,
     /// Who takes UPDATEs to the writer; where there is nobody, they are refused.
     pub updates: Option<Arc<Updates>>,
+    /// Who signs what is of a signed zone.
+    pub zone_signer: Arc<ZoneSigner>,
 }
 
 /// What becomes of a message.
@@ -123,8 +126,9 @@ impl Accepted {
 impl Responder {
     /// Answers from what is ours, without a limit; nobody is asked, and nobody is given a zone.
     pub fn new(view: Arc<View>, policy: Policy, clock: Clock) -> Self {
-        let queries = Arc::default();
-        Self { view, policy, clock, limiter: None, forwarder: None, queries, transfers: None, updates: None }
+        let (queries, zone_signer) = <(Arc<Queries>, Arc<ZoneSigner>)>::default();
+        let (limiter, forwarder, transfers, updates) = (None, None, None, None);
+        Self { view, policy, clock, limiter, forwarder, queries, transfers, updates, zone_signer }
     }
 
     /// What becomes of `message`, at once: whoever is given [`Accepted::Pending`] answers others meanwhile.
@@ -196,7 +200,9 @@ impl Responder {
     fn respond(&self, now: Now, onward: Option<Onward<'_>>, arrival: &Arrival, message: &[u8]) -> Verdict {
         let (view, policy, limiter) = (&*self.view, &self.policy, self.limiter.as_ref());
         let (transfers, updates) = (self.transfers.as_ref(), self.updates.as_ref());
-        respond(&Around { view, policy, limiter, now, onward, transfers, updates }, arrival, message)
+        let zone_signer = &*self.zone_signer;
+        let around = Around { view, policy, limiter, now, onward, transfers, updates, zone_signer };
+        respond(&around, arrival, message)
     }
 }
 
@@ -249,8 +255,9 @@ pub struct Arrival {
 /// The reply to `message` by itself, whatever came before it, and on the first day of all clocks: nothing is
 /// counted, no cookie is old.
 pub fn accept(view: &View, policy: &Policy, arrival: &Arrival, message: &[u8]) -> Option<Vec<u8>> {
-    let now = Now::default();
-    let around = Around { view, policy, limiter: None, now, onward: None, transfers: None, updates: None };
+    let (now, zone_signer) = (Now::default(), &ZoneSigner::default());
+    let (limiter, onward, transfers, updates) = (None, None, None, None);
+    let around = Around { view, policy, limiter, now, onward, transfers, updates, zone_signer };
     respond(&around, arrival, message).reply()
 }
 
@@ -263,6 +270,7 @@ struct Around<'a> {
     onward: Option<Onward<'a>>,
     transfers: Option<&'a Arc<Transfers>>,
     updates: Option<&'a Arc<Updates>>,
+    zone_signer: &'a ZoneSigner,
 }
 
 impl Around<'_> {
@@ -398,12 +406,12 @@ fn respond_to(around: &Around<'_>, arrival: &Arrival, message: &[u8], signature:
             Signature::Malformed | Signature::None => None,
         };
         let (over, lease, draw) = (arrival.over, wanted.update_lease, arrival.draw);
-        let wish = Wish { message, client, over, signer, lease, draw };
+        let wish = update::Wish { message, client, over, signer, lease, draw };
         return match Updates::take(around.updates, around.view, &wish, &frame) {
-            Taken::Wanted(update) => Verdict::Update(update),
-            Taken::Answer(answer) => send(&frame, &answer),
-            Taken::UnderWay => Verdict::Silence,
-            Taken::TooOld => Verdict::TooOld(frame.encode(&Answer::bare(Rcode::NotAuth, None))),
+            update::Taken::Wanted(update) => Verdict::Update(update),
+            update::Taken::Answer(answer) => send(&frame, &answer),
+            update::Taken::UnderWay => Verdict::Silence,
+            update::Taken::TooOld => Verdict::TooOld(frame.encode(&Answer::bare(Rcode::NotAuth, None))),
         };
     }
     if flags & OPCODE != 0 {
@@ -460,7 +468,9 @@ fn respond_to(around: &Around<'_>, arrival: &Arrival, message: &[u8], signature:
     let special = refuse(&question, authorities).or_else(|| identity(around.policy, &question));
     let mut answer = special.unwrap_or_else(|| {
         let (over, room, edns, draw) = (arrival.over, frame.room(), frame.edns, arrival.draw);
-        answer(around.view, &Asked { question: &question, client, over, room, edns, draw })
+        let dnssec = glimpse.edns.map_or(Dnssec::Nothing, |edns| Dnssec::of(edns.dnssec_ok, edns.compact_ok));
+        let taken = Taken::Chosen;
+        answer(around.view, &Asked { question: &question, client, over, room, edns, draw, dnssec, taken })
     });
     if let Some(onward) = &around.onward {
         let asker = Asker { permitted: onward.forwarder.permits(client), recursion: flags & RD != 0 };
@@ -474,6 +484,7 @@ fn respond_to(around: &Around<'_>, arrival: &Arrival, message: &[u8], signature:
             frame.flags |= if authentic && (flags & AD != 0 || frame.dnssec_ok) { AD } else { 0 };
         }
     }
+    let answer = around.zone_signer.sign(around.view, answer, arrival.over, frame.room(), around.now);
     send(&frame, &answer)
 }
 

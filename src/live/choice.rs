@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use super::{Candidate, Content, EDE_OCTETS, EDE_ROOM, Live};
-use crate::answer::Selection;
+use crate::answer::{Selection, Taken};
 use crate::balance::{
     Balance, Draws, Policy, Ring, Scale, prefer, region_of, rotate_by_priority, shuffle_by_priority,
 };
@@ -52,6 +52,18 @@ impl Live<'_> {
         let all = candidates.len();
         let mut selection = Selection::default();
         let mut draws = Draws::new(self.asked.draw);
+        match self.asked.taken {
+            Taken::Chosen => {}
+            Taken::Whole => return self.choose_all(rule, candidates, draws),
+            Taken::First => {
+                let first = candidates.first();
+                selection.records = first
+                    .map(|first| self.record(rule.ttl, self.data(rule.scale, first)))
+                    .into_iter()
+                    .collect();
+                return selection;
+            }
+        }
         let policy = rule.balance.policy;
         match policy {
             Policy::First => keep_first(&mut candidates),
@@ -84,6 +96,21 @@ impl Live<'_> {
         if !self.fit(rule, &candidates) {
             self.cut(rule, &mut candidates, all, &mut selection);
         }
+        self.put_down(rule, &candidates, selection)
+    }
+
+    /// All of them, in an order that is drawn. What a datagram cannot hold goes out in none; of a set that is larger than a message
+    /// it is the same part for everybody, and so one signature.
+    fn choose_all(&self, rule: &Rule<'_>, mut candidates: Vec<Candidate<'_>>, mut draws: Draws) -> Selection {
+        let all = candidates.len();
+        let mut selection = Selection::default();
+        if !self.fit(rule, &candidates) {
+            if self.asked.over.is_datagram() {
+                return Selection { cut: true, ..selection };
+            }
+            self.cut(rule, &mut candidates, all, &mut selection);
+        }
+        shuffle_by_priority(&mut candidates, |of| of.priority, |of| of.weight, &mut draws);
         self.put_down(rule, &candidates, selection)
     }
 

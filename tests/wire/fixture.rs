@@ -222,16 +222,17 @@ impl Live {
     }
 }
 
+/// A zone of this text.
+pub fn zone(apex: &str, kind: Kind, text: &str) -> Arc<Zone> {
+    let apex = Name::parse(apex).unwrap();
+    let (zone, warnings) = Zone::new(apex.clone(), kind, zone_file::read(text.as_bytes(), &apex).unwrap())
+        .unwrap_or_else(|error| panic!("{apex}: {error}"));
+    assert_eq!(warnings, [], "{apex}");
+    Arc::new(zone)
+}
+
 /// The static zones of the fixture.
 pub fn zones() -> Zones {
-    let zone = |apex: &str, kind, text: &str| {
-        let apex = Name::parse(apex).unwrap();
-        let (zone, warnings) =
-            Zone::new(apex.clone(), kind, zone_file::read(text.as_bytes(), &apex).unwrap())
-                .unwrap_or_else(|error| panic!("{apex}: {error}"));
-        assert_eq!(warnings, [], "{apex}");
-        Arc::new(zone)
-    };
     Zones {
         primary: vec![zone("corp.test.", Kind::Primary, CORP)],
         trees: vec![zone("service.local.", Kind::Tree, TREE)],

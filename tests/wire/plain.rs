@@ -31,7 +31,7 @@ const PORTS: [&str; 3] = ["http", "admin", "dns"];
 const TAGS: [&str; 3] = ["v1", "eu", "canary"];
 
 impl Chance {
-    fn pick<T: Copy>(&mut self, of: &[T]) -> T {
+    pub fn pick<T: Copy>(&mut self, of: &[T]) -> T {
         of[self.below(of.len())]
     }
 
@@ -72,7 +72,7 @@ impl Chance {
     }
 
     /// Some services, with instances that are live, draining, ill, gone and held.
-    fn registry(&mut self) -> Live {
+    pub fn registry(&mut self) -> Live {
         let mut live = Live::new(if self.below(4) == 0 { zones() } else { Zones::default() });
         for service in SERVICES {
             let number = self.pick(&[0, 1, 1, 2, 3, 5, 30, 90]);
@@ -131,7 +131,7 @@ impl Chance {
     }
 
     /// Of networks with a region and without.
-    fn client(&mut self) -> SocketAddr {
+    pub fn client(&mut self) -> SocketAddr {
         let low = self.below(256) as u8;
         let address: IpAddr = match self.below(8) {
             0 => CLIENT.ip(),
@@ -142,7 +142,11 @@ impl Chance {
         (address, CLIENT.port()).into()
     }
 
-    fn name(&mut self) -> Vec<Vec<u8>> {
+    pub fn qtype(&mut self) -> u16 {
+        self.pick(&TYPES)
+    }
+
+    pub fn name(&mut self) -> Vec<Vec<u8>> {
         let (service, port, tag) = (self.pick(&SERVICES), self.pick(&PORTS), self.pick(&TAGS));
         let transport = self.pick(&["_tcp", "_udp"]);
         let instance = format!("i{}", self.below(6));
@@ -204,7 +208,7 @@ impl Chance {
         }
         message.extend([0, 0, 0, 0, 1]);
         let at = message.len() - 4;
-        message[at..at + 2].copy_from_slice(&self.pick(&TYPES).to_be_bytes());
+        message[at..at + 2].copy_from_slice(&self.qtype().to_be_bytes());
         if size > 0 {
             message.extend([0, 0, 41]);
             message.extend(size.to_be_bytes());

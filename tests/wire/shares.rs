@@ -1,7 +1,7 @@
 //! Each balance by the shares of its first answers, from the registry to the record: what the draws of
 //! `tests/balance.rs` show of the orders alone.
 
-use callsign::answer::{Asked, CLASS_IN, Over, Question, answer};
+use callsign::answer::{Asked, CLASS_IN, Dnssec, Over, Question, Taken, answer};
 use callsign::balance::{Balance, Draws};
 use callsign::instance::ServiceSettings;
 use callsign::name::Name;
@@ -25,6 +25,8 @@ fn statistic(live: &Live, client: &str, qtype: Type, shares: [u32; 4]) -> f64 {
             room: 1000,
             edns: false,
             draw: draws.next_u64(),
+            dnssec: Dnssec::Nothing,
+            taken: Taken::Chosen,
         };
         let first = answer(&live.view, &asked).answer.swap_remove(0).data;
         counts[match first {
