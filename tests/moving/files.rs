@@ -207,13 +207,13 @@ fn drawn_registries_are_the_same() {
     println!("moving: seed {seed}");
     let mut draws = Draws(seed);
     for round in 0..3 {
-        let source = start(&[&["--store", "memory"][..], &[]][round % 2].to_vec());
+        let source = start([&["--store", "memory"][..], &[]][round % 2]);
         let mut client = source.client();
         for _ in 0..250 {
             client.ask(&command(&mut draws));
         }
         let (_, lines) = exported(&source);
-        let target = start(&[&[], &["--store", "memory"][..]][round % 2].to_vec());
+        let target = start([&[], &["--store", "memory"][..]][round % 2]);
         let counted = import(&target, &[&file(&source).display().to_string()]);
         assert_eq!(without_serial(counted), counts(lines.len(), 0, 0, 0), "seed {seed}");
         assert_same(&exported(&target).1, &lines, &format!("seed {seed}, round {round}"));

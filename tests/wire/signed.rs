@@ -590,7 +590,7 @@ fn d_07_zones_within_the_zone_have_their_own_keys_or_none() {
     let outer_key = outer.signers(Type(A))[0].clone();
     signed.live.view.set_keys(vec![
         ZoneKeys::at(&[outer_key], START_S).unwrap(),
-        ZoneKeys::at(&[inner.clone()], START_S).unwrap(),
+        ZoneKeys::at(std::slice::from_ref(&inner), START_S).unwrap(),
     ]);
     assert_eq!(ds("inner").0, 1);
     let reply = signed.ask(&below("inner"), DS, DO, Over::Udp);
