@@ -6,7 +6,7 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 
 use crate::etcd::Etcd;
-use crate::harness::{DEADLINE, Server, eventually, stays};
+use crate::harness::{Client, DEADLINE, Server, eventually, stays};
 use crate::several::{becomes, reasons, register, seen};
 
 pub fn trouble(server: &Server) -> Option<String> {
@@ -157,6 +157,23 @@ fn a_node_that_comes_back_before_it_was_missed_takes_registrations() {
     assert_eq!(trouble(&again), None);
     again.client().done("registered", &register("web-1", 8001, "none"));
     becomes(&other, &[8001]);
+}
+
+#[test]
+fn a_heartbeat_that_waited_for_a_node_to_start_is_not_heard() {
+    let etcd = Etcd::start();
+    let (mut first, other) = (etcd.node("a", &[]), etcd.node("b", &[]));
+    other.client().done("registered", &register("web-1", 8001, "30s"));
+    first.crash();
+    // It has to wait until the name is free.
+    let mut again = Server::begin(&[], &["--store", &etcd.store(), "--node", "a"]);
+    let mut early = eventually("its socket", DEADLINE, || Client::try_unix(&again.socket));
+    early.send(&json!({"heartbeat": {"service": "web", "id": "web-1", "host": "m1"}}));
+    assert!(!again.stdout().contains("ready"), "the heartbeat came too late for this test");
+    assert!(again.until_ready());
+    assert_eq!(early.next(), None);
+    // Said anew it is.
+    again.client().done("renewed", &json!({"heartbeat": {"service": "web", "id": "web-1", "host": "m1"}}));
 }
 
 #[test]
