@@ -315,6 +315,21 @@ fn a_key_may_what_the_rules_say() {
     assert!(why.starts_with("key acme. may not register every service: no rule"), "{why}");
 }
 
+/// As for everybody who registers: `identity-instances-max`.
+#[test]
+fn a_key_sets_so_many_instances_and_no_more() {
+    let updated = Updated::start(&["--identity-instances-max", "2"]);
+    let instance = |number: usize| {
+        format!("add _web._tcp 60 SRV 0 1 8080 web-{number}.web\nadd web-{number}.web 60 A 10.0.0.{number}\n")
+    };
+    let said = updated.says(&(1..=3).map(instance).collect::<String>());
+    assert!(said.rcode == "REFUSED" && said.why.contains("key dhcp. may have 2 instances"), "{said:?}");
+    assert_eq!(updated.says(&(1..=2).map(instance).collect::<String>()).rcode, "NOERROR");
+    assert_eq!(updated.says(&instance(3)).rcode, "REFUSED");
+    assert_eq!(updated.says("add web-2.web 60 A 10.0.0.9").rcode, "NOERROR", "what is there may be changed");
+    assert_eq!(updated.answers("web", "A").len(), 3);
+}
+
 /// First come, first served: another key needs the right to change what everybody set.
 #[test]
 fn an_instance_is_changed_by_the_key_that_set_it() {

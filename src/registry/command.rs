@@ -202,7 +202,7 @@ pub enum Refusal {
     )]
     Full { limit: usize },
     #[error(
-        "{who} has registered {limit} instances, and no more may be; deregister what is not needed, raise `identity-instances-max`, or ask for the verb `admin`"
+        "{who} may have {limit} instances registered at once, and no more; deregister what is not needed, raise `identity-instances-max`, or ask for the verb `admin`"
     )]
     OwnsTooMany { who: String, limit: usize },
     #[error("an instance or a host may have at most {CHECKS_MAX} checks; remove one that is not needed")]

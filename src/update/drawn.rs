@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::{Against, Refused, Rr, Update};
-use crate::access::{Owner as Holder, Verb};
+use crate::access::{On, Owner as Holder, Verb};
 use crate::answer::CLASS_IN;
 use crate::grammar::{self, Owner};
 use crate::instance::{ADDRESSES_MAX, Instance, Key, Lease, Location, Port, Transport};
@@ -281,10 +281,15 @@ impl<'a> Drawn<'a> {
     pub fn changes(mut self) -> Result<Vec<(Reason, What)>, Refusal> {
         let mut found = Vec::new();
         let mut come = 0;
+        let Against { registry, access, by, .. } = self.against;
         for service in self.services.clone() {
-            come += self.instances(&service, &mut found)?;
+            let new = self.instances(&service, &mut found)?;
+            come += new;
+            let owned = by.owner.as_ref().map_or(0, |owner| registry.owned_by(owner));
+            if new > 0 && !access.permits_another(by, On::from(&service), owned + come - 1) {
+                return Err(Refusal::OwnsTooMany { who: by.to_string(), limit: access.owned_max });
+            }
         }
-        let Against { registry, .. } = self.against;
         if come > 0 && registry.instances() + come > registry.instances_max() {
             return Err(Refusal::Full { limit: registry.instances_max() });
         }

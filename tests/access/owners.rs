@@ -137,7 +137,7 @@ fn one_identity_registers_so_many_and_no_more() {
     );
     let text = replies[3]["error"]["message"].as_str().expect("a message");
     assert!(
-        text.contains("token first has registered 3") && text.contains("identity-instances-max"),
+        text.contains("token first may have 3 instances") && text.contains("identity-instances-max"),
         "{text}"
     );
     // Nobody else is kept from anything, and what is there is renewed.
