@@ -221,6 +221,7 @@ fn the_first_help_fits_a_screen() {
       nodes         Show the nodes that share the registry, and how far each has followed
       ring          Show what each node has of the ring, or whose a name is by it
       token         Make, list and revoke tokens
+      dnssec        Make, change and show the keys that zones are signed with
 
     Options:
       -h, --help     Print help
