@@ -135,7 +135,7 @@ fn expectations() -> Vec<(&'static str, Vec<u8>, Option<ResponseCode>)> {
         ("opcode STATUS", message(2 << 11, [1, 0, 0, 0], &a()), Some(NotImp)),
         ("an opcode without a name", message(3 << 11, [1, 0, 0, 0], &a()), Some(NotImp)),
         ("opcode NOTIFY", message(4 << 11, [1, 0, 0, 0], &a()), Some(NotImp)),
-        ("opcode UPDATE", message(5 << 11, [1, 0, 0, 0], &a()), Some(NotImp)),
+        ("an UPDATE of what is no zone", message(5 << 11, [1, 0, 0, 0], &a()), Some(FormErr)),
         ("opcode DSO", message(6 << 11, [0, 0, 0, 0], &[]), Some(NotImp)),
         ("opcode 15", message(15 << 11, [1, 0, 0, 0], &a()), Some(NotImp)),
         ("class CH", message(0, [1, 0, 0, 0], &question(16, 3)), Some(Refused)),
