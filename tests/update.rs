@@ -315,6 +315,54 @@ fn a_key_may_what_the_rules_say() {
     assert!(why.starts_with("key acme. may not register every service: no rule"), "{why}");
 }
 
+/// What a message does not speak of stays as it is, though the records of a service are looked through together.
+#[test]
+fn an_instance_that_a_message_is_not_about_is_left_alone() {
+    let updated = Updated::start(&[
+        "--access",
+        "allow key:dhcp register+deregister:*",
+        "--access",
+        "allow key:acme register:*",
+    ]);
+    let say = |key: &'static str, text: &str| updated.udp().say(&Update::of(text).by(key));
+    let instance = |number: usize| {
+        format!("add _web._tcp 60 SRV 0 1 8080 web-{number}.web\nadd web-{number}.web 60 A 10.0.0.{number}")
+    };
+    assert_eq!(say("dhcp", &instance(1)).rcode, "NOERROR");
+    updated
+        .server
+        .client()
+        .done("draining", &json!({"drain": {"service": "web", "id": "web-1", "host": "10.0.0.1"}}));
+    assert_eq!(say("dhcp", &instance(2)).rcode, "NOERROR");
+    assert_eq!(say("acme", &instance(3)).rcode, "NOERROR", "the other two are not its own, nor meant");
+    assert_eq!(updated.answers("web", "A"), ["10.0.0.2", "10.0.0.3"]);
+    // Set again by whom it belongs to, it is back.
+    assert_eq!(say("dhcp", &instance(1)).rcode, "NOERROR");
+    assert_eq!(updated.answers("web", "A").len(), 3);
+}
+
+/// To say again what is another's would keep it alive.
+#[test]
+fn who_may_not_change_it_renews_nothing() {
+    let updated = Updated::start(&[]);
+    let instance = "lease 3600\nadd _web._tcp 60 SRV 0 1 8080 web-1.web\nadd web-1.web 60 A 10.0.0.7";
+    assert_eq!(updated.says(instance).rcode, "NOERROR");
+    assert_eq!(updated.says(instance).rcode, "NOERROR");
+    assert_eq!(updated.udp().say(&Update::of(instance).by("acme")).rcode, "REFUSED");
+}
+
+/// One set has one lease: what is put beside does not take along what was to stay.
+#[test]
+fn what_stays_does_not_leave_with_what_is_put_beside_it() {
+    let updated = Updated::start(&[]);
+    assert_eq!(updated.says("add a 60 TXT stays").rcode, "NOERROR");
+    assert_eq!(updated.says("lease 1\nadd a 60 TXT beside\nadd b 60 TXT leased").rcode, "NOERROR");
+    eventually("the end of the lease", DEADLINE, || {
+        (updated.answers("b", "TXT") == ["NXDOMAIN"]).then_some(())
+    });
+    assert!(updated.answers("a", "TXT").contains(&"stays".to_owned()), "{:?}", updated.answers("a", "TXT"));
+}
+
 /// As for everybody who registers: `identity-instances-max`.
 #[test]
 fn a_key_sets_so_many_instances_and_no_more() {

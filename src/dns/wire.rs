@@ -472,10 +472,14 @@ fn respond_to(around: &Around<'_>, arrival: &Arrival, message: &[u8], signature:
         let taken = Taken::Chosen;
         answer(around.view, &Asked { question: &question, client, over, room, edns, draw, dnssec, taken })
     });
+    // What is ours is signed, and nothing that an upstream says: it may use our names.
+    let onward_name = answer.onward.take();
+    let mut answer = around.zone_signer.sign(around.view, answer, arrival.over, frame.room(), around.now);
     if let Some(onward) = &around.onward {
         let asker = Asker { permitted: onward.forwarder.permits(client), recursion: flags & RD != 0 };
         frame.flags |= if asker.permitted { RA } else { 0 };
-        if let Some(name) = answer.onward.take() {
+        let is_whole = !answer.truncated && answer.rcode != Rcode::ServFail;
+        if let Some(name) = onward_name.filter(|_| is_whole) {
             let query = Query { name, qtype, dnssec_ok: frame.dnssec_ok, checking_disabled: flags & CD != 0 };
             let Some(authentic) = onward.lead(&query, asker, arrival.over, &mut answer) else {
                 return Verdict::Ask(query);
@@ -484,7 +488,6 @@ fn respond_to(around: &Around<'_>, arrival: &Arrival, message: &[u8], signature:
             frame.flags |= if authentic && (flags & AD != 0 || frame.dnssec_ok) { AD } else { 0 };
         }
     }
-    let answer = around.zone_signer.sign(around.view, answer, arrival.over, frame.room(), around.now);
     send(&frame, &answer)
 }
 

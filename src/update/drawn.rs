@@ -9,7 +9,6 @@ use crate::access::{On, Owner as Holder, Verb};
 use crate::answer::CLASS_IN;
 use crate::grammar::{self, Owner};
 use crate::instance::{ADDRESSES_MAX, Instance, Key, Lease, Location, Port, Transport};
-use crate::lease::Renewal;
 use crate::live::whole::{records_at, rest_of};
 use crate::member::Member;
 use crate::name::{HostName, InstanceId, Name, ServiceName};
@@ -32,6 +31,11 @@ const SIGNERS: [(u16, &str); 7] = [
     (60, "CDNSKEY"),
 ];
 
+/// Octets of one RRset with its owner compressed: what a reply of 65,535 holds beside its question, signatures and options.
+const RRSET_OCTETS_MAX: usize = 60_000;
+/// A pointer to the owner, type, class, TTL and length.
+const RECORD_OCTETS: usize = 12;
+
 /// The records that a message speaks of, while its changes are made to them.
 pub(super) struct Drawn<'a> {
     update: &'a Update,
@@ -42,6 +46,14 @@ pub(super) struct Drawn<'a> {
     services: BTreeSet<ServiceName>,
     /// They as they are without the instances that UPDATE registered; none where those are all.
     rests: HashMap<ServiceName, Option<Arc<ServiceView>>>,
+    /// What was said again as it is: renewed where all of the message is carried out.
+    again: Again,
+}
+
+#[derive(Default)]
+struct Again {
+    instances: Vec<Arc<Instance>>,
+    plain: Vec<Arc<PlainSet>>,
 }
 
 /// One owner.
@@ -102,7 +114,7 @@ impl Spot {
 impl<'a> Drawn<'a> {
     pub fn new(update: &'a Update, against: Against<'a>) -> Self {
         let (spots, services, rests) = (BTreeMap::new(), BTreeSet::new(), HashMap::new());
-        Self { update, against, spots, services, rests }
+        Self { update, against, spots, services, rests, again: Again::default() }
     }
 
     /// RFC 2136 section 3.4.2.
@@ -145,6 +157,12 @@ impl<'a> Drawn<'a> {
         }
         if owner == apex && rtype == Type::NS {
             return Err(Refused::because(format!("the NS of {apex} are made by the server")));
+        }
+        if owner == apex && rtype == Type::DS {
+            return Err(Refused::because(format!("the DS of {apex} belongs into the zone above it")));
+        }
+        if rtype == Type::NS && self.has_live_names_below(owner) {
+            return Err(Refused::because(format!("{owner} is above names of services")));
         }
         zone::admit(apex, Kind::Tree, owner, ttl, data).map_err(Refused::because)?;
         let spot = self.spot(owner);
@@ -294,6 +312,13 @@ impl<'a> Drawn<'a> {
             return Err(Refusal::Full { limit: registry.instances_max() });
         }
         self.plain(&mut found)?;
+        let now = self.against.now;
+        for instance in &self.again.instances {
+            instance.deadline.renew(now);
+        }
+        for set in &self.again.plain {
+            set.deadline.renew(now);
+        }
         Ok(found)
     }
 
@@ -324,13 +349,16 @@ impl<'a> Drawn<'a> {
             }
             if let Some(before) = &before {
                 let lease = if shape.set { self.lease() } else { before.lease };
-                if shape.is(before) && lease == before.lease {
-                    // Said again is renewed: no change, as with a heartbeat.
-                    if !shape.set || before.deadline.renew(now) == Renewal::Done {
-                        continue;
-                    }
+                let same = shape.is(before) && lease == before.lease;
+                if same && !shape.set {
+                    continue; // drained or not, this message is not about it
                 }
                 access.permits_change(by, Verb::Register, before, registry.tokens(), now.wall)?;
+                if same && !before.draining && !before.deadline.is_over() {
+                    // Said again is renewed: no change, as with a heartbeat.
+                    self.again.instances.push(before.clone());
+                    continue;
+                }
             } else {
                 new += 1;
                 self.names_are_free(service, &label)?;
@@ -500,7 +528,7 @@ impl<'a> Drawn<'a> {
     }
 
     /// What is left are records of the tree.
-    fn plain(mut self, found: &mut Vec<(Reason, What)>) -> Result<(), Refusal> {
+    fn plain(&mut self, found: &mut Vec<(Reason, What)>) -> Result<(), Refusal> {
         let Against { registry, now, .. } = self.against;
         let staying = self.staying(found);
         let mut records = registry.plain().records();
@@ -516,7 +544,12 @@ impl<'a> Drawn<'a> {
             for set in sets {
                 let before = known.iter().find(|before| before.set.rtype == set.rtype);
                 let is_set = set.data.iter().any(|datum| datum.set);
-                let lease = if is_set { self.lease() } else { set.lease };
+                let lease = match (is_set, set.data.iter().all(|datum| datum.set)) {
+                    (true, true) => self.lease(),
+                    // A set has one lease: what was there before does not go early by what is put beside it.
+                    (true, false) => longer(self.lease(), set.lease),
+                    (false, _) => set.lease,
+                };
                 let data: Vec<Data> = set.data.into_iter().map(|datum| datum.data).collect();
                 let same = before.is_some_and(|before| {
                     before.set.ttl == set.ttl
@@ -525,11 +558,17 @@ impl<'a> Drawn<'a> {
                         && data.iter().all(|data| before.set.data.contains(data))
                 });
                 if let Some(before) = before.filter(|_| same)
-                    && (!is_set || before.deadline.renew(now) == Renewal::Done)
+                    && (!is_set || !before.deadline.is_over())
                 {
+                    self.again.plain.extend(is_set.then(|| before.clone()));
                     continue;
                 }
                 self.is_free(&owner, &staying)?;
+                let octets: usize = data.iter().map(|data| data.octets_max() + RECORD_OCTETS).sum();
+                if octets > RRSET_OCTETS_MAX {
+                    let why = format!("no reply holds so many {} of {owner}", set.rtype);
+                    return Err(Refused::because(why).into());
+                }
                 records += data.len();
                 records -= before.map_or(0, |before| before.set.data.len());
                 let set = RrSet { rtype: set.rtype, ttl: set.ttl, data };
@@ -566,6 +605,14 @@ impl<'a> Drawn<'a> {
             }
         }
         staying
+    }
+
+    /// True where a zone cut here would take names from services: those with `_` in front belong to all of them.
+    fn has_live_names_below(&self, owner: &Name) -> bool {
+        let lower = owner.to_lowercase();
+        let labels = lower.labels_below(self.update.apex.name()).unwrap_or_default();
+        labels.iter().any(|label| label.starts_with(b"_"))
+            || self.service_of(owner).is_some_and(|service| self.against.registry.service(&service).is_some())
     }
 
     /// Whether a plain record may stand here.
@@ -636,7 +683,13 @@ impl Shape {
             && *instance.ports == *self.ports
             && instance.priority == self.priority
             && instance.weight == self.weight
-            && !instance.draining
+    }
+}
+
+fn longer(one: Lease, other: Lease) -> Lease {
+    match (one, other) {
+        (Lease::Timed(one), Lease::Timed(other)) => Lease::Timed(one.max(other)),
+        _ => Lease::None,
     }
 }
 
