@@ -15,7 +15,7 @@ use hickory_proto::rr::RecordType;
 use serde_json::json;
 
 use super::fake::{Act, Ask, Fake, Told, a, forwarding, record};
-use crate::harness::Server;
+use crate::harness::{Server, callsign};
 
 /// Answers every question with one address.
 fn anything() -> Fake {
@@ -263,4 +263,34 @@ fn c_06_aliases_that_lead_out_are_followed_for_those_who_may() {
     assert_eq!(told.answers(), ["host.example.com."]);
     let told = Ask { rd: false, ..Ask::a("out.corp.test") }.ask(&server);
     assert_eq!(told.answers(), ["host.example.com."]);
+}
+
+/// The key of a signed zone signs what is ours, and nothing that an upstream says: it may say it of names of ours.
+#[test]
+fn what_an_upstream_says_behind_an_alias_of_a_signed_zone_is_not_signed() {
+    let upstream = Fake::start(|asked| {
+        // The alias goes on into our zone.
+        let alias = record(5, 300, b"\x05admin\x07service\x05local\0");
+        let mut address = a("192.0.2.66", 300);
+        address.splice(..2, [0xc0, (12 + asked.question().len() + 12) as u8]);
+        vec![Act::Send(asked.reply(0, &[alias, address]))]
+    });
+    let home = tempfile::tempdir().expect("a directory");
+    let path = |name: &str| home.path().join(name).display().to_string();
+    let init = callsign(&["dnssec", "init", "service.local", "--keys", &path("keys")]);
+    assert_eq!(init.code, Some(0), "{init:?}");
+    fs::create_dir(path("zones")).expect("a directory for zones");
+    fs::write(path("zones/service.local.zone"), "ext CNAME host.example.com.\n")
+        .expect("writing the record tree");
+    let server = forwarding(&[&upstream], &["--dnssec-keys", &path("keys"), "--zones", &path("zones")]);
+    let told = Ask { edns: Some((4096, true)), ..Ask::a("ext.service.local") }.tcp(server.dns[0]);
+    let signed: Vec<String> = told
+        .message
+        .answers
+        .iter()
+        .filter(|record| record.record_type() == RecordType::RRSIG)
+        .map(|record| record.name.to_string())
+        .collect();
+    assert!(told.answers().contains(&"192.0.2.66".to_owned()), "{told:?}");
+    assert_eq!(signed, ["ext.service.local."], "{told:?}");
 }
