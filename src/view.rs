@@ -751,16 +751,22 @@ impl View {
         for (host, revision) in hosts {
             self.index_on_host(registry, host, revision);
         }
-        let planted = changes.iter().filter_map(|change| match &change.what {
-            What::Plain { before, after } => after.as_ref().or(before.as_ref()),
-            _ => None,
-        });
-        self.plant(registry, planted);
+        // What becomes an instance stays a plain record until the instance is there, and the other way round.
+        let planted = |come: bool| {
+            changes.iter().filter_map(move |change| match &change.what {
+                What::Plain { before, after } if after.is_some() == come => {
+                    after.as_ref().or(before.as_ref())
+                }
+                _ => None,
+            })
+        };
+        self.plant(registry, planted(true));
         let mut directory = Directory::clone(&self.directory.load());
         let mut listed = false;
         for name in &touched {
             listed |= self.publish_service(registry, name, seen.get(name).copied(), &mut directory);
         }
+        self.plant(registry, planted(false));
         if listed {
             self.directory.store(Arc::new(directory));
         }
