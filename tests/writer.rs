@@ -2,6 +2,7 @@
 //! the test is etcd.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use callsign::access::Identity;
 use callsign::balance::circle::Circle;
@@ -20,7 +21,7 @@ use callsign::store::etcd::{self, Answer, Job, LinkEnd, News};
 use callsign::store::record::{self, ClusterFormat, MemberForm};
 use callsign::view::{Settings, View, Zones};
 use callsign::writer::node::Node;
-use callsign::writer::{Done, Writer};
+use callsign::writer::{Done, Handle, Writer};
 
 fn key(id: &str, host: &str) -> Key {
     Key::new(
@@ -154,6 +155,99 @@ impl Played {
     async fn answer(&mut self, number: u64, answer: Answer) {
         self.end.news.send(News::Answered { number, answer }).await.unwrap();
     }
+
+    /// Does what the next transaction says; the keys that it wrote, below the prefix, and what.
+    async fn carry_out(&mut self) -> Vec<(Vec<u8>, Vec<u8>)> {
+        let (_, operations, number) = self.asked().await;
+        let mut written = Vec::new();
+        for operation in operations {
+            let Operation::Put { key, value, .. } = operation else { panic!("{operation:?}") };
+            written.push((key["/c/".len()..].to_vec(), value));
+        }
+        for (key, value) in &written {
+            self.tell(key, value.clone()).await;
+        }
+        self.answer(number, Answer::Stored).await;
+        written
+    }
+
+    /// Waits for the node to leave.
+    async fn leave(&mut self) {
+        match self.end.jobs.recv().await {
+            Some(Job::Leave { done }) => done.send(()).unwrap(),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// What tells the played node's run from others.
+const RUN: u64 = 7;
+
+/// Node `a`, on an etcd that holds nothing and that the test plays. It is not loaded yet.
+fn node(instances_max: usize, stale_for: Option<Duration>) -> (Played, Node, Handle, Arc<View>) {
+    let (etcd, end) = etcd::way();
+    let mut settings = Settings::new(vec![Apex::parse("service.local").unwrap()]);
+    settings.stale_for = stale_for;
+    let view = Arc::new(View::new(settings, Zones::default()));
+    let registry = Registry::new(instances_max, FORGET_AFTER);
+    let (clock, access) = (Clock::start(), Arc::default());
+    let (node, handle) = Node::new(registry, etcd, ("a", "/c/"), RUN, view.clone(), clock, access);
+    (Played { end, revision: 10 }, node, handle, view)
+}
+
+/// The same, which has read everything and is a member, for the time that a test takes.
+async fn member(instances_max: usize, stale_for: Option<Duration>) -> (Played, Node, Handle, Arc<View>) {
+    let (mut played, mut node, handle, view) = node(instances_max, stale_for);
+    played.tell(b"format", record::write_format(&ClusterFormat { serial_base: 1 })).await;
+    played.join("a", RUN).await;
+    played.end.news.send(News::CaughtUp(12)).await.unwrap();
+    node.load().await.unwrap();
+    (played, node, handle, view)
+}
+
+/// Waits for what a node does by itself.
+async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let waiting = async {
+        while !is_so() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), waiting).await.expect(what);
+}
+
+fn register_with(id: &str, lease: Lease, checks: Vec<ListedCheck>) -> Command {
+    let Command::Register(registration) = register(id, "one") else { panic!() };
+    Command::Register(Box::new(Registration { lease, checks, ..*registration }))
+}
+
+#[tokio::test]
+async fn what_one_connection_held_leaves_with_it_however_much_it_is() {
+    /// More than the way to etcd holds at once, twice.
+    const MANY: usize = 3000;
+    let (mut played, node, handle, view) = member(MANY, None).await;
+    let playing = async {
+        let ids: Vec<String> = (0..MANY).map(|number| format!("web-{number}")).collect();
+        for id in &ids {
+            let form = register_with(id, Lease::Connection(5), Vec::new());
+            let registered = handle.command(form, Identity::server()).await.unwrap();
+            played.carry_out().await;
+            registered.await.unwrap().unwrap();
+        }
+        let keys = ids.iter().map(|id| key(id, "one")).collect();
+        handle.tell(Command::Closed { connection: 5, keys }).await.unwrap();
+        for _ in 0..MANY {
+            played.carry_out().await;
+        }
+        until("the end of all", || view.instances() == 0).await;
+        // And what is asked for then is taken.
+        let registered = handle.command(register("new", "one"), Identity::server()).await.unwrap();
+        played.carry_out().await;
+        registered.await.unwrap().unwrap();
+        drop(handle);
+        played.leave().await;
+    };
+    let both = async { tokio::join!(node.run(), playing) };
+    tokio::time::timeout(Duration::from_secs(120), both).await.expect("an end of it");
 }
 
 fn verdict(of: &Key, definition: &Arc<Definition>) -> Command {
@@ -164,18 +258,7 @@ fn verdict(of: &Key, definition: &Arc<Definition>) -> Command {
 
 #[tokio::test]
 async fn a_verdict_holds_only_under_the_ring_that_it_was_reached_under() {
-    const RUN: u64 = 7;
-    let (etcd, end) = etcd::way();
-    let mut etcd_played = Played { end, revision: 10 };
-    let view =
-        Arc::new(View::new(Settings::new(vec![Apex::parse("service.local").unwrap()]), Zones::default()));
-    let registry = Registry::new(100, FORGET_AFTER);
-    let (mut node, handle) =
-        Node::new(registry, etcd, ("a", "/c/"), RUN, view, Clock::start(), Arc::default());
-    etcd_played.tell(b"format", record::write_format(&ClusterFormat { serial_base: 1 })).await;
-    etcd_played.join("a", RUN).await;
-    etcd_played.end.news.send(News::CaughtUp(12)).await.unwrap();
-    node.load().await.unwrap();
+    let (mut etcd_played, node, handle, _) = member(100, None).await;
     let playing = async {
         let definition = Arc::new(Definition {
             kind: Kind::Tcp(Place { host: "::1".into(), port: 1 }),
@@ -219,10 +302,7 @@ async fn a_verdict_holds_only_under_the_ring_that_it_was_reached_under() {
         etcd_played.answer(number, Answer::NotAsked("the test is over".to_owned())).await;
         assert!(next.await.unwrap().is_err());
         drop(handle);
-        match etcd_played.end.jobs.recv().await {
-            Some(Job::Leave { done }) => done.send(()).unwrap(),
-            other => panic!("{other:?}"),
-        }
+        etcd_played.leave().await;
     };
     tokio::join!(node.run(), playing);
 }

@@ -23,7 +23,7 @@ use super::{
 use crate::access::{Access, Identity, Tokens};
 use crate::balance::circle::Circle;
 use crate::clock::Clock;
-use crate::instance::Instance;
+use crate::instance::{Instance, Key, Lease};
 use crate::journal::Journal;
 use crate::name::ServiceName;
 use crate::protocol::moving::serial_behind;
@@ -46,9 +46,8 @@ const TRIES_DOUBTED: u32 = 10;
 const AGAIN_AFTER: Duration = Duration::from_millis(20);
 /// How long what may be stored has to be told.
 const UNKNOWN_MAX: Duration = Duration::from_secs(2);
-/// Facts that wait for etcd: instances whose connections closed. Beyond that the oldest are forgotten, and stay registered
-/// until somebody deregisters them or this node ends.
-const FACTS_MAX: usize = 32_768;
+/// Transactions under way up to which closed connections are said: what commands and time ask for has the rest.
+const FACTS_AT_ONCE: usize = TRANSACTIONS_MAX / 4;
 /// How far the clocks of two nodes may be apart for a guard: what died by the other's clock a moment from now is looked
 /// at again when ours is there.
 const CLOCKS_APART_MAX: Duration = Duration::from_secs(10);
@@ -79,7 +78,10 @@ pub struct Node {
     waiting: usize,
     /// Commands that another node was before with, and when they are tried again.
     again: Vec<(u64, Pending)>,
-    facts: VecDeque<Command>,
+    /// Instances whose connections closed, and the connections: said as there is room. No more than are registered.
+    facts: VecDeque<(u64, Key)>,
+    /// The same that etcd did not take: said again after a while.
+    kept: VecDeque<(u64, Key)>,
     /// Services whose guards may begin or end by what was told.
     unsettled: BTreeMap<ServiceName, Unsettled>,
     number: u64,
@@ -197,6 +199,7 @@ impl Node {
             waiting: 0,
             again: Vec::new(),
             facts: VecDeque::new(),
+            kept: VecDeque::new(),
             unsettled: BTreeMap::new(),
             number: run,
             lost: None,
@@ -326,7 +329,8 @@ impl Node {
                 self.take(event);
             }
             self.look();
-            if ended && self.pending.is_empty() && self.again.is_empty() && self.waiting == 0 {
+            let said = self.facts.is_empty() || !self.is_running();
+            if ended && said && self.pending.is_empty() && self.again.is_empty() && self.waiting == 0 {
                 break;
             }
         }
@@ -372,10 +376,27 @@ impl Node {
         self.number
     }
 
-    /// The queue holds all that may be under way, so it is only ever full of what nobody takes any more.
+    /// Asks for what somebody asks for again where the link takes nothing.
     fn ask(&self, job: Job) {
         if let Err(error) = self.etcd.jobs.try_send(job) {
             tracing::debug!(%error, "the link to etcd takes nothing");
+        }
+    }
+
+    /// Has a transaction under way; where the link takes none, etcd was not asked, and that is said.
+    fn begin(
+        &mut self,
+        number: u64,
+        pending: Pending,
+        conditions: Vec<Condition>,
+        operations: Vec<Operation>,
+    ) {
+        match self.etcd.jobs.try_send(Job::Transact { conditions, operations, number }) {
+            Ok(()) => drop(self.pending.insert(number, pending)),
+            Err(_) => {
+                let reason = "too much is under way to etcd; try again";
+                self.give_up(pending, Refusal::Unavailable(reason.into()));
+            }
         }
     }
 
@@ -410,7 +431,7 @@ impl Node {
                 self.still_ns = None;
                 let away = Duration::from_nanos(now.mono_ns.saturating_sub(since_ns));
                 self.fold.registry.after_absence(away, now);
-                self.say_facts();
+                self.facts.append(&mut self.kept);
             }
             (false, None) => self.still_ns = Some(now.mono_ns),
             _ => {}
@@ -549,25 +570,25 @@ impl Node {
                 self.unsettled.insert(service.clone(), again);
             }
         }
-        if let Asked::Command { command, .. } = &pending.asked
-            && is_closed(command)
-        {
-            self.keep_fact(command.clone());
+        if let Asked::Command { command: Command::Closed { connection, keys }, .. } = &pending.asked {
+            self.keep_closed(*connection, keys.clone());
         }
         self.finish(pending, |_| Err(refusal));
     }
 
+    /// Says what closed connections mean, as far as there is room: one after the other, for one transaction holds some
+    /// hundred things at most, and one that is another way now must not keep the rest.
     fn say_facts(&mut self) {
-        for command in std::mem::take(&mut self.facts) {
-            self.take(Event::Command { command, by: Identity::server(), done: None });
+        while self.pending.len() < FACTS_AT_ONCE
+            && let Some((connection, key)) = self.facts.pop_front()
+        {
+            let command = Command::Closed { connection, keys: vec![key] };
+            self.admit(Asked::Command { command, by: Identity::server(), done: None }, 0);
         }
     }
 
-    fn keep_fact(&mut self, command: Command) {
-        if self.facts.len() == FACTS_MAX {
-            self.facts.pop_front();
-        }
-        self.facts.push_back(command);
+    fn keep_closed(&mut self, connection: u64, keys: Vec<Key>) {
+        self.kept.extend(keys.into_iter().map(|key| (connection, key)));
     }
 
     /// Answers, and lets those go on who wait behind it.
@@ -586,13 +607,14 @@ impl Node {
 
     fn take(&mut self, event: Event) {
         match event {
-            // One after the other: one transaction holds some hundred things at most, and one that is another way now must
-            // not keep the rest.
-            Event::Command { command: Command::Closed { connection, keys }, by, .. } => {
-                for key in keys {
-                    let command = Command::Closed { connection, keys: vec![key] };
-                    self.admit(Asked::Command { command, by: by.clone(), done: None }, 0);
-                }
+            Event::Command { command: Command::Closed { connection, keys }, .. } => {
+                let registry = &self.fold.registry;
+                let bound = |key: &Key| {
+                    let instance = registry.instance(key);
+                    instance.is_some_and(|instance| instance.lease == Lease::Connection(connection))
+                };
+                let bound = keys.into_iter().filter(bound).map(|key| (connection, key));
+                self.facts.extend(bound);
             }
             Event::Command { command, by, done } => {
                 self.admit(Asked::Command { command, by, done }, 0);
@@ -690,8 +712,8 @@ impl Node {
             return reply(done, Err(refusal));
         }
         let Some(membership) = self.fold.while_member().filter(|_| self.lost.is_none()) else {
-            if is_closed(&command) {
-                self.keep_fact(command);
+            if let Command::Closed { connection, keys } = command {
+                self.keep_closed(connection, keys);
             }
             let reason = self.view.store_trouble().map_or_else(String::new, |trouble| trouble.to_string());
             return reply(done, Err(Refusal::Unavailable(reason.into())));
@@ -765,11 +787,10 @@ impl Node {
     /// end may have been heard of elsewhere a moment ago.
     fn confirm_absence(&mut self, asked: Asked, place: Place, membership: Condition, tries: u32) {
         let conditions = vec![membership, self.fold.while_same(&place, false)];
-        let number = self.next_number();
         self.busy.entry(place.clone()).or_default();
         let pending = Pending { tries, ..Pending::of(asked, vec![place]) };
-        self.pending.insert(number, pending);
-        self.ask(Job::Transact { conditions, operations: Vec::new(), number });
+        let number = self.next_number();
+        self.begin(number, pending, conditions, Vec::new());
     }
 
     fn transact(
@@ -819,8 +840,7 @@ impl Node {
             self.busy.entry(place.clone()).or_default();
         }
         let pending = Pending { untold, deletes, staged, tries, ..Pending::of(asked, places) };
-        self.pending.insert(number, pending);
-        self.ask(Job::Transact { conditions, operations, number });
+        self.begin(number, pending, conditions, operations);
     }
 
     /// Looks at the time: what is tried again, what is given up, and what is due.
@@ -859,9 +879,10 @@ impl Node {
         for (reason, what) in self.fold.registry.due(now, room / 2) {
             self.due(reason, what, now);
         }
+        self.say_facts();
         if now.mono_ns >= self.sweep_ns {
             self.sweep_ns = now.mono_ns + nanoseconds(SWEEP_EVERY);
-            self.say_facts();
+            self.facts.append(&mut self.kept);
             let forgotten = nanoseconds(self.fold.registry.forget_after() + OVERDUE_AFTER) / 1_000_000;
             let before = Wall { unix_ms: now.wall.unix_ms.saturating_sub_unsigned(forgotten) };
             let mut overdue = self.fold.overdue(before);
@@ -952,7 +973,6 @@ impl Node {
 
     /// Deletes what is only remembered: an instance, a host, settings, a guard or a token that are no more.
     fn forget(&mut self, place: Place) {
-        let number = self.next_number();
         let mut conditions = self.fold.while_same_ring();
         conditions.extend(self.fold.while_member());
         conditions.push(self.fold.while_same(&place, true));
@@ -960,8 +980,8 @@ impl Node {
         self.busy.entry(place.clone()).or_default();
         let deletes = vec![place.clone()];
         let pending = Pending { untold: 1, deletes, ..Pending::of(Asked::Due, vec![place]) };
-        self.pending.insert(number, pending);
-        self.ask(Job::Transact { conditions, operations, number });
+        let number = self.next_number();
+        self.begin(number, pending, conditions, operations);
     }
 
     /// What etcd did not say anything of, and what it stored and never told.
@@ -989,12 +1009,6 @@ fn taken(name: &str) -> String {
     format!(
         "the name `{name}` is that of another node, or of this one before it ended, which lasts some seconds; name this one with --node NAME"
     )
-}
-
-/// True for what happened and will not happen again. A verdict is not kept: by the time that etcd takes it, it may not be so
-/// any more, and who probes hears that it was not taken.
-fn is_closed(command: &Command) -> bool {
-    matches!(command, Command::Closed { .. })
 }
 
 /// What time did is found again, and so is a verdict: it was reached on what has changed since.
