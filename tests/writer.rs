@@ -306,3 +306,30 @@ async fn a_verdict_holds_only_under_the_ring_that_it_was_reached_under() {
     };
     tokio::join!(node.run(), playing);
 }
+
+#[tokio::test]
+async fn what_is_not_there_holds_by_its_own_key_too() {
+    let (mut played, node, handle, _) = member(100, None).await;
+    let playing = async {
+        // Not known: it is not to be there, whatever the watch has not told.
+        let registered = handle.command(register("web-1", "one"), Identity::server()).await.unwrap();
+        let (conditions, operations, number) = played.asked().await;
+        let [Operation::Put { key: at, value, .. }] = &operations[..] else { panic!("{operations:?}") };
+        assert!(conditions.contains(&Condition::CreatedAt(at.clone(), 0)), "{conditions:?}");
+        played.tell(&at["/c/".len()..], value.clone()).await;
+        played.answer(number, Answer::Stored).await;
+        registered.await.unwrap().unwrap();
+        // Remembered as gone: it is to be what is remembered.
+        let gone = handle.command(deregister("web-1", "one"), Identity::server()).await.unwrap();
+        played.carry_out().await;
+        gone.await.unwrap().unwrap();
+        let again = handle.command(register("web-1", "one"), Identity::server()).await.unwrap();
+        let (conditions, _, number) = played.asked().await;
+        assert!(conditions.contains(&Condition::ModifiedAt(at.clone(), 14)), "{conditions:?}");
+        played.answer(number, Answer::NotAsked("the test is over".to_owned())).await;
+        assert!(again.await.unwrap().is_err());
+        drop(handle);
+        played.leave().await;
+    };
+    tokio::join!(node.run(), playing);
+}

@@ -174,21 +174,28 @@ impl Fold {
         std::iter::once(nobody_came).chain(nobody_left).collect()
     }
 
-    /// Holds while the thing is as we know it: it was there and nobody wrote it, or nobody has come in its place.
-    pub fn while_same(&self, place: &Place, is_there: bool) -> Condition {
+    /// Hold while the thing is as we know it: it was there and nobody wrote it, or nobody has come in its place.
+    ///
+    /// A revision alone does not say that a key is not there: the watch may have told a later one, and never this.
+    pub fn while_same(&self, place: &Place, is_there: bool) -> Vec<Condition> {
         let since = self.registry.revision() + 1;
-        match (place, self.held.get(place)) {
-            (_, Some(held)) if is_there => Condition::ModifiedAt(self.key_of(place), held.modified),
-            // Two nodes must not give one label to two instances.
-            (Place::Instance(key), _) => {
-                let neighbours = self.key(&place::neighbours(key));
-                Condition::NoneSince(neighbours.clone(), behind(&neighbours), since)
-            }
-            _ => {
-                let key = self.key_of(place);
+        let key = self.key_of(place);
+        let known = match (place, self.held.get(place)) {
+            // It is there from the first node's start on, and its revision is not kept.
+            (Place::Format, _) => {
                 let end = [key.as_slice(), &[0]].concat();
-                Condition::NoneSince(key, end, since)
+                return vec![Condition::NoneSince(key, end, since)];
             }
+            (_, Some(held)) => Condition::ModifiedAt(key, held.modified),
+            (_, None) => Condition::CreatedAt(key, 0),
+        };
+        match place {
+            // Two nodes must not give one label to two instances.
+            Place::Instance(key) if !(is_there && self.held.contains_key(place)) => {
+                let neighbours = self.key(&place::neighbours(key));
+                vec![known, Condition::NoneSince(neighbours.clone(), behind(&neighbours), since)]
+            }
+            _ => vec![known],
         }
     }
 
@@ -216,6 +223,11 @@ impl Fold {
             Err(error) => {
                 let key = String::from_utf8_lossy(&told.key);
                 tracing::error!(%key, %error, "a key of etcd's cannot be read, and is left as it was");
+                // Of one that was never read, its revision is known: it is nobody's, and can be written anew.
+                if let Some(pair) = &told.pair {
+                    let unread = || Held { owner: "".into(), modified: pair.modified, gone: None };
+                    self.held.entry(place.clone()).or_insert_with(unread);
+                }
                 Folded::default()
             }
         };

@@ -658,7 +658,8 @@ impl Node {
         }
         let format = ClusterFormat { serial_base: format.serial_base.wrapping_add(more) };
         let key = self.fold.key_of(&Place::Format);
-        let conditions = vec![membership, self.fold.while_same(&Place::Format, false)];
+        let mut conditions = vec![membership];
+        conditions.extend(self.fold.while_same(&Place::Format, true));
         let operations = vec![Operation::Put { key, value: record::write_format(&format), lease: 0 }];
         let number = self.next_number();
         let give_up_ns = self.clock.now().mono_ns + nanoseconds(UNKNOWN_MAX);
@@ -759,7 +760,7 @@ impl Node {
         let mut conditions = vec![membership];
         if let Author::Token(name) = &author {
             // Revoked at another node, it changes nothing from then on.
-            conditions.push(self.fold.while_same(&Place::Token(name.clone()), true));
+            conditions.extend(self.fold.while_same(&Place::Token(name.clone()), true));
         }
         if probed(&command).is_some() {
             conditions.extend(self.fold.while_same_ring());
@@ -786,7 +787,8 @@ impl Node {
     /// Nothing is there, as far as this node knows; that it is so is answered when etcd has nothing newer. Who asks for an
     /// end may have been heard of elsewhere a moment ago.
     fn confirm_absence(&mut self, asked: Asked, place: Place, membership: Condition, tries: u32) {
-        let conditions = vec![membership, self.fold.while_same(&place, false)];
+        let mut conditions = vec![membership];
+        conditions.extend(self.fold.while_same(&place, false));
         self.busy.entry(place.clone()).or_default();
         let pending = Pending { tries, ..Pending::of(asked, vec![place]) };
         let number = self.next_number();
@@ -810,7 +812,7 @@ impl Node {
         for (reason, what) in found {
             if let What::Forgotten { key } = &what {
                 let place = Place::Instance(key.clone());
-                conditions.push(self.fold.while_same(&place, true));
+                conditions.extend(self.fold.while_same(&place, true));
                 operations.push(Operation::Delete { key: self.fold.key_of(&place) });
                 deletes.push(place.clone());
                 places.push(place);
@@ -825,7 +827,7 @@ impl Node {
                 What::Guard { before, .. } => before.is_some(),
                 What::Settings { .. } | What::Forgotten { .. } | What::Plain { .. } => false,
             };
-            conditions.push(self.fold.while_same(&place, is_there));
+            conditions.extend(self.fold.while_same(&place, is_there));
             let owner = if takes_over { self.fold.name.clone() } else { self.fold.owner(&place) };
             let note = Note { owner, number, reason, author: author.clone(), at: now.wall, there };
             let value = record::write_noted(&note, &octets);
@@ -975,7 +977,7 @@ impl Node {
     fn forget(&mut self, place: Place) {
         let mut conditions = self.fold.while_same_ring();
         conditions.extend(self.fold.while_member());
-        conditions.push(self.fold.while_same(&place, true));
+        conditions.extend(self.fold.while_same(&place, true));
         let operations = vec![Operation::Delete { key: self.fold.key_of(&place) }];
         self.busy.entry(place.clone()).or_default();
         let deletes = vec![place.clone()];
