@@ -333,3 +333,24 @@ async fn what_is_not_there_holds_by_its_own_key_too() {
     };
     tokio::join!(node.run(), playing);
 }
+
+#[tokio::test]
+async fn a_node_that_may_be_no_member_says_of_nothing_that_it_is_not_there() {
+    let (mut played, node, handle, view) = member(100, None).await;
+    let playing = async {
+        // Nobody told it yet for how long it is one.
+        let unknown = key("nobody", "one");
+        let now = Clock::start().now();
+        assert_eq!(view.renew(&unknown, None, now), Ok(None));
+        let claim = Command::Claim(Holder { key: unknown, lease_id: None });
+        let told = handle.command(claim.clone(), Identity::server()).await.unwrap();
+        assert!(matches!(told.await.unwrap(), Err(Refusal::Unavailable(_))));
+        played.end.news.send(News::Member { until_ns: u64::MAX }).await.unwrap();
+        until("its word", || view.renew(&key("nobody", "one"), None, now).is_err()).await;
+        let told = handle.command(claim, Identity::server()).await.unwrap();
+        assert!(matches!(told.await.unwrap(), Err(Refusal::NotFound(_))));
+        drop(handle);
+        played.leave().await;
+    };
+    tokio::join!(node.run(), playing);
+}

@@ -726,6 +726,11 @@ impl Node {
         }
         let mut found = match self.fold.registry.check(&command, now) {
             Ok(found) => found,
+            // The others may know it otherwise.
+            Err(_) if matches!(command, Command::Claim(_)) && now.mono_ns >= self.member_until_ns => {
+                let reason = "this node is not sure to be a member; try again";
+                return reply(done, Err(Refusal::Unavailable(reason.into())));
+            }
             Err(refusal) => return reply(done, Err(refusal)),
         };
         if found.is_empty()
