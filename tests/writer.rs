@@ -139,6 +139,12 @@ impl Played {
         self.end.news.send(News::Changed(vec![told])).await.unwrap();
     }
 
+    async fn tell_gone(&mut self, key: &[u8]) {
+        self.revision += 1;
+        let told = Told { key: key.to_vec(), revision: self.revision, pair: None };
+        self.end.news.send(News::Changed(vec![told])).await.unwrap();
+    }
+
     async fn join(&mut self, name: &str, run: u64) {
         let member = MemberForm { run, ..MemberForm::default() };
         self.tell(format!("n/{name}").as_bytes(), record::write_member(&member)).await;
@@ -345,10 +351,36 @@ async fn a_node_that_may_be_no_member_says_of_nothing_that_it_is_not_there() {
         let claim = Command::Claim(Holder { key: unknown, lease_id: None });
         let told = handle.command(claim.clone(), Identity::server()).await.unwrap();
         assert!(matches!(told.await.unwrap(), Err(Refusal::Unavailable(_))));
-        played.end.news.send(News::Member { until_ns: u64::MAX }).await.unwrap();
+        played.end.news.send(News::Member { until_ns: u64::MAX, created: 12 }).await.unwrap();
         until("its word", || view.renew(&key("nobody", "one"), None, now).is_err()).await;
         let told = handle.command(claim, Identity::server()).await.unwrap();
         assert!(matches!(told.await.unwrap(), Err(Refusal::NotFound(_))));
+        drop(handle);
+        played.leave().await;
+    };
+    tokio::join!(node.run(), playing);
+}
+
+#[tokio::test]
+async fn a_node_hears_what_others_did_before_it_takes_heartbeats_again() {
+    let (mut played, node, handle, view) = member(100, None).await;
+    let playing = async {
+        let registered = handle.command(register("web-1", "one"), Identity::server()).await.unwrap();
+        let written = played.carry_out().await;
+        registered.await.unwrap().unwrap();
+        let (web, now) = (key("web-1", "one"), Clock::start().now());
+        // It was no member for a while, and is one again since a revision that the watch has yet to tell.
+        played.end.news.send(News::Member { until_ns: u64::MAX, created: 16 }).await.unwrap();
+        handle.ping().await.unwrap();
+        assert_eq!(view.renew(&web, None, now), Ok(None));
+        played.tell_gone(b"n/a").await;
+        let (mut note, instance) = record::read_noted(&written[0].1).unwrap();
+        (note.there, note.number) = (false, 1);
+        played.tell(&written[0].0, record::write_noted(&note, instance)).await;
+        handle.ping().await.unwrap();
+        assert_eq!(view.renew(&web, None, now), Ok(None));
+        played.join("a", RUN).await;
+        until("its word", || view.renew(&web, None, now) == Err(Refusal::NotFound(web.clone()))).await;
         drop(handle);
         played.leave().await;
     };

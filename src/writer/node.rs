@@ -89,7 +89,9 @@ pub struct Node {
     lost: Option<String>,
     /// And since when.
     lost_at: Option<Now>,
-    /// This node is surely a member up to this time.
+    /// What the link said last: a member up to this time, and since this revision.
+    member: Option<(u64, u64)>,
+    /// This node is surely a member up to this time, and knows what others did before.
     member_until_ns: u64,
     /// Who waits for a higher serial: above which, and until when.
     raises: Vec<Raise>,
@@ -204,6 +206,7 @@ impl Node {
             number: run,
             lost: None,
             lost_at: None,
+            member: None,
             member_until_ns: 0,
             raises: Vec::new(),
             still_ns: Some(seen_ns),
@@ -256,7 +259,7 @@ impl Node {
                     self.trouble(Some(reason));
                 }
                 News::Taken(name) => self.trouble(Some(taken(&name))),
-                News::Member { until_ns } => self.member_until(until_ns),
+                News::Member { until_ns, created } => self.is_member(until_ns, created),
                 News::Answered { .. } => {}
             }
             let Some(format) = self.fold.format else { continue };
@@ -422,6 +425,7 @@ impl Node {
             }
             (None, Some(_)) => None,
         };
+        self.take_heartbeats();
         self.view.set_stale(self.lost_at, now);
         if self.view.store_trouble().map(|trouble| trouble.to_string()) != trouble {
             self.view.set_store_trouble(trouble);
@@ -445,18 +449,24 @@ impl Node {
             News::CaughtUp(_) => self.trouble(None),
             News::Lost(reason) => self.trouble(Some(reason)),
             News::Taken(name) => tracing::error!("{}", taken(&name)),
-            News::Member { until_ns } => self.member_until(until_ns),
+            News::Member { until_ns, created } => self.is_member(until_ns, created),
             News::Answered { number, answer } => self.answered(number, answer, now),
         }
         self.run_again(now);
     }
 
-    /// Heartbeats are taken up to this time: a lease that is renewed here does not end while this node is a member, and
-    /// then whoever takes it over gives it another one.
-    fn member_until(&mut self, until_ns: u64) {
+    fn is_member(&mut self, until_ns: u64, created: u64) {
         self.trouble(None); // of a name that was another's, too
-        self.member_until_ns = until_ns;
-        self.view.set_heard_until(until_ns);
+        self.member = Some((until_ns, created));
+    }
+
+    /// Heartbeats are taken as long as this node is surely a member: a lease that is renewed here does not end then, and
+    /// afterwards whoever takes it over gives it another one. What others did before it was one must have been told.
+    fn take_heartbeats(&mut self) {
+        let since = self.fold.member_since();
+        let member = self.member.filter(|(_, created)| since == Some(*created));
+        self.member_until_ns = member.map_or(0, |(until_ns, _)| until_ns);
+        self.view.set_heard_until(self.member_until_ns);
     }
 
     /// Folds what was told into the registry, publishes it, and answers whoever waited for it.

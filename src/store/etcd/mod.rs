@@ -105,8 +105,9 @@ pub enum News {
     Lost(String),
     /// The node's name is another's: it cannot be a member.
     Taken(String),
-    /// This node is a member, surely up to this time, in nanoseconds of the monotonic clock.
-    Member { until_ns: u64 },
+    /// This node is a member since the revision `created`, which may not be told yet, and surely up to this time, in
+    /// nanoseconds of the monotonic clock.
+    Member { until_ns: u64, created: u64 },
 }
 
 /// What became of a transaction.
