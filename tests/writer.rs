@@ -19,7 +19,7 @@ use callsign::store::etcd::follow::Told;
 use callsign::store::etcd::messages::{Condition, Operation, Pair};
 use callsign::store::etcd::{self, Answer, Job, LinkEnd, News};
 use callsign::store::record::{self, ClusterFormat, MemberForm};
-use callsign::view::{Settings, View, Zones};
+use callsign::view::{Settings, View, Worth, Zones};
 use callsign::writer::node::Node;
 use callsign::writer::{Done, Handle, Writer};
 
@@ -385,4 +385,25 @@ async fn a_node_hears_what_others_did_before_it_takes_heartbeats_again() {
         played.leave().await;
     };
     tokio::join!(node.run(), playing);
+}
+
+#[tokio::test]
+async fn a_node_whose_name_is_taken_follows_all_the_same_and_counts_as_stale_without_etcd() {
+    let (mut played, mut node, _handle, view) = node(100, Some(Duration::from_millis(300)));
+    let playing = async {
+        played.tell(b"format", record::write_format(&ClusterFormat { serial_base: 1 })).await;
+        played.end.news.send(News::CaughtUp(11)).await.unwrap();
+        until("what there is", || view.is_ready()).await;
+        played.end.news.send(News::Taken("a".to_owned())).await.unwrap();
+        until("the trouble", || view.store_trouble().is_some_and(|it| it.contains("the name `a`"))).await;
+        assert_eq!(view.stale_for(Clock::start().now()), None, "it follows");
+        // Nothing is heard from here on but the time.
+        played.end.news.send(News::Lost("it is away".to_owned())).await.unwrap();
+        until("the end of its patience", || view.worth() == Worth::TooOld).await;
+        played.end.news.send(News::CaughtUp(11)).await.unwrap();
+        until("fresh answers", || view.worth() == Worth::Fresh).await;
+        played.join("a", RUN).await;
+    };
+    let (loaded, ()) = tokio::join!(node.load(), playing);
+    loaded.unwrap();
 }

@@ -89,6 +89,8 @@ pub struct Node {
     lost: Option<String>,
     /// And since when.
     lost_at: Option<Now>,
+    /// Why this node cannot be a member, though etcd can be followed.
+    taken: Option<String>,
     /// What the link said last: a member up to this time, and since this revision.
     member: Option<(u64, u64)>,
     /// This node is surely a member up to this time, and knows what others did before.
@@ -206,6 +208,7 @@ impl Node {
             number: run,
             lost: None,
             lost_at: None,
+            taken: None,
             member: None,
             member_until_ns: 0,
             raises: Vec::new(),
@@ -228,11 +231,21 @@ impl Node {
     /// What is there is a newer version's.
     pub async fn load(&mut self) -> Result<(), String> {
         let mut remembered: Vec<Told> = Vec::new();
-        let mut proposed = false;
-        while let Some(news) = self.etcd.news.recv().await {
+        let (mut proposed, mut has_read) = (false, false);
+        loop {
+            let tick = self.clock.instant(self.clock.now().mono_ns + nanoseconds(TICK));
+            // Both arms are cancel-safe: the channel loses nothing, and the time is computed anew.
+            let news = tokio::select! {
+                news = self.etcd.news.recv() => news,
+                () = tokio::time::sleep_until(tick.into()) => {
+                    self.show_trouble(self.clock.now());
+                    continue;
+                }
+            };
+            let Some(news) = news else { break };
             let now = self.clock.now();
             match news {
-                News::Changed(told) if self.view.is_ready() => self.changed(&told, now),
+                News::Changed(told) if has_read => self.changed(&told, now),
                 News::Changed(told) => {
                     for told in told {
                         if told.key == b"format"
@@ -258,12 +271,14 @@ impl Node {
                     proposed = false;
                     self.trouble(Some(reason));
                 }
-                News::Taken(name) => self.trouble(Some(taken(&name))),
+                News::Taken(name) => self.is_taken(&name),
                 News::Member { until_ns, created } => self.is_member(until_ns, created),
                 News::Answered { .. } => {}
             }
+            self.show_trouble(now);
             let Some(format) = self.fold.format else { continue };
-            if self.lost.is_none() && !self.view.is_ready() {
+            if self.lost.is_none() && !has_read {
+                has_read = true;
                 self.fold.remember(&std::mem::take(&mut remembered), now);
                 self.fold.settle_all(now);
                 self.unsettle_all(now);
@@ -275,7 +290,7 @@ impl Node {
                 self.view.set_ready();
                 tracing::debug!(instances = self.fold.registry.instances(), "read everything from etcd");
             }
-            if self.view.is_ready() && self.fold.member_since().is_some() {
+            if has_read && self.fold.member_since().is_some() {
                 self.view.publish(&self.fold.registry, &[]);
                 self.run_again(self.clock.now());
                 return Ok(());
@@ -416,20 +431,35 @@ impl Node {
         self.lost = lost;
     }
 
-    /// After whatever may have changed it: leases run or stand.
-    fn run_again(&mut self, now: Now) {
+    fn is_taken(&mut self, name: &str) {
+        if self.taken.is_none() {
+            let reason = format!(
+                "the name `{name}` is that of another node, or of this one before it ended, which lasts some seconds; name this one with --node NAME"
+            );
+            tracing::error!("{reason}");
+            self.taken = Some(reason);
+        }
+    }
+
+    /// Shows why changes are refused, and how old answers are where etcd cannot be followed.
+    fn show_trouble(&self, now: Now) {
         let trouble = match (&self.lost, self.fold.member_since()) {
             (Some(reason), _) => Some(reason.clone()),
-            (None, None) => {
-                Some("this node is not a member yet, or not any more; it joins by itself".to_owned())
-            }
+            (None, None) => Some(self.taken.clone().unwrap_or_else(|| {
+                "this node is not a member yet, or not any more; it joins by itself".to_owned()
+            })),
             (None, Some(_)) => None,
         };
-        self.take_heartbeats();
         self.view.set_stale(self.lost_at, now);
         if self.view.store_trouble().map(|trouble| trouble.to_string()) != trouble {
             self.view.set_store_trouble(trouble);
         }
+    }
+
+    /// After whatever may have changed it: leases run or stand.
+    fn run_again(&mut self, now: Now) {
+        self.show_trouble(now);
+        self.take_heartbeats();
         match (self.is_running(), self.still_ns) {
             (true, Some(since_ns)) => {
                 self.still_ns = None;
@@ -448,7 +478,7 @@ impl Node {
             News::Changed(told) => self.changed(&told, now),
             News::CaughtUp(_) => self.trouble(None),
             News::Lost(reason) => self.trouble(Some(reason)),
-            News::Taken(name) => tracing::error!("{}", taken(&name)),
+            News::Taken(name) => self.is_taken(&name),
             News::Member { until_ns, created } => self.is_member(until_ns, created),
             News::Answered { number, answer } => self.answered(number, answer, now),
         }
@@ -456,7 +486,7 @@ impl Node {
     }
 
     fn is_member(&mut self, until_ns: u64, created: u64) {
-        self.trouble(None); // of a name that was another's, too
+        self.taken = None;
         self.member = Some((until_ns, created));
     }
 
@@ -1020,12 +1050,6 @@ impl Node {
             self.give_up(pending, Refusal::Unknown(reason.into()));
         }
     }
-}
-
-fn taken(name: &str) -> String {
-    format!(
-        "the name `{name}` is that of another node, or of this one before it ended, which lasts some seconds; name this one with --node NAME"
-    )
 }
 
 /// What time did is found again, and so is a verdict: it was reached on what has changed since.
