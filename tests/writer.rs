@@ -145,6 +145,13 @@ impl Played {
         self.end.news.send(News::Changed(vec![told])).await.unwrap();
     }
 
+    /// Makes an instance that this node wrote another one's.
+    async fn give(&mut self, (key, value): &(Vec<u8>, Vec<u8>), owner: &str) {
+        let (mut note, record) = record::read_noted(value).unwrap();
+        (note.owner, note.number) = (owner.into(), 1);
+        self.tell(key, record::write_noted(&note, record)).await;
+    }
+
     async fn join(&mut self, name: &str, run: u64) {
         let member = MemberForm { run, ..MemberForm::default() };
         self.tell(format!("n/{name}").as_bytes(), record::write_member(&member)).await;
@@ -406,4 +413,23 @@ async fn a_node_whose_name_is_taken_follows_all_the_same_and_counts_as_stale_wit
     };
     let (loaded, ()) = tokio::join!(node.load(), playing);
     loaded.unwrap();
+}
+
+#[tokio::test]
+async fn a_new_member_takes_no_heartbeat_of_what_another_one_watches_over() {
+    let (mut played, node, handle, _) = member(100, None).await;
+    let playing = async {
+        let form = register_with("web-1", Lease::Timed(Duration::from_secs(60)), Vec::new());
+        let registered = handle.command(form, Identity::server()).await.unwrap();
+        let written = played.carry_out().await;
+        registered.await.unwrap().unwrap();
+        played.join("b", 8).await;
+        played.give(&written[0], "b").await;
+        let claim = Command::Claim(Holder { key: key("web-1", "one"), lease_id: None });
+        let told = handle.command(claim, Identity::server()).await.unwrap();
+        assert!(matches!(told.await.unwrap(), Err(Refusal::Unavailable(_))));
+        drop(handle);
+        played.leave().await;
+    };
+    tokio::join!(node.run(), playing);
 }

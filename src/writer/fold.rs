@@ -132,6 +132,12 @@ impl Fold {
         }
     }
 
+    /// True where they run on another node, which took the last word of the holder.
+    pub fn is_watched_elsewhere(&self, place: &Place) -> bool {
+        let owner = self.held.get(place).map(|held| &held.owner);
+        owner.is_some_and(|owner| *owner != self.name && self.members.contains_key(owner))
+    }
+
     /// True where this node is the one that the ring names.
     pub fn is_heir(&self, place: &Place) -> bool {
         match place {

@@ -55,6 +55,9 @@ const CLOCKS_APART_MAX: Duration = Duration::from_secs(10);
 const LOOK_MIN: Duration = Duration::from_millis(4);
 /// How often we look for what whoever should have has not forgotten, and say again what etcd did not take.
 const SWEEP_EVERY: Duration = Duration::from_secs(30);
+/// How long a new member takes no heartbeats of what another one watches over. They may have waited in connections while it
+/// was none, and their instances may have gone on elsewhere; who lives says it again.
+const OLD_WORDS: Duration = Duration::from_secs(5);
 /// How long etcd may take to be told that we leave.
 const LEAVE_TIME_MAX: Duration = Duration::from_secs(2);
 
@@ -95,6 +98,8 @@ pub struct Node {
     member: Option<(u64, u64)>,
     /// This node is surely a member up to this time, and knows what others did before.
     member_until_ns: u64,
+    /// The revision that this node was last seen to be a member since, and when that was seen.
+    joined: Option<(u64, u64)>,
     /// Who waits for a higher serial: above which, and until when.
     raises: Vec<Raise>,
     /// Leases stand still since this time.
@@ -211,6 +216,7 @@ impl Node {
             taken: None,
             member: None,
             member_until_ns: 0,
+            joined: None,
             raises: Vec::new(),
             still_ns: Some(seen_ns),
             seen_ns,
@@ -460,6 +466,10 @@ impl Node {
     fn run_again(&mut self, now: Now) {
         self.show_trouble(now);
         self.take_heartbeats();
+        let since = self.fold.member_since();
+        if since != self.joined.map(|(since, _)| since) {
+            self.joined = since.map(|since| (since, now.mono_ns));
+        }
         match (self.is_running(), self.still_ns) {
             (true, Some(since_ns)) => {
                 self.still_ns = None;
@@ -759,6 +769,13 @@ impl Node {
             let reason = self.view.store_trouble().map_or_else(String::new, |trouble| trouble.to_string());
             return reply(done, Err(Refusal::Unavailable(reason.into())));
         };
+        if let Command::Claim(holder) = &command
+            && self.fold.is_watched_elsewhere(&Place::Instance(holder.key.clone()))
+            && self.joined.is_none_or(|(_, at_ns)| now.mono_ns < at_ns + nanoseconds(OLD_WORDS))
+        {
+            let reason = "another node watches over it, and this one has only begun to hear; say it again";
+            return reply(done, Err(Refusal::Unavailable(reason.into())));
+        }
         if let Some(place) = probed(&command)
             && !self.fold.is_heir(&place)
         {
