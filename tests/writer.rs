@@ -433,3 +433,23 @@ async fn a_new_member_takes_no_heartbeat_of_what_another_one_watches_over() {
     };
     tokio::join!(node.run(), playing);
 }
+
+#[tokio::test]
+async fn no_difference_leads_over_a_reading_that_came_between() {
+    let (mut played, node, handle, view) = member(100, None).await;
+    let history = node.history();
+    let playing = async {
+        let registered = handle.command(register("web-1", "one"), Identity::server()).await.unwrap();
+        played.carry_out().await;
+        registered.await.unwrap().unwrap();
+        let reaches = |since| history.is_whole_after(since, history.after(since, 1).unwrap().1);
+        assert!(reaches(12) && reaches(13));
+        played.end.news.send(News::Reread(20)).await.unwrap();
+        handle.ping().await.unwrap();
+        assert!(!reaches(13) && !reaches(19) && reaches(20));
+        assert_eq!(view.beginnings().1, 20, "zones that are older are sent whole");
+        drop(handle);
+        played.leave().await;
+    };
+    tokio::join!(node.run(), playing);
+}

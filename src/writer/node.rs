@@ -265,6 +265,7 @@ impl Node {
                     // What is there is in the registry; those that left are told with it at the end.
                     remembered.retain(|told| told.pair.is_some() && self.is_remembered(told));
                 }
+                News::Reread(revision) => self.begin_history(revision),
                 News::CaughtUp(revision) => {
                     self.fold.registry.advance(revision);
                     self.trouble(None);
@@ -486,6 +487,7 @@ impl Node {
         let now = self.clock.now();
         match news {
             News::Changed(told) => self.changed(&told, now),
+            News::Reread(revision) => self.begin_history(revision),
             News::CaughtUp(_) => self.trouble(None),
             News::Lost(reason) => self.trouble(Some(reason)),
             News::Taken(name) => self.is_taken(&name),
@@ -493,6 +495,12 @@ impl Node {
             News::Answered { number, answer } => self.answered(number, answer, now),
         }
         self.run_again(now);
+    }
+
+    /// No difference leads over this revision: what came and went before it may be known to others, and is not here.
+    fn begin_history(&self, revision: u64) {
+        self.memory.begin_at(revision);
+        self.view.set_settled(revision);
     }
 
     fn is_member(&mut self, until_ns: u64, created: u64) {

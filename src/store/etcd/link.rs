@@ -518,6 +518,7 @@ impl<'a> Session<'a> {
                     told.iter_mut().for_each(|told| drop(told.key.drain(..prefix)));
                     self.tell(News::Changed(told)).await?;
                 }
+                Output::Reread(revision) => self.tell(News::Reread(revision)).await?,
                 Output::CaughtUp(revision) => self.nearly = Some(revision),
                 Output::GiveUp(reason) => return Err(format!("it ended the watch: {reason}")),
             }

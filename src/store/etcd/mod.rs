@@ -97,6 +97,8 @@ pub enum Job {
 pub enum News {
     /// In the order of revisions; keys without our prefix.
     Changed(Vec<Told>),
+    /// Everything was read again, at this revision, and what differs is told next: of what was in between, not everything.
+    Reread(u64),
     /// Everything up to here was told.
     CaughtUp(u64),
     /// A transaction was answered.
