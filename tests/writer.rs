@@ -453,3 +453,49 @@ async fn no_difference_leads_over_a_reading_that_came_between() {
     };
     tokio::join!(node.run(), playing);
 }
+
+#[tokio::test]
+async fn what_a_connection_to_another_node_holds_stays_there() {
+    let (mut played, node, handle, view) = member(100, None).await;
+    let playing = async {
+        played.end.news.send(News::Member { until_ns: u64::MAX, created: 12 }).await.unwrap();
+        let definition = Definition { kind: Kind::Ttl(Duration::from_secs(60)), ..Definition::default() };
+        let up = ListedCheck {
+            definition: Arc::new(definition),
+            ..ListedCheck::reported("up", Some(Health::Passing))
+        };
+        let form = register_with("web-1", Lease::Connection(5), vec![up]);
+        let registered = handle.command(form, Identity::server()).await.unwrap();
+        let written = played.carry_out().await;
+        registered.await.unwrap().unwrap();
+        played.join("b", 8).await;
+        played.give(&written[0], "b").await;
+
+        // A heartbeat is answered without a write; a report is written, and moves nothing.
+        let web = key("web-1", "one");
+        let holder = Holder { key: web.clone(), lease_id: None };
+        let claim = Command::Claim(holder.clone());
+        handle.command(claim, Identity::server()).await.unwrap().await.unwrap().unwrap();
+        let (on, status) = (Subject::Instance(holder), Health::Passing);
+        let report = Report { on, check: "up".into(), status, output: "".into(), of: ReportOf::Known };
+        let told = handle.command(Command::Report(report), Identity::user(0, 0)).await.unwrap();
+        let written = played.carry_out().await;
+        told.await.unwrap().unwrap();
+        assert_eq!(&*record::read_noted(&written[0].1).unwrap().0.owner, "b");
+
+        // The same report, of an instance of this node's, heard at the other one: the check's time begins anew.
+        let deadline = || {
+            let member = view.member(&web).expect("it is registered");
+            member.instance.checks[0].deadline.as_ref().and_then(|cell| cell.deadline_ns())
+        };
+        assert_eq!(deadline(), None);
+        played.give(&written[0], "a").await;
+        until("its time here", || deadline().is_some()).await;
+        let before = deadline();
+        played.give(&written[0], "a").await;
+        until("its time anew", || deadline() > before).await;
+        drop(handle);
+        played.leave().await;
+    };
+    tokio::join!(node.run(), playing);
+}

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::balance::circle::Circle;
-use crate::check::Check;
-use crate::instance::{Extras, Host, Instance};
+use crate::check::{Check, Kind};
+use crate::instance::{Extras, Health, Host, Instance, Lease};
 use crate::lease::LeaseCell;
 use crate::registry::{Author, Change, Kept, Reason, Registry, What};
 use crate::store::etcd::follow::Told;
@@ -136,6 +136,29 @@ impl Fold {
     pub fn is_watched_elsewhere(&self, place: &Place) -> bool {
         let owner = self.held.get(place).map(|held| &held.owner);
         owner.is_some_and(|owner| *owner != self.name && self.members.contains_key(owner))
+    }
+
+    /// The same of an instance that lives as long as a connection to that node: no word heard elsewhere says more.
+    pub fn is_bound_elsewhere(&self, place: &Place) -> bool {
+        let Place::Instance(key) = place else { return false };
+        let instance = self.registry.instance(key);
+        self.is_watched_elsewhere(place)
+            && instance.is_some_and(|instance| matches!(instance.lease, Lease::Connection(_)))
+    }
+
+    /// Another node took a report of what lies there and left it to this one, where it is its own: its TTLs begin anew. Of
+    /// which check the report was, no note says.
+    pub fn hear_elsewhere(&self, told: &Told, now: Now) {
+        let Some(place) = Place::of(&told.key) else { return };
+        let Place::Instance(key) = &place else { return };
+        let is_ours = self.held.get(&place).is_some_and(|held| held.owner == self.name);
+        let Some(instance) = self.registry.instance(key).filter(|_| is_ours) else { return };
+        let runs = |check: &&Check| {
+            check.status != Health::Critical && matches!(check.definition.kind, Kind::Ttl(_))
+        };
+        for cell in instance.checks.iter().filter(runs).filter_map(|check| check.deadline.as_ref()) {
+            let _ = cell.renew(now); // where it is over, its end is on the way
+        }
     }
 
     /// True where this node is the one that the ring names.

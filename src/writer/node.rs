@@ -547,6 +547,8 @@ impl Node {
                 if pending.untold == 0 {
                     done.extend(number);
                 }
+            } else if change.is_none() && told.pair.is_some() {
+                self.fold.hear_elsewhere(told, now);
             }
             changes.extend(change);
         }
@@ -777,7 +779,10 @@ impl Node {
             let reason = self.view.store_trouble().map_or_else(String::new, |trouble| trouble.to_string());
             return reply(done, Err(Refusal::Unavailable(reason.into())));
         };
+        let bound_elsewhere =
+            subjects(&command).map(place_of).any(|place| self.fold.is_bound_elsewhere(&place));
         if let Command::Claim(holder) = &command
+            && !bound_elsewhere
             && self.fold.is_watched_elsewhere(&Place::Instance(holder.key.clone()))
             && self.joined.is_none_or(|(_, at_ns)| now.mono_ns < at_ns + nanoseconds(OLD_WORDS))
         {
@@ -826,7 +831,7 @@ impl Node {
         } else {
             found = found.into_iter().map(|(reason, what)| (reason, unnumbered(what))).collect();
         }
-        let (takes_over, author) = (takes_over(&command, &by), by.author());
+        let (takes_over, author) = (takes_over(&command, &by, bound_elsewhere), by.author());
         let mut conditions = vec![membership];
         if let Author::Token(name) = &author {
             // Revoked at another node, it changes nothing from then on.
@@ -841,6 +846,7 @@ impl Node {
 
     /// What a command of its holder is about, where another node watches over it, or may.
     fn claimed(&self, command: &Command, now: Now) -> Option<Place> {
+        let is_sure = now.mono_ns < self.member_until_ns;
         let place = match command {
             Command::Claim(holder) => Place::Instance(holder.key.clone()),
             Command::Register(registration) => Place::Instance(registration.key.clone()),
@@ -850,8 +856,9 @@ impl Node {
             },
             _ => return None,
         };
-        let is_ours = self.fold.watches(&place) && now.mono_ns < self.member_until_ns;
-        (!is_ours).then_some(place)
+        // A heartbeat of what a connection to another node holds is no news there.
+        let is_known = matches!(command, Command::Claim(_)) && self.fold.is_bound_elsewhere(&place);
+        (!is_sure || !(is_known || self.fold.watches(&place))).then_some(place)
     }
 
     /// Nothing is there, as far as this node knows; that it is so is answered when etcd has nothing newer. Who asks for an
@@ -1083,11 +1090,13 @@ fn may_be_tried_again(pending: &Pending) -> bool {
     matches!(&pending.asked, Asked::Command { command, .. } if tried(command))
 }
 
-/// True where a command is a word of the holder, heard here: from here on this node watches over it.
-fn takes_over(command: &Command, by: &Identity) -> bool {
+/// True where a command is a word of the holder, heard here: from here on this node watches over it. What is bound to a
+/// connection at another node stays there, until it is registered at this one.
+fn takes_over(command: &Command, by: &Identity, bound_elsewhere: bool) -> bool {
     match command {
-        Command::Register(_) | Command::Claim(_) | Command::RegisterHost(_) | Command::Import(_) => true,
-        Command::Report(_) => by.author() != Author::Server,
+        Command::Register(_) | Command::RegisterHost(_) => true,
+        Command::Claim(_) | Command::Import(_) => !bound_elsewhere,
+        Command::Report(_) => !bound_elsewhere && by.author() != Author::Server,
         _ => false,
     }
 }
