@@ -431,7 +431,8 @@ async fn a_new_member_takes_no_heartbeat_of_what_another_one_watches_over() {
         drop(handle);
         played.leave().await;
     };
-    tokio::join!(node.run(), playing);
+    let both = async { tokio::join!(node.run(), playing) };
+    tokio::time::timeout(Duration::from_secs(30), both).await.expect("a refusal");
 }
 
 #[tokio::test]
