@@ -65,9 +65,6 @@ use crate::zone_file;
 /// How long queries in a socket that was handed over wait for the registry: less than a client's patience.
 const HANDED_WAIT_MAX: Duration = Duration::from_secs(1);
 
-/// Connections that one socket keeps waiting, of which Linux has 4,096 unless it is told otherwise.
-const WAITING_MAX: usize = 65_536;
-
 /// Serves until SIGTERM or SIGINT, and then in order; a second signal ends it at once.
 ///
 /// # Errors
@@ -155,7 +152,6 @@ pub async fn run(config: Config) -> Result<()> {
             (history, store_name, handle)
         }
         Loaded::OneOfSeveral(node, handle) => {
-            bound.turn_away();
             let history = node.history();
             writing.spawn(node.run());
             (history, "etcd", handle)
@@ -512,21 +508,6 @@ struct Bound {
 }
 
 impl Bound {
-    /// Closes the connections that came for registrations while the registry was read. Who waited in one may have gone on
-    /// at another node since, and a heartbeat that is heard too late takes the lease away from there.
-    fn turn_away(&self) {
-        let close_all = |accept: &dyn Fn() -> bool| (0..WAITING_MAX).take_while(|_| accept()).count();
-        let tcp = self.listen.iter().chain(&self.listen_tls).chain(&self.http).chain(&self.https);
-        let away = close_all(&|| self.unix.accept().is_ok())
-            + tcp.map(|listener| close_all(&|| listener.accept().is_ok())).sum::<usize>();
-        if away > 0 {
-            tracing::info!(
-                connections = away,
-                "closed what waited while the registry was read; they may come again"
-            );
-        }
-    }
-
     fn new(config: &Config) -> Result<Self> {
         let handed = bind::handed()?.unwrap_or_default();
         let mut dns = handed.dns;

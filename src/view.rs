@@ -1124,14 +1124,15 @@ impl View {
     /// Renews the lease of `key`: one number stored, no change. `None` where another node watches over it, or may: then
     /// the writer has to be asked ([`crate::registry::Command::Claim`]).
     pub fn renew(&self, key: &Key, lease_id: Option<u64>, now: Now) -> Result<Option<Lease>, Refusal> {
+        // What is not there, or another's, may be so here alone.
+        if self.heard_until_ns.load(Ordering::Acquire) <= now.mono_ns {
+            return Ok(None);
+        }
         let not_found = || Refusal::NotFound(key.clone());
         let service = self.service(key.service.as_str()).ok_or_else(not_found)?;
         let instance = &service.by_key(key).ok_or_else(not_found)?.instance;
         if lease_id.is_some_and(|lease_id| lease_id != instance.lease_id) {
             return Err(Refusal::Superseded(key.clone()));
-        }
-        if self.heard_until_ns.load(Ordering::Acquire) <= now.mono_ns {
-            return Ok(None);
         }
         match instance.deadline.renew(now) {
             Renewal::Done => Ok(Some(instance.lease)),

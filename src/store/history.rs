@@ -34,11 +34,11 @@ impl Memory {
         let over = latest.changes.len().saturating_sub(MEMORY_MAX);
         let dropped = latest.changes.drain(..over).next_back();
         if let Some(last) = dropped {
-            latest.floor = last.revision;
+            latest.floor = latest.floor.max(last.revision);
         }
     }
 
-    /// Nothing up to this revision is known: a registry was there before its log.
+    /// Of what was up to this revision, not everything is known: a registry was there before its log, or was read again.
     pub fn begin_at(&self, revision: u64) {
         self.latest().floor = revision;
     }
@@ -154,5 +154,24 @@ mod tests {
         assert_eq!(revisions(history.before(7, 1).unwrap()), [6]);
         assert_eq!(revisions(history.before(7, 2).unwrap()), [6, 5, 5]);
         assert_eq!(revisions(history.before(5, 1).unwrap()), [4]);
+    }
+
+    #[test]
+    fn a_log_that_has_a_gap_does_not_reach_over_it_when_it_is_shortened_before_that() {
+        let change = |revision| Change {
+            revision,
+            at: Wall::default(),
+            reason: Reason::Granted,
+            author: Author::Server,
+            what: What::Token { before: None, after: None },
+        };
+        let memory = Memory::default();
+        memory.keep((1..=MEMORY_MAX as u64).map(change).collect());
+        let gap = MEMORY_MAX as u64 + 10;
+        memory.begin_at(gap);
+        memory.keep(vec![change(gap + 1)]);
+        let history = History::Memory(memory);
+        assert!(!history.is_whole_after(gap - 1, Some(2)));
+        assert!(history.is_whole_after(gap, Some(2)));
     }
 }

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::balance::circle::Circle;
-use crate::check::Check;
-use crate::instance::{Extras, Host, Instance};
+use crate::check::{Check, Kind};
+use crate::instance::{Extras, Health, Host, Instance, Lease};
 use crate::lease::LeaseCell;
 use crate::registry::{Author, Change, Kept, Reason, Registry, What};
 use crate::store::etcd::follow::Told;
@@ -132,6 +132,35 @@ impl Fold {
         }
     }
 
+    /// True where they run on another node, which took the last word of the holder.
+    pub fn is_watched_elsewhere(&self, place: &Place) -> bool {
+        let owner = self.held.get(place).map(|held| &held.owner);
+        owner.is_some_and(|owner| *owner != self.name && self.members.contains_key(owner))
+    }
+
+    /// The same of an instance that lives as long as a connection to that node: no word heard elsewhere says more.
+    pub fn is_bound_elsewhere(&self, place: &Place) -> bool {
+        let Place::Instance(key) = place else { return false };
+        let instance = self.registry.instance(key);
+        self.is_watched_elsewhere(place)
+            && instance.is_some_and(|instance| matches!(instance.lease, Lease::Connection(_)))
+    }
+
+    /// Another node took a report of what lies there and left it to this one, where it is its own: its TTLs begin anew. Of
+    /// which check the report was, no note says.
+    pub fn hear_elsewhere(&self, told: &Told, now: Now) {
+        let Some(place) = Place::of(&told.key) else { return };
+        let Place::Instance(key) = &place else { return };
+        let is_ours = self.held.get(&place).is_some_and(|held| held.owner == self.name);
+        let Some(instance) = self.registry.instance(key).filter(|_| is_ours) else { return };
+        let runs = |check: &&Check| {
+            check.status != Health::Critical && matches!(check.definition.kind, Kind::Ttl(_))
+        };
+        for cell in instance.checks.iter().filter(runs).filter_map(|check| check.deadline.as_ref()) {
+            let _ = cell.renew(now); // where it is over, its end is on the way
+        }
+    }
+
     /// True where this node is the one that the ring names.
     pub fn is_heir(&self, place: &Place) -> bool {
         match place {
@@ -174,21 +203,28 @@ impl Fold {
         std::iter::once(nobody_came).chain(nobody_left).collect()
     }
 
-    /// Holds while the thing is as we know it: it was there and nobody wrote it, or nobody has come in its place.
-    pub fn while_same(&self, place: &Place, is_there: bool) -> Condition {
+    /// Hold while the thing is as we know it: it was there and nobody wrote it, or nobody has come in its place.
+    ///
+    /// A revision alone does not say that a key is not there: the watch may have told a later one, and never this.
+    pub fn while_same(&self, place: &Place, is_there: bool) -> Vec<Condition> {
         let since = self.registry.revision() + 1;
-        match (place, self.held.get(place)) {
-            (_, Some(held)) if is_there => Condition::ModifiedAt(self.key_of(place), held.modified),
-            // Two nodes must not give one label to two instances.
-            (Place::Instance(key), _) => {
-                let neighbours = self.key(&place::neighbours(key));
-                Condition::NoneSince(neighbours.clone(), behind(&neighbours), since)
-            }
-            _ => {
-                let key = self.key_of(place);
+        let key = self.key_of(place);
+        let known = match (place, self.held.get(place)) {
+            // It is there from the first node's start on, and its revision is not kept.
+            (Place::Format, _) => {
                 let end = [key.as_slice(), &[0]].concat();
-                Condition::NoneSince(key, end, since)
+                return vec![Condition::NoneSince(key, end, since)];
             }
+            (_, Some(held)) => Condition::ModifiedAt(key, held.modified),
+            (_, None) => Condition::CreatedAt(key, 0),
+        };
+        match place {
+            // Two nodes must not give one label to two instances.
+            Place::Instance(key) if !(is_there && self.held.contains_key(place)) => {
+                let neighbours = self.key(&place::neighbours(key));
+                vec![known, Condition::NoneSince(neighbours.clone(), behind(&neighbours), since)]
+            }
+            _ => vec![known],
         }
     }
 
@@ -216,6 +252,11 @@ impl Fold {
             Err(error) => {
                 let key = String::from_utf8_lossy(&told.key);
                 tracing::error!(%key, %error, "a key of etcd's cannot be read, and is left as it was");
+                // Of one that was never read, its revision is known: it is nobody's, and can be written anew.
+                if let Some(pair) = &told.pair {
+                    let unread = || Held { owner: "".into(), modified: pair.modified, gone: None };
+                    self.held.entry(place.clone()).or_insert_with(unread);
+                }
                 Folded::default()
             }
         };

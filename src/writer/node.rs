@@ -23,7 +23,7 @@ use super::{
 use crate::access::{Access, Identity, Tokens};
 use crate::balance::circle::Circle;
 use crate::clock::Clock;
-use crate::instance::Instance;
+use crate::instance::{Instance, Key, Lease};
 use crate::journal::Journal;
 use crate::name::ServiceName;
 use crate::protocol::moving::serial_behind;
@@ -46,9 +46,8 @@ const TRIES_DOUBTED: u32 = 10;
 const AGAIN_AFTER: Duration = Duration::from_millis(20);
 /// How long what may be stored has to be told.
 const UNKNOWN_MAX: Duration = Duration::from_secs(2);
-/// Facts that wait for etcd: instances whose connections closed. Beyond that the oldest are forgotten, and stay registered
-/// until somebody deregisters them or this node ends.
-const FACTS_MAX: usize = 32_768;
+/// Transactions under way up to which closed connections are said: what commands and time ask for has the rest.
+const FACTS_AT_ONCE: usize = TRANSACTIONS_MAX / 4;
 /// How far the clocks of two nodes may be apart for a guard: what died by the other's clock a moment from now is looked
 /// at again when ours is there.
 const CLOCKS_APART_MAX: Duration = Duration::from_secs(10);
@@ -56,6 +55,9 @@ const CLOCKS_APART_MAX: Duration = Duration::from_secs(10);
 const LOOK_MIN: Duration = Duration::from_millis(4);
 /// How often we look for what whoever should have has not forgotten, and say again what etcd did not take.
 const SWEEP_EVERY: Duration = Duration::from_secs(30);
+/// How long a new member takes no heartbeats of what another one watches over. They may have waited in connections while it
+/// was none, and their instances may have gone on elsewhere; who lives says it again.
+const OLD_WORDS: Duration = Duration::from_secs(5);
 /// How long etcd may take to be told that we leave.
 const LEAVE_TIME_MAX: Duration = Duration::from_secs(2);
 
@@ -79,7 +81,10 @@ pub struct Node {
     waiting: usize,
     /// Commands that another node was before with, and when they are tried again.
     again: Vec<(u64, Pending)>,
-    facts: VecDeque<Command>,
+    /// Instances whose connections closed, and the connections: said as there is room. No more than are registered.
+    facts: VecDeque<(u64, Key)>,
+    /// The same that etcd did not take: said again after a while.
+    kept: VecDeque<(u64, Key)>,
     /// Services whose guards may begin or end by what was told.
     unsettled: BTreeMap<ServiceName, Unsettled>,
     number: u64,
@@ -87,8 +92,14 @@ pub struct Node {
     lost: Option<String>,
     /// And since when.
     lost_at: Option<Now>,
-    /// This node is surely a member up to this time.
+    /// Why this node cannot be a member, though etcd can be followed.
+    taken: Option<String>,
+    /// What the link said last: a member up to this time, and since this revision.
+    member: Option<(u64, u64)>,
+    /// This node is surely a member up to this time, and knows what others did before.
     member_until_ns: u64,
+    /// The revision that this node was last seen to be a member since, and when that was seen.
+    joined: Option<(u64, u64)>,
     /// Who waits for a higher serial: above which, and until when.
     raises: Vec<Raise>,
     /// Leases stand still since this time.
@@ -197,11 +208,15 @@ impl Node {
             waiting: 0,
             again: Vec::new(),
             facts: VecDeque::new(),
+            kept: VecDeque::new(),
             unsettled: BTreeMap::new(),
             number: run,
             lost: None,
             lost_at: None,
+            taken: None,
+            member: None,
             member_until_ns: 0,
+            joined: None,
             raises: Vec::new(),
             still_ns: Some(seen_ns),
             seen_ns,
@@ -222,11 +237,21 @@ impl Node {
     /// What is there is a newer version's.
     pub async fn load(&mut self) -> Result<(), String> {
         let mut remembered: Vec<Told> = Vec::new();
-        let mut proposed = false;
-        while let Some(news) = self.etcd.news.recv().await {
+        let (mut proposed, mut has_read) = (false, false);
+        loop {
+            let tick = self.clock.instant(self.clock.now().mono_ns + nanoseconds(TICK));
+            // Both arms are cancel-safe: the channel loses nothing, and the time is computed anew.
+            let news = tokio::select! {
+                news = self.etcd.news.recv() => news,
+                () = tokio::time::sleep_until(tick.into()) => {
+                    self.show_trouble(self.clock.now());
+                    continue;
+                }
+            };
+            let Some(news) = news else { break };
             let now = self.clock.now();
             match news {
-                News::Changed(told) if self.view.is_ready() => self.changed(&told, now),
+                News::Changed(told) if has_read => self.changed(&told, now),
                 News::Changed(told) => {
                     for told in told {
                         if told.key == b"format"
@@ -240,6 +265,7 @@ impl Node {
                     // What is there is in the registry; those that left are told with it at the end.
                     remembered.retain(|told| told.pair.is_some() && self.is_remembered(told));
                 }
+                News::Reread(revision) => self.begin_history(revision),
                 News::CaughtUp(revision) => {
                     self.fold.registry.advance(revision);
                     self.trouble(None);
@@ -252,12 +278,14 @@ impl Node {
                     proposed = false;
                     self.trouble(Some(reason));
                 }
-                News::Taken(name) => self.trouble(Some(taken(&name))),
-                News::Member { until_ns } => self.member_until(until_ns),
+                News::Taken(name) => self.is_taken(&name),
+                News::Member { until_ns, created } => self.is_member(until_ns, created),
                 News::Answered { .. } => {}
             }
+            self.show_trouble(now);
             let Some(format) = self.fold.format else { continue };
-            if self.lost.is_none() && !self.view.is_ready() {
+            if self.lost.is_none() && !has_read {
+                has_read = true;
                 self.fold.remember(&std::mem::take(&mut remembered), now);
                 self.fold.settle_all(now);
                 self.unsettle_all(now);
@@ -269,7 +297,7 @@ impl Node {
                 self.view.set_ready();
                 tracing::debug!(instances = self.fold.registry.instances(), "read everything from etcd");
             }
-            if self.view.is_ready() && self.fold.member_since().is_some() {
+            if has_read && self.fold.member_since().is_some() {
                 self.view.publish(&self.fold.registry, &[]);
                 self.run_again(self.clock.now());
                 return Ok(());
@@ -326,7 +354,8 @@ impl Node {
                 self.take(event);
             }
             self.look();
-            if ended && self.pending.is_empty() && self.again.is_empty() && self.waiting == 0 {
+            let said = self.facts.is_empty() || !self.is_running();
+            if ended && said && self.pending.is_empty() && self.again.is_empty() && self.waiting == 0 {
                 break;
             }
         }
@@ -372,10 +401,27 @@ impl Node {
         self.number
     }
 
-    /// The queue holds all that may be under way, so it is only ever full of what nobody takes any more.
+    /// Asks for what somebody asks for again where the link takes nothing.
     fn ask(&self, job: Job) {
         if let Err(error) = self.etcd.jobs.try_send(job) {
             tracing::debug!(%error, "the link to etcd takes nothing");
+        }
+    }
+
+    /// Has a transaction under way; where the link takes none, etcd was not asked, and that is said.
+    fn begin(
+        &mut self,
+        number: u64,
+        pending: Pending,
+        conditions: Vec<Condition>,
+        operations: Vec<Operation>,
+    ) {
+        match self.etcd.jobs.try_send(Job::Transact { conditions, operations, number }) {
+            Ok(()) => drop(self.pending.insert(number, pending)),
+            Err(_) => {
+                let reason = "too much is under way to etcd; try again";
+                self.give_up(pending, Refusal::Unavailable(reason.into()));
+            }
         }
     }
 
@@ -392,25 +438,45 @@ impl Node {
         self.lost = lost;
     }
 
-    /// After whatever may have changed it: leases run or stand.
-    fn run_again(&mut self, now: Now) {
+    fn is_taken(&mut self, name: &str) {
+        if self.taken.is_none() {
+            let reason = format!(
+                "the name `{name}` is that of another node, or of this one before it ended, which lasts some seconds; name this one with --node NAME"
+            );
+            tracing::error!("{reason}");
+            self.taken = Some(reason);
+        }
+    }
+
+    /// Shows why changes are refused, and how old answers are where etcd cannot be followed.
+    fn show_trouble(&self, now: Now) {
         let trouble = match (&self.lost, self.fold.member_since()) {
             (Some(reason), _) => Some(reason.clone()),
-            (None, None) => {
-                Some("this node is not a member yet, or not any more; it joins by itself".to_owned())
-            }
+            (None, None) => Some(self.taken.clone().unwrap_or_else(|| {
+                "this node is not a member yet, or not any more; it joins by itself".to_owned()
+            })),
             (None, Some(_)) => None,
         };
         self.view.set_stale(self.lost_at, now);
         if self.view.store_trouble().map(|trouble| trouble.to_string()) != trouble {
             self.view.set_store_trouble(trouble);
         }
+    }
+
+    /// After whatever may have changed it: leases run or stand.
+    fn run_again(&mut self, now: Now) {
+        self.show_trouble(now);
+        self.take_heartbeats();
+        let since = self.fold.member_since();
+        if since != self.joined.map(|(since, _)| since) {
+            self.joined = since.map(|since| (since, now.mono_ns));
+        }
         match (self.is_running(), self.still_ns) {
             (true, Some(since_ns)) => {
                 self.still_ns = None;
                 let away = Duration::from_nanos(now.mono_ns.saturating_sub(since_ns));
                 self.fold.registry.after_absence(away, now);
-                self.say_facts();
+                self.facts.append(&mut self.kept);
             }
             (false, None) => self.still_ns = Some(now.mono_ns),
             _ => {}
@@ -421,21 +487,34 @@ impl Node {
         let now = self.clock.now();
         match news {
             News::Changed(told) => self.changed(&told, now),
+            News::Reread(revision) => self.begin_history(revision),
             News::CaughtUp(_) => self.trouble(None),
             News::Lost(reason) => self.trouble(Some(reason)),
-            News::Taken(name) => tracing::error!("{}", taken(&name)),
-            News::Member { until_ns } => self.member_until(until_ns),
+            News::Taken(name) => self.is_taken(&name),
+            News::Member { until_ns, created } => self.is_member(until_ns, created),
             News::Answered { number, answer } => self.answered(number, answer, now),
         }
         self.run_again(now);
     }
 
-    /// Heartbeats are taken up to this time: a lease that is renewed here does not end while this node is a member, and
-    /// then whoever takes it over gives it another one.
-    fn member_until(&mut self, until_ns: u64) {
-        self.trouble(None); // of a name that was another's, too
-        self.member_until_ns = until_ns;
-        self.view.set_heard_until(until_ns);
+    /// No difference leads over this revision: what came and went before it may be known to others, and is not here.
+    fn begin_history(&self, revision: u64) {
+        self.memory.begin_at(revision);
+        self.view.set_settled(revision);
+    }
+
+    fn is_member(&mut self, until_ns: u64, created: u64) {
+        self.taken = None;
+        self.member = Some((until_ns, created));
+    }
+
+    /// Heartbeats are taken as long as this node is surely a member: a lease that is renewed here does not end then, and
+    /// afterwards whoever takes it over gives it another one. What others did before it was one must have been told.
+    fn take_heartbeats(&mut self) {
+        let since = self.fold.member_since();
+        let member = self.member.filter(|(_, created)| since == Some(*created));
+        self.member_until_ns = member.map_or(0, |(until_ns, _)| until_ns);
+        self.view.set_heard_until(self.member_until_ns);
     }
 
     /// Folds what was told into the registry, publishes it, and answers whoever waited for it.
@@ -468,6 +547,8 @@ impl Node {
                 if pending.untold == 0 {
                     done.extend(number);
                 }
+            } else if change.is_none() && told.pair.is_some() {
+                self.fold.hear_elsewhere(told, now);
             }
             changes.extend(change);
         }
@@ -549,25 +630,25 @@ impl Node {
                 self.unsettled.insert(service.clone(), again);
             }
         }
-        if let Asked::Command { command, .. } = &pending.asked
-            && is_closed(command)
-        {
-            self.keep_fact(command.clone());
+        if let Asked::Command { command: Command::Closed { connection, keys }, .. } = &pending.asked {
+            self.keep_closed(*connection, keys.clone());
         }
         self.finish(pending, |_| Err(refusal));
     }
 
+    /// Says what closed connections mean, as far as there is room: one after the other, for one transaction holds some
+    /// hundred things at most, and one that is another way now must not keep the rest.
     fn say_facts(&mut self) {
-        for command in std::mem::take(&mut self.facts) {
-            self.take(Event::Command { command, by: Identity::server(), done: None });
+        while self.pending.len() < FACTS_AT_ONCE
+            && let Some((connection, key)) = self.facts.pop_front()
+        {
+            let command = Command::Closed { connection, keys: vec![key] };
+            self.admit(Asked::Command { command, by: Identity::server(), done: None }, 0);
         }
     }
 
-    fn keep_fact(&mut self, command: Command) {
-        if self.facts.len() == FACTS_MAX {
-            self.facts.pop_front();
-        }
-        self.facts.push_back(command);
+    fn keep_closed(&mut self, connection: u64, keys: Vec<Key>) {
+        self.kept.extend(keys.into_iter().map(|key| (connection, key)));
     }
 
     /// Answers, and lets those go on who wait behind it.
@@ -586,13 +667,14 @@ impl Node {
 
     fn take(&mut self, event: Event) {
         match event {
-            // One after the other: one transaction holds some hundred things at most, and one that is another way now must
-            // not keep the rest.
-            Event::Command { command: Command::Closed { connection, keys }, by, .. } => {
-                for key in keys {
-                    let command = Command::Closed { connection, keys: vec![key] };
-                    self.admit(Asked::Command { command, by: by.clone(), done: None }, 0);
-                }
+            Event::Command { command: Command::Closed { connection, keys }, .. } => {
+                let registry = &self.fold.registry;
+                let bound = |key: &Key| {
+                    let instance = registry.instance(key);
+                    instance.is_some_and(|instance| instance.lease == Lease::Connection(connection))
+                };
+                let bound = keys.into_iter().filter(bound).map(|key| (connection, key));
+                self.facts.extend(bound);
             }
             Event::Command { command, by, done } => {
                 self.admit(Asked::Command { command, by, done }, 0);
@@ -636,7 +718,8 @@ impl Node {
         }
         let format = ClusterFormat { serial_base: format.serial_base.wrapping_add(more) };
         let key = self.fold.key_of(&Place::Format);
-        let conditions = vec![membership, self.fold.while_same(&Place::Format, false)];
+        let mut conditions = vec![membership];
+        conditions.extend(self.fold.while_same(&Place::Format, true));
         let operations = vec![Operation::Put { key, value: record::write_format(&format), lease: 0 }];
         let number = self.next_number();
         let give_up_ns = self.clock.now().mono_ns + nanoseconds(UNKNOWN_MAX);
@@ -690,12 +773,22 @@ impl Node {
             return reply(done, Err(refusal));
         }
         let Some(membership) = self.fold.while_member().filter(|_| self.lost.is_none()) else {
-            if is_closed(&command) {
-                self.keep_fact(command);
+            if let Command::Closed { connection, keys } = command {
+                self.keep_closed(connection, keys);
             }
             let reason = self.view.store_trouble().map_or_else(String::new, |trouble| trouble.to_string());
             return reply(done, Err(Refusal::Unavailable(reason.into())));
         };
+        let bound_elsewhere =
+            subjects(&command).map(place_of).any(|place| self.fold.is_bound_elsewhere(&place));
+        if let Command::Claim(holder) = &command
+            && !bound_elsewhere
+            && self.fold.is_watched_elsewhere(&Place::Instance(holder.key.clone()))
+            && self.joined.is_none_or(|(_, at_ns)| now.mono_ns < at_ns + nanoseconds(OLD_WORDS))
+        {
+            let reason = "another node watches over it, and this one has only begun to hear; say it again";
+            return reply(done, Err(Refusal::Unavailable(reason.into())));
+        }
         if let Some(place) = probed(&command)
             && !self.fold.is_heir(&place)
         {
@@ -703,6 +796,11 @@ impl Node {
         }
         let mut found = match self.fold.registry.check(&command, now) {
             Ok(found) => found,
+            // The others may know it otherwise.
+            Err(_) if matches!(command, Command::Claim(_)) && now.mono_ns >= self.member_until_ns => {
+                let reason = "this node is not sure to be a member; try again";
+                return reply(done, Err(Refusal::Unavailable(reason.into())));
+            }
             Err(refusal) => return reply(done, Err(refusal)),
         };
         if found.is_empty()
@@ -733,11 +831,11 @@ impl Node {
         } else {
             found = found.into_iter().map(|(reason, what)| (reason, unnumbered(what))).collect();
         }
-        let (takes_over, author) = (takes_over(&command, &by), by.author());
+        let (takes_over, author) = (takes_over(&command, &by, bound_elsewhere), by.author());
         let mut conditions = vec![membership];
         if let Author::Token(name) = &author {
             // Revoked at another node, it changes nothing from then on.
-            conditions.push(self.fold.while_same(&Place::Token(name.clone()), true));
+            conditions.extend(self.fold.while_same(&Place::Token(name.clone()), true));
         }
         if probed(&command).is_some() {
             conditions.extend(self.fold.while_same_ring());
@@ -748,6 +846,7 @@ impl Node {
 
     /// What a command of its holder is about, where another node watches over it, or may.
     fn claimed(&self, command: &Command, now: Now) -> Option<Place> {
+        let is_sure = now.mono_ns < self.member_until_ns;
         let place = match command {
             Command::Claim(holder) => Place::Instance(holder.key.clone()),
             Command::Register(registration) => Place::Instance(registration.key.clone()),
@@ -757,19 +856,20 @@ impl Node {
             },
             _ => return None,
         };
-        let is_ours = self.fold.watches(&place) && now.mono_ns < self.member_until_ns;
-        (!is_ours).then_some(place)
+        // A heartbeat of what a connection to another node holds is no news there.
+        let is_known = matches!(command, Command::Claim(_)) && self.fold.is_bound_elsewhere(&place);
+        (!is_sure || !(is_known || self.fold.watches(&place))).then_some(place)
     }
 
     /// Nothing is there, as far as this node knows; that it is so is answered when etcd has nothing newer. Who asks for an
     /// end may have been heard of elsewhere a moment ago.
     fn confirm_absence(&mut self, asked: Asked, place: Place, membership: Condition, tries: u32) {
-        let conditions = vec![membership, self.fold.while_same(&place, false)];
-        let number = self.next_number();
+        let mut conditions = vec![membership];
+        conditions.extend(self.fold.while_same(&place, false));
         self.busy.entry(place.clone()).or_default();
         let pending = Pending { tries, ..Pending::of(asked, vec![place]) };
-        self.pending.insert(number, pending);
-        self.ask(Job::Transact { conditions, operations: Vec::new(), number });
+        let number = self.next_number();
+        self.begin(number, pending, conditions, Vec::new());
     }
 
     fn transact(
@@ -789,7 +889,7 @@ impl Node {
         for (reason, what) in found {
             if let What::Forgotten { key } = &what {
                 let place = Place::Instance(key.clone());
-                conditions.push(self.fold.while_same(&place, true));
+                conditions.extend(self.fold.while_same(&place, true));
                 operations.push(Operation::Delete { key: self.fold.key_of(&place) });
                 deletes.push(place.clone());
                 places.push(place);
@@ -804,7 +904,7 @@ impl Node {
                 What::Guard { before, .. } => before.is_some(),
                 What::Settings { .. } | What::Forgotten { .. } | What::Plain { .. } => false,
             };
-            conditions.push(self.fold.while_same(&place, is_there));
+            conditions.extend(self.fold.while_same(&place, is_there));
             let owner = if takes_over { self.fold.name.clone() } else { self.fold.owner(&place) };
             let note = Note { owner, number, reason, author: author.clone(), at: now.wall, there };
             let value = record::write_noted(&note, &octets);
@@ -819,8 +919,7 @@ impl Node {
             self.busy.entry(place.clone()).or_default();
         }
         let pending = Pending { untold, deletes, staged, tries, ..Pending::of(asked, places) };
-        self.pending.insert(number, pending);
-        self.ask(Job::Transact { conditions, operations, number });
+        self.begin(number, pending, conditions, operations);
     }
 
     /// Looks at the time: what is tried again, what is given up, and what is due.
@@ -859,9 +958,10 @@ impl Node {
         for (reason, what) in self.fold.registry.due(now, room / 2) {
             self.due(reason, what, now);
         }
+        self.say_facts();
         if now.mono_ns >= self.sweep_ns {
             self.sweep_ns = now.mono_ns + nanoseconds(SWEEP_EVERY);
-            self.say_facts();
+            self.facts.append(&mut self.kept);
             let forgotten = nanoseconds(self.fold.registry.forget_after() + OVERDUE_AFTER) / 1_000_000;
             let before = Wall { unix_ms: now.wall.unix_ms.saturating_sub_unsigned(forgotten) };
             let mut overdue = self.fold.overdue(before);
@@ -952,16 +1052,15 @@ impl Node {
 
     /// Deletes what is only remembered: an instance, a host, settings, a guard or a token that are no more.
     fn forget(&mut self, place: Place) {
-        let number = self.next_number();
         let mut conditions = self.fold.while_same_ring();
         conditions.extend(self.fold.while_member());
-        conditions.push(self.fold.while_same(&place, true));
+        conditions.extend(self.fold.while_same(&place, true));
         let operations = vec![Operation::Delete { key: self.fold.key_of(&place) }];
         self.busy.entry(place.clone()).or_default();
         let deletes = vec![place.clone()];
         let pending = Pending { untold: 1, deletes, ..Pending::of(Asked::Due, vec![place]) };
-        self.pending.insert(number, pending);
-        self.ask(Job::Transact { conditions, operations, number });
+        let number = self.next_number();
+        self.begin(number, pending, conditions, operations);
     }
 
     /// What etcd did not say anything of, and what it stored and never told.
@@ -985,29 +1084,19 @@ impl Node {
     }
 }
 
-fn taken(name: &str) -> String {
-    format!(
-        "the name `{name}` is that of another node, or of this one before it ended, which lasts some seconds; name this one with --node NAME"
-    )
-}
-
-/// True for what happened and will not happen again. A verdict is not kept: by the time that etcd takes it, it may not be so
-/// any more, and who probes hears that it was not taken.
-fn is_closed(command: &Command) -> bool {
-    matches!(command, Command::Closed { .. })
-}
-
 /// What time did is found again, and so is a verdict: it was reached on what has changed since.
 fn may_be_tried_again(pending: &Pending) -> bool {
     let tried = |command: &Command| probed(command).is_none() && pending.tries < TRIES_MAX;
     matches!(&pending.asked, Asked::Command { command, .. } if tried(command))
 }
 
-/// True where a command is a word of the holder, heard here: from here on this node watches over it.
-fn takes_over(command: &Command, by: &Identity) -> bool {
+/// True where a command is a word of the holder, heard here: from here on this node watches over it. What is bound to a
+/// connection at another node stays there, until it is registered at this one.
+fn takes_over(command: &Command, by: &Identity, bound_elsewhere: bool) -> bool {
     match command {
-        Command::Register(_) | Command::Claim(_) | Command::RegisterHost(_) | Command::Import(_) => true,
-        Command::Report(_) => by.author() != Author::Server,
+        Command::Register(_) | Command::RegisterHost(_) => true,
+        Command::Claim(_) | Command::Import(_) => !bound_elsewhere,
+        Command::Report(_) => !bound_elsewhere && by.author() != Author::Server,
         _ => false,
     }
 }

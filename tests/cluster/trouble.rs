@@ -27,7 +27,9 @@ fn what_a_dead_node_watched_over_has_one_more_lease_and_then_leaves() {
     let mut client = other.client();
     let heartbeat = json!({"heartbeat": {"service": "web", "id": "kept", "host": "m1"}});
     let gone = eventually("the silent one's end", DEADLINE, || {
-        client.done("renewed", &heartbeat);
+        // As long as both count as members the other one, being new, takes nothing from the dead one.
+        let reply = client.ask(&heartbeat);
+        assert!(reply.get("renewed").is_some() || reply["error"]["code"] == "unavailable", "{reply}");
         let seen = seen(&other);
         assert!(seen.contains(&8002) && seen.contains(&8003), "a living one left: {seen:?}");
         (!seen.contains(&8001)).then_some(reasons(&mut other.client()))
@@ -160,7 +162,7 @@ fn a_node_that_comes_back_before_it_was_missed_takes_registrations() {
 }
 
 #[test]
-fn a_heartbeat_that_waited_for_a_node_to_start_is_not_heard() {
+fn a_heartbeat_that_waited_for_a_node_to_start_moves_no_lease() {
     let etcd = Etcd::start();
     let (mut first, other) = (etcd.node("a", &[]), etcd.node("b", &[]));
     other.client().done("registered", &register("web-1", 8001, "30s"));
@@ -168,12 +170,34 @@ fn a_heartbeat_that_waited_for_a_node_to_start_is_not_heard() {
     // It has to wait until the name is free.
     let mut again = Server::begin(&[], &["--store", &etcd.store(), "--node", "a"]);
     let mut early = eventually("its socket", DEADLINE, || Client::try_unix(&again.socket));
-    early.send(&json!({"heartbeat": {"service": "web", "id": "web-1", "host": "m1"}}));
+    let heartbeat = json!({"heartbeat": {"service": "web", "id": "web-1", "host": "m1"}});
+    early.send(&heartbeat);
     assert!(!again.stdout().contains("ready"), "the heartbeat came too late for this test");
     assert!(again.until_ready());
-    assert_eq!(early.next(), None);
-    // Said anew it is.
-    again.client().done("renewed", &json!({"heartbeat": {"service": "web", "id": "web-1", "host": "m1"}}));
+    let refused = early.receive();
+    assert_eq!(refused["error"]["code"], "unavailable", "{refused}");
+    // Said again and again it is heard, and over the same connection.
+    eventually("its word", DEADLINE, || early.ask(&heartbeat).get("renewed").map(|_| ()));
+}
+
+#[test]
+fn a_heartbeat_that_waited_while_a_node_stood_still_moves_no_lease() {
+    let etcd = Etcd::start();
+    let (stopped, other) = (etcd.node("a", &[]), etcd.node("b", &[]));
+    let mut client = stopped.client();
+    client.done("registered", &register("web-1", 8001, "30s"));
+    becomes(&other, &[8001]);
+    stopped.signal(Signal::SIGSTOP);
+    let heartbeat = json!({"heartbeat": {"service": "web", "id": "web-1", "host": "m1"}});
+    client.send(&heartbeat);
+    let left = || other.stderr().contains("members=[\"b\"]").then_some(());
+    eventually("its end as a member", DEADLINE, left);
+    // It went on at the other node meanwhile.
+    other.client().done("registered", &register("web-1", 8001, "30s"));
+    stopped.signal(Signal::SIGCONT);
+    let refused = client.receive();
+    assert_eq!(refused["error"]["code"], "unavailable", "{refused}");
+    eventually("its word", DEADLINE, || client.ask(&heartbeat).get("renewed").map(|_| ()));
 }
 
 #[test]

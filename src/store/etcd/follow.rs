@@ -2,8 +2,9 @@
 //! no time in it, so that a simulated etcd can lie to it in every way that a real one has.
 //!
 //! It reads all keys at one revision, watches from the next one on, and tells every key that became another one. Where the
-//! watch cannot go on (its revision is compacted), it reads all keys again and tells what differs: nothing is forgotten
-//! first, so that what still stands is never told as gone.
+//! watch cannot go on (its revision is compacted), it reads all keys again and tells what differs, all at once: nothing is
+//! forgotten first, so that what still stands is never told as gone. What came and went meanwhile is told by nobody, and
+//! that is said.
 //!
 //! The watch alone is not trusted: versions of etcd have lost events of a watch, and sent old ones again. What was told
 //! already is not told twice, and every while the keys are read beside the watch and compared. What still differs when
@@ -47,6 +48,8 @@ pub enum Output {
     Compare { from: Vec<u8>, revision: u64 },
     /// Say `JudgeDue` after a while.
     Judge,
+    /// Everything was read again, at this revision, and what differs is told next: of what was in between, not everything.
+    Reread(u64),
     /// These keys became others.
     Tell(Vec<Told>),
     /// Everything up to here is told.
@@ -92,6 +95,8 @@ pub struct Follow {
     /// Everything up to this revision was told; 0 where nothing was read yet.
     at: u64,
     phase: Phase,
+    /// What a reading other than the first has found so far.
+    found: Vec<Told>,
     comparison: Option<Comparison>,
     /// Keys that the comparison saw otherwise: what was known, and what it saw; 0 for none.
     doubts: BTreeMap<Vec<u8>, (u64, u64)>,
@@ -105,6 +110,7 @@ impl Follow {
             known: BTreeMap::new(),
             at: 0,
             phase: Phase::Away,
+            found: Vec::new(),
             comparison: None,
             doubts: BTreeMap::new(),
         }
@@ -116,7 +122,7 @@ impl Follow {
                 (self.comparison, self.doubts) = (None, BTreeMap::new());
                 match self.at {
                     0 => self.read_all(),
-                    // Half of it was told, and is newer than what a watch would tell.
+                    // What it was to find is still missing; of the first, half was told.
                     _ if matches!(self.phase, Phase::Reading { .. }) => self.read_all(),
                     at => {
                         self.phase = Phase::Watching;
@@ -148,11 +154,13 @@ impl Follow {
 
     fn read_all(&mut self) -> Vec<Output> {
         self.phase = Phase::Reading { from: self.prefix.clone(), revision: 0 };
+        self.found = Vec::new();
         (self.comparison, self.doubts) = (None, BTreeMap::new());
         vec![Output::Read { from: self.prefix.clone(), revision: 0 }]
     }
 
-    /// Tells what differs from what is known, among the keys that the page speaks of.
+    /// Finds what differs from what is known, among the keys that the page speaks of. Of the first reading it is told page by
+    /// page; of others at the end, so that nobody sees a half of it.
     fn read_page(&mut self, from: &[u8], revision: u64, page: Ranged) -> Vec<Output> {
         let revision = if revision == 0 { page.revision } else { revision };
         let (next, there) = (next_of(&page), versions(&page.pairs));
@@ -162,17 +170,14 @@ impl Follow {
             .filter(|(key, _)| !there.contains_key(key.as_slice()))
             .map(|(key, _)| Told { key, revision, pair: None })
             .collect();
-        for Told { key, .. } in &told {
-            self.known.remove(key);
-        }
-        for pair in page.pairs {
-            if self.known.insert(pair.key.clone(), pair.modified) != Some(pair.modified) {
-                told.push(Told { key: pair.key.clone(), revision, pair: Some(pair) });
-            }
-        }
+        let known = |key: &[u8]| self.known.get(key).copied();
+        let new = page.pairs.into_iter().filter(|pair| known(&pair.key) != Some(pair.modified));
+        told.extend(new.map(|pair| Told { key: pair.key.clone(), revision, pair: Some(pair) }));
         let mut outputs = Vec::new();
-        if !told.is_empty() {
-            outputs.push(Output::Tell(told));
+        if self.at == 0 {
+            outputs.extend(self.tell(told));
+        } else {
+            self.found.extend(told);
         }
         match next {
             Some(from) => {
@@ -180,12 +185,28 @@ impl Follow {
                 outputs.push(Output::Read { from, revision });
             }
             None => {
+                if self.at > 0 {
+                    let found = std::mem::take(&mut self.found);
+                    outputs.push(Output::Reread(revision));
+                    outputs.extend(self.tell(found));
+                }
                 self.phase = Phase::Watching;
                 self.at = revision;
                 outputs.extend([Output::Watch { from: revision + 1 }, Output::CaughtUp(revision)]);
             }
         }
         outputs
+    }
+
+    /// From here on this is known.
+    fn tell(&mut self, told: Vec<Told>) -> Option<Output> {
+        for Told { key, pair, .. } in &told {
+            match pair {
+                Some(pair) => drop(self.known.insert(key.clone(), pair.modified)),
+                None => drop(self.known.remove(key)),
+            }
+        }
+        (!told.is_empty()).then_some(Output::Tell(told))
     }
 
     fn watched(&mut self, watched: Watched) -> Vec<Output> {

@@ -321,7 +321,7 @@ struct Session<'a> {
     /// monotonic clock.
     asked_ns: u64,
     renewed_ns: Option<u64>,
-    joining: Option<Task<Result<bool, Lost>>>,
+    joining: Option<Task<Result<Option<u64>, Lost>>>,
     /// When to try to be a member again.
     join_at: Option<Instant>,
     judge_at: Option<Instant>,
@@ -332,7 +332,8 @@ struct Session<'a> {
     /// Everything was told up to this revision, where the watch for the rest has yet to be heard of: until then there may be
     /// nobody at the other end.
     nearly: Option<u64>,
-    is_member: bool,
+    /// The revision that this node is a member since.
+    member: Option<u64>,
 }
 
 /// A page that was asked for: from which key on, at which revision, and what came.
@@ -359,7 +360,7 @@ enum Happened {
     Opened(Result<Open, Lost>),
     Watched(Result<Option<Bytes>, Failure>),
     Renewed(Result<u64, Lost>),
-    Joined(Result<bool, Lost>),
+    Joined(Result<Option<u64>, Lost>),
     JoinDue,
     JudgeDue,
     RenewDue,
@@ -392,7 +393,7 @@ impl<'a> Session<'a> {
             compare_at: now + COMPARE_EVERY,
             caught_up: false,
             nearly: None,
-            is_member: false,
+            member: None,
         }
     }
 
@@ -476,12 +477,11 @@ impl<'a> Session<'a> {
                 }
                 Happened::JoinDue => self.join(),
                 Happened::Joined(joined) => {
-                    let joined = joined.map_err(|lost| lost.to_string())?;
-                    self.is_member = joined;
-                    self.join_at = (!joined).then(|| self.link.after(JOIN_EVERY));
-                    match joined {
-                        true => self.tell_member().await?,
-                        false => self.tell(News::Taken(self.link.node.clone())).await?,
+                    self.member = joined.map_err(|lost| lost.to_string())?;
+                    self.join_at = self.member.is_none().then(|| self.link.after(JOIN_EVERY));
+                    match self.member {
+                        Some(_) => self.tell_member().await?,
+                        None => self.tell(News::Taken(self.link.node.clone())).await?,
                     }
                 }
                 Happened::JudgeDue => {
@@ -518,6 +518,7 @@ impl<'a> Session<'a> {
                     told.iter_mut().for_each(|told| drop(told.key.drain(..prefix)));
                     self.tell(News::Changed(told)).await?;
                 }
+                Output::Reread(revision) => self.tell(News::Reread(revision)).await?,
                 Output::CaughtUp(revision) => self.nearly = Some(revision),
                 Output::GiveUp(reason) => return Err(format!("it ended the watch: {reason}")),
             }
@@ -581,9 +582,9 @@ impl<'a> Session<'a> {
     async fn renewed(&mut self, lease: u64) -> Result<(), String> {
         self.renewed_ns = Some(self.asked_ns);
         if self.link.lease != lease {
-            (self.link.lease, self.is_member) = (lease, false);
+            (self.link.lease, self.member) = (lease, None);
         }
-        if self.is_member {
+        if self.member.is_some() {
             return self.tell_member().await;
         }
         if self.join_at.is_none() {
@@ -594,16 +595,16 @@ impl<'a> Session<'a> {
 
     /// etcd ends the membership no earlier than this after it was asked to renew it.
     async fn tell_member(&mut self) -> Result<(), String> {
-        let Some(renewed_ns) = self.renewed_ns else { return Ok(()) };
+        let (Some(renewed_ns), Some(created)) = (self.renewed_ns, self.member) else { return Ok(()) };
         let until_ns = renewed_ns + nanoseconds(Duration::from_secs(LEASE_SECONDS));
-        self.tell(News::Member { until_ns }).await
+        self.tell(News::Member { until_ns, created }).await
     }
 
     /// Makes this node a member, where it has a lease and knows what there is. The lease of an earlier connection may have
     /// ended since: it is renewed first.
     fn join(&mut self) {
         self.join_at = None;
-        if self.is_member || !self.caught_up || self.renewed_ns.is_none() || self.joining.is_some() {
+        if self.member.is_some() || !self.caught_up || self.renewed_ns.is_none() || self.joining.is_some() {
             return;
         }
         let settings = &self.link.settings;
@@ -634,28 +635,29 @@ async fn transact(
 ) -> (u64, Answer) {
     let asked = caller.call(messages::TXN, messages::transaction(&conditions, &operations)).await;
     let answer = match asked.and_then(|message| Ok(messages::transacted(&message).map_err(Failure::from)?)) {
-        Ok(true) => Answer::Stored,
-        Ok(false) => Answer::Refused,
+        Ok(Some(_)) => Answer::Stored,
+        Ok(None) => Answer::Refused,
         Err(lost) if lost.is_refusal() => Answer::NotAsked(lost.to_string()),
         Err(lost) => Answer::Unknown(lost.to_string()),
     };
     (number, answer)
 }
 
-/// Puts the member's key with its lease; true where it is there now.
-async fn join(caller: Caller, key: Vec<u8>, value: Vec<u8>, lease: u64) -> Result<bool, Lost> {
+/// Puts the member's key with its lease; since which revision it is there, where it is now.
+async fn join(caller: Caller, key: Vec<u8>, value: Vec<u8>, lease: u64) -> Result<Option<u64>, Lost> {
     let condition = Condition::CreatedAt(key.clone(), 0);
     let put = Operation::Put { key: key.clone(), value: value.clone(), lease };
     let message = caller.clone().call(messages::TXN, messages::transaction(&[condition], &[put])).await?;
-    if messages::transacted(&message).map_err(Failure::from)? {
-        return Ok(true);
+    if let Some(revision) = messages::transacted(&message).map_err(Failure::from)? {
+        return Ok(Some(revision));
     }
     let to = [key.as_slice(), &[0]].concat();
     let range = Range { from: &key, to: &to, most: 1, revision: 0, keys_only: false };
     let message = caller.call(messages::RANGE, messages::range(range)).await?;
     let found = messages::ranged(&message).map_err(Failure::from)?;
     // Ours from the connection before, with the same lease: what is said of a run is said by that run alone.
-    Ok(found.pairs.first().is_some_and(|pair| pair.value == value && pair.lease == lease))
+    let ours = found.pairs.first().filter(|pair| pair.value == value && pair.lease == lease);
+    Ok(ours.map(|pair| pair.created))
 }
 
 async fn open(caller: Caller, message: Vec<u8>) -> Result<Open, Lost> {

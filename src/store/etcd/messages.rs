@@ -167,15 +167,17 @@ pub fn transaction(conditions: &[Condition], operations: &[Operation]) -> Vec<u8
     out
 }
 
-/// True where the conditions of a transaction held, and it was carried out.
-pub fn transacted(message: &[u8]) -> Result<bool, Malformed> {
-    let mut held = false;
+/// The revision of a transaction whose conditions held, and which was carried out.
+pub fn transacted(message: &[u8]) -> Result<Option<u64>, Malformed> {
+    let (mut held, mut revision) = (false, 0);
     for field in Fields::of(message) {
-        if let (2, Field::Number(number)) = field? {
-            held = number != 0;
+        match field? {
+            (1, header) => revision = revision_of(header.octets()?)?,
+            (2, Field::Number(number)) => held = number != 0,
+            _ => {}
         }
     }
-    Ok(held)
+    Ok(held.then_some(revision))
 }
 
 /// Watches what lies from `from` up to `to`, from a revision on.
@@ -335,8 +337,8 @@ mod tests {
         let watch = Watched { created: false, canceled: true, compacted: 7, reason, events };
         assert_eq!(watched(&message), Ok(watch));
         assert_eq!(leased(&[0x10, 3, 0x18, 5]), Ok((3, 5)));
-        assert_eq!(transacted(&[0x10, 1]), Ok(true));
-        assert_eq!(transacted(&[]), Ok(false));
+        assert_eq!(transacted(&[0x0a, 2, 0x18, 7, 0x10, 1]), Ok(Some(7)));
+        assert_eq!(transacted(&[0x0a, 2, 0x18, 7]), Ok(None));
         assert_eq!(authenticated(&[0x12, 1, b't']), Ok("t".to_owned()));
         assert_eq!(ranged(&[0x12, 9, 1]), Err(Malformed));
     }

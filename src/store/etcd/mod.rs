@@ -97,6 +97,8 @@ pub enum Job {
 pub enum News {
     /// In the order of revisions; keys without our prefix.
     Changed(Vec<Told>),
+    /// Everything was read again, at this revision, and what differs is told next: of what was in between, not everything.
+    Reread(u64),
     /// Everything up to here was told.
     CaughtUp(u64),
     /// A transaction was answered.
@@ -105,8 +107,9 @@ pub enum News {
     Lost(String),
     /// The node's name is another's: it cannot be a member.
     Taken(String),
-    /// This node is a member, surely up to this time, in nanoseconds of the monotonic clock.
-    Member { until_ns: u64 },
+    /// This node is a member since the revision `created`, which may not be told yet, and surely up to this time, in
+    /// nanoseconds of the monotonic clock.
+    Member { until_ns: u64, created: u64 },
 }
 
 /// What became of a transaction.

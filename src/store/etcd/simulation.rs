@@ -105,6 +105,7 @@ struct World {
     /// What was told: the revision of each key, and how often everything was read.
     mirror: BTreeMap<Vec<u8>, u64>,
     caught_up: bool,
+    rereadings: usize,
 }
 
 impl World {
@@ -112,7 +113,17 @@ impl World {
         let etcd = Etcd::default();
         let (reading, comparing, watch, mirror) = (None, None, None, BTreeMap::new());
         let follow = Follow::new(b"p/");
-        Self { etcd, follow, reading, comparing, watch, judge: false, mirror, caught_up: false }
+        Self {
+            etcd,
+            follow,
+            reading,
+            comparing,
+            watch,
+            judge: false,
+            mirror,
+            caught_up: false,
+            rereadings: 0,
+        }
     }
 
     fn hear(&mut self, input: Input) {
@@ -126,6 +137,7 @@ impl World {
                 Output::Judge => self.judge = true,
                 Output::CaughtUp(_) => self.caught_up = true,
                 Output::GiveUp(_) => self.connect(),
+                Output::Reread(_) => self.rereadings += 1,
                 Output::Tell(told) => self.told(told),
             }
         }
@@ -279,4 +291,29 @@ fn a_loss_that_the_watch_never_tells_is_found_by_comparing() {
     world.watch = Some(3); // the watch goes on behind it
     world.heal(&mut draws);
     assert_eq!(world.mirror, BTreeMap::from([(b"p/b".to_vec(), 2)]));
+    assert_eq!(world.rereadings, 1);
+}
+
+#[test]
+fn what_another_reading_finds_is_told_at_once_and_that_it_is_one() {
+    let key = |name: &str| format!("p/{name}").into_bytes();
+    let mut world = World::new();
+    world.etcd.revisions.push(["a", "b", "c"].map(|name| (key(name), Some(1))).to_vec());
+    world.connect();
+    let page = |world: &World, from: &str, most| world.etcd.page(&key(from), 0, most).expect("a page");
+    let first = page(&world, "", 9);
+    world.hear(Input::Page(first));
+    assert_eq!(world.rereadings, 0, "the first one is no other");
+    world.etcd.revisions.push(vec![(key("a"), None), (key("c"), Some(2))]);
+    world.hear(Input::Doubted);
+    let (half, rest) = (page(&world, "", 1), page(&world, "c", 9));
+    let outputs = world.follow.hear(Input::Page(half));
+    assert!(matches!(&outputs[..], [Output::Read { .. }]), "{outputs:?}");
+    let outputs = world.follow.hear(Input::Page(rest));
+    let [Output::Reread(2), Output::Tell(told), Output::Watch { from: 3 }, Output::CaughtUp(2)] =
+        &outputs[..]
+    else {
+        panic!("{outputs:?}")
+    };
+    assert_eq!(told.iter().map(|told| told.key.clone()).collect::<Vec<_>>(), [key("a"), key("c")]);
 }
