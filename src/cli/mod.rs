@@ -46,7 +46,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use callsign::client::{Client, ClientError, SERVERS_MAX, Server, Way};
-use callsign::config::Surroundings;
+use callsign::config::{Surroundings, machine};
 use callsign::connections::tls::Trust;
 use callsign::protocol::{HolderForm, Problem, Reply, Request, Secret};
 use callsign::time::parse_duration;
@@ -302,6 +302,18 @@ impl Asking {
         })
     }
 
+    /// The host to say of an instance: what was typed, else with several servers the name of this machine.
+    ///
+    /// Each of several servers would call us by another name: what is said again at the next one would be an instance of
+    /// its own. Many machines are called `localhost`, so that name says nothing and the server's word is taken.
+    fn host(&self, typed: Option<&String>) -> Result<Option<String>, Failure> {
+        if typed.is_some() || self.servers()?.len() == 1 {
+            return Ok(typed.cloned());
+        }
+        let own = machine().map(|name| name.as_str().to_owned());
+        Ok(own.filter(|name| name != "localhost" && !name.starts_with("localhost.")))
+    }
+
     async fn connect(&self) -> Result<Client, Failure> {
         Ok(self.way()?.connect(self.timeout).await?)
     }
@@ -342,13 +354,13 @@ struct Named {
 }
 
 impl Named {
-    fn form(&self) -> HolderForm<'_> {
-        HolderForm {
+    fn form(&self, asking: &Asking) -> Result<HolderForm<'_>, Failure> {
+        Ok(HolderForm {
             service: self.service.as_str().into(),
             id: self.id.as_str().into(),
-            host: self.host.clone(),
+            host: asking.host(self.host.as_ref())?,
             lease_id: self.lease_id.clone(),
-        }
+        })
     }
 }
 
