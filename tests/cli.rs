@@ -929,6 +929,7 @@ fn says_once(
 
 const UNAVAILABLE: &str =
     "{\"error\":{\"code\":\"unavailable\",\"message\":\"whether it is stored is not known\"}}\n";
+const DENIED: &str = "{\"error\":{\"code\":\"denied\",\"message\":\"no\"}}\n";
 
 #[test]
 fn several_servers_are_told_of_one_host_and_one_makes_its_own() {
@@ -959,6 +960,30 @@ fn several_servers_are_told_of_one_host_and_one_makes_its_own() {
                 assert_eq!(told[verb]["host"].as_str(), wanted, "{line} to {servers:?}: {told}");
             }
         }
+    }
+}
+
+#[test]
+fn a_server_that_alone_denies_or_is_none_is_passed_over() {
+    const GONE: &str =
+        "{\"deregistered\":{\"service\":\"web\",\"id\":\"x\",\"existed\":true,\"revision\":1}}\n";
+    for (first, second, code, said) in [
+        ("HTTP/1.1 400 Bad Request\r\n\r\n", GONE, 0, "going on with"),
+        (DENIED, GONE, 0, "no; going on with"),
+        (DENIED, DENIED, 4, "callsign: no\n"),
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        let both =
+            [("a", first), ("b", second)].map(|(name, reply)| says_once(directory.path(), name, reply));
+        let places = ["a", "b"].map(|name| format!("unix:{}", directory.path().join(name).display()));
+        let output = callsign(directory.path())
+            .args(["deregister", "web", "x", "--server", &places.join(",")])
+            .output();
+        let output = output.unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(code) && stderr.contains(said), "{:?}: {stderr}", output.status);
+        let [one, other] = both.map(|told| told.join().unwrap());
+        assert_eq!(one, other, "the same is said to both");
     }
 }
 
