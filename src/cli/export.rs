@@ -32,17 +32,24 @@ pub struct Export {
 
 impl Export {
     pub async fn run(self) -> Done {
-        let mut client = self.asking.connect().await?;
-        client.send(&Request::Export(StatusForm {})).await?;
+        let mut way = self.asking.way()?;
         let Some(path) = &self.file else {
-            let write = |line: &Line| output::value(output::Format::Jsonl, line);
-            lines(&mut client, write).await?;
+            let printing = async |mut client| {
+                let mut begun = false;
+                let printed = lines(&mut client, |line: &Line| {
+                    begun = true;
+                    output::value(output::Format::Jsonl, line)
+                });
+                // What is printed cannot be begun again.
+                printed.await.map_err(|failure| Failure { elsewhere: failure.elsewhere && !begun, ..failure })
+            };
+            self.asking.begin_at_each(&mut way, printing).await?;
             return Ok(ExitCode::SUCCESS);
         };
         let mut new = path.as_os_str().to_owned();
         new.push(".new");
         let new = PathBuf::from(new);
-        let written = write(&mut client, &new).await;
+        let written = self.asking.begin_at_each(&mut way, async |client| write(client, &new).await).await;
         let count = written.inspect_err(|_| drop(fs::remove_file(&new)))?; // half an export is none
         fs::rename(&new, path).map_err(|error| failed(path, &error))?;
         output::line(&format!("{}: {count} lines", path.display()))?;
@@ -50,11 +57,12 @@ impl Export {
     }
 }
 
-/// Hands every line to `write`; how many there were between the first and the last.
+/// Asks for everything and hands every line to `write`; how many there were between the first and the last.
 pub async fn lines(
     client: &mut Client,
     mut write: impl FnMut(&Line) -> Result<(), Failure>,
 ) -> Result<u64, Failure> {
+    client.send(&Request::Export(StatusForm {})).await?;
     loop {
         let line = match client.receive().await? {
             Reply::Exported(line) => line,
@@ -68,11 +76,11 @@ pub async fn lines(
 }
 
 /// What leases are renewed with is in it, and hashes of tokens: nobody else's to read.
-async fn write(client: &mut Client, path: &Path) -> Result<u64, Failure> {
+async fn write(mut client: Client, path: &Path) -> Result<u64, Failure> {
     drop(fs::remove_file(path)); // what an export that was ended left behind may have another mode
     let file = File::options().create_new(true).write(true).mode(0o600).open(path);
     let mut file = BufWriter::new(file.map_err(|error| failed(path, &error))?);
-    let count = lines(client, |line| {
+    let count = lines(&mut client, |line| {
         let text = serde_json::to_string(line).expect("a line has a JSON form");
         writeln!(file, "{text}").map_err(|error| failed(path, &error))
     });

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use callsign::client::{Client, ClientError};
 use callsign::protocol::moving::{HowForm, IMPORT_OCTETS_MAX, ImportForm, Line};
-use callsign::protocol::{Problem, Reply, Request, StatusForm, decode};
+use callsign::protocol::{Problem, Reply, Request, decode};
 use callsign::registry::Imported;
 use callsign::time::Now;
 use clap::Args;
@@ -82,9 +82,20 @@ impl Import {
             sentence: format!("{}; nothing was imported", failure.sentence),
             ..failure
         })?;
-        let mut client = self.asking.connect().await?;
+        // What is so already is no change: so the next server is given the file from its beginning.
+        let taking = async |client| self.put_in(client, path, &names).await;
+        let counts = self.asking.begin_at_each(&mut self.asking.way()?, taking).await?;
+        counts.end(self.asking.output)
+    }
+
+    async fn put_in(
+        &self,
+        mut client: Client,
+        path: &Path,
+        names: &BTreeSet<String>,
+    ) -> Result<Counts, Failure> {
         let others = match self.replace {
-            true => others(&mut client, &names).await?,
+            true => others(&mut client, names).await?,
             false => Vec::new(),
         };
         let how = if self.replace { HowForm::Replace } else { HowForm::Add };
@@ -101,7 +112,7 @@ impl Import {
         for line in rest.into_iter().chain(tokens) {
             putting.put("not in the file".to_owned(), line, HowForm::Remove).await?;
         }
-        putting.end().await?.end(self.asking.output)
+        putting.end().await
     }
 }
 
@@ -201,7 +212,6 @@ fn name(line: &Line) -> Result<Option<String>, Problem> {
 /// What the server holds besides what has these names.
 async fn others(client: &mut Client, names: &BTreeSet<String>) -> Result<Vec<Line>, Failure> {
     let mut others = Vec::new();
-    client.send(&Request::Export(StatusForm {})).await?;
     export::lines(client, |line| {
         if name(line)?.is_some_and(|name| !names.contains(&name)) {
             others.push(line.clone());
@@ -274,7 +284,10 @@ impl Putting {
     async fn answer(&mut self) -> Result<(), Failure> {
         let Some((place, how, is_head)) = self.under_way.pop_front() else { return Ok(()) };
         let answer = tokio::time::timeout(self.timeout, self.client.receive()).await;
-        let silent = || Failure::new(UNAVAILABLE, format!("{place}: no answer in time; say it again"));
+        let silent = || Failure {
+            elsewhere: true,
+            ..Failure::new(UNAVAILABLE, format!("{place}: no answer in time; say it again"))
+        };
         let counts = &mut self.counts;
         match answer.map_err(|_| silent())? {
             Ok(Reply::Imported(form)) => {
@@ -292,7 +305,7 @@ impl Putting {
                 if is_head || matches!(&*problem.code, "unavailable" | "denied" | "not_ready") =>
             {
                 let hint = "what was imported stays; say it again";
-                let failure: Failure = problem.into();
+                let failure: Failure = ClientError::Refused(problem).into();
                 return Err(
                     Failure { sentence: format!("{place}: {}", failure.sentence), ..failure }.hint(hint)
                 );

@@ -186,11 +186,13 @@ pub struct Failure {
     pub code: u8,
     sentence: String,
     hint: Option<String>,
+    /// Another server may well do it.
+    elsewhere: bool,
 }
 
 impl Failure {
     fn new(code: u8, sentence: impl Into<String>) -> Self {
-        Self { code, sentence: sentence.into(), hint: None }
+        Self { code, sentence: sentence.into(), hint: None, elsewhere: false }
     }
 
     fn hint(self, hint: impl Into<String>) -> Self {
@@ -227,8 +229,8 @@ impl From<Problem> for Failure {
 
 impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
-        let sentence = error.to_string();
-        match error {
+        let (sentence, elsewhere) = (error.to_string(), error.may_be_otherwise_elsewhere());
+        let failure = match error {
             ClientError::Refused(problem) => problem.into(),
             ClientError::Unavailable { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
                 Self::new(DENIED, sentence)
@@ -238,7 +240,8 @@ impl From<ClientError> for Failure {
                 .hint("start one with `callsign serve`, or say where it is with --server"),
             ClientError::Lost { .. } | ClientError::TimedOut { .. } => Self::new(UNAVAILABLE, sentence),
             ClientError::Protocol { .. } => Self::new(FAILED, sentence),
-        }
+        };
+        Self { elsewhere, ..failure }
     }
 }
 
@@ -330,6 +333,26 @@ impl Asking {
         let pair = self.client_certificate.clone().zip(self.client_key.clone());
         let trust = Trust { authorities: self.server_authority.clone(), pair };
         Ok(Way::new(self.servers()?, token.map(Secret), trust, message::say))
+    }
+
+    /// Does what takes more than one request, from its beginning at the next server where one is lost meanwhile, cannot do it or
+    /// denies it; each once. It has to come to the same when it is begun twice.
+    async fn begin_at_each<T>(
+        &self,
+        way: &mut Way,
+        mut work: impl AsyncFnMut(Client) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        let mut others = way.others();
+        loop {
+            // Where nobody is there, each was tried already.
+            match work(way.connect(self.timeout).await?).await {
+                Err(failure) if failure.elsewhere && others > 0 => {
+                    others -= 1;
+                    way.go_on(&failure.sentence);
+                }
+                done => return done,
+            }
+        }
     }
 
     /// Asks one thing over a connection of its own.

@@ -231,6 +231,12 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
             settings.sort_by(|(a, _), (b, _)| a.cmp(b));
         });
         let (now, view) = (self.desk.clock.now(), &self.desk.view);
+        // What others changed since is not in it, and nobody would see that later.
+        if view.stale_for(now).is_some() {
+            let text = "the store cannot be followed now, so an export would be an old one; ask another node, or again when it is back";
+            self.reply(Reply::Error(Problem::new("unavailable", text))).await;
+            return self.flush().await;
+        }
         let serial = view.serial_of(revision);
         let head = HeadForm {
             version: VERSION,

@@ -159,6 +159,69 @@ fn a_holder_leaves_a_node_that_is_cut_off_from_etcd() {
     becomes(&cut, &[8001]);
 }
 
+#[test]
+fn export_and_import_go_on_at_a_node_that_knows_the_present() {
+    let etcd = Etcd::start();
+    let relay = Relay::to(etcd.port());
+    let store = relay.store();
+    let cut = Server::start(&["--store", &store, "--node", "a", "--listen", "127.0.0.1:0"]);
+    let other = etcd.node("b", &[]);
+    let source = Server::start(&["--store", "memory"]);
+    let servers = both([&cut, &other]);
+    let url = format!("http://{}", source.http[0]);
+    let said = |words: &[&str], servers: &str| callsign(&[words, &["--server", servers]].concat());
+    source.client().done("registered", &register("web-1", 8001, "none"));
+    let follow = [
+        "import",
+        "--from-consul",
+        &url,
+        "--follow",
+        "-o",
+        "jsonl",
+        "--timeout",
+        "30s",
+        "--server",
+        &servers,
+    ];
+    let mut follower = Verb::start(&follow);
+    let mut counts = follower.lines();
+    assert_eq!(counts.next().expect("counts")["refused"], 0);
+    becomes(&cut, &[8001]);
+    becomes(&other, &[8001]);
+    relay.cut();
+    eventually("that it knows", DEADLINE, || {
+        cut.client().ask(&json!({"status": {}}))["status"]["stale_s"].is_u64().then_some(())
+    });
+    // What only the other one has.
+    other.client().done("registered", &register("web-2", 8002, "none"));
+    let old = said(&["export"], &cut.listen[0].to_string());
+    assert!(old.code == Some(5) && old.stdout.is_empty(), "an old one: {old:?}");
+    assert!(old.stderr.contains("an export would be an old one"), "{}", old.stderr);
+    let path = other.directory().join("registry.jsonl").display().to_string();
+    for words in [&["export"][..], &["export", &path]] {
+        let done = said(words, &servers);
+        let told = format!("going on with {}", other.listen[0]);
+        assert!(done.code == Some(0) && done.stderr.contains(&told), "{done:?}");
+        let text =
+            if words.len() == 1 { done.stdout } else { std::fs::read_to_string(&path).expect("a file") };
+        assert!(text.contains("web-2"), "{text}");
+    }
+    other
+        .client()
+        .done("deregistered", &json!({"deregister": {"service": "web", "id": "web-2", "host": "m1"}}));
+    let done = said(&["import", &path, "--timeout", "30s"], &servers);
+    assert!(done.code == Some(0) && done.stdout.starts_with("1 imported"), "{done:?}");
+    source.client().done("registered", &register("web-3", 8003, "none"));
+    becomes(&other, &[8001, 8002, 8003]);
+    assert!(
+        follower.stderr().contains(&format!("going on with {}", other.listen[0])),
+        "{}",
+        follower.stderr()
+    );
+    relay.mend();
+    becomes(&cut, &[8001, 8002, 8003]);
+}
+
 /// The ids of the changes that a stream told, in its order.
 fn ids(lines: &[Value]) -> Vec<String> {
     let change = |line: &Value| Some(line.get("change")?["id"].as_str()?.to_owned());

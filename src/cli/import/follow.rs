@@ -9,8 +9,8 @@ use std::pin::Pin;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use callsign::client::{Client, ClientError, Way};
 use callsign::protocol::moving::{HowForm, Line};
-use callsign::protocol::{Request, StatusForm};
 use callsign::registry::IMPORTED_FROM;
 use futures_util::StreamExt;
 use futures_util::stream::{FuturesUnordered, iter};
@@ -44,9 +44,12 @@ type Services = BTreeMap<String, Option<Vec<String>>>;
 
 /// Reads the catalog and puts it in.
 pub async fn once(asking: &Asking, consul: &Consul) -> Result<Counts, Failure> {
-    let mut mirror = Mirror::new(asking, consul, false).await?;
-    Catalog::read(consul).await.map_err(trouble)?.bring(&mut mirror).await?;
-    Ok(mirror.putting.counts)
+    let putting = async |client| {
+        let mut mirror = Mirror::new(client, asking.timeout, consul, false).await?;
+        Catalog::read(consul).await.map_err(trouble)?.bring(&mut mirror).await?;
+        Ok(mirror.putting.counts)
+    };
+    asking.begin_at_each(&mut asking.way()?, putting).await
 }
 
 /// The same, and then every change; until somebody stops it.
@@ -54,23 +57,27 @@ pub async fn follow(asking: &Asking, consul: Consul, allow_empty: bool) -> Done 
     let listen =
         |kind| signal(kind).map_err(|error| Failure::new(FAILED, format!("listening for signals: {error}")));
     let mut stop = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
-    let mut progress = Progress::Never;
+    let mut way = asking.way()?;
+    let (mut progress, mut others) = (Progress::Never, way.others());
     let (mut pause, mut said) = (AGAIN_MIN, String::new());
     loop {
         let following = Following { asking, consul: &consul, allow_empty };
         // Both end it: what is under way at the server is done or not, and said again.
         let failure = tokio::select! {
-            never = following.run(&mut progress) => match never { Err(failure) => failure, Ok(never) => match never {} },
+            never = following.run(&mut way, &mut progress) => match never { Err(failure) => failure, Ok(never) => match never {} },
             () = stopped(&mut stop) => return Ok(ExitCode::SUCCESS),
         };
         match progress {
+            Progress::Never if failure.elsewhere && others > 0 => others -= 1,
             // What never worked is a mistake of whoever typed it.
             Progress::Never => return Err(failure),
             Progress::Going => (pause, progress, said) = (AGAIN_MIN, Progress::Stuck, String::new()),
             Progress::Stuck => pause = (2 * pause).min(AGAIN_MAX),
         }
-        // The same trouble again is no news.
-        if failure.sentence != said {
+        if failure.elsewhere && way.has_others() {
+            way.go_on(&failure.sentence);
+        } else if failure.sentence != said {
+            // The same trouble again is no news.
             message::say(&format!("{}; what was imported stays, and is tried again", failure.sentence));
             said = failure.sentence;
         }
@@ -202,12 +209,15 @@ struct Mirror {
 
 impl Mirror {
     /// With what an earlier run has brought, where that is to be followed.
-    async fn new(asking: &Asking, consul: &Consul, follows: bool) -> Result<Self, Failure> {
+    async fn new(
+        mut client: Client,
+        timeout: Duration,
+        consul: &Consul,
+        follows: bool,
+    ) -> Result<Self, Failure> {
         let source = format!("consul {}", consul.base);
-        let mut client = asking.connect().await?;
         let mut here = BTreeMap::new();
         if follows {
-            client.send(&Request::Export(StatusForm {})).await?;
             export::lines(&mut client, |line| {
                 let is_from_there = match line {
                     Line::Instance(line) => line.source.as_ref() == Some(&source),
@@ -224,7 +234,7 @@ impl Mirror {
             })
             .await?;
         }
-        let putting = Putting::new(client, asking.timeout);
+        let putting = Putting::new(client, timeout);
         Ok(Self { putting, source, here, groups: BTreeMap::new(), told: BTreeSet::new() })
     }
 
@@ -302,8 +312,12 @@ struct Following<'a> {
 }
 
 impl<'a> Following<'a> {
-    async fn run(&self, progress: &mut Progress) -> Result<std::convert::Infallible, Failure> {
-        let mut mirror = Mirror::new(self.asking, self.consul, true).await?;
+    async fn run(&self, way: &mut Way, progress: &mut Progress) -> Result<std::convert::Infallible, Failure> {
+        let timeout = self.asking.timeout;
+        // Where nobody is there, each was tried already.
+        let nobody = |error: ClientError| Failure { elsewhere: false, ..error.into() };
+        let client = way.connect(timeout).await.map_err(nobody)?;
+        let mut mirror = Mirror::new(client, timeout, self.consul, true).await?;
         let mut catalog = Catalog::read(self.consul).await.map_err(trouble)?;
         self.look_for_trouble(&catalog, &mirror)?;
         catalog.bring(&mut mirror).await?;
@@ -312,6 +326,7 @@ impl<'a> Following<'a> {
             message::say(&format!("{} is followed again", self.consul.base));
         }
         *progress = Progress::Going;
+        way.worked();
         mirror.putting.counts.say(self.asking.output)?;
         let mut queue: VecDeque<String> = catalog.services.keys().cloned().collect();
         let (mut asked, mut watches) = (FuturesUnordered::new(), 0);
