@@ -15,6 +15,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use callsign::client::{Client, ClientError};
+use callsign::name::Tag;
 use callsign::protocol::moving::{HowForm, IMPORT_OCTETS_MAX, ImportForm, Line};
 use callsign::protocol::{Problem, Reply, Request, decode};
 use callsign::registry::Imported;
@@ -54,6 +55,9 @@ pub struct Import {
     /// Follow Consul also where it has suddenly no service any more
     #[arg(long, requires = "follow")]
     allow_empty: bool,
+    /// What to mark as from there, and know again: the same name for the same Consul, at whatever URL [default: the URL]
+    #[arg(long, value_name = "NAME", value_parser = mark, requires = "from_consul", conflicts_with = "file")]
+    mark: Option<String>,
     /// Who signs the certificate of a Consul at https:// [default: whom this machine trusts]
     #[arg(long, value_name = "FILE", requires = "from_consul", conflicts_with = "file")]
     consul_authority: Option<PathBuf>,
@@ -67,7 +71,8 @@ impl Import {
             let path = self.file.clone().unwrap_or_default();
             return self.take_in(&path).await;
         };
-        let consul = Consul::new(base.clone(), self.consul_authority.clone())?;
+        let source = format!("consul {}", self.mark.clone().unwrap_or_else(|| base.to_string()));
+        let consul = Consul::new(base.clone(), source, self.consul_authority.clone())?;
         match self.follow {
             true => follow::follow(&self.asking, consul, self.allow_empty).await,
             false => {
@@ -114,6 +119,11 @@ impl Import {
         }
         putting.end().await
     }
+}
+
+/// It stands in metadata and in lists.
+fn mark(text: &str) -> Result<String, String> {
+    Tag::parse(text).map(|_| text.to_owned()).map_err(|unfit| unfit.to_string())
 }
 
 /// The lines of a file, and where it stands.

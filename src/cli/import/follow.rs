@@ -160,8 +160,9 @@ impl Catalog {
         others
     }
 
+    /// Nothing but itself. Where the token may not read nodes any more, services are listed still, and have nobody.
     fn is_empty(&self) -> bool {
-        self.services.keys().all(|name| name == ITSELF)
+        self.entries.iter().all(|(name, entries)| name == ITSELF || entries.is_empty())
     }
 
     async fn bring(&self, mirror: &mut Mirror) -> Result<(), Failure> {
@@ -215,7 +216,7 @@ impl Mirror {
         consul: &Consul,
         follows: bool,
     ) -> Result<Self, Failure> {
-        let source = format!("consul {}", consul.base);
+        let source = consul.source.clone();
         let mut here = BTreeMap::new();
         if follows {
             export::lines(&mut client, |line| {
@@ -346,12 +347,18 @@ impl<'a> Following<'a> {
             let Some(heard) = asked.next().await else { continue };
             match heard.map_err(trouble)? {
                 Heard::Nodes(index, nodes) => {
+                    if nodes.is_empty() && !catalog.nodes.is_empty() {
+                        self.doubt("node")?;
+                    }
                     catalog.nodes_index = index;
                     catalog.set_nodes(nodes);
                     catalog.bring_hosts(&mut mirror).await?;
                     asked.push(self.nodes(index));
                 }
                 Heard::Services(index, services) => {
+                    if has_none(&services) && !catalog.is_empty() {
+                        self.doubt("service")?;
+                    }
                     let gone = catalog.services.keys().filter(|name| !services.contains_key(*name));
                     for name in gone.cloned().collect::<Vec<_>>() {
                         catalog.services.remove(&name);
@@ -370,6 +377,10 @@ impl<'a> Following<'a> {
                 Heard::Service(name, index, entries) => {
                     watches -= 1;
                     if catalog.services.contains_key(&name) {
+                        if entries.is_empty() && catalog.entries.get(&name).is_some_and(|had| !had.is_empty())
+                        {
+                            self.look_whether_all_is_gone().await?;
+                        }
                         let others = catalog.set_service(&name, index, entries);
                         catalog.bring_service(&name, &mut mirror).await?;
                         if others {
@@ -383,26 +394,40 @@ impl<'a> Following<'a> {
         }
     }
 
-    /// A Consul that has lost what it had says so in the same words as one in which all was deregistered while nobody
-    /// looked.
+    /// Where all is gone at once, the services may say so one by one, before the lists do.
+    async fn look_whether_all_is_gone(&self) -> Result<(), Failure> {
+        let (_, nodes) = self.consul.read::<Vec<Node>>(NODES).await.map_err(trouble)?;
+        if nodes.is_empty() {
+            return self.doubt("node");
+        }
+        let (_, services) = self.consul.read::<Services>(SERVICES).await.map_err(trouble)?;
+        if has_none(&services) { self.doubt("service") } else { Ok(()) }
+    }
+
+    /// A Consul that has lost what it had, or hides it from a token that may read no more, says so in the same words as one
+    /// in which all was deregistered.
+    fn doubt(&self, what: &str) -> Result<(), Failure> {
+        match self.allow_empty {
+            true => Ok(()),
+            false => Err(trouble(format!(
+                "{} has no {what} any more; follow with --allow-empty if that is meant",
+                self.consul.base
+            ))),
+        }
+    }
+
     fn look_for_trouble(&self, catalog: &Catalog, mirror: &Mirror) -> Result<(), Failure> {
         let has_some = mirror.here.values().any(
             |line| matches!(line, Line::Instance(line) if !line.register.service.eq_ignore_ascii_case(ITSELF)),
         );
-        match catalog.is_empty() && has_some && !self.allow_empty {
-            true => Err(trouble(format!(
-                "{} has no service any more; follow with --allow-empty if that is meant",
-                self.consul.base
-            ))),
-            false => Ok(()),
-        }
+        if catalog.is_empty() && has_some { self.doubt("service") } else { Ok(()) }
     }
 
     fn nodes(&self, index: u64) -> Asked<'a> {
         let consul = self.consul;
         Box::pin(async move {
             let (new, nodes) = consul.wait(NODES, index, WAIT).await?;
-            Ok(Heard::Nodes(since(index, new), nodes))
+            Ok(Heard::Nodes(since(consul, NODES, index, new)?, nodes))
         })
     }
 
@@ -410,22 +435,31 @@ impl<'a> Following<'a> {
         let consul = self.consul;
         Box::pin(async move {
             let (new, services) = consul.wait(SERVICES, index, WAIT).await?;
-            Ok(Heard::Services(since(index, new), services))
+            Ok(Heard::Services(since(consul, SERVICES, index, new)?, services))
         })
     }
 
     fn service(&self, name: String, index: u64, wait: Duration) -> Asked<'a> {
         let consul = self.consul;
         Box::pin(async move {
-            let (new, entries) = consul.wait(&path(&name), index, wait).await?;
-            Ok(Heard::Service(name, since(index, new), entries))
+            let path = path(&name);
+            let (new, entries) = consul.wait(&path, index, wait).await?;
+            Ok(Heard::Service(name, since(consul, &path, index, new)?, entries))
         })
     }
 }
 
 type Asked<'a> = Pin<Box<dyn Future<Output = Result<Heard, String>> + 'a>>;
 
-/// The index to wait from: one that went back is of another life of Consul, which is read from the start.
-fn since(before: u64, new: u64) -> u64 {
-    if new < before { 0 } else { new }
+fn has_none(services: &Services) -> bool {
+    services.keys().all(|name| name == ITSELF)
+}
+
+/// The index to wait from: one that went back is of another life of Consul, and what it says is not believed before all is
+/// read from the start.
+fn since(consul: &Consul, path: &str, before: u64, new: u64) -> Result<u64, String> {
+    match new < before {
+        true => Err(format!("{}{path}: its index went back from {before} to {new}", consul.base)),
+        false => Ok(new),
+    }
 }
