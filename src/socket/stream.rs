@@ -224,7 +224,7 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
             self.reply(Reply::Error(stopping())).await;
             return self.flush().await;
         };
-        let Whole { revision, mut instances, mut hosts, mut settings, tokens } = whole;
+        let Whole { revision, mut instances, mut hosts, mut settings, tokens, records } = whole;
         tokio::task::block_in_place(|| {
             instances.sort_by(|a, b| a.key.cmp(&b.key));
             hosts.sort_by(|a, b| a.name.cmp(&b.name));
@@ -253,7 +253,8 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
         let settings = settings.iter().map(|(service, settings)| Line::settings(service, settings));
         let instances =
             instances.iter().map(|instance| Line::Instance(Box::new(InstanceLine::of(instance, now))));
-        let end = std::iter::once(Line::End(EndForm { lines: lines as u64 }));
+        let end =
+            std::iter::once(Line::End(EndForm { lines: lines as u64, records_left_out: records as u64 }));
         for line in head.chain(tokens).chain(hosts).chain(settings).chain(instances).chain(end) {
             encode(&Reply::Exported(line), &mut self.out);
             self.flush_large().await?;
