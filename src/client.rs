@@ -3,7 +3,7 @@
 //! One connection, one JSON object per line each way, replies in the order of the requests. `request` asks
 //! one thing and waits; `send` and `receive` are its halves, for pipelining and for `watch`, whose
 //! replies come by themselves. A [`Way`] leads to one of several servers: those that cannot be reached are passed over, and
-//! what does no harm when it is said twice is asked of the next where one is lost or cannot do it. When to come
+//! what does no harm when it is said twice is asked of the next where one is lost, cannot do it or denies it. When to come
 //! back is for whoever holds a registration or follows a stream to know (`cli::hold`, `cli::follow`).
 
 use std::fmt;
@@ -139,8 +139,13 @@ impl Way {
         self.others() > 0
     }
 
+    /// The server has done what was asked: trouble with another one is news again.
+    pub fn worked(&mut self) {
+        self.told.clear();
+    }
+
     /// Tries the next server from here on, where there is one, and says why, once.
-    pub fn go_on(&mut self, why: &ClientError) {
+    pub fn go_on(&mut self, why: &impl fmt::Display) {
         if !self.has_others() {
             return;
         }
@@ -157,15 +162,15 @@ impl Way {
     pub async fn connect(&mut self, timeout: Duration) -> Result<Client, ClientError> {
         for _ in 1..self.servers.len() {
             match self.connect_here(timeout, NEXT_AFTER).await {
-                Err(error) if error.is_of_the_server() => self.go_on(&error),
+                Err(error) if error.may_be_otherwise_elsewhere() => self.go_on(&error),
                 connected => return connected,
             }
         }
         self.connect_here(timeout, timeout).await
     }
 
-    /// Asks one thing over a connection of its own. Where a server is lost meanwhile, or cannot do it now, the next one
-    /// is asked, if it does no harm to say it twice.
+    /// Asks one thing over a connection of its own. Where a server is lost meanwhile, cannot do it now or denies it, the next
+    /// one is asked, each once, if it does no harm to say it twice.
     pub async fn ask(
         &mut self,
         request: &Request<'_>,
@@ -175,8 +180,11 @@ impl Way {
         loop {
             let mut client = self.connect(timeout).await?;
             match client.request(request).await {
-                Ok(reply) => return Ok((client, reply)),
-                Err(error) if others > 0 && error.is_of_the_server() && request.may_be_repeated() => {
+                Ok(reply) => {
+                    self.worked();
+                    return Ok((client, reply));
+                }
+                Err(error) if others > 0 && error.lets_ask_elsewhere(request.may_be_repeated()) => {
                     others -= 1;
                     self.go_on(&error);
                 }
@@ -192,6 +200,7 @@ impl Way {
             self.at = (from + step) % self.servers.len();
             let Ok(mut client) = self.connect_here(timeout, NEXT_AFTER).await else { continue };
             if let Ok(reply) = client.request(request).await {
+                self.worked();
                 return Some((client, reply));
             }
         }
@@ -202,7 +211,6 @@ impl Way {
     async fn connect_here(&mut self, timeout: Duration, within: Duration) -> Result<Client, ClientError> {
         let mut client = self.hello(timeout.min(within)).await?;
         client.timeout = timeout;
-        self.told.clear();
         Ok(client)
     }
 
@@ -239,14 +247,29 @@ pub enum ClientError {
 }
 
 impl ClientError {
-    /// True where another server may well do what this one did not: it is not there, is lost, or cannot do it now. What
-    /// was refused for another reason is refused everywhere.
+    /// True where another server may well do what this one did not: it is not there, is lost, cannot do it now, or is none.
     pub fn is_of_the_server(&self) -> bool {
         match self {
-            Self::Unavailable { .. } | Self::Lost { .. } | Self::TimedOut { .. } => true,
+            Self::Unavailable { .. } | Self::Lost { .. } | Self::TimedOut { .. } | Self::Protocol { .. } => {
+                true
+            }
             Self::Refused(problem) => matches!(&*problem.code, "unavailable" | "not_ready"),
-            Self::Protocol { .. } => false,
         }
+    }
+
+    /// True also for what is denied: a server that is cut off knows no token that was made since, and rules are each
+    /// server's own. What was refused for another reason is refused everywhere.
+    pub fn may_be_otherwise_elsewhere(&self) -> bool {
+        self.is_of_the_server() || self.is_denied()
+    }
+
+    /// The same for a request that is to be said again: what was denied was not done, and anything else may have been.
+    pub fn lets_ask_elsewhere(&self, may_be_repeated: bool) -> bool {
+        self.is_denied() || self.is_of_the_server() && may_be_repeated
+    }
+
+    fn is_denied(&self) -> bool {
+        matches!(self, Self::Refused(problem) if problem.code == "denied")
     }
 }
 
@@ -484,11 +507,11 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_refused_or_may_not_be_said_twice_is_asked_once() {
-        let denied = ("denied", "{\"error\":{\"code\":\"denied\",\"message\":\"no\"}}\n", STATUS);
+        let invalid = ("invalid", "{\"error\":{\"code\":\"invalid\",\"message\":\"no\"}}\n", STATUS);
         let form = crate::protocol::NameForm { name: "x".to_owned() };
         let revoke = Request::Token(crate::protocol::TokenForm::Revoke(form));
         let away = "{\"error\":{\"code\":\"unavailable\",\"message\":\"no\"}}\n";
-        for (code, words, request) in [denied, ("unavailable", away, revoke)] {
+        for (code, words, request) in [invalid, ("unavailable", away, revoke)] {
             let (directory, first, serving) = answered(words).await;
             let other = Server::Unix(directory.path().join("nobody"));
             let mut way = way(vec![first.clone(), other]);

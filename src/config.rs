@@ -34,7 +34,7 @@ use crate::dns::forward::{Source, UPSTREAMS_MAX};
 use crate::dns::limit::REPLIES_PER_SECOND_MAX;
 use crate::dns::notify::SECONDARIES_MAX;
 use crate::dns::transfer::Allowed;
-use crate::name::{Apex, Datacenter, Name};
+use crate::name::{Apex, Datacenter, HostName, Name};
 use crate::registry::{FORGET_AFTER, INSTANCES_MAX};
 use crate::store::Limits;
 use crate::store::etcd::{self, Endpoint};
@@ -269,6 +269,12 @@ impl Surroundings {
         let state = variable("XDG_STATE_HOME").or_else(|| Some(variable("HOME")?.join(".local/state")))?;
         Some(state.join("callsign"))
     }
+}
+
+/// The machine's own name, where it has one that fits.
+pub fn machine() -> Option<HostName> {
+    let name = nix::unistd::gethostname().ok()?.into_string().ok()?;
+    HostName::parse(&name).ok()
 }
 
 impl Config {

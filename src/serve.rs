@@ -28,7 +28,7 @@ use crate::balance::Draws;
 use crate::balance::ring::SLOTS;
 use crate::bind;
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, machine};
 use crate::connections::mistakes::Mistakes;
 use crate::connections::{Connections, Streams};
 use crate::counters::{Forwarding, Limited, Probes, Queries, Transfers as Transferred, Updates as Updated};
@@ -779,9 +779,7 @@ fn own_node(config: &Config, bound: &Bound, view: &View) -> view::Node {
 
 /// The machine's name, which instances registered over the Unix socket run on.
 fn own_host() -> HostName {
-    let name = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
-    let name = name.and_then(|name| HostName::parse(&name).ok());
-    name.unwrap_or_else(|| HostName::parse("localhost").expect("a constant that fits"))
+    machine().unwrap_or_else(|| HostName::parse("localhost").expect("a constant that fits"))
 }
 
 fn random() -> Result<u64> {

@@ -143,6 +143,8 @@ pub struct Whole {
     pub hosts: Vec<Arc<Host>>,
     pub settings: Vec<(ServiceName, ServiceSettings)>,
     pub tokens: Vec<Arc<Token>>,
+    /// How many plain records were set by UPDATE.
+    pub records: usize,
 }
 
 /// The serial is above the one that was named.
@@ -653,6 +655,7 @@ fn whole(registry: &Registry) -> Whole {
         hosts: registry.hosts().cloned().collect(),
         settings: settings.map(|(service, settings)| (service.clone(), settings.clone())).collect(),
         tokens: registry.tokens().all(),
+        records: registry.plain().records(),
     }
 }
 

@@ -912,6 +912,82 @@ fn what_a_server_says_cannot_act_on_the_terminal() {
     }
 }
 
+/// A server that takes one line, says `reply`, and closes; at `name` in `directory`. Returns the line.
+fn says_once(
+    directory: &Path,
+    name: &str,
+    reply: &'static str,
+) -> std::thread::JoinHandle<serde_json::Value> {
+    let listener = UnixListener::bind(directory.join(name)).unwrap();
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut line = String::new();
+        BufReader::new(stream.try_clone().unwrap()).read_line(&mut line).unwrap();
+        stream.write_all(reply.as_bytes()).unwrap();
+        serde_json::from_str(&line).unwrap()
+    })
+}
+
+const UNAVAILABLE: &str =
+    "{\"error\":{\"code\":\"unavailable\",\"message\":\"whether it is stored is not known\"}}\n";
+const DENIED: &str = "{\"error\":{\"code\":\"denied\",\"message\":\"no\"}}\n";
+
+#[test]
+fn several_servers_are_told_of_one_host_and_one_makes_its_own() {
+    let own = nix::unistd::gethostname().unwrap().into_string().unwrap().to_lowercase();
+    let named = own != "localhost" && !own.starts_with("localhost.");
+    for (line, verb) in [
+        ("register web 10.0.0.7:8080", "register"),
+        ("register web 10.0.0.7:8080 --lease 15s", "register"),
+        ("deregister web web-1", "deregister"),
+        ("drain web web-1", "drain"),
+        ("heartbeat web web-1", "heartbeat"),
+    ] {
+        for (servers, host, wanted) in [
+            (&["a", "b"][..], None, named.then_some(own.as_str())),
+            (&["a", "b"], Some("m7"), Some("m7")),
+            (&["a"], None, None),
+        ] {
+            let directory = tempfile::tempdir().unwrap();
+            let listening: Vec<_> =
+                servers.iter().map(|name| says_once(directory.path(), name, UNAVAILABLE)).collect();
+            let places = servers.iter().map(|name| format!("unix:{}", directory.path().join(name).display()));
+            let mut command = callsign(directory.path());
+            command.args(line.split_whitespace()).args(["--server", &places.collect::<Vec<_>>().join(",")]);
+            command.args(host.iter().flat_map(|host| ["--host", *host]));
+            assert_eq!(command.output().unwrap().status.code(), Some(5), "{line}");
+            for told in listening {
+                let told = told.join().unwrap();
+                assert_eq!(told[verb]["host"].as_str(), wanted, "{line} to {servers:?}: {told}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_server_that_alone_denies_or_is_none_is_passed_over() {
+    const GONE: &str =
+        "{\"deregistered\":{\"service\":\"web\",\"id\":\"x\",\"existed\":true,\"revision\":1}}\n";
+    for (first, second, code, said) in [
+        ("HTTP/1.1 400 Bad Request\r\n\r\n", GONE, 0, "going on with"),
+        (DENIED, GONE, 0, "no; going on with"),
+        (DENIED, DENIED, 4, "callsign: no\n"),
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        let both =
+            [("a", first), ("b", second)].map(|(name, reply)| says_once(directory.path(), name, reply));
+        let places = ["a", "b"].map(|name| format!("unix:{}", directory.path().join(name).display()));
+        let output = callsign(directory.path())
+            .args(["deregister", "web", "x", "--server", &places.join(",")])
+            .output();
+        let output = output.unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(code) && stderr.contains(said), "{:?}: {stderr}", output.status);
+        let [one, other] = both.map(|told| told.join().unwrap());
+        assert_eq!(one, other, "the same is said to both");
+    }
+}
+
 #[test]
 fn a_server_that_is_alone_is_one_node_that_has_everything() {
     let server = Server::start();

@@ -4,10 +4,13 @@
 //! - `full`: a registry with one of everything.
 //! - `files`: exported, imported, exported again.
 //! - `refused`: what is not taken, by line and field.
+//! - `consul`: a Consul that says what it is told to.
 //! - `follow`: a catalog that is followed.
 
 mod harness;
 
+#[path = "moving/consul.rs"]
+mod consul;
 #[path = "moving/files.rs"]
 mod files;
 #[path = "moving/follow.rs"]

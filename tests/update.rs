@@ -242,6 +242,18 @@ fn what_was_updated_is_there_after_a_restart() {
         assert_eq!(updated.answers("a", "TXT"), ["stays"]);
         assert_eq!(updated.answers(APEX, "MX"), ["5 a.service.local."]);
     }
+    // An export has the instance, and says aloud that it has no plain records.
+    let place = format!("unix:{}", updated.server.socket.display());
+    let export = || harness::callsign(&["export", "--server", &place]);
+    let exported = export();
+    let end = exported.stdout.lines().last().unwrap_or_default().to_owned();
+    assert_eq!(exported.stderr.lines().count(), 1, "{}", exported.stderr);
+    assert!(
+        exported.stderr.contains("2 plain records that were set by UPDATE are not in it"),
+        "{}",
+        exported.stderr
+    );
+    assert_eq!(end, r#"{"end":{"lines":1,"records_left_out":2}}"#);
     // UPDATE still knows what it set, and may change it.
     assert_eq!(updated.says("del a\ndel web-1.web\ndelset _web._tcp SRV").rcode, "NOERROR");
     assert_eq!(updated.answers("a", "TXT"), ["NXDOMAIN"]);

@@ -62,12 +62,16 @@ impl Apply {
             let applied = loop {
                 match apply(&mut client, &mut bulk, line).await {
                     // What was not acknowledged is said again, to the next server.
-                    Err(error) if others > 0 && error.is_of_the_server() && may_be_repeated(line) => {
+                    Err(error) if others > 0 && error.lets_ask_elsewhere(may_be_repeated(line)) => {
                         others -= 1;
                         way.go_on(&error);
                         client = way.connect(timeout).await?;
                     }
-                    applied => break applied,
+                    Ok(reply) => {
+                        way.worked();
+                        break Ok(reply);
+                    }
+                    refused => break refused,
                 }
             };
             let reply = match applied {
@@ -160,7 +164,7 @@ impl Bulk {
             }
             let reply = client.request(request).await;
             // What is said again because nobody acknowledged it is not a second one.
-            self.taken |= reply.as_ref().map_or_else(|error| !error.is_of_the_server(), |_| true);
+            self.taken |= reply.as_ref().map_or_else(|error| !error.may_be_otherwise_elsewhere(), |_| true);
             return reply;
         }
         client.request(request).await

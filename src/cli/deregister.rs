@@ -19,7 +19,7 @@ pub struct Deregister {
 
 impl Deregister {
     pub async fn run(self) -> Done {
-        let (client, reply) = self.asking.ask(&Request::Deregister(self.named.form())).await?;
+        let (client, reply) = self.asking.ask(&Request::Deregister(self.named.form(&self.asking)?)).await?;
         let Reply::Deregistered(gone) = reply else {
             return Err(client.unexpected(&reply).into());
         };

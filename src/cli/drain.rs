@@ -19,7 +19,7 @@ pub struct Drain {
 
 impl Drain {
     pub async fn run(self) -> Done {
-        let (client, reply) = self.asking.ask(&Request::Drain(self.named.form())).await?;
+        let (client, reply) = self.asking.ask(&Request::Drain(self.named.form(&self.asking)?)).await?;
         let Reply::Draining(draining) = reply else {
             return Err(client.unexpected(&reply).into());
         };

@@ -7,17 +7,17 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use callsign::client::Client;
-use callsign::protocol::moving::Line;
+use callsign::protocol::moving::{EndForm, Line};
 use callsign::protocol::{Reply, Request, StatusForm};
 use clap::Args;
 
-use super::{Asking, Done, FAILED, Failure, output};
+use super::{Asking, Done, FAILED, Failure, message, output};
 
 /// Print everything that the registry holds, as lines of JSON
 ///
 /// All of it is of one moment: instances with their leases and checks, hosts, settings of services, tokens (their
 /// hashes), owners. `callsign import` takes the lines in, also where another store is. Only an administrator may
-/// have them.
+/// have them. Plain records that were set by UPDATE are not in it, and stderr says how many there are.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Example:\n  callsign export registry.jsonl\n  callsign export --server unix:/run/a.sock registry.jsonl && callsign import --server unix:/run/b.sock registry.jsonl"
@@ -32,29 +32,38 @@ pub struct Export {
 
 impl Export {
     pub async fn run(self) -> Done {
-        let mut client = self.asking.connect().await?;
-        client.send(&Request::Export(StatusForm {})).await?;
+        let mut way = self.asking.way()?;
         let Some(path) = &self.file else {
-            let write = |line: &Line| output::value(output::Format::Jsonl, line);
-            lines(&mut client, write).await?;
+            let printing = async |mut client| {
+                let mut begun = false;
+                let printed = lines(&mut client, |line: &Line| {
+                    begun = true;
+                    output::value(output::Format::Jsonl, line)
+                });
+                // What is printed cannot be begun again.
+                printed.await.map_err(|failure| Failure { elsewhere: failure.elsewhere && !begun, ..failure })
+            };
+            say_what_is_left_out(self.asking.begin_at_each(&mut way, printing).await?);
             return Ok(ExitCode::SUCCESS);
         };
         let mut new = path.as_os_str().to_owned();
         new.push(".new");
         let new = PathBuf::from(new);
-        let written = write(&mut client, &new).await;
-        let count = written.inspect_err(|_| drop(fs::remove_file(&new)))?; // half an export is none
+        let written = self.asking.begin_at_each(&mut way, async |client| write(client, &new).await).await;
+        let end = written.inspect_err(|_| drop(fs::remove_file(&new)))?; // half an export is none
         fs::rename(&new, path).map_err(|error| failed(path, &error))?;
-        output::line(&format!("{}: {count} lines", path.display()))?;
+        output::line(&format!("{}: {} lines", path.display(), end.lines))?;
+        say_what_is_left_out(end);
         Ok(ExitCode::SUCCESS)
     }
 }
 
-/// Hands every line to `write`; how many there were between the first and the last.
+/// Asks for everything and hands every line to `write`; the last one.
 pub async fn lines(
     client: &mut Client,
     mut write: impl FnMut(&Line) -> Result<(), Failure>,
-) -> Result<u64, Failure> {
+) -> Result<EndForm, Failure> {
+    client.send(&Request::Export(StatusForm {})).await?;
     loop {
         let line = match client.receive().await? {
             Reply::Exported(line) => line,
@@ -62,23 +71,32 @@ pub async fn lines(
         };
         write(&line)?;
         if let Line::End(end) = line {
-            return Ok(end.lines);
+            return Ok(end);
         }
     }
 }
 
 /// What leases are renewed with is in it, and hashes of tokens: nobody else's to read.
-async fn write(client: &mut Client, path: &Path) -> Result<u64, Failure> {
+async fn write(mut client: Client, path: &Path) -> Result<EndForm, Failure> {
     drop(fs::remove_file(path)); // what an export that was ended left behind may have another mode
     let file = File::options().create_new(true).write(true).mode(0o600).open(path);
     let mut file = BufWriter::new(file.map_err(|error| failed(path, &error))?);
-    let count = lines(client, |line| {
+    let written = lines(&mut client, |line| {
         let text = serde_json::to_string(line).expect("a line has a JSON form");
         writeln!(file, "{text}").map_err(|error| failed(path, &error))
     });
-    let count = count.await?;
+    let end = written.await?;
     file.flush().and_then(|()| file.get_ref().sync_all()).map_err(|error| failed(path, &error))?;
-    Ok(count)
+    Ok(end)
+}
+
+fn say_what_is_left_out(end: EndForm) {
+    if end.records_left_out > 0 {
+        message::say(&format!(
+            "{} plain records that were set by UPDATE are not in it: set them again where it is imported",
+            end.records_left_out
+        ));
+    }
 }
 
 fn failed(path: &Path, error: &std::io::Error) -> Failure {

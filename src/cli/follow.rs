@@ -92,7 +92,10 @@ pub async fn go_on(
         let since = if tries % 2 == 0 { shown.since() } else { shown.revision };
         client.send(&request(since)).await?;
         let first = match tokio::time::timeout(REFUSES_WITHIN, client.receive()).await {
-            Err(_) => return Ok((client, None)),
+            Err(_) => {
+                way.worked();
+                return Ok((client, None));
+            }
             Ok(first) => first,
         };
         tries += 1;
@@ -103,12 +106,15 @@ pub async fn go_on(
         };
         match first {
             _ if is_behind && tries < TRIES_MAX => sleep(PAUSE).await,
-            Err(error) if error.is_of_the_server() && tries < TRIES_MAX => {
+            Err(error) if error.may_be_otherwise_elsewhere() && tries < TRIES_MAX => {
                 way.go_on(&error);
                 sleep(PAUSE).await;
             }
             Err(error) => return Err(error),
-            Ok(first) => return Ok((client, Some(first))),
+            Ok(first) => {
+                way.worked();
+                return Ok((client, Some(first)));
+            }
         }
     }
 }

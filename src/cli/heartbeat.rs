@@ -21,7 +21,7 @@ pub struct Heartbeat {
 
 impl Heartbeat {
     pub async fn run(self) -> Done {
-        let (client, reply) = self.asking.ask(&Request::Heartbeat(self.named.form())).await?;
+        let (client, reply) = self.asking.ask(&Request::Heartbeat(self.named.form(&self.asking)?)).await?;
         let Reply::Renewed(renewed) = reply else {
             return Err(client.unexpected(&reply).into());
         };

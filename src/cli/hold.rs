@@ -108,12 +108,12 @@ impl Holder {
             }
             if self.held.is_none() && !self.insists {
                 // The first word is said to each server once.
-                if others == 0 || !error.is_of_the_server() {
+                if others == 0 || !error.may_be_otherwise_elsewhere() {
                     return Err(error.into());
                 }
                 others -= 1;
             }
-            match error.is_of_the_server() && self.way.has_others() {
+            match error.may_be_otherwise_elsewhere() && self.way.has_others() {
                 true => {
                     self.way.go_on(&error);
                     self.troubled = true;
@@ -155,6 +155,7 @@ impl Holder {
     ) -> Result<Result<Ended, Failure>, ClientError> {
         let mut client = self.way.connect(self.timeout).await?;
         let mut registered = self.register(&mut client).await?;
+        self.way.worked();
         *pause = PAUSE_MIN;
         if self.held.is_none()
             && let Err(failure) = shown(&registered)

@@ -15,8 +15,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use callsign::client::{Client, ClientError};
+use callsign::name::Tag;
 use callsign::protocol::moving::{HowForm, IMPORT_OCTETS_MAX, ImportForm, Line};
-use callsign::protocol::{Problem, Reply, Request, StatusForm, decode};
+use callsign::protocol::{Problem, Reply, Request, decode};
 use callsign::registry::Imported;
 use callsign::time::Now;
 use clap::Args;
@@ -54,6 +55,9 @@ pub struct Import {
     /// Follow Consul also where it has suddenly no service any more
     #[arg(long, requires = "follow")]
     allow_empty: bool,
+    /// What to mark as from there, and know again: the same name for the same Consul, at whatever URL [default: the URL]
+    #[arg(long, value_name = "NAME", value_parser = mark, requires = "from_consul", conflicts_with = "file")]
+    mark: Option<String>,
     /// Who signs the certificate of a Consul at https:// [default: whom this machine trusts]
     #[arg(long, value_name = "FILE", requires = "from_consul", conflicts_with = "file")]
     consul_authority: Option<PathBuf>,
@@ -67,7 +71,8 @@ impl Import {
             let path = self.file.clone().unwrap_or_default();
             return self.take_in(&path).await;
         };
-        let consul = Consul::new(base.clone(), self.consul_authority.clone())?;
+        let source = format!("consul {}", self.mark.clone().unwrap_or_else(|| base.to_string()));
+        let consul = Consul::new(base.clone(), source, self.consul_authority.clone())?;
         match self.follow {
             true => follow::follow(&self.asking, consul, self.allow_empty).await,
             false => {
@@ -82,9 +87,20 @@ impl Import {
             sentence: format!("{}; nothing was imported", failure.sentence),
             ..failure
         })?;
-        let mut client = self.asking.connect().await?;
+        // What is so already is no change: so the next server is given the file from its beginning.
+        let taking = async |client| self.put_in(client, path, &names).await;
+        let counts = self.asking.begin_at_each(&mut self.asking.way()?, taking).await?;
+        counts.end(self.asking.output)
+    }
+
+    async fn put_in(
+        &self,
+        mut client: Client,
+        path: &Path,
+        names: &BTreeSet<String>,
+    ) -> Result<Counts, Failure> {
         let others = match self.replace {
-            true => others(&mut client, &names).await?,
+            true => others(&mut client, names).await?,
             false => Vec::new(),
         };
         let how = if self.replace { HowForm::Replace } else { HowForm::Add };
@@ -101,8 +117,13 @@ impl Import {
         for line in rest.into_iter().chain(tokens) {
             putting.put("not in the file".to_owned(), line, HowForm::Remove).await?;
         }
-        putting.end().await?.end(self.asking.output)
+        putting.end().await
     }
+}
+
+/// It stands in metadata and in lists.
+fn mark(text: &str) -> Result<String, String> {
+    Tag::parse(text).map(|_| text.to_owned()).map_err(|unfit| unfit.to_string())
 }
 
 /// The lines of a file, and where it stands.
@@ -201,7 +222,6 @@ fn name(line: &Line) -> Result<Option<String>, Problem> {
 /// What the server holds besides what has these names.
 async fn others(client: &mut Client, names: &BTreeSet<String>) -> Result<Vec<Line>, Failure> {
     let mut others = Vec::new();
-    client.send(&Request::Export(StatusForm {})).await?;
     export::lines(client, |line| {
         if name(line)?.is_some_and(|name| !names.contains(&name)) {
             others.push(line.clone());
@@ -274,7 +294,10 @@ impl Putting {
     async fn answer(&mut self) -> Result<(), Failure> {
         let Some((place, how, is_head)) = self.under_way.pop_front() else { return Ok(()) };
         let answer = tokio::time::timeout(self.timeout, self.client.receive()).await;
-        let silent = || Failure::new(UNAVAILABLE, format!("{place}: no answer in time; say it again"));
+        let silent = || Failure {
+            elsewhere: true,
+            ..Failure::new(UNAVAILABLE, format!("{place}: no answer in time; say it again"))
+        };
         let counts = &mut self.counts;
         match answer.map_err(|_| silent())? {
             Ok(Reply::Imported(form)) => {
@@ -292,7 +315,7 @@ impl Putting {
                 if is_head || matches!(&*problem.code, "unavailable" | "denied" | "not_ready") =>
             {
                 let hint = "what was imported stays; say it again";
-                let failure: Failure = problem.into();
+                let failure: Failure = ClientError::Refused(problem).into();
                 return Err(
                     Failure { sentence: format!("{place}: {}", failure.sentence), ..failure }.hint(hint)
                 );

@@ -46,7 +46,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use callsign::client::{Client, ClientError, SERVERS_MAX, Server, Way};
-use callsign::config::Surroundings;
+use callsign::config::{Surroundings, machine};
 use callsign::connections::tls::Trust;
 use callsign::protocol::{HolderForm, Problem, Reply, Request, Secret};
 use callsign::time::parse_duration;
@@ -186,11 +186,13 @@ pub struct Failure {
     pub code: u8,
     sentence: String,
     hint: Option<String>,
+    /// Another server may well do it.
+    elsewhere: bool,
 }
 
 impl Failure {
     fn new(code: u8, sentence: impl Into<String>) -> Self {
-        Self { code, sentence: sentence.into(), hint: None }
+        Self { code, sentence: sentence.into(), hint: None, elsewhere: false }
     }
 
     fn hint(self, hint: impl Into<String>) -> Self {
@@ -227,8 +229,8 @@ impl From<Problem> for Failure {
 
 impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
-        let sentence = error.to_string();
-        match error {
+        let (sentence, elsewhere) = (error.to_string(), error.may_be_otherwise_elsewhere());
+        let failure = match error {
             ClientError::Refused(problem) => problem.into(),
             ClientError::Unavailable { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
                 Self::new(DENIED, sentence)
@@ -238,7 +240,8 @@ impl From<ClientError> for Failure {
                 .hint("start one with `callsign serve`, or say where it is with --server"),
             ClientError::Lost { .. } | ClientError::TimedOut { .. } => Self::new(UNAVAILABLE, sentence),
             ClientError::Protocol { .. } => Self::new(FAILED, sentence),
-        }
+        };
+        Self { elsewhere, ..failure }
     }
 }
 
@@ -302,6 +305,18 @@ impl Asking {
         })
     }
 
+    /// The host to say of an instance: what was typed, else with several servers the name of this machine.
+    ///
+    /// Each of several servers would call us by another name: what is said again at the next one would be an instance of
+    /// its own. Many machines are called `localhost`, so that name says nothing and the server's word is taken.
+    fn host(&self, typed: Option<&String>) -> Result<Option<String>, Failure> {
+        if typed.is_some() || self.servers()?.len() == 1 {
+            return Ok(typed.cloned());
+        }
+        let own = machine().map(|name| name.as_str().to_owned());
+        Ok(own.filter(|name| name != "localhost" && !name.starts_with("localhost.")))
+    }
+
     async fn connect(&self) -> Result<Client, Failure> {
         Ok(self.way()?.connect(self.timeout).await?)
     }
@@ -318,6 +333,26 @@ impl Asking {
         let pair = self.client_certificate.clone().zip(self.client_key.clone());
         let trust = Trust { authorities: self.server_authority.clone(), pair };
         Ok(Way::new(self.servers()?, token.map(Secret), trust, message::say))
+    }
+
+    /// Does what takes more than one request, from its beginning at the next server where one is lost meanwhile, cannot do it or
+    /// denies it; each once. It has to come to the same when it is begun twice.
+    async fn begin_at_each<T>(
+        &self,
+        way: &mut Way,
+        mut work: impl AsyncFnMut(Client) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        let mut others = way.others();
+        loop {
+            // Where nobody is there, each was tried already.
+            match work(way.connect(self.timeout).await?).await {
+                Err(failure) if failure.elsewhere && others > 0 => {
+                    others -= 1;
+                    way.go_on(&failure.sentence);
+                }
+                done => return done,
+            }
+        }
     }
 
     /// Asks one thing over a connection of its own.
@@ -342,13 +377,13 @@ struct Named {
 }
 
 impl Named {
-    fn form(&self) -> HolderForm<'_> {
-        HolderForm {
+    fn form(&self, asking: &Asking) -> Result<HolderForm<'_>, Failure> {
+        Ok(HolderForm {
             service: self.service.as_str().into(),
             id: self.id.as_str().into(),
-            host: self.host.clone(),
+            host: asking.host(self.host.as_ref())?,
             lease_id: self.lease_id.clone(),
-        }
+        })
     }
 }
 

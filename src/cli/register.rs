@@ -44,7 +44,7 @@ pub struct Options {
     /// Its id [default: made from service, host and port]
     #[arg(long)]
     id: Option<String>,
-    /// The machine it runs on [default: this one]
+    /// The machine it runs on [default: what the server calls this one; with several servers this machine's own name]
     #[arg(long)]
     host: Option<String>,
     /// An address of it; may be given several times
@@ -76,16 +76,17 @@ pub struct Options {
 impl Options {
     pub fn form(
         &self,
+        asking: &Asking,
         service: &str,
         address: Option<String>,
         port: Option<i64>,
         lease: Option<String>,
-    ) -> RegisterForm {
+    ) -> Result<RegisterForm, Failure> {
         let addresses: Vec<String> = address.into_iter().chain(self.address.iter().cloned()).collect();
-        RegisterForm {
+        Ok(RegisterForm {
             service: service.to_owned(),
             id: self.id.clone(),
-            host: self.host.clone(),
+            host: asking.host(self.host.as_ref())?,
             address: some(addresses).map(Several),
             target: self.target.clone(),
             port,
@@ -97,7 +98,7 @@ impl Options {
             priority: self.priority,
             lease,
             checks: None,
-        }
+        })
     }
 }
 
@@ -108,7 +109,8 @@ fn some<T>(list: Vec<T>) -> Option<Vec<T>> {
 impl Register {
     pub async fn run(self) -> Done {
         let place = self.place.clone().unwrap_or_default();
-        let form = self.options.form(&self.service, place.address, place.port, self.lease.clone());
+        let form =
+            self.options.form(&self.asking, &self.service, place.address, place.port, self.lease.clone())?;
         match self.lease.as_deref() {
             None | Some("connection") => self.stay(form).await,
             Some(_) => {

@@ -71,7 +71,13 @@ pub struct Run {
 
 impl Run {
     pub async fn run(self) -> Done {
-        let form = self.options.form(&self.service, None, Some(self.port), Some("connection".to_owned()));
+        let form = self.options.form(
+            &self.asking,
+            &self.service,
+            None,
+            Some(self.port),
+            Some("connection".to_owned()),
+        )?;
         let ports = checked(&form)?;
         let way = self.asking.way()?;
         let failed = |what: &str, error: std::io::Error| Failure::new(FAILED, format!("{what}: {error}"));

@@ -68,6 +68,9 @@ pub struct HeadForm {
 pub struct EndForm {
     /// Lines between the first and this one.
     pub lines: u64,
+    /// Plain records that were set by UPDATE, which no line has.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub records_left_out: u64,
 }
 
 /// A token: its hash, not its text, which only its holder has.
@@ -584,6 +587,10 @@ fn time(field: &str, given: &str, now: Now) -> Result<Wall, Problem> {
             format!("must be a time such as 2026-11-21T15:04:05Z, not `{}`", printable(given)),
         )
     })
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 fn hexadecimal(field: &str, given: &str) -> Result<u64, Problem> {

@@ -224,13 +224,19 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
             self.reply(Reply::Error(stopping())).await;
             return self.flush().await;
         };
-        let Whole { revision, mut instances, mut hosts, mut settings, tokens } = whole;
+        let Whole { revision, mut instances, mut hosts, mut settings, tokens, records } = whole;
         tokio::task::block_in_place(|| {
             instances.sort_by(|a, b| a.key.cmp(&b.key));
             hosts.sort_by(|a, b| a.name.cmp(&b.name));
             settings.sort_by(|(a, _), (b, _)| a.cmp(b));
         });
         let (now, view) = (self.desk.clock.now(), &self.desk.view);
+        // What others changed since is not in it, and nobody would see that later.
+        if view.stale_for(now).is_some() {
+            let text = "the store cannot be followed now, so an export would be an old one; ask another node, or again when it is back";
+            self.reply(Reply::Error(Problem::new("unavailable", text))).await;
+            return self.flush().await;
+        }
         let serial = view.serial_of(revision);
         let head = HeadForm {
             version: VERSION,
@@ -247,7 +253,8 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
         let settings = settings.iter().map(|(service, settings)| Line::settings(service, settings));
         let instances =
             instances.iter().map(|instance| Line::Instance(Box::new(InstanceLine::of(instance, now))));
-        let end = std::iter::once(Line::End(EndForm { lines: lines as u64 }));
+        let end =
+            std::iter::once(Line::End(EndForm { lines: lines as u64, records_left_out: records as u64 }));
         for line in head.chain(tokens).chain(hosts).chain(settings).chain(instances).chain(end) {
             encode(&Reply::Exported(line), &mut self.out);
             self.flush_large().await?;

@@ -60,10 +60,10 @@ impl Drop for Verb {
 }
 
 #[test]
-fn a_verb_goes_on_where_a_server_is_dead_and_not_where_it_is_refused() {
+fn a_verb_goes_on_where_a_server_is_dead_or_denies_and_not_where_all_deny() {
     let etcd = Etcd::start();
     let (mut dying, other) = (etcd.node("a", &[]), etcd.node("b", &[]));
-    let strict = etcd.node("c", &["--access", "allow anyone read"]);
+    let strict = ["c", "d"].map(|name| etcd.node(name, &["--access", "allow anyone read"]));
     let servers = both([&dying, &other]);
     let words =
         ["register", "web", "127.0.0.1:8001", "--id", "web-1", "--lease", "none", "--server", &servers];
@@ -83,12 +83,16 @@ fn a_verb_goes_on_where_a_server_is_dead_and_not_where_it_is_refused() {
         assert!(done.stderr.lines().count() == 1 && done.stderr.contains(&told), "{}", done.stderr);
     }
     assert_eq!(seen(&other), [8002]);
-    // What one of them forbids is forbidden.
-    eventually("the instance at the strict one", DEADLINE, || (seen(&strict) == [8002]).then_some(()));
-    let refused = callsign(&["deregister", "web", "web-2", "--server", &both([&strict, &other])]);
+    // What all of them forbid is forbidden, and what one allows is done.
+    for node in &strict {
+        becomes(node, &[8002]);
+    }
+    let refused = callsign(&["deregister", "web", "web-2", "--server", &both([&strict[0], &strict[1]])]);
     assert_eq!(refused.code, Some(4), "{}", refused.stderr);
-    assert!(!refused.stderr.contains("going on"), "{}", refused.stderr);
     assert_eq!(seen(&other), [8002]);
+    let done = callsign(&["deregister", "web", "web-2", "--server", &both([&strict[0], &other])]);
+    assert_eq!(done.code, Some(0), "{}", done.stderr);
+    assert!(seen(&other).is_empty());
     // Nobody is there: one line for each that was tried, and the code of that.
     let nobody = format!("{},127.0.0.1:1", dying.listen[0]);
     let nowhere = callsign(&["ls", "--server", &nobody]);
@@ -153,6 +157,69 @@ fn a_holder_leaves_a_node_that_is_cut_off_from_etcd() {
     drop(holders);
     becomes(&other, &[8001]);
     becomes(&cut, &[8001]);
+}
+
+#[test]
+fn export_and_import_go_on_at_a_node_that_knows_the_present() {
+    let etcd = Etcd::start();
+    let relay = Relay::to(etcd.port());
+    let store = relay.store();
+    let cut = Server::start(&["--store", &store, "--node", "a", "--listen", "127.0.0.1:0"]);
+    let other = etcd.node("b", &[]);
+    let source = Server::start(&["--store", "memory"]);
+    let servers = both([&cut, &other]);
+    let url = format!("http://{}", source.http[0]);
+    let said = |words: &[&str], servers: &str| callsign(&[words, &["--server", servers]].concat());
+    source.client().done("registered", &register("web-1", 8001, "none"));
+    let follow = [
+        "import",
+        "--from-consul",
+        &url,
+        "--follow",
+        "-o",
+        "jsonl",
+        "--timeout",
+        "30s",
+        "--server",
+        &servers,
+    ];
+    let mut follower = Verb::start(&follow);
+    let mut counts = follower.lines();
+    assert_eq!(counts.next().expect("counts")["refused"], 0);
+    becomes(&cut, &[8001]);
+    becomes(&other, &[8001]);
+    relay.cut();
+    eventually("that it knows", DEADLINE, || {
+        cut.client().ask(&json!({"status": {}}))["status"]["stale_s"].is_u64().then_some(())
+    });
+    // What only the other one has.
+    other.client().done("registered", &register("web-2", 8002, "none"));
+    let old = said(&["export"], &cut.listen[0].to_string());
+    assert!(old.code == Some(5) && old.stdout.is_empty(), "an old one: {old:?}");
+    assert!(old.stderr.contains("an export would be an old one"), "{}", old.stderr);
+    let path = other.directory().join("registry.jsonl").display().to_string();
+    for words in [&["export"][..], &["export", &path]] {
+        let done = said(words, &servers);
+        let told = format!("going on with {}", other.listen[0]);
+        assert!(done.code == Some(0) && done.stderr.contains(&told), "{done:?}");
+        let text =
+            if words.len() == 1 { done.stdout } else { std::fs::read_to_string(&path).expect("a file") };
+        assert!(text.contains("web-2"), "{text}");
+    }
+    other
+        .client()
+        .done("deregistered", &json!({"deregister": {"service": "web", "id": "web-2", "host": "m1"}}));
+    let done = said(&["import", &path, "--timeout", "30s"], &servers);
+    assert!(done.code == Some(0) && done.stdout.starts_with("1 imported"), "{done:?}");
+    source.client().done("registered", &register("web-3", 8003, "none"));
+    becomes(&other, &[8001, 8002, 8003]);
+    assert!(
+        follower.stderr().contains(&format!("going on with {}", other.listen[0])),
+        "{}",
+        follower.stderr()
+    );
+    relay.mend();
+    becomes(&cut, &[8001, 8002, 8003]);
 }
 
 /// The ids of the changes that a stream told, in its order.

@@ -8,6 +8,7 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::consul::{Consul, Says};
 use crate::full::{at, done, exported};
 use crate::harness::ask::request;
 use crate::harness::tls::Pair;
@@ -22,7 +23,11 @@ struct Follower {
 impl Follower {
     /// Once the first reading is in.
     fn start(source: &Server, target: &Server, flags: &[&str]) -> Self {
-        let mut follower = Self::begin(source, target, flags);
+        Self::at(&url(source), target, flags)
+    }
+
+    fn at(url: &str, target: &Server, flags: &[&str]) -> Self {
+        let mut follower = Self::begin(url, target, flags);
         eventually("the first reading", DEADLINE, || {
             if let Some(status) = follower.child.try_wait().expect("waiting for our own child") {
                 panic!("it ended with {status}: {}", follower.stderr());
@@ -32,11 +37,11 @@ impl Follower {
         follower
     }
 
-    fn begin(source: &Server, target: &Server, flags: &[&str]) -> Self {
+    fn begin(url: &str, target: &Server, flags: &[&str]) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let file = |name: &str| File::create(directory.path().join(name)).expect("a file for what it says");
         let child = Command::new(binary())
-            .args(["import", "--from-consul", &url(source), "--follow"])
+            .args(["import", "--from-consul", url, "--follow"])
             .args(["--server", &format!("unix:{}", target.socket.display()), "--timeout", "30s"])
             .args(flags)
             .stdin(Stdio::null())
@@ -319,6 +324,57 @@ fn while_consul_is_away_all_stays_and_an_empty_one_is_not_believed() {
     let back = Server::start(&["--data", &data, "--http", &http]);
     put(&back, "/v1/agent/service/register", &service("web", "web-2", 2));
     becomes(&target, &["web/web-1:1 passing", "web/web-2:2 passing"]);
+}
+
+#[test]
+fn one_that_forgets_while_it_is_followed_is_not_believed() {
+    let all = |index| Says { index, services: &["consul", "db", "web"] };
+    let none = |index| Says { index, services: &["consul"] };
+    let (consul, target) = (Consul::start(all(100)), server());
+    let follower = Follower::at(&consul.url, &target, &[]);
+    let here = exported(&target).1;
+    assert_eq!(target.client().list().len(), 3, "{here:?}");
+    // Whoever waits is told of another life; whoever reads then, of what there is.
+    consul.says(all(100), none(50));
+    follower.says("its index went back from 100 to 50; what was imported stays, and is tried again");
+    follower.says("is followed again");
+    assert_eq!(exported(&target).1, here);
+    // It waits again, from what it has read last.
+    let more = Says { index: 110, services: &["api", "consul", "db", "web"] };
+    consul.says(more.clone(), more);
+    let here = ["api", "consul", "db", "web"].map(|name| format!("{name}/{name}-1:80 passing"));
+    becomes(&target, &here.each_ref().map(String::as_str));
+    let here = exported(&target).1;
+    // All is gone, and the index goes forward.
+    consul.says(none(200), none(200));
+    follower.says("has no service any more; follow with --allow-empty if that is meant");
+    assert_eq!(exported(&target).1, here);
+    let some = Says { index: 300, services: &["consul", "web"] };
+    consul.says(some.clone(), some);
+    becomes(&target, &["consul/consul-1:80 passing", "web/web-1:80 passing"]);
+    // One of two is nothing special, and the last one is, unless it is meant.
+    drop(follower);
+    let follower = Follower::at(&consul.url, &target, &["--allow-empty"]);
+    consul.says(none(400), none(400));
+    becomes(&target, &["consul/consul-1:80 passing"]);
+    drop(follower);
+}
+
+#[test]
+fn a_mark_knows_its_own_at_another_address() {
+    let (source, target) = (server(), server());
+    put(&source, "/v1/agent/service/register", &service("web", "web-1", 1));
+    put(&source, "/v1/agent/service/register", &service("db", "db-1", 2));
+    let marked = Follower::start(&source, &target, &["--mark", "dc1"]);
+    assert_eq!(target.client().list()[0]["source"], "consul dc1");
+    drop(marked);
+    put(&source, "/v1/agent/service/deregister/db-1", &json!({}));
+    let elsewhere = url(&source).replace("127.0.0.1", "localhost");
+    // With the URL for a mark it would be somebody else's.
+    let _marked = Follower::at(&elsewhere, &target, &["--mark", "dc1"]);
+    becomes(&target, &["web/web-1:1 passing"]);
+    let wrong = at(&target, &["import", "--from-consul", &elsewhere, "--mark", ""]);
+    assert!(wrong.code == Some(2) && wrong.stderr.contains("--mark"), "{}", wrong.stderr);
 }
 
 #[test]

@@ -80,13 +80,15 @@ impl std::fmt::Display for Base {
 /// A Consul, and who we are to it.
 pub struct Consul {
     pub base: Base,
+    /// The mark of what is from there.
+    pub source: String,
     tls: Option<Arc<ClientConfig>>,
     token: Option<HeaderValue>,
 }
 
 impl Consul {
     /// With the token of the variable.
-    pub fn new(base: Base, authority: Option<PathBuf>) -> Result<Self, Failure> {
+    pub fn new(base: Base, source: String, authority: Option<PathBuf>) -> Result<Self, Failure> {
         let token = std::env::var(TOKEN_VARIABLE).ok().filter(|token| !token.trim().is_empty());
         let header = |token: String| {
             let mut value = HeaderValue::from_str(token.trim())
@@ -100,7 +102,7 @@ impl Consul {
             true => Some(Arc::new(trust.config().map_err(|error| Failure::new(USAGE, error.to_string()))?)),
             false => None,
         };
-        Ok(Self { base, tls, token })
+        Ok(Self { base, source, tls, token })
     }
 
     /// What is at a path now, and its index.

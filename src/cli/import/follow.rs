@@ -9,8 +9,8 @@ use std::pin::Pin;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use callsign::client::{Client, ClientError, Way};
 use callsign::protocol::moving::{HowForm, Line};
-use callsign::protocol::{Request, StatusForm};
 use callsign::registry::IMPORTED_FROM;
 use futures_util::StreamExt;
 use futures_util::stream::{FuturesUnordered, iter};
@@ -44,9 +44,12 @@ type Services = BTreeMap<String, Option<Vec<String>>>;
 
 /// Reads the catalog and puts it in.
 pub async fn once(asking: &Asking, consul: &Consul) -> Result<Counts, Failure> {
-    let mut mirror = Mirror::new(asking, consul, false).await?;
-    Catalog::read(consul).await.map_err(trouble)?.bring(&mut mirror).await?;
-    Ok(mirror.putting.counts)
+    let putting = async |client| {
+        let mut mirror = Mirror::new(client, asking.timeout, consul, false).await?;
+        Catalog::read(consul).await.map_err(trouble)?.bring(&mut mirror).await?;
+        Ok(mirror.putting.counts)
+    };
+    asking.begin_at_each(&mut asking.way()?, putting).await
 }
 
 /// The same, and then every change; until somebody stops it.
@@ -54,23 +57,27 @@ pub async fn follow(asking: &Asking, consul: Consul, allow_empty: bool) -> Done 
     let listen =
         |kind| signal(kind).map_err(|error| Failure::new(FAILED, format!("listening for signals: {error}")));
     let mut stop = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
-    let mut progress = Progress::Never;
+    let mut way = asking.way()?;
+    let (mut progress, mut others) = (Progress::Never, way.others());
     let (mut pause, mut said) = (AGAIN_MIN, String::new());
     loop {
         let following = Following { asking, consul: &consul, allow_empty };
         // Both end it: what is under way at the server is done or not, and said again.
         let failure = tokio::select! {
-            never = following.run(&mut progress) => match never { Err(failure) => failure, Ok(never) => match never {} },
+            never = following.run(&mut way, &mut progress) => match never { Err(failure) => failure, Ok(never) => match never {} },
             () = stopped(&mut stop) => return Ok(ExitCode::SUCCESS),
         };
         match progress {
+            Progress::Never if failure.elsewhere && others > 0 => others -= 1,
             // What never worked is a mistake of whoever typed it.
             Progress::Never => return Err(failure),
             Progress::Going => (pause, progress, said) = (AGAIN_MIN, Progress::Stuck, String::new()),
             Progress::Stuck => pause = (2 * pause).min(AGAIN_MAX),
         }
-        // The same trouble again is no news.
-        if failure.sentence != said {
+        if failure.elsewhere && way.has_others() {
+            way.go_on(&failure.sentence);
+        } else if failure.sentence != said {
+            // The same trouble again is no news.
             message::say(&format!("{}; what was imported stays, and is tried again", failure.sentence));
             said = failure.sentence;
         }
@@ -153,8 +160,9 @@ impl Catalog {
         others
     }
 
+    /// Nothing but itself. Where the token may not read nodes any more, services are listed still, and have nobody.
     fn is_empty(&self) -> bool {
-        self.services.keys().all(|name| name == ITSELF)
+        self.entries.iter().all(|(name, entries)| name == ITSELF || entries.is_empty())
     }
 
     async fn bring(&self, mirror: &mut Mirror) -> Result<(), Failure> {
@@ -202,12 +210,15 @@ struct Mirror {
 
 impl Mirror {
     /// With what an earlier run has brought, where that is to be followed.
-    async fn new(asking: &Asking, consul: &Consul, follows: bool) -> Result<Self, Failure> {
-        let source = format!("consul {}", consul.base);
-        let mut client = asking.connect().await?;
+    async fn new(
+        mut client: Client,
+        timeout: Duration,
+        consul: &Consul,
+        follows: bool,
+    ) -> Result<Self, Failure> {
+        let source = consul.source.clone();
         let mut here = BTreeMap::new();
         if follows {
-            client.send(&Request::Export(StatusForm {})).await?;
             export::lines(&mut client, |line| {
                 let is_from_there = match line {
                     Line::Instance(line) => line.source.as_ref() == Some(&source),
@@ -224,7 +235,7 @@ impl Mirror {
             })
             .await?;
         }
-        let putting = Putting::new(client, asking.timeout);
+        let putting = Putting::new(client, timeout);
         Ok(Self { putting, source, here, groups: BTreeMap::new(), told: BTreeSet::new() })
     }
 
@@ -302,8 +313,12 @@ struct Following<'a> {
 }
 
 impl<'a> Following<'a> {
-    async fn run(&self, progress: &mut Progress) -> Result<std::convert::Infallible, Failure> {
-        let mut mirror = Mirror::new(self.asking, self.consul, true).await?;
+    async fn run(&self, way: &mut Way, progress: &mut Progress) -> Result<std::convert::Infallible, Failure> {
+        let timeout = self.asking.timeout;
+        // Where nobody is there, each was tried already.
+        let nobody = |error: ClientError| Failure { elsewhere: false, ..error.into() };
+        let client = way.connect(timeout).await.map_err(nobody)?;
+        let mut mirror = Mirror::new(client, timeout, self.consul, true).await?;
         let mut catalog = Catalog::read(self.consul).await.map_err(trouble)?;
         self.look_for_trouble(&catalog, &mirror)?;
         catalog.bring(&mut mirror).await?;
@@ -312,6 +327,7 @@ impl<'a> Following<'a> {
             message::say(&format!("{} is followed again", self.consul.base));
         }
         *progress = Progress::Going;
+        way.worked();
         mirror.putting.counts.say(self.asking.output)?;
         let mut queue: VecDeque<String> = catalog.services.keys().cloned().collect();
         let (mut asked, mut watches) = (FuturesUnordered::new(), 0);
@@ -331,12 +347,18 @@ impl<'a> Following<'a> {
             let Some(heard) = asked.next().await else { continue };
             match heard.map_err(trouble)? {
                 Heard::Nodes(index, nodes) => {
+                    if nodes.is_empty() && !catalog.nodes.is_empty() {
+                        self.doubt("node")?;
+                    }
                     catalog.nodes_index = index;
                     catalog.set_nodes(nodes);
                     catalog.bring_hosts(&mut mirror).await?;
                     asked.push(self.nodes(index));
                 }
                 Heard::Services(index, services) => {
+                    if has_none(&services) && !catalog.is_empty() {
+                        self.doubt("service")?;
+                    }
                     let gone = catalog.services.keys().filter(|name| !services.contains_key(*name));
                     for name in gone.cloned().collect::<Vec<_>>() {
                         catalog.services.remove(&name);
@@ -355,6 +377,10 @@ impl<'a> Following<'a> {
                 Heard::Service(name, index, entries) => {
                     watches -= 1;
                     if catalog.services.contains_key(&name) {
+                        if entries.is_empty() && catalog.entries.get(&name).is_some_and(|had| !had.is_empty())
+                        {
+                            self.look_whether_all_is_gone().await?;
+                        }
                         let others = catalog.set_service(&name, index, entries);
                         catalog.bring_service(&name, &mut mirror).await?;
                         if others {
@@ -368,26 +394,40 @@ impl<'a> Following<'a> {
         }
     }
 
-    /// A Consul that has lost what it had says so in the same words as one in which all was deregistered while nobody
-    /// looked.
+    /// Where all is gone at once, the services may say so one by one, before the lists do.
+    async fn look_whether_all_is_gone(&self) -> Result<(), Failure> {
+        let (_, nodes) = self.consul.read::<Vec<Node>>(NODES).await.map_err(trouble)?;
+        if nodes.is_empty() {
+            return self.doubt("node");
+        }
+        let (_, services) = self.consul.read::<Services>(SERVICES).await.map_err(trouble)?;
+        if has_none(&services) { self.doubt("service") } else { Ok(()) }
+    }
+
+    /// A Consul that has lost what it had, or hides it from a token that may read no more, says so in the same words as one
+    /// in which all was deregistered.
+    fn doubt(&self, what: &str) -> Result<(), Failure> {
+        match self.allow_empty {
+            true => Ok(()),
+            false => Err(trouble(format!(
+                "{} has no {what} any more; follow with --allow-empty if that is meant",
+                self.consul.base
+            ))),
+        }
+    }
+
     fn look_for_trouble(&self, catalog: &Catalog, mirror: &Mirror) -> Result<(), Failure> {
         let has_some = mirror.here.values().any(
             |line| matches!(line, Line::Instance(line) if !line.register.service.eq_ignore_ascii_case(ITSELF)),
         );
-        match catalog.is_empty() && has_some && !self.allow_empty {
-            true => Err(trouble(format!(
-                "{} has no service any more; follow with --allow-empty if that is meant",
-                self.consul.base
-            ))),
-            false => Ok(()),
-        }
+        if catalog.is_empty() && has_some { self.doubt("service") } else { Ok(()) }
     }
 
     fn nodes(&self, index: u64) -> Asked<'a> {
         let consul = self.consul;
         Box::pin(async move {
             let (new, nodes) = consul.wait(NODES, index, WAIT).await?;
-            Ok(Heard::Nodes(since(index, new), nodes))
+            Ok(Heard::Nodes(since(consul, NODES, index, new)?, nodes))
         })
     }
 
@@ -395,22 +435,31 @@ impl<'a> Following<'a> {
         let consul = self.consul;
         Box::pin(async move {
             let (new, services) = consul.wait(SERVICES, index, WAIT).await?;
-            Ok(Heard::Services(since(index, new), services))
+            Ok(Heard::Services(since(consul, SERVICES, index, new)?, services))
         })
     }
 
     fn service(&self, name: String, index: u64, wait: Duration) -> Asked<'a> {
         let consul = self.consul;
         Box::pin(async move {
-            let (new, entries) = consul.wait(&path(&name), index, wait).await?;
-            Ok(Heard::Service(name, since(index, new), entries))
+            let path = path(&name);
+            let (new, entries) = consul.wait(&path, index, wait).await?;
+            Ok(Heard::Service(name, since(consul, &path, index, new)?, entries))
         })
     }
 }
 
 type Asked<'a> = Pin<Box<dyn Future<Output = Result<Heard, String>> + 'a>>;
 
-/// The index to wait from: one that went back is of another life of Consul, which is read from the start.
-fn since(before: u64, new: u64) -> u64 {
-    if new < before { 0 } else { new }
+fn has_none(services: &Services) -> bool {
+    services.keys().all(|name| name == ITSELF)
+}
+
+/// The index to wait from: one that went back is of another life of Consul, and what it says is not believed before all is
+/// read from the start.
+fn since(consul: &Consul, path: &str, before: u64, new: u64) -> Result<u64, String> {
+    match new < before {
+        true => Err(format!("{}{path}: its index went back from {before} to {new}", consul.base)),
+        false => Ok(new),
+    }
 }
