@@ -194,12 +194,11 @@ impl Check<'_> {
 
     fn within(&self, owner: &Name) -> Result<(), Refused> {
         let view = self.against.view;
-        let static_zones = view.zones().primary.iter().map(|zone| zone.apex.clone()).collect::<Vec<_>>();
-        let apex = self.update.apex.name();
+        let (zones, apex) = (view.zones(), self.update.apex.name());
         let alias = view.settings.consul.as_ref().map(|zone| zone.apex.name());
         // Another zone within ours has what is below its apex.
         let nested = |other: &Name| other != apex && other.is_within(apex) && owner.is_within(other);
-        let is_hidden = static_zones.iter().chain(alias).any(nested);
+        let is_hidden = zones.primary.iter().map(|zone| &zone.apex).chain(alias).any(nested);
         match view.apex_of(owner) == Some(&self.update.apex) && !is_hidden {
             true => Ok(()),
             false => Err(Refused::new(
