@@ -1,6 +1,5 @@
 //! What the core costs: `cargo bench`. Read the medians, and compare within one run only.
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,25 +40,13 @@ fn key(service: &str, id: usize) -> Key {
 }
 
 fn registration(service: &str, id: usize) -> Command {
-    Command::Register(Box::new(Registration {
-        key: key(service, id),
-        location: Location::Addresses(vec![IpAddr::V4(Ipv4Addr::from(0x0a00_0000 + id as u32))].into()),
-        ports: vec![Port { name: None, number: 8080, transport: Transport::Tcp }],
-        protocol: None,
-        tags: Vec::new(),
-        meta: BTreeMap::new(),
-        weight: 1,
-        priority: 0,
-        lease: Lease::Timed(Duration::from_secs(15)),
-        lease_id: id as u64,
-        checks: Vec::new(),
-        keeps_checks: true,
-        source: None,
-        consul: None,
-        anonymous: false,
-        displaces: None,
-        owner: None,
-    }))
+    Command::Register(Box::new(Registration::new(
+        key(service, id),
+        Location::Addresses(vec![IpAddr::V4(Ipv4Addr::from(0x0a00_0000 + id as u32))].into()),
+        vec![Port { name: None, number: 8080, transport: Transport::Tcp }],
+        Lease::Timed(Duration::from_secs(15)),
+        id as u64,
+    )))
 }
 
 struct System {

@@ -228,23 +228,16 @@ fn run(step: &Step, model: &mut Model, system: &mut System) {
             system.lease_ids += 1;
             let lease = lease(kind);
             let registration = Registration {
-                key: key(place),
-                location: Location::Addresses(vec![IpAddr::from([10, 0, 0, address])].into()),
-                ports: vec![Port { name: None, number: port, transport: Transport::Tcp }],
-                protocol: None,
-                tags: Vec::new(),
-                meta: BTreeMap::new(),
-                weight: 1,
                 priority,
-                lease,
-                lease_id: system.lease_ids,
                 checks: if checked { vec![ListedCheck::reported("extra", None)] } else { Vec::new() },
                 keeps_checks: !checked,
-                source: None,
-                consul: None,
-                anonymous: false,
-                displaces: None,
-                owner: None,
+                ..Registration::new(
+                    key(place),
+                    Location::Addresses(vec![IpAddr::from([10, 0, 0, address])].into()),
+                    vec![Port { name: None, number: port, transport: Transport::Tcp }],
+                    lease,
+                    system.lease_ids,
+                )
             };
             assert_eq!(system.command(Command::Register(Box::new(registration))), Some(1));
             let mut checks =
@@ -437,23 +430,14 @@ fn crowd_command(draws: &mut Draws, growing: bool) -> Command {
             let tagged = below(16);
             let tags = CROWD_TAGS.iter().enumerate().filter(|(at, _)| (tagged >> at) & 1 == 1);
             Command::Register(Box::new(Registration {
-                key,
-                location: Location::Addresses(vec![IpAddr::from([10, 0, 0, below(9) as u8])].into()),
-                ports: vec![Port { name: None, number: 80, transport: Transport::Tcp }],
-                protocol: None,
                 tags: tags.map(|(_, tag)| Tag::parse(tag).unwrap()).collect(),
-                meta: BTreeMap::new(),
-                weight: 1,
-                priority: 0,
-                lease: lease([0, 3, 4, 5, 5, 5][below(6) as usize]),
-                lease_id: below(1000),
-                checks: Vec::new(),
-                keeps_checks: true,
-                source: None,
-                consul: None,
-                anonymous: false,
-                displaces: None,
-                owner: None,
+                ..Registration::new(
+                    key,
+                    Location::Addresses(vec![IpAddr::from([10, 0, 0, below(9) as u8])].into()),
+                    vec![Port { name: None, number: 80, transport: Transport::Tcp }],
+                    lease([0, 3, 4, 5, 5, 5][below(6) as usize]),
+                    below(1000),
+                )
             }))
         }
     }

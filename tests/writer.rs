@@ -33,23 +33,14 @@ fn key(id: &str, host: &str) -> Key {
 
 fn register(id: &str, host: &str) -> Command {
     Command::Register(Box::new(Registration {
-        key: key(id, host),
-        location: Location::Addresses(vec![[10, 0, 0, 1].into()].into()),
-        ports: vec![Port { name: None, number: 80, transport: Transport::Tcp }],
-        protocol: None,
-        tags: Vec::new(),
         meta: Default::default(),
-        weight: 1,
-        priority: 0,
-        lease: Lease::None,
-        lease_id: 1,
-        checks: Vec::new(),
-        keeps_checks: true,
-        source: None,
-        consul: None,
-        anonymous: false,
-        displaces: None,
-        owner: None,
+        ..Registration::new(
+            key(id, host),
+            Location::Addresses(vec![[10, 0, 0, 1].into()].into()),
+            vec![Port { name: None, number: 80, transport: Transport::Tcp }],
+            Lease::None,
+            1,
+        )
     }))
 }
 

@@ -110,6 +110,31 @@ pub struct Configuration {
     pub given: ServiceSettings,
 }
 
+impl Registration {
+    /// One that says no more than that; it leaves the checks alone that the instance has.
+    pub fn new(key: Key, location: Location, ports: Vec<Port>, lease: Lease, lease_id: u64) -> Self {
+        Self {
+            key,
+            location,
+            ports,
+            protocol: None,
+            tags: Vec::new(),
+            meta: BTreeMap::new(),
+            weight: 1,
+            priority: 0,
+            lease,
+            lease_id,
+            checks: Vec::new(),
+            keeps_checks: true,
+            source: None,
+            consul: None,
+            anonymous: false,
+            displaces: None,
+            owner: None,
+        }
+    }
+}
+
 impl ListedCheck {
     /// A check that somebody reports.
     pub fn reported(id: &str, status: Option<Health>) -> Self {

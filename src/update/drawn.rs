@@ -493,23 +493,16 @@ impl<'a> Drawn<'a> {
             _ => self.lease(),
         };
         Ok(Registration {
-            key,
-            location: Location::Addresses(shape.addresses.into()),
-            ports: shape.ports,
-            protocol: None,
-            tags: Vec::new(),
-            meta: BTreeMap::new(),
             weight: shape.weight,
             priority: shape.priority,
-            lease,
-            lease_id: self.update.lease_id,
-            checks: Vec::new(),
-            keeps_checks: true,
-            source: None,
-            consul: None,
-            anonymous: false,
-            displaces: None,
             owner: self.against.by.owner.clone(),
+            ..Registration::new(
+                key,
+                Location::Addresses(shape.addresses.into()),
+                shape.ports,
+                lease,
+                self.update.lease_id,
+            )
         })
     }
 

@@ -99,23 +99,13 @@ impl Wanted {
             meta.insert(Arc::from(*key), Arc::from(value.as_str()));
         }
         Command::Register(Box::new(Registration {
-            key: self.key(),
-            location: self.location.clone(),
-            ports: self.ports.clone(),
             protocol: self.protocol.map(Arc::from),
             tags: self.tags.iter().map(|tag| Tag::parse(tag).unwrap()).collect(),
             meta,
             weight: self.weight,
             priority: self.priority,
-            lease: self.lease,
-            lease_id: 1,
-            checks: Vec::new(),
-            keeps_checks: true,
-            source: None,
             consul: self.consul.clone(),
-            anonymous: false,
-            displaces: None,
-            owner: None,
+            ..Registration::new(self.key(), self.location.clone(), self.ports.clone(), self.lease, 1)
         }))
     }
 }
