@@ -5,16 +5,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use callsign::answer::Over;
-use callsign::dns::wire::{Arrival, Policy, accept};
+use callsign::clock::Clock;
+use callsign::dns::wire::{Arrival, Policy, Responder, UDP_OCTETS_MAX, accept};
 use callsign::instance::{Key, Lease, Location, Port, Transport};
 use callsign::lease::{LeaseCell, Leases, Renewal};
-use callsign::name::{Apex, HostName, InstanceId, ServiceName};
+use callsign::name::{Apex, HostName, InstanceId, Name as OwnName, ServiceName};
 use callsign::protocol;
 use callsign::record::Type;
 use callsign::registry::{Author, Change, Command, FORGET_AFTER, Registration, Registry};
 use callsign::sign::{Key as ZoneKey, SetFields, Times, ZoneKeys, draw};
 use callsign::time::{Now, Wall};
 use callsign::view::{Settings, View, Zones};
+use callsign::zone::{Kind, Zone};
+use callsign::zone_file;
 use divan::counter::ItemsCount;
 use divan::{AllocProfiler, Bencher, black_box};
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query};
@@ -114,6 +117,41 @@ fn answer_of_1000_services_of_3(bencher: Bencher<'_, '_>, what: &str) {
         _ => query("s500.service.local.", RecordType::AAAA),
     };
     bencher.bench_local(|| system.ask(black_box(&query), Over::Udp));
+}
+
+/// As a worker of UDP answers: of a service, and from a file of 3,000 names.
+#[divan::bench(args = ["A", "NXDOMAIN", "static A", "static alias", "static wildcard", "static NXDOMAIN", "static referral"])]
+fn plain_answer(bencher: Bencher<'_, '_>, what: &str) {
+    let apex = OwnName::parse("corp.test").unwrap();
+    let mut text = "@ SOA ns hostmaster 1 2 3 4 5\n@ NS ns\nns A 10.9.0.53\nalias CNAME w500\n*.wild A 10.9.0.1\nsub NS ns.sub\n\
+        ns.sub A 10.9.0.54\n"
+        .to_owned();
+    for number in 0..3000 {
+        text += &format!("w{number} A 10.9.{}.{}\n", number / 256, number % 256);
+    }
+    let records = zone_file::read(text.as_bytes(), &apex).unwrap();
+    let (zone, _) = Zone::new(apex, Kind::Primary, records).unwrap();
+    let mut system = System::new(1000, 3);
+    let settings = Settings::new(vec![Apex::parse("service.local").unwrap()]);
+    let view = View::new(settings, Zones { primary: vec![Arc::new(zone)], ..Zones::default() });
+    view.set_ready();
+    let changes = system.apply(&registration("s500", 1));
+    view.publish(&system.registry, &changes);
+    let responder = Responder::new(Arc::new(view), Policy::default(), Clock::start());
+    let query = match what {
+        "A" => query("s500.service.local.", RecordType::A),
+        "NXDOMAIN" => query("nope.service.local.", RecordType::A),
+        "static A" => query("w500.corp.test.", RecordType::A),
+        "static alias" => query("alias.corp.test.", RecordType::A),
+        "static wildcard" => query("any.wild.corp.test.", RecordType::A),
+        "static NXDOMAIN" => query("nope.corp.test.", RecordType::A),
+        _ => query("www.sub.corp.test.", RecordType::A),
+    };
+    let arrival = Arrival { client: SocketAddr::from(([10, 0, 0, 9], 40_000)), over: Over::Udp, draw: 7 };
+    let mut out = [0; UDP_OCTETS_MAX];
+    bencher.bench_local(|| {
+        responder.reply_plainly(&arrival, black_box(&query), &mut out).expect("a plain question")
+    });
 }
 
 /// `query` with DO.

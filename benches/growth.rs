@@ -7,6 +7,7 @@
 //!     balance    time of one query under each balance, as a worker of UDP answers it, and its ratio to `weighted`
 //!     guard      time of the batches in which 10,000 instances of a service expire and come back, with a guard and without
 //!     churn      queries a second beside 10,000 changes a second
+//!     zones      time to read a zone file, by its records, and of a look for a name that is not in it
 //!
 //! Registrations are read from lines, as the socket reads them; store and sockets are left out. Medians of one run;
 //! compare within it only.
@@ -27,6 +28,8 @@ use callsign::protocol::{self, Peer, Request};
 use callsign::registry::{Author, Change, Command, FORGET_AFTER, Reason, Registry, What};
 use callsign::time::Now;
 use callsign::view::{Settings, View, Zones};
+use callsign::zone::{Found, Kind, Zone};
+use callsign::zone_file::{self, ERRORS_MAX};
 use hickory_proto::op::{Message, MessageType, OpCode, Query};
 use hickory_proto::rr::{Name, RecordType};
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
@@ -48,6 +51,9 @@ const CHURN_RATE: u32 = 10_000;
 /// Queries of one measurement under a balance, and how often each is measured, in turns.
 const BALANCE_QUERIES: u64 = 1000;
 const BALANCE_ROUNDS: usize = 101;
+/// Times that a zone file is read, and looks for names that are not in it.
+const ZONE_ROUNDS: usize = 5;
+const ZONE_LOOKS: u32 = 1_000_000;
 
 fn main() {
     let wanted: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
@@ -72,6 +78,63 @@ fn main() {
     }
     if wants("churn") {
         churn();
+    }
+    if wants("zones") {
+        zones();
+    }
+}
+
+/// Zone files of hosts with an address, an alias or a text.
+fn zones() {
+    println!("| records | file | read | made a zone | looked over | together | a name that is not there |");
+    println!("|---|---|---|---|---|---|---|");
+    let apex = callsign::name::Name::parse("corp.test").expect("a name");
+    for records in [1_000, 10_000, 100_000, 1_000_000 - 3] {
+        let mut text = "$TTL 1h\n@ SOA ns1 h 1 3600 600 86400 60\n@ NS ns1\nns1 A 10.0.0.1\n".to_owned();
+        for n in 0..records {
+            let [_, a, b, c] = (n as u32).to_be_bytes();
+            text += &match n % 10 {
+                8 => format!("host-{n}.lab IN CNAME host-{}.lab\n", n - 1),
+                9 => format!("host-{n}.lab 60 IN TXT \"number {n}\"\n"),
+                _ => format!("host-{n}.lab IN A 10.{a}.{b}.{c}\n"),
+            };
+        }
+        let mut times = [(); 4].map(|()| Vec::new());
+        let mut looks = Vec::new();
+        for _ in 0..ZONE_ROUNDS {
+            let begun = clock();
+            let reading = zone_file::read_all("", text.as_bytes(), &apex, &mut |_, _| Err("none".to_owned()));
+            assert!(reading.errors.is_empty(), "{:?}", reading.errors);
+            let read = begun.elapsed();
+            let (zone, _, errors) = Zone::build(apex.clone(), Kind::Primary, reading.records, ERRORS_MAX);
+            assert!(errors.is_empty(), "{errors:?}");
+            let made = begun.elapsed();
+            assert!(zone_file::advice(&zone).is_empty());
+            let all = begun.elapsed();
+            for (times, time) in times.iter_mut().zip([read, made - read, all - made, all]) {
+                times.push(time);
+            }
+            let missing = callsign::name::Name::parse("nobody.host-7.lab.corp.test").expect("a name");
+            let begun = clock();
+            for _ in 0..ZONE_LOOKS {
+                assert!(matches!(
+                    std::hint::black_box(&zone).find(std::hint::black_box(&missing)),
+                    Found::Nothing
+                ));
+            }
+            looks.push(begun.elapsed() / ZONE_LOOKS);
+        }
+        let median = |times: &mut Vec<Duration>| {
+            times.sort_unstable();
+            times[times.len() / 2]
+        };
+        let [read, made, advised, all] = times.each_mut().map(median);
+        println!(
+            "| {} | {:.1} MiB | {read:.1?} | {made:.1?} | {advised:.1?} | {all:.1?} | {:?} |",
+            records + 3,
+            text.len() as f64 / f64::from(1 << 20),
+            median(&mut looks)
+        );
     }
 }
 

@@ -7,6 +7,7 @@
 //!     cargo bench --bench http -- memory        resident memory with 10,000 and 100,000 instances
 //!     cargo bench --bench http -- killed        how long who resolves goes on connecting to an instance that was killed
 //!     cargo bench --bench http -- watchers      10,000 watchers: memory, and the time until all have one change
+//!     cargo bench --bench http -- status        what the dashboard asks for every two seconds, by the number of instances
 //!
 //! Consul is `consul` in the folder that `CALLSIGN_PEERS` names (`./check --peers` builds it); without that its
 //! rows are missing, which is said. Both keep what they acknowledge on the disk that holds `target/`. Compare figures of one run only.
@@ -28,6 +29,8 @@ const MEASURE: Duration = Duration::from_secs(4);
 const VISIBLE: usize = 300;
 const UNRELATED: usize = 10_000;
 const WATCHERS: usize = 10_000;
+/// How often the status is asked for.
+const STATUSES: usize = 200;
 /// Instances that are killed, one after another.
 const KILLED: usize = 40;
 /// Nothing here takes so long, unless it never comes.
@@ -40,13 +43,14 @@ fn main() {
     if std::env::var_os("CALLSIGN_PEERS").is_none() {
         println!("CALLSIGN_PEERS is not set: Consul's rows are left out");
     }
-    let modes: [(&str, fn()); 6] = [
+    let modes: [(&str, fn()); 7] = [
         ("rates", rates),
         ("visible", visible),
         ("wakes", wakes),
         ("memory", memory),
         ("killed", killed),
         ("watchers", watchers),
+        ("status", status),
     ];
     for (name, mode) in modes {
         if wants(name) {
@@ -184,6 +188,20 @@ impl Server {
         Http::over(TcpStream::connect(self.http).expect("it accepts"))
     }
 
+    /// So many instances, ten a service, on 100 nodes.
+    fn fill(&self, count: usize) {
+        thread::scope(|scope| {
+            for worker in 0..16 {
+                scope.spawn(move || {
+                    let mut http = self.connect();
+                    for number in (worker..count).step_by(16) {
+                        http.catalog(&format!("s{}", number / 10), &format!("i{number}"), 8080, number % 100);
+                    }
+                });
+            }
+        });
+    }
+
     fn resident_kib(&self) -> u64 {
         let status =
             std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("its status");
@@ -213,7 +231,7 @@ impl Http {
 
     fn send(&mut self, method: &str, path: &str, body: &str) {
         let request = format!(
-            "{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n{body}",
+            "{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
             body.len()
         );
         self.writer.write_all(request.as_bytes()).expect("it reads");
@@ -494,22 +512,7 @@ fn memory() {
     for count in [10_000, 100_000] {
         for server in both() {
             let before = server.resident_kib();
-            thread::scope(|scope| {
-                for worker in 0..16 {
-                    let server = &server;
-                    scope.spawn(move || {
-                        let mut http = server.connect();
-                        for number in (worker..count).step_by(16) {
-                            http.catalog(
-                                &format!("s{}", number / 10),
-                                &format!("i{number}"),
-                                8080,
-                                number % 100,
-                            );
-                        }
-                    });
-                }
-            });
+            server.fill(count);
             let after = server.resident_kib();
             println!(
                 "| {}: {count} | {} | {} | {:.1} |",
@@ -553,6 +556,38 @@ fn watchers() {
             waiting / 1024,
             server.resident_kib() / 1024
         );
+    }
+}
+
+/// Between two of them something has changed, or nothing.
+fn status() {
+    println!("| instances | a change before each | p50 µs | p99 µs |\n|---|---|---|---|");
+    for count in [1_000, 10_000, 100_000] {
+        let server = callsign();
+        server.fill(count);
+        let mut http = server.connect();
+        for changes in [false, true] {
+            let mut times: Vec<Duration> = (0..STATUSES)
+                .map(|number| {
+                    if changes {
+                        http.catalog("s0", "i0", 1 + number, 0);
+                    }
+                    let sent = now();
+                    http.send("POST", "/v1/ask", "{\"status\":{}}");
+                    let reply = http.receive().expect("a status");
+                    let took = sent.elapsed();
+                    assert!(reply.body.contains(&format!("\"live\":{count},")), "{}", reply.body);
+                    took
+                })
+                .collect();
+            times.sort_unstable();
+            println!(
+                "| {count} | {} | {:.0} | {:.0} |",
+                if changes { "yes" } else { "no" },
+                at(&times, 0.5),
+                at(&times, 0.99)
+            );
+        }
     }
 }
 

@@ -232,13 +232,7 @@ class Callsign(Server):
         cls.program = [str(program)]
 
     def start(self):
-        self.socket = self.directory / "s"
-        self.spawn(*self.program, "serve", "--dns", f"127.0.0.1:{self.port}", "--dot", f"127.0.0.1:{self.tls_port}",
-                   "--tls-self-signed", "--http", "none", "--store", "memory", "--socket", self.socket,
-                   "--ttl", registry.TTL, "--log", "warn", stdout=subprocess.PIPE)
-        while not (line := self.child.stdout.readline()).startswith(b"ready"):
-            if not line:
-                raise Failure(f"callsign did not start; it said:\n{self.said()}")
+        self.serve()
         with Registrar(self.socket) as registrar:
             batch = []
             for instance in registry.instances(self.instances):
@@ -247,6 +241,28 @@ class Callsign(Server):
                     registrar.say(batch)
                     batch = []
             registrar.say(batch)
+
+    def serve(self, *words):
+        """Starts it with these options besides, and waits for its `ready` line."""
+        self.socket = self.directory / "s"
+        self.spawn(*self.program, "serve", "--dns", f"127.0.0.1:{self.port}", "--dot", f"127.0.0.1:{self.tls_port}",
+                   "--tls-self-signed", "--http", "none", "--store", "memory", "--socket", self.socket,
+                   "--ttl", registry.TTL, "--log", "warn", *words, stdout=subprocess.PIPE)
+        while not (line := self.child.stdout.readline()).startswith(b"ready"):
+            if not line:
+                raise Failure(f"callsign did not start; it said:\n{self.said()}")
+
+
+class Static(Callsign):
+    """Ours with the zone file that Knot and NSD have, and with nothing registered."""
+
+    name = "callsign-static"
+
+    def start(self):
+        zones = self.directory / "zones"
+        zones.mkdir()
+        (zones / f"{registry.APEX}.zone").symlink_to(self.zone_file())
+        self.serve("--zones", zones, "--domain", "other.local")
 
 
 class Registrar:
@@ -528,5 +544,5 @@ class Floor(Server):
                     raise Failure(f"the bare loop does not answer; it said:\n{self.said()}") from None
 
 
-KINDS = (Callsign, Knot, Nsd, Bind, CoreDns, Hickory, Consul, Floor, KnotXdp)
+KINDS = (Callsign, Knot, Nsd, Bind, CoreDns, Hickory, Consul, Floor, Static, KnotXdp)
 ALL = {kind.name: kind for kind in KINDS}
