@@ -7,23 +7,29 @@
 //! Sizes are counted here as far as choice needs them: of a live set as many records stay as fit. The
 //! last word on octets is `dns::wire`'s.
 
+mod files;
 mod proof;
+mod rcode;
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
+pub use self::files::nearest_service;
+pub(crate) use self::files::{additional, static_addresses};
+use self::files::{find_static, octets_of};
 use self::proof::Signing;
 pub use self::proof::{keys_over, service_of};
-
+pub use self::rcode::{Ede, Rcode};
 use crate::grammar::reverse::{self, Prefix};
 use crate::live;
-use crate::name::{Apex, Name, ServiceName};
-use crate::record::{Data, Record, RrSet, Type};
-use crate::view::{ConsulZone, EDE_OCTETS_MAX, NEGATIVE_TTL, View, Worth};
-use crate::zone::{self, Zone};
+use crate::name::{Apex, Name};
+use crate::record::{Data, Record, Type};
+use crate::view::{ConsulZone, NEGATIVE_TTL, View, Worth};
+use crate::zone::Zone;
 
-/// CNAMEs followed for one question; longer chains are a mistake or an attack.
-const ALIASES_MAX: usize = 9;
+/// CNAMEs followed for one question: a few more than other servers follow (BIND 11, NSD 10). Longer chains are a mistake or an
+/// attack.
+const ALIASES_MAX: usize = 16;
 /// Octets of a record besides owner and data: type, class, TTL, length (RFC 1035 section 4.1.3).
 pub(crate) const FIXED_OCTETS: usize = 10;
 
@@ -150,64 +156,6 @@ pub enum Signed {
     Only,
 }
 
-/// RFC 6895 section 2.3.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Rcode {
-    #[default]
-    NoError = 0,
-    FormErr = 1,
-    ServFail = 2,
-    NxDomain = 3,
-    NotImp = 4,
-    Refused = 5,
-    YxDomain = 6,
-    YxRrSet = 7,
-    NxRrSet = 8,
-    NotAuth = 9,
-    NotZone = 10,
-    BadVers = 16,
-    BadCookie = 23,
-}
-
-/// An Extended DNS Error (RFC 8914): its code and a text of at most `EDE_OCTETS_MAX` octets.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ede {
-    pub code: u16,
-    pub text: Box<str>,
-}
-
-impl Ede {
-    pub const OTHER: u16 = 0;
-    pub const STALE_ANSWER: u16 = 3;
-    pub const STALE_NXDOMAIN_ANSWER: u16 = 19;
-    pub const CACHED_ERROR: u16 = 13;
-    pub const NOT_READY: u16 = 14;
-    pub const PROHIBITED: u16 = 18;
-    pub const NOT_AUTHORITATIVE: u16 = 20;
-    pub const NOT_SUPPORTED: u16 = 21;
-    pub const NO_REACHABLE_AUTHORITY: u16 = 22;
-    pub const NETWORK_ERROR: u16 = 23;
-    pub const INVALID_QUERY_TYPE: u16 = 30;
-
-    /// The code of what is answered from an old view (RFC 8914 sections 4.4 and 4.20).
-    pub fn stale(rcode: Rcode) -> u16 {
-        match rcode {
-            Rcode::NxDomain => Self::STALE_NXDOMAIN_ANSWER,
-            _ => Self::STALE_ANSWER,
-        }
-    }
-
-    /// Some words repeat a label of the question, which may hold any octet: what a terminal would obey
-    /// is taken out.
-    pub fn new(code: u16, text: impl Into<String>) -> Self {
-        let mut text = text.into().replace(char::is_control, "?");
-        while text.len() > EDE_OCTETS_MAX {
-            text.pop();
-        }
-        Self { code, text: text.into() }
-    }
-}
-
 impl Answer {
     /// No record, no authority: REFUSED, NOTIMP, FORMERR, SERVFAIL.
     pub fn bare(rcode: Rcode, ede: Option<Ede>) -> Self {
@@ -222,6 +170,13 @@ impl Answer {
             (_, Dnssec::Signatures | Dnssec::Compact) => Signed::Yes,
         };
         self.compact = asked.dnssec == Dnssec::Compact;
+    }
+
+    /// False where `target` is an alias that is there already: each once is enough of a loop (RFC 1034 section 3.6.2).
+    fn push_alias(&mut self, record: Record, target: &Name) -> bool {
+        self.answer.push(record);
+        let is_alias_of = |known: &Record| known.owner == *target && known.data.rtype() == Type::CNAME;
+        !self.answer.iter().any(is_alias_of)
     }
 
     fn deny(&mut self, soa: Option<Record>, proof: Option<Record>, ede: Option<Ede>) {
@@ -247,6 +202,8 @@ impl<'a> Asked<'a> {
 pub(crate) enum Found {
     Records(Selection),
     Alias(Record, Name, Option<Ede>),
+    /// The DNAME above the name, and what the name is called by it; none where that is longer than a name may be.
+    Renamed(Record, Option<Name>),
     /// The name servers of a zone below, and the addresses that they cannot be found without.
     Referral(Vec<Record>, Vec<Record>),
     NoData(Option<Ede>),
@@ -316,6 +273,7 @@ fn find(view: &View, asked: &Asked<'_>) -> Answer {
         let found = special.unwrap_or_else(|| served.find(view, asked, &qname));
         // Who takes no signatures is denied without a proof.
         let proving = signing.filter(|_| asked.dnssec != Dnssec::Nothing);
+        let signature_octets = proving.as_ref().map_or(0, |zone| proof::signature_octets(&zone.keys));
         match found {
             Found::Records(selection) => {
                 answer.truncated = selection.cut && asked.over.is_datagram();
@@ -326,15 +284,27 @@ fn find(view: &View, asked: &Asked<'_>) -> Answer {
             }
             Found::Alias(record, target, ede) => {
                 answer.ede = answer.ede.or(ede);
-                let again = answer.answer.iter().any(|known| known.owner == target) || record.owner == target;
-                room =
-                    room.saturating_sub(record.owner.as_wire().len() + FIXED_OCTETS + target.as_wire().len());
-                if let Some(signing) = &proving {
-                    room = room.saturating_sub(proof::signature_octets(&signing.keys));
+                room = room.saturating_sub(octets_of(&record) + signature_octets);
+                if !answer.push_alias(record, &target) {
+                    return answer;
                 }
-                answer.answer.push(record);
-                if again {
-                    return answer; // a loop: each alias once (RFC 1034 section 3.6.2)
+                qname = target;
+            }
+            Found::Renamed(dname, target) => {
+                let (owner, ttl) = (qname.clone(), dname.ttl);
+                if !answer.answer.contains(&dname) {
+                    room = room.saturating_sub(octets_of(&dname) + signature_octets);
+                    answer.answer.push(dname);
+                }
+                let Some(target) = target else {
+                    answer.rcode = Rcode::YxDomain; // RFC 6672 section 2.2
+                    return answer;
+                };
+                let record = Record { owner, ttl, data: Data::Cname(target.clone()) };
+                room = room.saturating_sub(octets_of(&record));
+                // Who asks for an alias has it now, as every server has it.
+                if !answer.push_alias(record, &target) || question.qtype == Type::CNAME {
+                    return answer;
                 }
                 qname = target;
             }
@@ -417,14 +387,7 @@ impl<'a> Served<'a> {
                 let data = Data::Soa(Arc::new(view.soa(&view.settings.apexes[0])));
                 return Some(Record { owner: prefix.name(), ttl: NEGATIVE_TTL, data });
             }
-            Self::Static(zone) => {
-                let (soa, ttl) = zone.soa()?;
-                return Some(Record {
-                    owner: zone.apex.clone(),
-                    ttl: ttl.min(soa.minimum),
-                    data: Data::Soa(soa.clone()),
-                });
-            }
+            Self::Static(zone) => return denying_soa(zone),
         };
         let data = Data::Soa(Arc::new(view.soa(apex)));
         Some(Record { owner: apex.name().clone(), ttl: NEGATIVE_TTL, data })
@@ -458,94 +421,15 @@ impl<'a> Served<'a> {
     }
 }
 
+/// The SOA of a static zone as negative answers carry it: its TTL is at most its minimum (RFC 2308 section 3).
+pub fn denying_soa(zone: &Zone) -> Option<Record> {
+    let (soa, ttl) = zone.soa()?;
+    Some(Record { owner: zone.apex.clone(), ttl: ttl.min(soa.minimum), data: Data::Soa(soa.clone()) })
+}
+
+/// True of a name that the registry says nothing about: of a static zone, or of none.
+pub fn is_of_files(view: &View, name: &Name) -> bool {
+    matches!(Served::of(view, name), None | Some(Served::Static(_)))
+}
+
 // --- static zones ---------------------------------------------------------------------------------
-
-fn find_static(view: &View, zone: &Zone, asked: &Asked<'_>, qname: &Name, wildcards: bool) -> Found {
-    let node = match zone.find(qname) {
-        zone::Found::Node(node) => node,
-        zone::Found::Wildcard(node) if wildcards => node,
-        zone::Found::Wildcard(_) => return Found::NoName(None),
-        zone::Found::Delegation(cut) => {
-            // The parent is the one that knows DS (RFC 4035 section 3.1.4.1).
-            if asked.question.qtype == Type::DS && cut.name == *qname {
-                return match cut.set(Type::DS) {
-                    Some(set) => {
-                        let records = records(qname, [set]);
-                        Found::Records(Selection { records, ..Selection::default() })
-                    }
-                    None => Found::NoData(None),
-                };
-            }
-            let servers = records(&cut.name, cut.sets.iter().filter(|set| set.rtype == Type::NS));
-            let glue = servers.iter().filter_map(|record| record.data.target());
-            let glue = glue
-                .filter(|target| target.is_within(&cut.name))
-                .flat_map(|target| static_addresses(zone, target));
-            return Found::Referral(servers.clone(), glue.collect());
-        }
-        zone::Found::Nothing => return Found::NoName(None),
-    };
-    let set = node.sets.iter().find(|set| set.rtype == asked.question.qtype);
-    let alias = node.sets.iter().find(|set| set.rtype == Type::CNAME);
-    // RFC 8482 section 4.1: one RRset answers ANY.
-    let set = set.or(if asked.question.qtype == Type::ANY { node.sets.first() } else { None });
-    match (set, alias) {
-        (Some(set), _) => {
-            let mut selection = Selection { records: records(qname, [set]), ..Selection::default() };
-            selection.additional = additional(view, &selection.records);
-            Found::Records(selection)
-        }
-        (None, Some(set)) => match &set.data[..] {
-            [Data::Cname(target), ..] => {
-                let record = Record { owner: qname.clone(), ttl: set.ttl, data: Data::Cname(target.clone()) };
-                Found::Alias(record, target.clone(), None)
-            }
-            _ => Found::NoData(None),
-        },
-        (None, None) => Found::NoData(None),
-    }
-}
-
-fn records<'a>(owner: &Name, sets: impl IntoIterator<Item = &'a RrSet>) -> Vec<Record> {
-    let mut records = Vec::new();
-    for set in sets {
-        let of_set =
-            set.data.iter().map(|data| Record { owner: owner.clone(), ttl: set.ttl, data: data.clone() });
-        records.extend(of_set);
-    }
-    records
-}
-
-pub(crate) fn static_addresses(zone: &Zone, name: &Name) -> Vec<Record> {
-    let sets = zone.node(name).map(|node| node.sets.as_slice()).unwrap_or_default();
-    records(name, sets.iter().filter(|set| matches!(set.rtype, Type::A | Type::AAAA)))
-}
-
-/// The addresses of every target in `records` that is a name of ours, each once.
-pub(crate) fn additional(view: &View, records: &[Record]) -> Vec<Record> {
-    let mut additional: Vec<Record> = Vec::new();
-    for target in records.iter().filter_map(|record| record.data.target()) {
-        if additional.iter().any(|known| known.owner == *target) {
-            continue;
-        }
-        match Served::of(view, target) {
-            Some(Served::Static(zone)) => additional.extend(static_addresses(&zone, target)),
-            Some(Served::Live(apex)) => additional.extend(live::addresses(view, apex, target)),
-            Some(Served::Consul(zone)) => additional.extend(live::consul::addresses(view, zone, target)),
-            Some(Served::Reverse(_)) | None => {}
-        }
-    }
-    additional
-}
-
-/// Names looked at for one that is nearly spelt so: a hint is not worth more.
-const NEAREST_LOOKED_AT_MAX: usize = 20_000;
-
-/// The service whose name is within reach of a typing mistake.
-pub fn nearest_service(view: &View, name: &str) -> Option<ServiceName> {
-    let directory = view.directory();
-    let names = directory.names().map(ServiceName::as_str).take(NEAREST_LOOKED_AT_MAX);
-    let as_long = names.filter(|known| known.len().abs_diff(name.len()) <= 1 + known.len() / 4);
-    let nearest = crate::protocol::nearest(name, as_long)?;
-    ServiceName::parse(nearest).ok()
-}

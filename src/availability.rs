@@ -13,11 +13,11 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use crate::check::worst;
-use crate::instance::{Health, Host, Instance, Key};
+use crate::instance::{Host, Instance, Key};
 use crate::name::{HostName, ServiceName};
 use crate::registry::{Change, What};
 use crate::time::Wall;
-use crate::view::{ServiceView, Standing, View};
+use crate::view::{ServiceView, View};
 
 /// How long back the figures look, shortest first, and what they are called.
 pub const SPANS: [(&str, Duration); 3] = [
@@ -27,58 +27,6 @@ pub const SPANS: [(&str, Duration); 3] = [
 ];
 /// The longest of them.
 pub const SPAN_MAX: Duration = SPANS[SPANS.len() - 1].1;
-
-/// What there is now, counted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Census {
-    pub live: u64,
-    pub draining: u64,
-    pub critical: u64,
-    pub maintenance: u64,
-    pub services: u64,
-    /// Services with an instance that is live.
-    pub services_live: u64,
-    /// Services that a guard has, and the instances that guards hold in the answers.
-    pub guarded: u64,
-    pub held: u64,
-}
-
-impl Census {
-    pub fn of(view: &View) -> Self {
-        let directory = view.directory();
-        let services = directory.names().filter_map(|name| view.service(name.as_str()));
-        services.fold(Self::default(), |census, service| census.with(&service))
-    }
-
-    /// With one service more.
-    pub fn with(mut self, service: &ServiceView) -> Self {
-        self.services += 1;
-        let live_before = self.live;
-        self.guarded += u64::from(service.guard().is_some());
-        self.held += service.answered.iter().filter(|member| member.held).count() as u64;
-        for member in &service.members {
-            let count = match (&member.standing, member.health) {
-                (Standing::Live, _) => &mut self.live,
-                (Standing::Draining, _) => &mut self.draining,
-                (Standing::Unhealthy { .. }, Health::Maintenance) => &mut self.maintenance,
-                (Standing::Unhealthy { .. }, _) => &mut self.critical,
-            };
-            *count += 1;
-        }
-        self.services_live += u64::from(self.live > live_before);
-        self
-    }
-
-    pub fn instances(&self) -> u64 {
-        self.live + self.draining + self.critical + self.maintenance
-    }
-
-    /// (live instances + services with one) / (registered instances + known services); 1 where there are none.
-    pub fn ratio(&self) -> f64 {
-        let all = self.instances() + self.services;
-        if all == 0 { 1.0 } else { (self.live + self.services_live) as f64 / all as f64 }
-    }
-}
 
 /// Milliseconds of each span.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

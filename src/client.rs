@@ -1,17 +1,43 @@
-//! A client of our own registration socket, for the CLI and for tests.
+//! A client of the registration socket: for programs in Rust, for our command line, for tests.
 //!
-//! One connection, one JSON object per line each way, replies in the order of the requests. `request` asks
-//! one thing and waits; `send` and `receive` are its halves, for pipelining and for `watch`, whose
+//! A [`Registration`] is held for as long as it lives: it renews, comes back after the server was away, and leaves when it is
+//! dropped. A [`Watch`] tells what is registered and then every change. [`Client::live`] has the instances of a service that
+//! are in DNS now, and [`choose`] one of them; whoever has only a resolver asks that.
+//!
+//! ```no_run
+//! use callsign::client::{Client, Registration, Server, Way, choose};
+//! use callsign::protocol::RegisterForm;
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let server: Server = "unix:/run/callsign/callsign.sock".parse()?;
+//! let form = RegisterForm { service: "web".to_owned(), port: Some(8080), ..RegisterForm::default() };
+//! let registration = Registration::register(Way::to(server.clone()), form).await?;
+//! println!("others find us as {}", registration.registered().dns);
+//!
+//! let mut client = Client::connect(&server, std::time::Duration::from_secs(5)).await?;
+//! let live = client.live("db").await?;
+//! if let Some(db) = choose(&live, 7) {
+//!     println!("{:?} port {:?}", db.address, db.port);
+//! }
+//! registration.leave().await?; // or drop it
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Below that: one connection, one JSON object per line each way, replies in the order of the requests. `request` asks
+//! one thing and waits; `send` and `receive` are its halves, for pipelining and for streams, whose
 //! replies come by themselves. A [`Way`] leads to one of several servers: those that cannot be reached are passed over, and
 //! what does no harm when it is said twice is asked of the next where one is lost, cannot do it or denies it. When to come
-//! back is for whoever holds a registration or follows a stream to know (`cli::hold`, `cli::follow`).
+//! back is for whoever holds a registration or follows a stream to know ([`hold`], [`follow`]).
 
-use std::fmt;
+pub mod follow;
+pub mod hold;
+mod registration;
+mod watch;
+mod way;
+
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,209 +48,20 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::pki_types::ServerName;
 
-use crate::config::Surroundings;
+pub use self::registration::Registration;
+pub use self::watch::{Watch, Watched};
+use self::way::bare;
+pub use self::way::{SERVERS_MAX, Server, Way, choose};
 use crate::connections::tls::Trust;
-use crate::protocol::{HelloForm, Problem, Reply, Request, Secret};
+use crate::protocol::{FilterForm, InstanceForm, Problem, Reply, Request};
 use crate::time::format_duration;
 
 /// Longest reply taken: a full page of instances, each as long as a request may be.
 ///
 /// The server keeps pages smaller; this bound is for something else at that address.
 pub const REPLY_OCTETS_MAX: usize = 64 * 1024 * 1024;
-/// Servers that one client may be given: each is waited for in turn.
-pub const SERVERS_MAX: usize = 16;
-/// How long a connection may take where there is another server to try: enough for one lost packet of its beginning, and so
-/// short that a connection-bound instance finds the last of a few within its grace.
-const NEXT_AFTER: Duration = Duration::from_secs(2);
 /// A peer on TCP that says nothing for this long is asked whether it is still there.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(10);
-
-/// Where a server's registration socket is: `unix:PATH` or `ADDR:PORT`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Server {
-    Unix(PathBuf),
-    Tcp(SocketAddr),
-    /// Over TLS, at a host that the server's certificate names.
-    Tls(String, u16),
-}
-
-impl Server {
-    /// Where a server of the same user is that was told nothing; `None` where it must be told.
-    pub fn usual(around: &Surroundings) -> Option<Self> {
-        around.socket().map(Self::Unix)
-    }
-}
-
-impl FromStr for Server {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        if let Some(path) = text.strip_prefix("unix:") {
-            // `unix:///run/x` is what URLs look like; the path is the same.
-            let path = path.strip_prefix("//").unwrap_or(path);
-            return if path.is_empty() {
-                Err("the path after `unix:` is missing".to_owned())
-            } else {
-                Ok(Self::Unix(path.into()))
-            };
-        }
-        if let Some(place) = text.strip_prefix("tls:") {
-            let place = place.strip_prefix("//").unwrap_or(place);
-            let port = place.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse().ok()?)));
-            return match port {
-                Some((host, port)) if ServerName::try_from(bare(host)).is_ok() => {
-                    Ok(Self::Tls(host.to_owned(), port))
-                }
-                _ => Err("must be tls:HOST:PORT, such as tls:registry.example:5302".to_owned()),
-            };
-        }
-        if text.starts_with('/') {
-            return Err(format!("must be unix:PATH or ADDR:PORT; try `unix:{}`", text.escape_debug()));
-        }
-        text.parse().map(Self::Tcp).map_err(|_| {
-            "must be unix:PATH, ADDR:PORT or tls:HOST:PORT, such as unix:/run/callsign/callsign.sock or 127.0.0.1:5301"
-                .to_owned()
-        })
-    }
-}
-
-/// An IPv6 address without its brackets.
-fn bare(host: &str) -> &str {
-    host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host)
-}
-
-impl fmt::Display for Server {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unix(path) => write!(f, "unix:{}", path.display()),
-            Self::Tcp(address) => write!(f, "{address}"),
-            Self::Tls(host, port) => write!(f, "tls:{host}:{port}"),
-        }
-    }
-}
-
-/// The way to a server: where it may be, and who we say that we are.
-#[derive(Clone, Debug)]
-pub struct Way {
-    servers: Vec<Server>,
-    /// The one that is tried first: the last that worked.
-    at: usize,
-    /// Those whose trouble was told, since one worked.
-    told: Vec<Server>,
-    /// Told, in a sentence, that another server is tried, and why.
-    tell: fn(&str),
-    token: Option<Secret>,
-    /// Over TLS.
-    trust: Trust,
-}
-
-impl Way {
-    /// `servers` are tried in this order; there is at least one.
-    pub fn new(servers: Vec<Server>, token: Option<Secret>, trust: Trust, tell: fn(&str)) -> Self {
-        assert!(!servers.is_empty(), "a way leads somewhere");
-        Self { servers, at: 0, told: Vec::new(), tell, token, trust }
-    }
-
-    /// The server that is tried next.
-    pub fn server(&self) -> &Server {
-        &self.servers[self.at]
-    }
-
-    /// How many other servers there are.
-    pub fn others(&self) -> usize {
-        self.servers.len() - 1
-    }
-
-    pub fn has_others(&self) -> bool {
-        self.others() > 0
-    }
-
-    /// The server has done what was asked: trouble with another one is news again.
-    pub fn worked(&mut self) {
-        self.told.clear();
-    }
-
-    /// Tries the next server from here on, where there is one, and says why, once.
-    pub fn go_on(&mut self, why: &impl fmt::Display) {
-        if !self.has_others() {
-            return;
-        }
-        let left = self.server().clone();
-        self.at = (self.at + 1) % self.servers.len();
-        if !self.told.contains(&left) {
-            (self.tell)(&format!("{why}; going on with {}", self.server()));
-            self.told.push(left);
-        }
-    }
-
-    /// Connects to the first server that is there, each tried once, and says who we are. `timeout` bounds the last try
-    /// and every later `request`.
-    pub async fn connect(&mut self, timeout: Duration) -> Result<Client, ClientError> {
-        for _ in 1..self.servers.len() {
-            match self.connect_here(timeout, NEXT_AFTER).await {
-                Err(error) if error.may_be_otherwise_elsewhere() => self.go_on(&error),
-                connected => return connected,
-            }
-        }
-        self.connect_here(timeout, timeout).await
-    }
-
-    /// Asks one thing over a connection of its own. Where a server is lost meanwhile, cannot do it now or denies it, the next
-    /// one is asked, each once, if it does no harm to say it twice.
-    pub async fn ask(
-        &mut self,
-        request: &Request<'_>,
-        timeout: Duration,
-    ) -> Result<(Client, Reply), ClientError> {
-        let mut others = self.others();
-        loop {
-            let mut client = self.connect(timeout).await?;
-            match client.request(request).await {
-                Ok(reply) => {
-                    self.worked();
-                    return Ok((client, reply));
-                }
-                Err(error) if others > 0 && error.lets_ask_elsewhere(request.may_be_repeated()) => {
-                    others -= 1;
-                    self.go_on(&error);
-                }
-                Err(error) => return Err(error),
-            }
-        }
-    }
-
-    /// Asks the other servers, each once; whoever does it is tried first from here on.
-    pub async fn ask_others(&mut self, request: &Request<'_>, timeout: Duration) -> Option<(Client, Reply)> {
-        let from = self.at;
-        for step in 1..self.servers.len() {
-            self.at = (from + step) % self.servers.len();
-            let Ok(mut client) = self.connect_here(timeout, NEXT_AFTER).await else { continue };
-            if let Ok(reply) = client.request(request).await {
-                self.worked();
-                return Some((client, reply));
-            }
-        }
-        self.at = from;
-        None
-    }
-
-    async fn connect_here(&mut self, timeout: Duration, within: Duration) -> Result<Client, ClientError> {
-        let mut client = self.hello(timeout.min(within)).await?;
-        client.timeout = timeout;
-        Ok(client)
-    }
-
-    async fn hello(&self, timeout: Duration) -> Result<Client, ClientError> {
-        let mut client = Client::connect_trusting(self.server(), &self.trust, timeout).await?;
-        if let Some(token) = &self.token {
-            match client.request(&Request::Hello(HelloForm { token: token.clone() })).await? {
-                Reply::Welcome(_) => {}
-                other => return Err(client.unexpected(&other)),
-            }
-        }
-        Ok(client)
-    }
-}
 
 /// Why a request has no good reply; by what the caller may still do.
 #[derive(Debug, Error)]
@@ -360,6 +197,32 @@ impl Client {
             self.receive().await
         })
         .await
+    }
+
+    /// Every instance that `form` lets through, page by page.
+    pub async fn instances(&mut self, mut form: FilterForm) -> Result<Vec<InstanceForm>, ClientError> {
+        let mut instances = Vec::new();
+        loop {
+            let reply = self.request(&Request::List(Box::new(form.clone()))).await?;
+            let Reply::Instances(mut page) = reply else {
+                return Err(self.unexpected(&reply));
+            };
+            // A page that brings nothing and yet has a next one would go on for ever.
+            let more = !page.instances.is_empty();
+            instances.append(&mut page.instances);
+            match page.next {
+                Some(next) if more => form.after = Some(next),
+                _ => return Ok(instances),
+            }
+        }
+    }
+
+    /// The instances of a service that are in DNS now; none where it has none, or is not known.
+    pub async fn live(&mut self, service: &str) -> Result<Vec<InstanceForm>, ClientError> {
+        let form = FilterForm { service: Some(service.to_owned()), ..FilterForm::default() };
+        let mut instances = self.instances(form).await?;
+        instances.retain(|instance| instance.live || instance.held);
+        Ok(instances)
     }
 
     /// Sends one request without waiting for its reply.

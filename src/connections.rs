@@ -8,6 +8,7 @@
 //! [`Streams`] is what DNS connections of every kind share: their number, and the turns in which they are worked on.
 //! [`tls`] is what lies between some of them and their messages.
 
+mod certificate;
 pub mod mistakes;
 pub mod tls;
 
@@ -124,6 +125,7 @@ impl Connections {
         loop {
             // Both arms are cancel-safe.
             let came = tokio::select! {
+                biased;
                 () = stop.cancelled() => break,
                 came = coming.next() => came,
             };

@@ -3,6 +3,8 @@
 //! Every number is one atomic of its own and is only ever added to: who reads them sees sums that are each right,
 //! and a moment apart.
 
+mod queries;
+
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -11,9 +13,11 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
+pub use self::queries::{PROTOS, Queries, RCODES, SIZES, Seen, SeenSizes, TYPES, Tally};
 use crate::check::Kind;
 use crate::instance::Health;
 use crate::name::ServiceName;
+use crate::registry::{Change, Reason};
 use crate::time::nanoseconds;
 
 /// What probes did, from the start of the server.
@@ -63,6 +67,34 @@ pub struct Transfers {
     pub heard: Count,
 }
 
+/// What the writer did, from the start of the server.
+#[derive(Debug, Default)]
+pub struct Written {
+    /// From when a change was asked for to when every query saw it.
+    pub visible: Histogram,
+    /// How long commits took, of a batch each; on etcd, transactions.
+    pub commit: Histogram,
+    /// In the order of `Reason::ALL`.
+    changes: [AtomicU64; Reason::ALL.len()],
+}
+
+impl Written {
+    /// Changes that were published.
+    pub fn changed(&self, changes: &[Change]) {
+        for change in changes {
+            if let Some(at) = Reason::ALL.iter().position(|reason| *reason == change.reason) {
+                self.changes[at].fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Every reason, and how many changes had it.
+    pub fn changes(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let counts = self.changes.iter().map(|count| count.load(Ordering::Relaxed));
+        Reason::ALL.iter().map(|reason| reason.as_str()).zip(counts)
+    }
+}
+
 /// What became of UPDATE messages that a key may send.
 #[derive(Debug, Default)]
 pub struct Updates {
@@ -73,6 +105,14 @@ pub struct Updates {
     pub failed: Count,
     /// Came a second time, and were not carried out again.
     pub repeated: Count,
+}
+
+/// What was signed for who asks for signatures.
+#[derive(Debug, Default)]
+pub struct Signing {
+    pub made: Count,
+    /// Replies over UDP that were put off to TCP, for too many were made in that second.
+    pub put_off: Count,
 }
 
 /// The kinds of checks that are probed, by `Kind::as_str`.
@@ -195,10 +235,6 @@ pub const BUCKETS_US: [u64; 16] = [
     2_500_000, 10_000_000, 60_000_000,
 ];
 
-/// The same for queries: from a plain one to a whole list of services.
-pub const QUERY_BUCKETS_US: [u64; 14] =
-    [1, 2, 5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 100_000];
-
 /// How many took how long.
 #[derive(Debug)]
 pub struct Histogram {
@@ -280,51 +316,6 @@ pub struct Mean {
     pub sum_ns: u64,
 }
 
-/// How long queries take. One in [`Queries::TIMED_EVERY`] is timed, for a clock costs as much as a hundredth of a query.
-#[derive(Debug)]
-pub struct Queries {
-    /// One for each worker of UDP, so that they write to no memory in common.
-    workers: Mutex<Vec<Arc<Histogram>>>,
-    /// Queries of the general path, whatever brought them.
-    general: Histogram,
-    turn: AtomicU64,
-}
-
-impl Default for Queries {
-    fn default() -> Self {
-        let general = Histogram::new(&QUERY_BUCKETS_US);
-        Self { workers: Mutex::default(), general, turn: AtomicU64::default() }
-    }
-}
-
-impl Queries {
-    /// Of so many batches, and of so many queries of the general path, one is timed; the first of them is.
-    pub const TIMED_EVERY: u64 = 16;
-
-    /// What one more worker adds its times to.
-    pub fn worker(&self) -> Arc<Histogram> {
-        let times = Arc::new(Histogram::new(&QUERY_BUCKETS_US));
-        self.workers.lock().unwrap_or_else(PoisonError::into_inner).push(times.clone());
-        times
-    }
-
-    /// Where the next query of the general path adds its time, if it is one that is timed.
-    pub fn next_general(&self) -> Option<&Histogram> {
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        turn.is_multiple_of(Self::TIMED_EVERY).then_some(&self.general)
-    }
-
-    /// All of them together.
-    pub fn all(&self) -> Histogram {
-        let all = Histogram::new(&QUERY_BUCKETS_US);
-        all.add_all(&self.general);
-        for worker in self.workers.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-            all.add_all(worker);
-        }
-        all
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -341,20 +332,6 @@ mod tests {
         assert_eq!(histogram.sum(), Duration::from_millis(5050));
         histogram.add(Duration::from_secs(100));
         assert_eq!(histogram.within(1.0), Duration::MAX);
-    }
-
-    #[test]
-    fn every_sixteenth_query_is_timed_from_the_first_on() {
-        let queries = Queries::default();
-        let timed: Vec<bool> = (0..33).map(|_| queries.next_general().is_some()).collect();
-        let places: Vec<usize> = (0..33).filter(|at| timed[*at]).collect();
-        assert_eq!(places, [0, 16, 32]);
-        queries.worker().add_many(Duration::from_nanos(1500), 3);
-        queries.worker().add(Duration::from_micros(7));
-        queries.next_general();
-        let all = queries.all();
-        assert_eq!(all.mean(), Mean { count: 4, sum_ns: 11_500 });
-        assert_eq!(all.buckets()[..4], [0, 3, 0, 1]);
     }
 
     #[test]

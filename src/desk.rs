@@ -1,12 +1,17 @@
 //! What the edges that take registrations work with: the view to read from, the writer to ask, and what is known of
 //! this machine and of who is at the other end.
 
+mod asked;
 mod figures;
 mod nodes;
+mod past;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
+
+use tokio::runtime::RuntimeFlavor;
+use tokio::sync::Semaphore;
 
 pub use self::figures::{Figures, LiveTime};
 pub use self::nodes::Told;
@@ -16,11 +21,12 @@ use crate::check::worst;
 use crate::clock::Clock;
 use crate::connections::Connections;
 use crate::connections::mistakes::Mistakes;
+use crate::counters::Signing;
 use crate::instance::{Health, Instance};
 use crate::journal::Event;
 use crate::name::HostName;
 use crate::protocol::{
-    ChangeForm, Filter, InstanceForm, InstancesForm, LIST_MAX, LIST_OUTPUT_OCTETS_MAX, Peer, Reply,
+    ChangeForm, Filter, InstanceForm, InstancesForm, LIST_MAX, LIST_OUTPUT_OCTETS_MAX, Peer, Problem, Reply,
     ServerForm, encode,
 };
 use crate::registry::{Author, Change, What};
@@ -28,6 +34,10 @@ use crate::store::History;
 use crate::view::{Member, Node, View};
 use crate::writer::Handle;
 
+/// Questions that read the log or look at every instance, at once: each keeps a thread of the runtime, and others go on while
+/// they wait. And how long one may wait for its turn.
+const SEARCHES_MAX: usize = 4;
+const TURN_MAX: Duration = Duration::from_secs(5);
 /// How long the end of a token is waited for without a look at the clock, which somebody may set.
 const LOOK_AGAIN_MS: i64 = 60_000;
 
@@ -48,16 +58,43 @@ pub struct Desk {
     /// The log of changes.
     pub history: History,
     pub figures: Figures,
+    pub searches: Searches,
     /// One for all listeners: a connection's number is its name in leases.
     pub connections: Arc<Connections>,
     /// This server as a node, for where it is alone.
     pub node: Node,
     pub told: Told,
+    /// Where random octets come from: the kernel.
+    pub chance: fn(&mut [u8]) -> Result<(), getrandom::Error>,
+    /// What signing the zones took.
+    pub signing: Arc<Signing>,
     /// For `status`: what does not change.
     pub server: ServerForm,
 }
 
+/// The turns of those who search.
+#[derive(Debug)]
+pub struct Searches(Semaphore);
+
+impl Default for Searches {
+    fn default() -> Self {
+        Self(Semaphore::new(SEARCHES_MAX))
+    }
+}
+
 impl Desk {
+    /// Does what takes its time on this thread, when it is its turn; others are served by other threads meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// Too many search.
+    pub async fn search<T>(&self, work: impl FnOnce() -> T) -> Result<T, Problem> {
+        let busy = || Problem::new("unavailable", "too many ask for the past at once; ask again later");
+        let turn = tokio::time::timeout(TURN_MAX, self.searches.0.acquire()).await;
+        let _turn = turn.map_err(|_| busy())?.map_err(|_| busy())?;
+        Ok(aside(work))
+    }
+
     /// Says whether `who` may do this now.
     ///
     /// # Errors
@@ -188,6 +225,14 @@ impl Desk {
                 encode(&Reply::Change(Box::new(form)), out);
             }
         }
+    }
+}
+
+/// Does what takes its time on this thread; others are served by other threads meanwhile, where there are any.
+pub fn aside<T>(work: impl FnOnce() -> T) -> T {
+    match tokio::runtime::Handle::try_current().map(|handle| handle.runtime_flavor()) {
+        Ok(RuntimeFlavor::CurrentThread) => work(),
+        _ => tokio::task::block_in_place(work),
     }
 }
 

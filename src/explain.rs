@@ -15,14 +15,7 @@ use crate::view::{Member, ServiceView, View};
 ///
 /// `invalid` where the text is neither.
 pub fn explain(view: &View, name: &str) -> Result<ExplainedForm, Problem> {
-    let apex = &view.settings.apexes[0];
-    let bare = ServiceName::parse(name.trim_end_matches('.')).ok();
-    let domain = match &bare {
-        Some(service) => apex.owner(&[service.as_str()]),
-        None => {
-            Name::parse(name).map_err(|error| Problem::invalid("name", format!("is not a name: {error}")))?
-        }
-    };
+    let domain = domain(view, name)?;
     let service = service_of(view, &domain);
     let known = service.as_deref().and_then(|service| view.service(service));
     let nearest = match (&known, &service) {
@@ -37,6 +30,20 @@ pub fn explain(view: &View, name: &str) -> Result<ExplainedForm, Problem> {
         name: domain.to_string(),
         nearest,
     })
+}
+
+/// The domain name that a service's name, or a domain name, asks for.
+///
+/// # Errors
+///
+/// `invalid` where the text is neither.
+pub fn domain(view: &View, name: &str) -> Result<Name, Problem> {
+    match ServiceName::parse(name.trim_end_matches('.')) {
+        Ok(service) => Ok(view.settings.apexes[0].owner(&[service.as_str()])),
+        Err(_) => {
+            Name::parse(name).map_err(|error| Problem::invalid("name", format!("is not a name: {error}")))
+        }
+    }
 }
 
 /// The service that a question of why is about, where it is about one.

@@ -4,21 +4,27 @@
 //! it. The same connections come in on the registration socket, which hands over what begins like HTTP.
 //!
 //! Browsers run the pages of strangers, who may point a name of theirs at 127.0.0.1: so the `Host` has to be one
-//! of ours, and an `Origin` the same as the `Host`. Nothing here sets a CORS header.
+//! of ours, and an `Origin` the same as the `Host`. The name of a service is not: whoever may register one may give it their own
+//! address, and then ours. Nothing here sets a CORS header.
 //!
 //! A body is read whole before an endpoint sees it, in bounded time and size. A client that stops reading is
 //! not waited for when its connection has to close: it would hold up the server's end.
 
 mod access;
+mod answer;
+mod ask;
 mod consul;
+mod dashboard;
 mod discovery;
 pub mod doh;
 mod events;
 mod grpc;
+pub mod health;
 mod metrics;
 mod query;
 mod reply;
 mod settings;
+mod traffic;
 mod xds;
 
 use std::convert::Infallible;
@@ -47,16 +53,19 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use self::access::Need;
+pub use self::answer::Answering;
 pub use self::grpc::Discovery;
 use self::reply::Failure;
 use crate::access::Identity as Who;
 use crate::connections::tls::{Acceptor, Handshakes, Identity, name_of_client};
 use crate::connections::{Connections, Handed, Octets, Place, coming_to};
-use crate::counters::{Forwarding, Limited, Probes, Queries, Transfers, Updates};
+use crate::counters::{Forwarding, Limited, Probes, Queries, Signing, Transfers, Updates};
 use crate::desk::Desk;
 use crate::name::Name;
 use crate::protocol::Peer;
 use crate::registry::{Command, Refusal};
+use crate::time::Wall;
+use crate::traffic::Traffic;
 use crate::writer::Done;
 
 /// Connections at once: a blocking query or a watcher keeps one for itself.
@@ -85,9 +94,11 @@ pub const HANDED_MAX: usize = 64;
 /// What every endpoint works with.
 pub struct Office {
     pub desk: Arc<Desk>,
+    /// When this process was started.
+    pub started: Wall,
     /// The one datacenter that we say we are.
     pub datacenter: String,
-    /// Names that clients may call us by in `Host`, beside addresses, `localhost` and names of our own zones.
+    /// Names that clients may call us by in `Host`, beside addresses, `localhost`, an apex and what names a server below it.
     pub hosts: Vec<String>,
     /// A service's name may be spelt with `_`, and is taken as if it were a hyphen.
     pub underscore_is_hyphen: bool,
@@ -97,6 +108,11 @@ pub struct Office {
     pub probes: Arc<Probes>,
     /// How long queries of DNS take.
     pub queries: Arc<Queries>,
+    /// What is asked for.
+    pub traffic: Arc<Traffic>,
+    pub told_traffic: traffic::ToldTraffic,
+    /// What answers as DNS does.
+    pub answering: Answering,
     /// Connections of DNS over TCP, TLS and HTTPS, and those over QUIC.
     pub dns_streams: Arc<Connections>,
     pub dns_quic: Arc<Connections>,
@@ -110,6 +126,7 @@ pub struct Office {
     /// What secondaries were sent.
     pub transferred: Arc<Transfers>,
     pub updates: Arc<Updates>,
+    pub signing: Arc<Signing>,
     /// How much of xDS there may be.
     pub discovery: Discovery,
 }
@@ -159,12 +176,7 @@ impl Source {
 pub async fn run(source: Source, office: Arc<Office>, stop: CancellationToken) -> io::Result<()> {
     let router = router(office.clone());
     if let Source::Tcp(listener) | Source::Tls(listener, _) = &source {
-        // What is accepted inherits it.
-        let keepalive = TcpKeepalive::new()
-            .with_time(KEEPALIVE_AFTER)
-            .with_interval(KEEPALIVE_EVERY)
-            .with_retries(KEEPALIVE_TIMES);
-        SockRef::from(listener).set_tcp_keepalive(&keepalive)?;
+        keep_alive(listener)?;
     }
     let (listener, acceptor) = match source {
         Source::Tls(listener, acceptor) => (listener, acceptor),
@@ -192,6 +204,15 @@ pub async fn run(source: Source, office: Arc<Office>, stop: CancellationToken) -
         }
     };
     office.connections.serve(stop, coming_to(listener), serve).await
+}
+
+/// What is accepted inherits it.
+fn keep_alive(listener: &TcpListener) -> io::Result<()> {
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE_AFTER)
+        .with_interval(KEEPALIVE_EVERY)
+        .with_retries(KEEPALIVE_TIMES);
+    SockRef::from(listener).set_tcp_keepalive(&keepalive)
 }
 
 async fn connection(
@@ -266,11 +287,16 @@ async fn serve(router: Router, request: hyper::Request<Incoming>) -> Response {
 
 fn router(office: Arc<Office>) -> Router {
     Router::new()
+        .merge(answer::router())
+        .merge(ask::router())
         .merge(consul::router())
+        .merge(dashboard::router())
         .merge(discovery::router())
         .merge(events::router())
+        .merge(health::router())
         .merge(metrics::router())
         .merge(settings::router())
+        .merge(traffic::router())
         .merge(xds::router())
         .fallback(consul::unknown)
         .method_not_allowed_fallback(method_not_allowed)
@@ -390,12 +416,21 @@ fn admitted(office: &Office, request: &Request, local: bool) -> Result<(), Failu
             return Err(Failure::new(StatusCode::FORBIDDEN, what));
         }
     }
-    if let Some(site) = text(header::HeaderName::from_static("sec-fetch-site"))
+    let fetched = |name| text(header::HeaderName::from_static(name));
+    if let Some(site) = fetched("sec-fetch-site")
         && !matches!(site, "same-origin" | "none")
+        && !(is_link_to_page(request)
+            && fetched("sec-fetch-mode") == Some("navigate")
+            && fetched("sec-fetch-dest") == Some("document"))
     {
         return Err(Failure::new(StatusCode::FORBIDDEN, "another site's page may not speak to this server"));
     }
     Ok(())
+}
+
+/// True where a link may lead from any page: to the dashboard, which says nothing by itself and cannot be framed.
+fn is_link_to_page(request: &Request) -> bool {
+    *request.method() == Method::GET && matches!(request.uri().path(), "/" | "/ui" | dashboard::PAGE)
 }
 
 /// The values of a header; what is no text is no name of ours either.
@@ -422,7 +457,7 @@ impl Office {
             || host.eq_ignore_ascii_case("localhost")
             || host.eq_ignore_ascii_case(self.desk.host.as_str())
             || self.hosts.iter().any(|known| known.eq_ignore_ascii_case(host))
-            || Name::parse(host).is_ok_and(|name| self.desk.view.is_served(&name))
+            || Name::parse(host).is_ok_and(|name| self.desk.view.is_own(&name))
     }
 }
 

@@ -4,24 +4,6 @@
 //! and order from `balance`. Records are made last, and only those that go out. The alias zone (`consul`) spells the
 //! questions and the targets in another way, and shares the rest.
 
-use std::collections::hash_map::Entry;
-use std::collections::{HashMap, HashSet};
-use std::fmt;
-use std::net::IpAddr;
-use std::sync::Arc;
-
-use self::browse::instance_txt;
-use self::choice::Rule;
-use crate::answer::{Asked, Ede, FIXED_OCTETS, Found, Selection, additional, static_addresses};
-use crate::balance::Scale;
-use crate::grammar::{self, Owner};
-use crate::instance::{Instance, Location, Port, Transport};
-use crate::name::{Apex, Name, ServiceName, fnv};
-use crate::record::{Data, Record, Type};
-use crate::view::{
-    APEX_TTL, ConsulZone, EDE_OCTETS_MAX, Member, NEGATIVE_TTL, ServiceView, View, target_of, ttl_within,
-};
-
 mod binding;
 mod browse;
 mod choice;
@@ -29,9 +11,25 @@ pub(crate) mod consul;
 mod failover;
 pub(crate) mod own;
 pub(crate) mod past;
+mod records;
 pub(crate) mod reverse;
 pub(crate) mod walk;
 pub(crate) mod whole;
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use self::browse::instance_txt;
+use crate::answer::{Asked, Ede, Found, Selection, static_addresses};
+use crate::balance::Scale;
+use crate::grammar::{self, Owner};
+use crate::instance::{Instance, Location, Port, Transport};
+use crate::name::{Apex, Name, ServiceName, fnv};
+use crate::record::{Data, Record, Type};
+use crate::view::{
+    APEX_TTL, ConsulZone, EDE_OCTETS_MAX, Member, NEGATIVE_TTL, ServiceView, View, ttl_within,
+};
 
 /// Octets of an owner that is a compression pointer.
 const POINTER_OCTETS: usize = 2;
@@ -52,9 +50,12 @@ pub(crate) fn addresses(view: &View, apex: &Apex, name: &Name) -> Vec<Record> {
         }
         Some(Owner::Service(service)) if view.service(service).is_some() => {
             let service = view.service(service);
-            let live = service.iter().flat_map(|service| service.in_answers());
+            let live: Vec<&Member> = service.iter().flat_map(|service| service.in_answers()).collect();
+            // As at the name itself: what is in reserve is no answer while others are live.
+            let lowest = live.iter().map(|member| member.instance.priority).min();
+            let lowest = live.into_iter().filter(|member| Some(member.instance.priority) == lowest);
             let mut records: Vec<Record> =
-                live.flat_map(|member| instance_addresses(view, &member.instance, name)).collect();
+                lowest.flat_map(|member| instance_addresses(view, &member.instance, name)).collect();
             records.sort_by_key(|record| record.data.rtype());
             records.dedup();
             records
@@ -386,152 +387,6 @@ impl Live<'_> {
             (Type::TXT, _) => self.plain(vec![self.record(ttl, instance_txt(instance))]),
             _ => Found::NoData(None),
         }
-    }
-
-    /// A or AAAA of the lowest priority that has a live instance.
-    fn addresses(&self, service: &ServiceView, live: Vec<&Member>) -> Found {
-        if let [only] = live[..]
-            && let Location::Target(target) = &only.instance.location
-        {
-            let record = self.record(service.ttl, Data::Cname(target.clone()));
-            return Found::Alias(record, target.clone(), stale(service));
-        }
-        let lowest = live.iter().map(|member| member.instance.priority).min();
-        let lowest_live = || live.iter().copied().filter(|member| Some(member.instance.priority) == lowest);
-        let named = |member: &&Member| matches!(member.instance.location, Location::Target(_));
-        let targets = lowest_live().filter(named).count();
-        let candidates = self.each_address(lowest_live());
-        let none = candidates.is_empty();
-        let mut selection = self.choose(&Rule::of(service), candidates);
-        if lowest.is_none() && service.why_none.is_empty() {
-            selection.ede = self.why(Why::NoneLiveTagged(&service.name));
-        } else if targets > 0 {
-            let text = || format!("{}: left out {targets} that are host names; ask SRV", service.name);
-            selection.ede = selection.ede.or_else(|| self.ede(text));
-        } else if none && lowest.is_some() {
-            selection.ede = self.why(Why::NoneOfFamily(&service.name, self.qtype));
-        }
-        self.records_or_none(selection, Some(service))
-    }
-
-    /// The addresses of the family that is asked for. An RRset is a set (RFC 2181 section 5): each is
-    /// there once, with the weight of all.
-    fn each_address<'m>(&self, members: impl Iterator<Item = &'m Member>) -> Vec<Candidate<'m>> {
-        let mut candidates: Vec<Candidate<'m>> = Vec::new();
-        let mut places: HashMap<IpAddr, usize> = HashMap::new();
-        for member in members {
-            let of_family = |address: &&IpAddr| address.is_ipv4() == (self.qtype == Type::A);
-            for address in member.instance.addresses().iter().filter(of_family) {
-                let candidate = Candidate::new(Content::Address(*address), member);
-                match places.entry(*address) {
-                    Entry::Occupied(place) => candidates[*place.get()].weight += candidate.weight,
-                    Entry::Vacant(place) => {
-                        place.insert(candidates.len());
-                        candidates.push(candidate);
-                    }
-                }
-            }
-        }
-        candidates
-    }
-
-    fn srv<'m>(
-        &self,
-        service: &ServiceView,
-        live: impl Iterator<Item = &'m Member>,
-        port: impl Fn(&'m Instance) -> Option<&'m Port>,
-    ) -> Found {
-        let mut seen = HashSet::new();
-        let mut candidates: Vec<Candidate<'_>> = Vec::new();
-        for member in live {
-            let instance = &*member.instance;
-            let Some(port) = port(instance) else { continue };
-            let candidate =
-                Candidate { priority: instance.priority, ..Candidate::new(Content::Port(port), member) };
-            // An RRset is a set. In our own zone the name of an instance is its own, so only those that name a
-            // target can be alike.
-            let shared = match (self.consul, &instance.location) {
-                (Some(zone), _) => Some(consul::target(zone, member).0),
-                (None, Location::Target(target)) => Some(target.clone()),
-                (None, Location::Addresses(_)) => None,
-            };
-            if let Some(target) = shared
-                && !seen.insert((target, port.number, instance.priority, candidate.weight))
-            {
-                continue;
-            }
-            candidates.push(candidate);
-        }
-        let none_fits = candidates.is_empty() && service.why_none.is_empty();
-        let mut selection = self.choose(&Rule::of(service), candidates);
-        if none_fits && selection.ede.is_none() {
-            selection.ede = self.why(Why::NoneLiveWithPort(&service.name));
-        }
-        self.records_or_none(selection, Some(service))
-    }
-
-    fn srv_data(&self, scale: Scale, member: &Member, port: &Port) -> Data {
-        let target = match self.consul {
-            Some(zone) => consul::target(zone, member).0,
-            None => target_of(&member.instance, self.apex),
-        };
-        srv_of(scale, member, port, target)
-    }
-
-    fn data(&self, scale: Scale, candidate: &Candidate<'_>) -> Data {
-        let instance = &*candidate.member.instance;
-        match candidate.content {
-            Content::Address(address) => address_data(address),
-            Content::Port(port) => self.srv_data(scale, candidate.member, port),
-            Content::Binding { port, hints } => self.binding(candidate.member, port, hints),
-            Content::Text => instance_txt(instance),
-            Content::TypeInstance(name, transport) => {
-                let service = format!("_{}", instance.key.service);
-                Data::Ptr(self.apex.owner(&[name, &service, transport.label()]))
-            }
-        }
-    }
-
-    /// Octets of the record: its owner is the question's name, and so a pointer.
-    fn octets(&self, candidate: &Candidate<'_>) -> usize {
-        let instance = &*candidate.member.instance;
-        let own = instance.label.as_str().len() + instance.key.service.as_str().len() + 2;
-        let apex = self.apex.name().as_wire().len();
-        let data = match candidate.content {
-            Content::Address(IpAddr::V4(_)) => 4,
-            Content::Address(IpAddr::V6(_)) => 16,
-            Content::Port(_) => match (self.consul, &instance.location) {
-                (Some(zone), _) => 6 + consul::target(zone, candidate.member).0.as_wire().len(),
-                (None, Location::Target(target)) => 6 + target.as_wire().len(),
-                (None, Location::Addresses(_)) => 6 + own + apex,
-            },
-            Content::Binding { .. } | Content::Text => self.data(Scale::default(), candidate).octets_max(),
-            // `<id>` in front of the type's own name, which is a pointer.
-            Content::TypeInstance(name, _) => name.len() + 1 + POINTER_OCTETS,
-        };
-        POINTER_OCTETS + FIXED_OCTETS + data
-    }
-
-    /// The addresses of the instance, from the same view as its record, or of its target where that is
-    /// a name of ours.
-    fn beside_srv(&self, record: &Record, member: &Member) -> Vec<Record> {
-        match (self.consul, &member.instance.location, record.data.target()) {
-            (Some(zone), Location::Addresses(_), Some(target)) => {
-                consul::address_records(self.view, target, consul::target(zone, member).1)
-            }
-            (None, Location::Addresses(_), Some(target)) => {
-                instance_addresses(self.view, &member.instance, target)
-            }
-            _ => additional(self.view, std::slice::from_ref(record)),
-        }
-    }
-
-    fn record(&self, ttl: u32, data: Data) -> Record {
-        Record { owner: self.qname.clone(), ttl, data }
-    }
-
-    fn plain(&self, records: Vec<Record>) -> Found {
-        self.records_or_none(Selection { records, ..Selection::default() }, None)
     }
 
     fn records_or_none(&self, mut selection: Selection, service: Option<&ServiceView>) -> Found {

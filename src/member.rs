@@ -42,6 +42,9 @@ pub enum Standing {
     },
 }
 
+/// How many members are live, draining, critical and in maintenance.
+pub type Standings = [u32; 4];
+
 impl Member {
     pub fn of(instance: &Arc<Instance>, host: Option<&Arc<Host>>) -> Self {
         let host_checks = host.map(|host| host.checks.as_slice()).unwrap_or_default();
@@ -69,6 +72,16 @@ impl Member {
 
     pub fn is_answered(&self) -> bool {
         self.held || self.is_live()
+    }
+
+    /// Its place in [`Standings`].
+    fn place(&self) -> usize {
+        match (&self.standing, self.health) {
+            (Standing::Live, _) => 0,
+            (Standing::Draining, _) => 1,
+            (Standing::Unhealthy { .. }, Health::Maintenance) => 3,
+            (Standing::Unhealthy { .. }, _) => 2,
+        }
     }
 
     /// Its weight; a registration through Consul's API may name another one for while a check warns.
@@ -129,6 +142,7 @@ struct Leaf {
 /// What is asked of all members at once.
 #[derive(Clone, Copy, Debug, Default)]
 struct Sums {
+    standings: Standings,
     answered: u32,
     held: u32,
     /// The shortest lease of a member in the answers.
@@ -140,15 +154,17 @@ struct Sums {
 impl Sums {
     fn with(self, member: &Member) -> Self {
         let newest = self.newest.max(Some(member.instance.since));
+        let mut standings = self.standings;
+        standings[member.place()] += 1;
         if !member.is_answered() {
-            return Self { newest, ..self };
+            return Self { standings, newest, ..self };
         }
         let lease = match member.instance.lease {
             Lease::Timed(duration) => Some(self.lease.map_or(duration, |lease| lease.min(duration))),
             Lease::Connection(_) | Lease::None => self.lease,
         };
         let held = self.held + u32::from(member.held);
-        Self { answered: self.answered + 1, held, lease, newest }
+        Self { standings, answered: self.answered + 1, held, lease, newest }
     }
 }
 
@@ -198,6 +214,15 @@ impl Members {
     /// How many of them are so because the guard holds them.
     pub fn held(&self) -> usize {
         self.leaves.iter().map(|leaf| leaf.sums.held as usize).sum()
+    }
+
+    /// How many of them stand how.
+    pub fn standings(&self) -> Standings {
+        let mut all = Standings::default();
+        for leaf in self.leaves.iter() {
+            all.iter_mut().zip(leaf.sums.standings).for_each(|(sum, more)| *sum += more);
+        }
+        all
     }
 
     /// The members that the guard holds; leaves without any cost nothing.

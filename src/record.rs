@@ -54,6 +54,7 @@ impl fmt::Display for Type {
             Self::TXT => "TXT",
             Self::AAAA => "AAAA",
             Self::SRV => "SRV",
+            Self::DNAME => "DNAME",
             Self::OPT => "OPT",
             Self(number) => return write!(f, "TYPE{number}"),
         };
@@ -91,6 +92,8 @@ pub enum Data {
         target: Name,
     },
     Cname(Name),
+    /// Never compressed (RFC 6672 section 2.5).
+    Dname(Name),
     Ns(Name),
     Ptr(Name),
     Mx {
@@ -131,6 +134,7 @@ impl Data {
             Self::Aaaa(_) => Type::AAAA,
             Self::Srv { .. } => Type::SRV,
             Self::Cname(_) => Type::CNAME,
+            Self::Dname(_) => Type::DNAME,
             Self::Ns(_) => Type::NS,
             Self::Ptr(_) => Type::PTR,
             Self::Mx { .. } => Type::MX,
@@ -152,6 +156,7 @@ impl Data {
             Type::AAAA => Self::Aaaa(octets.take::<16>()?.into()),
             Type::NS => Self::Ns(octets.name()?),
             Type::CNAME => Self::Cname(octets.name()?),
+            Type::DNAME => Self::Dname(octets.name()?),
             Type::PTR => Self::Ptr(octets.name()?),
             Type::MX => Self::Mx { preference: octets.u16()?, exchange: octets.name()? },
             Type::SRV => Self::Srv {
@@ -169,6 +174,12 @@ impl Data {
                 expire: octets.u32()?,
                 minimum: octets.u32()?,
             })),
+            Type::SVCB | Type::HTTPS => Self::Svcb {
+                rtype,
+                priority: octets.u16()?,
+                target: octets.name()?,
+                params: std::mem::take(&mut octets.rest).into(),
+            },
             // One string or more (RFC 1035 section 3.3.14).
             Type::TXT if octets.rest.is_empty() => return None,
             rtype => Self::Other { rtype, octets: std::mem::take(&mut octets.rest).into() },
@@ -185,7 +196,9 @@ impl Data {
                 let numbers = [priority, weight, port].map(|number| number.to_be_bytes());
                 [numbers.as_flattened(), target.as_wire()].concat()
             }
-            Self::Cname(name) | Self::Ns(name) | Self::Ptr(name) => name.as_wire().to_vec(),
+            Self::Cname(name) | Self::Dname(name) | Self::Ns(name) | Self::Ptr(name) => {
+                name.as_wire().to_vec()
+            }
             Self::Mx { preference, exchange } => [&preference.to_be_bytes(), exchange.as_wire()].concat(),
             Self::Soa(soa) => {
                 let numbers = [soa.serial, soa.refresh, soa.retry, soa.expire, soa.minimum];
@@ -223,7 +236,7 @@ impl Data {
             Self::A(_) => 4,
             Self::Aaaa(_) => 16,
             Self::Srv { target, .. } => 6 + target.as_wire().len(),
-            Self::Cname(name) | Self::Ns(name) | Self::Ptr(name) => name.as_wire().len(),
+            Self::Cname(name) | Self::Dname(name) | Self::Ns(name) | Self::Ptr(name) => name.as_wire().len(),
             Self::Mx { exchange, .. } => 2 + exchange.as_wire().len(),
             Self::Soa(soa) => soa.mname.as_wire().len() + soa.rname.as_wire().len() + 20,
             Self::Svcb { target, params, .. } => 2 + target.as_wire().len() + params.len(),
@@ -249,7 +262,7 @@ impl fmt::Display for Data {
             Self::A(address) => write!(f, "{address}"),
             Self::Aaaa(address) => write!(f, "{address}"),
             Self::Srv { priority, weight, port, target } => write!(f, "{priority} {weight} {port} {target}"),
-            Self::Cname(name) | Self::Ns(name) | Self::Ptr(name) => write!(f, "{name}"),
+            Self::Cname(name) | Self::Dname(name) | Self::Ns(name) | Self::Ptr(name) => write!(f, "{name}"),
             Self::Mx { preference, exchange } => write!(f, "{preference} {exchange}"),
             Self::Other { rtype: Type::TXT, octets } => {
                 let mut rest = &octets[..];
@@ -257,7 +270,15 @@ impl fmt::Display for Data {
                 while let Some((length, after)) = rest.split_first() {
                     let (text, after) = after.split_at(after.len().min(usize::from(*length)));
                     let blank = if first { "" } else { " " };
-                    write!(f, "{blank}\"{}\"", text.escape_ascii())?;
+                    write!(f, "{blank}\"")?;
+                    for octet in text {
+                        match octet {
+                            b'"' | b'\\' => write!(f, "\\{}", *octet as char)?,
+                            0x20..=0x7e => write!(f, "{}", *octet as char)?,
+                            _ => write!(f, "\\{octet:03}")?,
+                        }
+                    }
+                    f.write_str("\"")?;
                     (rest, first) = (after, false);
                 }
                 Ok(())

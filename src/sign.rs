@@ -343,10 +343,15 @@ impl ZoneKeys {
         Some(Self { apex: signing.apex.clone(), signing, all, sets })
     }
 
+    /// The keys, the one that signs first.
+    pub fn keys(&self) -> impl Iterator<Item = &Arc<Key>> {
+        let others = self.all.iter().filter(|key| !Arc::ptr_eq(key, &self.signing));
+        std::iter::once(&self.signing).chain(others)
+    }
+
     /// The tags of the keys, that of the one that signs first.
     pub fn tags(&self) -> Vec<u16> {
-        let others = self.all.iter().filter(|key| !Arc::ptr_eq(key, &self.signing));
-        std::iter::once(&self.signing).chain(others).map(|key| key.tag).collect()
+        self.keys().map(|key| key.tag).collect()
     }
 
     /// What the apex has because the zone is signed.

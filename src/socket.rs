@@ -5,7 +5,6 @@
 //! commands that came before them on the same connection.
 
 mod lines;
-mod past;
 mod session;
 mod stream;
 
@@ -23,13 +22,10 @@ use self::session::Session;
 use crate::access::{Identity, Verb};
 use crate::connections::tls::{Acceptor, name_of_client};
 use crate::connections::{Handed, Octets, Place};
-use crate::desk::{Desk, page_of, place_of};
+use crate::desk::Desk;
 use crate::instance::{Key, Lease};
-use crate::name::{HostName, InstanceId, ServiceName};
-use crate::protocol::{
-    FilterForm, HolderForm, InstancesForm, LIST_MAX, LookupForm, NodeForm, Peer, Problem, RenewedForm, Reply,
-    ServerForm, SettingsReply, SettingsShown, TokenShown, TokensForm, lease_text,
-};
+use crate::name::HostName;
+use crate::protocol::{HolderForm, Peer, Problem, RenewedForm, Reply, lease_text};
 use crate::registry::{Command, Holder};
 
 /// Connections at once, over all listeners; a holder of a connection-bound lease needs one for itself.
@@ -96,6 +92,19 @@ pub async fn run(
     desk.connections.serve(stop.clone(), listener.coming(), serve).await
 }
 
+/// The same for streams of any kind, until there are no more of them, as a simulation has them.
+pub async fn run_over(
+    coming: impl Stream<Item = io::Result<(impl Octets + Sync + 'static, Identity)>> + Unpin,
+    desk: Arc<Desk>,
+    stop: CancellationToken,
+) -> io::Result<()> {
+    let serve = |(stream, who), place: Place| {
+        let peer = desk.peer(&who, place.number);
+        connection(stream, desk.clone(), who, peer, place, None, stop.clone())
+    };
+    desk.connections.serve(stop.clone(), coming, serve).await
+}
+
 async fn connection(
     stream: impl Octets + 'static,
     desk: Arc<Desk>,
@@ -135,73 +144,6 @@ async fn connection(
 }
 
 impl Desk {
-    fn settings(&self, service: &ServiceName, revision: u64) -> Reply {
-        let settings = SettingsShown::of(&self.view.settings_of(service));
-        Reply::Settings(SettingsReply { service: service.to_string(), settings, revision })
-    }
-
-    fn tokens(&self) -> TokensForm {
-        let (tokens, now) = (self.writer.tokens.borrow().all(), self.clock.now().wall);
-        TokensForm { tokens: tokens.iter().map(|token| TokenShown::of(token, now)).collect() }
-    }
-
-    fn lookup(&self, form: &LookupForm) -> Result<Reply, Problem> {
-        let id = InstanceId::parse(&form.id).map_err(|unfit| Problem::invalid("id", unfit))?;
-        let mut members = self.view.by_id(&id);
-        members.retain(|member| {
-            let key = &member.instance.key;
-            form.service.as_deref().is_none_or(|service| key.service.as_str().eq_ignore_ascii_case(service))
-                && form.host.as_deref().is_none_or(|host| key.host.as_str().eq_ignore_ascii_case(host))
-        });
-        if members.is_empty() {
-            let mut problem =
-                Problem::new("not_found", format!("no instance has the id `{id}`; `callsign ls` lists them"));
-            problem.field = Some("id".to_owned());
-            return Err(problem);
-        }
-        let instances = page_of(&members).iter().map(|member| self.shown(member)).collect();
-        Ok(Reply::Found(InstancesForm { instances, revision: self.view.revision(), next: None }))
-    }
-
-    fn list(&self, form: &FilterForm) -> Result<Reply, Problem> {
-        if form.since.is_some() {
-            return Err(Problem::invalid("since", "is for `watch`; a list is of now"));
-        }
-        let filter = form.filter()?;
-        let after = match form.after.as_deref().map(|after| after.split_once('/')) {
-            None => None,
-            Some(Some(place)) => Some(place),
-            Some(None) => return Err(Problem::invalid("after", "must be the `next` of the reply before")),
-        };
-        let revision = self.view.revision();
-        let (members, more) = self.view.list(&filter, after, LIST_MAX);
-        let page = page_of(&members);
-        let next = page.last().filter(|_| more || page.len() < members.len()).map(place_of);
-        let instances = page.iter().map(|member| self.shown(member)).collect();
-        Ok(Reply::Instances(InstancesForm { instances, revision, next }))
-    }
-
-    fn status(&self) -> Reply {
-        let now = self.clock.now();
-        let directory = self.view.directory();
-        let live = directory.names().filter_map(|name| self.view.service(name.as_str()));
-        let live =
-            live.map(|service| service.members.iter().filter(|member| member.is_live()).count() as u64).sum();
-        Reply::Status(Box::new(ServerForm {
-            ready: self.view.is_ready(),
-            store_trouble: self.view.store_trouble().map(|trouble| trouble.to_string()),
-            stale_s: self.view.stale_for(now).map(|stale| stale.as_secs()),
-            nodes: self.view.nodes().iter().map(NodeForm::of).collect(),
-            services: directory.len() as u64,
-            instances: self.view.instances(),
-            live,
-            revision: self.view.revision(),
-            serial: self.view.serial(),
-            uptime_s: now.mono_ns / 1_000_000_000,
-            ..self.server.clone()
-        }))
-    }
-
     fn renewed(&self, key: &Key, lease: Lease) -> Reply {
         let (service, id) = (key.service.to_string(), key.id.to_string());
         let cut_off = self.view.stale_for(self.clock.now()).is_some();

@@ -1,312 +1,365 @@
 //! The reader of zone files: text in, records with their line numbers out.
 //!
-//! The grammar (RFC 1035 section 5.1, `$TTL` of RFC 2308, the generic forms of RFC 3597) is that of the
-//! `domain` crate, which is named here and nowhere else. It tells where an error is but not where a
-//! record began, and every complaint about a zone needs that, so the text is cut into entries first
-//! and the library is given one at a time. What it then makes of an entry must be exactly one record or
-//! none; where the two disagree about an end, the file is refused.
+//! The grammar is RFC 1035 section 5, `$TTL` of RFC 2308, the generic forms of RFC 3597, and what BIND added: times with
+//! units (`1h30m`) and `$GENERATE`. The text is cut into entries and tokens here (`entry`), for every complaint needs its
+//! line, and one mistake should not hide the next; directives, owners, TTLs, classes and types are read here too. Record
+//! data is the `domain` crate's (`data`), which is named there and nowhere else.
 //!
-//! Record data goes through its octets on the wire: so the names that the library put together are
-//! checked once more, and RFC 3597's form of a known type becomes that type.
-//!
-//! Deliberately not read: `$INCLUDE` and `$GENERATE` (part 10), TTLs with units (`1h`), classes but IN.
-//! Each is refused with a sentence.
+//! A file that another one includes is asked for: this room opens none. Lines are counted through all of them, so that a
+//! line is one number wherever a zone keeps it; [`Files`] says which file's it is.
 
-use domain::base::name::{Name as ScannedName, ToName};
-use domain::base::rdata::ComposeRecordData;
-use domain::base::{ParseRecordData, ParsedName, Rtype};
-use domain::dep::octseq::Parser;
-use domain::rdata::ZoneRecordData;
-use domain::zonefile::inplace::{Entry as Scanned, ScannedRecord, Zonefile};
+mod advice;
+mod data;
+mod entry;
+mod generate;
+mod spelling;
 
+use self::data::Library;
+use self::entry::{Cutter, Entry, Token};
+use self::generate::Generated;
+use self::spelling::{name, seconds, unquoted};
 use crate::name::Name;
-use crate::record::{Data, Record, Type};
-use crate::zone::ZoneError;
+use crate::record::{Data, Record};
+use crate::zone::{TTL_MAX, ZoneError, ZoneWarning};
 
-/// Largest zone file. A million short records are about 24 MiB; a larger file is a mistake (a log, a
-/// disk image) that should not be read into memory.
+pub use self::advice::advice;
+pub use self::data::is_data_of;
+
+/// Octets of a zone file with all that it includes, and of the lines that `$GENERATE` makes. A million short records are
+/// about 24 MiB; a larger file is a mistake (a log, a disk image) that should not be read into memory.
 pub const FILE_OCTETS_MAX: usize = 64 << 20;
 
 /// Most records of one zone file: about 400 octets each in memory, and more than a small site has.
 pub const RECORDS_MAX: usize = 1_000_000;
 
+/// Complaints about one file: who has mended so many looks again.
+pub const ERRORS_MAX: usize = 20;
+
+/// Files within files within files: more is a loop that nobody meant.
+pub const INCLUDES_DEEP_MAX: usize = 10;
+
+/// Files that one zone is made of.
+pub const FILES_MAX: usize = 1000;
+
+/// TTL in seconds of a record where nothing at all says one, as Knot has it; BIND refuses the file.
+pub const TTL_DEFAULT: u32 = 3600;
+
+/// Asks for a file that another one includes: its path as it is written there, and the name of that other file.
+pub type Fetch<'f> = dyn FnMut(&str, &str) -> Result<Included, String> + 'f;
+
+/// A file that was asked for.
+pub struct Included {
+    /// What it is called in complaints; one file has one name.
+    pub name: String,
+    pub text: Vec<u8>,
+}
+
+/// What a zone file holds, and what is wrong with it. Where there are errors, records are missing.
+#[derive(Debug, Default)]
+pub struct Reading {
+    /// In the order of the file, each with the line that it begins on.
+    pub records: Vec<(usize, Record)>,
+    pub warnings: Vec<ZoneWarning>,
+    /// The first [`ERRORS_MAX`].
+    pub errors: Vec<ZoneError>,
+    pub files: Files,
+}
+
+/// The files of a zone, whose lines are counted one after the other: the main file's from 1.
+#[derive(Clone, Debug, Default)]
+pub struct Files(Vec<(usize, String)>);
+
+impl Files {
+    /// The file that a line is in, and its number there.
+    pub fn place(&self, line: usize) -> (&str, usize) {
+        let behind = self.0.partition_point(|(base, _)| *base < line);
+        match self.0.get(behind.saturating_sub(1)) {
+            Some((base, name)) => (name, line.saturating_sub(*base)),
+            None => ("", line),
+        }
+    }
+
+    /// Adds a file, and returns how many lines are before it.
+    fn add(&mut self, name: &str, base: usize) {
+        self.0.push((base, name.to_owned()));
+    }
+}
+
 /// The records of a zone file in its order, each with the line that it begins on, from 1.
 ///
 /// Relative names are completed with `origin` until `$ORIGIN` says otherwise. Whether the records make
 /// a zone is `Zone::new`'s question.
+///
+/// # Errors
+///
+/// The first thing that is wrong; that it includes a file is, for here is none.
 pub fn read(text: &[u8], origin: &Name) -> Result<Vec<(usize, Record)>, ZoneError> {
-    if text.len() > FILE_OCTETS_MAX {
-        let reason = format!("the file is {} octets long; at most {FILE_OCTETS_MAX} are read", text.len());
-        return Err(ZoneError { line: 1, reason });
-    }
-    let mut reader = Reader::new(origin)?;
-    let mut records = Vec::new();
-    let mut rest = Rest { text, line: 1 };
-    while let Some(entry) = rest.next_entry()? {
-        if let Some(record) = reader.read(&entry)? {
-            if records.len() == RECORDS_MAX {
-                return Err(entry.error(format!("the file has more than {RECORDS_MAX} records")));
-            }
-            records.push((entry.line, record));
-        }
-    }
-    Ok(records)
-}
-
-/// The text not yet cut into entries.
-struct Rest<'a> {
-    text: &'a [u8],
-    /// Of its first octet, from 1.
-    line: usize,
-}
-
-/// A record, a directive or nothing, up to and with the line end that closes it.
-struct Entry<'a> {
-    text: &'a [u8],
-    line: usize,
-    line_last: usize,
-}
-
-/// Where in an entry the cutter is.
-#[derive(Clone, Copy)]
-enum Within {
-    Plain,
-    Quotes,
-    Comment,
-}
-
-impl<'a> Rest<'a> {
-    /// Cuts off the next entry: a line end closes it unless it is within parentheses.
-    ///
-    /// RFC 1035 lets quotes run over it too, but nobody means that: BIND and the library refuse it, and
-    /// so one forgotten quote is found on its own line.
-    fn next_entry(&mut self) -> Result<Option<Entry<'a>>, ZoneError> {
-        if self.text.is_empty() {
-            return Ok(None);
-        }
-        let first = self.line;
-        let mut within = Within::Plain;
-        let mut open: Vec<usize> = Vec::new(); // the lines of the open parentheses
-        let mut octets = self.text.iter().enumerate();
-        while let Some((at, octet)) = octets.next() {
-            match (within, octet) {
-                // An escaped line end is no line end of RFC 1035; the library refuses it.
-                (Within::Plain | Within::Quotes, b'\\') if self.text.get(at + 1) != Some(&b'\n') => {
-                    octets.next();
-                }
-                (Within::Plain, b'"') => within = Within::Quotes,
-                (Within::Quotes, b'"') => within = Within::Plain,
-                (Within::Plain, b';') => within = Within::Comment,
-                (Within::Plain, b'(') => open.push(self.line),
-                (Within::Plain, b')') => drop(open.pop()),
-                (Within::Quotes, b'\n') => return Err(self.unclosed()),
-                (Within::Plain | Within::Comment, b'\n') => {
-                    self.line += 1;
-                    within = Within::Plain;
-                    if open.is_empty() {
-                        return Ok(Some(self.cut(at + 1, first, self.line - 1)));
-                    }
-                }
-                _ => {}
-            }
-        }
-        match (within, open.first()) {
-            (Within::Quotes, _) => Err(self.unclosed()),
-            (_, Some(&line)) => Err(ZoneError { line, reason: "the `(` is not closed".to_owned() }),
-            (_, None) => Ok(Some(self.cut(self.text.len(), first, self.line))),
-        }
-    }
-
-    fn unclosed(&self) -> ZoneError {
-        ZoneError { line: self.line, reason: "the quotes are not closed on this line".to_owned() }
-    }
-
-    fn cut(&mut self, at: usize, line: usize, line_last: usize) -> Entry<'a> {
-        let (text, rest) = self.text.split_at(at);
-        self.text = rest;
-        Entry { text, line, line_last }
+    let mut reading = read_all("", text, origin, &mut |_, _| Err("a file has to be there for it".to_owned()));
+    match reading.errors.is_empty() {
+        true => Ok(reading.records),
+        false => Err(reading.errors.swap_remove(0)),
     }
 }
 
-impl Entry<'_> {
-    fn error(&self, reason: impl Into<String>) -> ZoneError {
-        ZoneError { line: self.line, reason: reason.into() }
-    }
-
-    /// The library's error on its line, as a sentence.
-    fn refused(&self, error: &domain::zonefile::inplace::Error) -> ZoneError {
-        // Its text is `line:column: reason`. It counts the line end of the entry before it complains
-        // of what was missing in front of it, so the line is held to those of the entry.
-        let text = error.to_string();
-        let mut parts = text.splitn(3, ':');
-        let line = parts.next().and_then(|line| line.parse().ok()).unwrap_or(self.line);
-        let reason = parts.nth(1).unwrap_or(&text).trim();
-        ZoneError { line: line.clamp(self.line, self.line_last), reason: sentence(reason) }
-    }
-
-    /// Refuses what must not reach the library.
-    ///
-    /// `domain` 0.12.3 panics on `$INCLUDE ""x`, so it is shown only the two directives that we follow.
-    /// Nor may a parenthesis hide one from us.
-    fn admit(&self) -> Result<(), ZoneError> {
-        if self.text.starts_with(b"(") {
-            return Err(self.error("a record begins with its owner or a space, not with `(`"));
-        }
-        if !self.text.starts_with(b"$") {
-            return Ok(());
-        }
-        let is_end = |octet: &u8| octet.is_ascii_whitespace() || b"();\"".contains(octet);
-        let end = self.text.iter().position(is_end).unwrap_or(self.text.len());
-        let directive = &self.text[..end];
-        let is = |known: &&str| directive.eq_ignore_ascii_case(known.as_bytes());
-        if ["$ORIGIN", "$TTL"].iter().any(is) {
-            return Ok(());
-        }
-        match ["$INCLUDE", "$GENERATE"].iter().find(|known| is(known)) {
-            Some(known) => Err(self.error(format!("{known} is not supported yet"))),
-            None => {
-                let shown = directive[..end.min(20)].escape_ascii();
-                Err(self.error(format!("`{shown}` is no directive; a name that begins so is written `\\$…`")))
-            }
-        }
-    }
-
-    fn holds(&self, needle: &[u8]) -> bool {
-        contains(self.text, needle)
-    }
+/// Everything that a zone file and the files that it includes hold, and everything that is wrong with them.
+pub fn read_all(file: &str, text: &[u8], origin: &Name, fetch: &mut Fetch<'_>) -> Reading {
+    let mut reader = Reader::new(fetch, origin);
+    let read = reader.file(file, text, origin, 1);
+    // Every error is in the list; that there are too many is not one more.
+    let _ = reader.note(read);
+    reader.reading
 }
 
-/// The library's terse words in ours; those not listed are good as they are.
-fn sentence(reason: &str) -> String {
-    if let Some(classes) = reason.strip_prefix("different class: ") {
-        return format!("only class IN is served ({classes})");
-    }
-    if reason.starts_with("bad symbol") {
-        return "a control or non-ASCII character, or a broken escape; write such an octet as `\\DDD`"
-            .to_owned();
-    }
-    match reason {
-        "expected rtype" => "a record type is expected here; a TTL is a number of seconds, without a unit",
-        "unknown record type with concrete data" => {
-            "the data of this type is read only in the generic form of RFC 3597, `\\# length hex`"
-        }
-        "missing last owner" => "the first record has no owner name",
-        "bad name" => "a name has an empty label, a label of more than 63 octets, or more than 255 in all",
-        "unexpected end of entry" => "the record ends early",
-        "trailing tokens" => "something follows the end of the record",
-        "unbalanced parens" => "a `)` without its `(`",
-        other => other,
-    }
-    .to_owned()
+/// What is the same in all files of a zone.
+struct Reader<'f, 'g> {
+    fetch: &'f mut Fetch<'g>,
+    reading: Reading,
+    library: Library,
+    /// The files that are being read, the main one first.
+    within: Vec<String>,
+    /// Lines of all files so far.
+    lines: usize,
+    octets: usize,
+    /// What `$TTL` says, or the minimum of a SOA that had no TTL (RFC 2308 section 4).
+    ttl_default: Option<u32>,
+    /// The last that a record had (RFC 1035 section 5.1).
+    ttl_last: Option<u32>,
 }
 
-/// The library with what it remembers from one entry to the next: origin, owner, TTL.
-struct Reader {
-    zonefile: Zonefile,
+/// What is one file's own: an included file changes neither for the one that includes it.
+struct Context {
     origin: Name,
+    owner: Option<Name>,
 }
 
-impl Reader {
-    fn new(origin: &Name) -> Result<Self, ZoneError> {
-        let scanned = ScannedName::from_octets(origin.as_wire().to_vec().into())
-            .map_err(|error| ZoneError { line: 1, reason: error.to_string() })?;
-        let mut zonefile = Zonefile::new();
-        zonefile.set_origin(scanned);
-        zonefile.set_default_class(domain::base::iana::Class::IN);
-        Ok(Self { zonefile, origin: origin.clone() })
-    }
+/// Why the reading of an entry ends.
+enum Stop {
+    Error(ZoneError),
+    /// There are too many errors, or records: the rest is not looked at.
+    Enough,
+}
 
-    /// The record of an entry; none where it is a directive, a comment or empty.
-    fn read(&mut self, entry: &Entry<'_>) -> Result<Option<Record>, ZoneError> {
-        entry.admit()?;
-        self.zonefile.extend_from_slice(entry.text);
-        if !entry.text.ends_with(b"\n") {
-            self.zonefile.extend_from_slice(b"\n"); // the last line of a file may have no end
-        }
-        let scanned = self.zonefile.next_entry().map_err(|error| entry.refused(&error))?;
-        let record = match scanned {
-            Some(Scanned::Include { .. }) => return Err(entry.error("$INCLUDE is not supported yet")),
-            Some(Scanned::Record(scanned)) => Some(self.record(entry, &scanned)?),
-            None => return self.directive(entry).map(|()| None),
-        };
-        match self.zonefile.next_entry().map_err(|error| entry.refused(&error))? {
-            None => Ok(record),
-            Some(_) => Err(entry.error("the end of this record is ambiguous")),
+impl From<ZoneError> for Stop {
+    fn from(error: ZoneError) -> Self {
+        Self::Error(error)
+    }
+}
+
+impl<'f, 'g> Reader<'f, 'g> {
+    fn new(fetch: &'f mut Fetch<'g>, origin: &Name) -> Self {
+        Self {
+            fetch,
+            reading: Reading::default(),
+            library: Library::new(origin),
+            within: Vec::new(),
+            lines: 0,
+            octets: 0,
+            ttl_default: None,
+            ttl_last: None,
         }
     }
 
-    /// Follows `$ORIGIN`, which the library has just read.
-    fn directive(&mut self, entry: &Entry<'_>) -> Result<(), ZoneError> {
-        if !entry.text.starts_with(b"$") {
+    /// Counts octets that are to be read, of a file or of a line that `$GENERATE` makes.
+    fn count(&mut self, octets: usize, line: usize) -> Result<(), ZoneError> {
+        self.octets += octets;
+        if self.octets <= FILE_OCTETS_MAX {
             return Ok(());
         }
-        let scanned = self.zonefile.origin().map_err(|error| entry.error(error.to_string()))?;
-        let origin = whole_name(scanned.as_slice()).ok_or_else(|| entry.error(sentence("bad name")))?;
-        if origin.labels().next() == Some(b"@") {
-            return Err(entry.error("$ORIGIN needs a name, not `@`"));
+        let reason = format!("the file is {} octets long; at most {FILE_OCTETS_MAX} are read", self.octets);
+        Err(ZoneError { line, reason })
+    }
+
+    /// Reads one file; `line` is that of the `$INCLUDE`. Behind an error it goes on with the next entry.
+    fn file(&mut self, name: &str, text: &[u8], origin: &Name, line: usize) -> Result<(), Stop> {
+        self.count(text.len(), line)?;
+        let base = self.lines;
+        self.reading.files.add(name, base);
+        self.lines += text.iter().filter(|octet| **octet == b'\n').count() + 1;
+        self.within.push(name.to_owned());
+        let mut context = Context { origin: origin.clone(), owner: None };
+        let (mut cutter, mut tokens) = (Cutter::new(text, base), Vec::new());
+        while let Some(entry) = cutter.next_entry(&mut tokens) {
+            let read = match entry {
+                Ok(entry) => self.entry(entry, &tokens, &mut context),
+                Err(error) => Err(error.into()),
+            };
+            self.note(read)?;
         }
-        self.origin = origin;
+        self.within.pop();
         Ok(())
     }
 
-    fn record(&self, entry: &Entry<'_>, scanned: &ScannedRecord) -> Result<Record, ZoneError> {
-        let owner = scanned.owner().to_vec();
-        let owner = whole_name(owner.as_slice()).ok_or_else(|| entry.error(sentence("bad name")))?;
-        let rtype = scanned.rtype();
-        let mut octets = Vec::new();
-        // Into a `Vec` every name goes whole, without compression, and there is always room.
-        if scanned.data().compose_rdata(&mut octets).is_err() || octets.len() > usize::from(u16::MAX) {
-            return Err(entry.error("the data of the record is longer than 65,535 octets"));
+    /// Takes an error down; one too many ends the reading.
+    fn note(&mut self, read: Result<(), Stop>) -> Result<(), Stop> {
+        let Err(Stop::Error(error)) = read else { return read };
+        self.reading.errors.push(error);
+        if self.reading.errors.len() == ERRORS_MAX { Err(Stop::Enough) } else { Ok(()) }
+    }
+
+    fn entry(&mut self, entry: Entry, tokens: &[Token<'_>], context: &mut Context) -> Result<(), Stop> {
+        match tokens {
+            [first, rest @ ..] if !entry.is_indented && first.text.starts_with(b"$") => {
+                self.directive(first, rest, context)
+            }
+            _ => self.record(entry, tokens, context),
         }
-        if !is_well_formed(rtype, &octets) {
-            return Err(entry.error(format!("the data is not that of a record {rtype}")));
+    }
+
+    fn directive(
+        &mut self,
+        directive: &Token<'_>,
+        tokens: &[Token<'_>],
+        context: &mut Context,
+    ) -> Result<(), Stop> {
+        let shown = directive.shown();
+        match tokens {
+            [origin] if directive.is("$ORIGIN") => {
+                context.origin = named(origin, &context.origin)?;
+                Ok(())
+            }
+            [ttl] if directive.is("$TTL") => {
+                self.ttl_default = Some(seconds(ttl.text).ok_or_else(|| no_ttl(ttl))?);
+                Ok(())
+            }
+            [path] if directive.is("$INCLUDE") => self.include(path, context.origin.clone()),
+            [path, origin] if directive.is("$INCLUDE") => self.include(path, named(origin, &context.origin)?),
+            _ if directive.is("$GENERATE") => self.generate(directive, tokens, context),
+            _ if directive.is("$ORIGIN") => Err(directive.error(format!("{shown} needs one name")).into()),
+            _ if directive.is("$TTL") => Err(directive.error(format!("{shown} needs one time")).into()),
+            _ if directive.is("$INCLUDE") => {
+                Err(directive.error(format!("{shown} needs a file, and may have an origin")).into())
+            }
+            _ => {
+                let reason = format!("{shown} is no directive; a name that begins so is written `\\$…`");
+                Err(directive.error(reason).into())
+            }
         }
-        let escaped = entry.holds(b"\\@") || entry.holds(b"\\064");
-        let at = if escaped { None } else { Some(&self.origin) };
-        // In record data the library takes a lone `@` for a label.
-        let meant = |name: Name| match (at, name.as_wire().strip_prefix(b"\x01@")) {
-            (Some(origin), Some(rest)) if rest.eq_ignore_ascii_case(origin.as_wire()) => origin.clone(),
-            _ => name,
+    }
+
+    fn include(&mut self, token: &Token<'_>, origin: Name) -> Result<(), Stop> {
+        let path = unquoted(token.text).and_then(|path| String::from_utf8(path).ok());
+        let path = path.ok_or_else(|| token.error(format!("{} is no path of a file", token.shown())))?;
+        let refused = |reason: String| Stop::from(token.error(format!("including {path}: {reason}")));
+        if self.within.len() > INCLUDES_DEEP_MAX {
+            return Err(refused(format!("files may include each other {INCLUDES_DEEP_MAX} deep")));
+        }
+        if self.reading.files.0.len() == FILES_MAX {
+            return Err(refused(format!("a zone may be of {FILES_MAX} files")));
+        }
+        let within = self.within.last().map_or("", |within| within);
+        let included = (self.fetch)(&path, within).map_err(refused)?;
+        if self.within.contains(&included.name) {
+            return Err(refused("the file includes itself".to_owned()));
+        }
+        self.file(&included.name, &included.text, &origin, token.line)
+    }
+
+    /// The owner of the last record before it is that of an indented record behind it.
+    fn generate(
+        &mut self,
+        directive: &Token<'_>,
+        tokens: &[Token<'_>],
+        context: &mut Context,
+    ) -> Result<(), Stop> {
+        let owner = context.owner.clone();
+        for text in Generated::of(directive, tokens)? {
+            let text = text.map_err(|reason| directive.error(reason))?;
+            self.count(text.len(), directive.line)?;
+            let (mut cutter, mut tokens) = (Cutter::new(&text, directive.line - 1), Vec::new());
+            match cutter.next_entry(&mut tokens) {
+                Some(entry) => self.record(entry?, &tokens, context)?,
+                None => return Err(directive.error("this makes no record").into()),
+            }
+        }
+        context.owner = owner;
+        Ok(())
+    }
+
+    /// `[owner] [ttl] [class] type data`, class and TTL in either order.
+    fn record(&mut self, entry: Entry, tokens: &[Token<'_>], context: &mut Context) -> Result<(), Stop> {
+        let mut rest = tokens;
+        if !entry.is_indented {
+            // What is behind a wrong name is not wrong for having no owner.
+            let owner = named(&tokens[0], &context.origin);
+            context.owner = Some(owner.as_ref().unwrap_or(&context.origin).clone());
+            owner?;
+            rest = &tokens[1..];
+        }
+        let error = |reason: &str| ZoneError { line: entry.line, reason: reason.to_owned() };
+        let owner = context.owner.clone().ok_or_else(|| error("the first record has no owner name"))?;
+        let (mut ttl, mut has_class) = (None, false);
+        let (head, rtype) = loop {
+            let Some((token, behind)) = rest.split_first() else {
+                return Err(error("the record ends early: it has no type").into());
+            };
+            rest = behind;
+            if !has_class && token.is("IN") {
+                has_class = true;
+            } else if token.text[0].is_ascii_digit() && ttl.is_none() {
+                ttl = Some(seconds(token.text).ok_or_else(|| no_ttl(token))?);
+            } else if let Some(rtype) = data::rtype(token) {
+                break (token, rtype);
+            } else {
+                match data::class(token) {
+                    Some(true) if !has_class => has_class = true,
+                    Some(false) => {
+                        let reason = format!("only class IN is served, not {}", token.shown());
+                        return Err(token.error(reason).into());
+                    }
+                    _ => {
+                        let reason = format!(
+                            "{} is no record type (a TTL, a class and a type were looked for)",
+                            token.shown()
+                        );
+                        return Err(token.error(reason).into());
+                    }
+                }
+            }
         };
-        let data = Data::from_wire_with(Type(rtype.to_int()), &octets, &meant)
-            .ok_or_else(|| entry.error(format!("the data is not that of a record {rtype}")))?;
-        if let (Data::Other { rtype: other, octets }, Some(origin)) = (&data, at)
-            && *other != Type::TXT
-            && contains(octets, &[b"\x01@", origin.as_wire()].concat())
-        {
-            return Err(
-                entry.error(format!("`@` is not read in the data of {rtype}; write the name in full"))
-            );
+        let data = self.library.read(rtype, head, rest, &context.origin)?;
+        let ttl = match ttl {
+            Some(ttl) => *self.ttl_last.insert(ttl),
+            None => match self.ttl_default.or(self.ttl_last) {
+                Some(ttl) => ttl,
+                None => self.ttl_of_first(entry.line, &data),
+            },
+        };
+        if self.reading.records.len() == RECORDS_MAX {
+            self.note(Err(error(&format!("there are more than {RECORDS_MAX} records")).into()))?;
+            return Err(Stop::Enough);
         }
-        Ok(Record { owner, ttl: scanned.ttl().as_secs(), data })
+        self.reading.records.push((entry.line, Record { owner, ttl, data }));
+        Ok(())
+    }
+
+    /// The TTL of the first record, where nothing says one.
+    fn ttl_of_first(&mut self, line: usize, data: &Data) -> u32 {
+        let (ttl, whose) = match data {
+            // RFC 2308 section 4: that was the minimum's meaning once, and BIND goes on with it.
+            Data::Soa(soa) => (*self.ttl_default.insert(soa.minimum), "the minimum of the SOA"),
+            _ => (*self.ttl_last.insert(TTL_DEFAULT), "the usual one"),
+        };
+        let reason = format!("no TTL is said for it: {whose} counts, {ttl}; write `$TTL {ttl}` in front");
+        self.reading.warnings.push(ZoneWarning { line, reason });
+        ttl
     }
 }
 
-fn contains(octets: &[u8], needle: &[u8]) -> bool {
-    octets.windows(needle.len()).any(|window| window == needle)
+fn named(token: &Token<'_>, origin: &Name) -> Result<Name, ZoneError> {
+    name(token.text, origin).map_err(|reason| token.error(format!("{}: {reason}", token.shown())))
 }
 
-/// The name that `octets` are, to the last one. The library lets `a..b` through as a name with a root
-/// in the middle.
-fn whole_name(octets: &[u8]) -> Option<Name> {
-    Name::from_wire(octets).ok().filter(|name| name.as_wire().len() == octets.len())
-}
-
-/// True where the octets, in which no name is compressed, are data of this type, to the last one.
-pub fn is_data_of(rtype: Type, octets: &[u8]) -> bool {
-    is_well_formed(Rtype::from_int(rtype.0), octets)
-}
-
-/// True where the octets read back as data of their type, to the last one; a type that the library
-/// does not know may be anything.
-fn is_well_formed(rtype: Rtype, octets: &[u8]) -> bool {
-    let mut parser = Parser::from_ref(octets);
-    let parsed = ZoneRecordData::<&[u8], ParsedName<&[u8]>>::parse_rdata(rtype, &mut parser);
-    matches!(parsed, Ok(Some(_))) && parser.remaining() == 0
+fn no_ttl(token: &Token<'_>) -> ZoneError {
+    token.error(format!(
+        "{} is no TTL: write seconds, {TTL_MAX} at most, or a time such as 1h30m",
+        token.shown()
+    ))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
     use super::*;
     use crate::zone::{Kind, Zone};
 
@@ -328,7 +381,7 @@ mod tests {
 
     fn octets_of(text: &str) -> Vec<u8> {
         match records(text).unwrap().remove(0).1.data {
-            Data::Other { octets, .. } => octets.to_vec(),
+            data @ (Data::Other { .. } | Data::Svcb { .. }) => data.to_wire(),
             other => panic!("{other:?}"),
         }
     }
@@ -377,25 +430,31 @@ mod tests {
     fn the_origin_sign_is_the_origin_wherever_it_stands_alone() {
         assert_eq!(shown("a CNAME @"), ["1 a.corp.test. 3600 Cname(corp.test.)"]);
         assert_eq!(shown("a PTR \\@"), ["1 a.corp.test. 3600 Ptr(\\@.corp.test.)"]);
-        assert_eq!(shown("\\@ NS @"), ["1 \\@.corp.test. 3600 Ns(\\@.corp.test.)"]);
+        assert_eq!(shown("\\@ NS @"), ["1 \\@.corp.test. 3600 Ns(corp.test.)"]);
         assert_eq!(octets_of("a TXT @"), b"\x01@");
-        let error = records("a RP @ .").unwrap_err();
-        assert_eq!(error.reason, "`@` is not read in the data of RP; write the name in full");
-        assert_eq!(
-            records("\n$ORIGIN @\n").unwrap_err().to_string(),
-            "line 2: $ORIGIN needs a name, not `@`"
-        );
+        let corp = [b"\x04corp\x04test\0".as_slice(), b"\x01x\x04corp\x04test\0"];
+        assert_eq!(octets_of("a RP @ x"), corp.concat());
+        assert_eq!(octets_of("a HTTPS 0 @"), [b"\0\0".as_slice(), corp[0]].concat());
+        assert_eq!(shown("$ORIGIN x\n$ORIGIN @\na NS @"), ["3 a.x.corp.test. 3600 Ns(x.corp.test.)"]);
     }
 
     #[test]
     fn generic_forms_are_read_and_known_types_become_themselves() {
         assert_eq!(octets_of("a TYPE65280 \\# 3 ab cdef"), [0xab, 0xcd, 0xef]);
         assert_eq!(octets_of("a TYPE65280 \\# 0"), [0; 0]);
+        assert_eq!(octets_of("a WKS \\# 5 0a00000106"), [10, 0, 0, 1, 6]);
+        assert_eq!(octets_of("a HIP \\# 6 01020001aabb"), [1, 2, 0, 1, 0xaa, 0xbb]);
+        assert_eq!(octets_of("a HIP \\# 7 01020001aabb00"), [1, 2, 0, 1, 0xaa, 0xbb, 0]);
         assert_eq!(shown("a TYPE1 \\# 4 0a000001"), ["1 a.corp.test. 3600 A(10.0.0.1)"]);
         assert_eq!(shown("a CLASS1 A \\# 4 0a000001"), ["1 a.corp.test. 3600 A(10.0.0.1)"]);
         assert_eq!(octets_of("a CAA 0 issue \"ca.example\""), b"\x00\x05issueca.example");
         assert_eq!(octets_of("a HTTPS 1 . alpn=h2"), b"\x00\x01\x00\x00\x01\x00\x03\x02h2");
         assert_eq!(octets_of("a TLSA 3 1 1 abcd"), [3, 1, 1, 0xab, 0xcd]);
+        assert_eq!(octets_of("a NSAP 0x47.0005.80"), [0x47, 0, 5, 0x80]);
+        assert_eq!(octets_of("a WKS 10.0.0.1 TCP ( smtp 0 9 )"), [10, 0, 0, 1, 6, 0x80, 0x40, 0, 0x40]);
+        assert_eq!(octets_of("a WKS 10.0.0.1 17"), [10, 0, 0, 1, 17]);
+        let identity = b"\x02\x03\0\x01\xab\xcd\x01\x01r\x04corp\x04test\0\x01s\0";
+        assert_eq!(octets_of("a HIP 3 ABcd AQ== r s."), identity);
         assert_eq!(octets_of("a NAPTR 1 2 \"s\" \"\" \"\" b.")[..7], [0, 1, 0, 2, 1, b's', 0]);
     }
 
@@ -404,6 +463,7 @@ mod tests {
         for (text, expected) in [
             ("\n\nwww A 10.0.0\n", "line 3: "),
             ("www A\n\n", "line 1: the record ends early"),
+            ("www (\nA\n\n)\n", "line 2: the record ends early"),
             ("\nwww A", "line 2: the record ends early"),
             ("www A 10.0.0.1 x\n", "line 1: something follows the end of the record"),
             ("www A (\n10.0.0.1\nx )\nok A 10.0.0.1\n", "line 3: something follows the end of the record"),
@@ -413,37 +473,236 @@ mod tests {
             ("a TXT \"never", "line 1: the quotes are not closed on this line"),
             ("\n A 10.0.0.1\n", "line 2: the first record has no owner name"),
             ("a\n", "line 1: the record ends early"),
-            ("a..b A 10.0.0.1\n", "line 1: a name has an empty label"),
+            ("a..b A 10.0.0.1\n", "line 1: `a..b`: a label is empty"),
             ("\na CNAME b..c\n", "line 2: the data is not that of a record CNAME"),
             ("a RP b..c d\n", "line 1: the data is not that of a record RP"),
-            ("a 1h IN A 10.0.0.1\n", "line 1: a record type is expected here; a TTL is a number of seconds"),
-            ("$TTL 1h\n", "line 1: expected decimal number"),
-            ("a CH TXT x\n", "line 1: only class IN is served (CH != IN)"),
+            ("a 1y IN A 10.0.0.1\n", "line 1: `1y` is no TTL: write seconds, 2147483647 at most, or a time"),
+            ("a 4294967296 A 10.0.0.1\n", "line 1: `4294967296` is no TTL"),
+            ("a 60 60 A 10.0.0.1\n", "line 1: `60` is no record type"),
+            ("a IN IN A 10.0.0.1\n", "line 1: `IN` is no record type"),
+            ("a MAILBOX b\n", "line 1: `MAILBOX` is no record type (a TTL, a class and a type"),
+            ("$TTL x\n", "line 1: `x` is no TTL"),
+            ("$TTL\n", "line 1: `$TTL` needs one time"),
+            ("$ORIGIN a b\n", "line 1: `$ORIGIN` needs one name"),
+            ("a CH TXT x\n", "line 1: only class IN is served, not `CH`"),
+            ("a CLASS3 TXT x\n", "line 1: only class IN is served, not `CLASS3`"),
             ("a A \\# 3 000000\n", "line 1: the data is not that of a record A"),
             ("a TXT \\# 0\n", "line 1: the data is not that of a record TXT"),
             ("a TYPE65280 \\# 3 abcd\n", "line 1: generic data has incorrect length"),
             ("a NS \\# 2 c000\n", "line 1: the data is not that of a record NS"),
-            ("a LOC 52 22 23.000 N 4 53 32.000 E -2m\n", "line 1: the data of this type is read only in"),
-            ("\n$INCLUDE other.zone\n", "line 2: $INCLUDE is not supported yet"),
-            ("$GENERATE 1-3 a$ A 10.0.0.$\n", "line 1: $GENERATE is not supported yet"),
-            ("$include \"\"x\n", "line 1: $INCLUDE is not supported yet"),
-            ("$\\073NCLUDE \"\"x\n", "line 1: `$\\\\073NCLUDE` is no directive"),
+            ("a WKS \\# 4 0a000001\n", "line 1: the data is not that of a record WKS"),
+            ("a NSAP \\# 0\n", "line 1: the data is not that of a record NSAP"),
+            ("a HIP \\# 3 010200\n", "line 1: the data is not that of a record HIP"),
+            ("a HIP \\# 5 0002000101\n", "line 1: the data is not that of a record HIP"),
+            ("a HIP \\# 5 01020000aa\n", "line 1: the data is not that of a record HIP"),
+            ("a HIP \\# 5 01020001aa\n", "line 1: the data is not that of a record HIP"),
+            ("a HIP \\# 8 01020001aabbc000\n", "line 1: the data is not that of a record HIP"),
+            ("a HIP \\# 8 01020001aabb0161\n", "line 1: the data is not that of a record HIP"),
+            ("a HIP 2 200100 b\n", "line 1: `b` should be a key in base 64, in one piece"),
+            ("a HIP 2 20010 AwE=\n", "line 1: `20010` should be a tag of up to 255 octets"),
+            ("a NSAP 470005\n", "line 1: `470005` should be `0x` and pairs of hexadecimal digits"),
+            ("a NSAP 0x\n", "line 1: `0x` should be"),
+            ("a WKS 10.0.0.1 tcp gopherd\n", "line 1: `gopherd` should be a port"),
+            ("a WKS 10.0.0.1\n", "line 1: the record ends early in the data of `WKS`"),
+            ("a A6 0 2001:db8::1\n", "line 1: the data of A6 is read only in the generic form of RFC 3597"),
+            ("a LOC 91 N 1 E 0\n", "line 1: `91` should be a latitude or longitude"),
+            ("a AFSDB x b\n", "line 1: `x` should be a number up to 65535"),
+            ("a AFSDB 1\n", "line 1: the record ends early in the data of `AFSDB`"),
+            ("a AFSDB 1 b c\n", "line 1: something follows the end of the record"),
+            ("a APL 1:10.0.0.0/33\n", "line 1: `1:10.0.0.0/33` should be a prefix"),
+            ("\n$INCLUDE other.zone\n", "line 2: including other.zone: "),
+            ("$INCLUDE\n", "line 1: `$INCLUDE` needs a file"),
+            ("$include \"\"x\n", "line 1: including : "),
+            ("$GENERATE 3-1 a$ A 10.0.0.$\n", "line 1: `3-1` is no range"),
+            ("$GENERATE 1-3 a$ A 10.0.$\n", "line 1: "),
+            ("$GENERATE 1-3 a${-2} A 10.0.0.1\n", "line 1: the `${` of $GENERATE is"),
+            ("$\\073NCLUDE \"\"x\n", "line 1: `$\\073NCLUDE` is no directive"),
             ("($INCLUDE \"\"x)\n", "line 1: a record begins with its owner or a space"),
-            ("a\\\nb A 10.0.0.1\n", "line 1: a control or non-ASCII character, or a broken escape"),
-            ("\u{fc} A 10.0.0.1\n", "line 1: a control or non-ASCII character"),
+            ("a\\\nb A 10.0.0.1\n", "line 1: `a\\`: a name has a control"),
+            ("\u{fc} A 10.0.0.1\n", "line 1: "),
+            ("a TXT \u{fc}\n", "line 1: a control or non-ASCII character"),
         ] {
             let error = records(text).unwrap_err().to_string();
             assert!(error.starts_with(expected), "{text:?}: {error}");
         }
+        assert_eq!(octets_of("a TXT \"\u{fc}\""), b"\x02\xc3\xbc", "in quotes it is what it is");
+        assert_eq!(octets_of("a TXT \"\\\u{fc}\\\\\t\""), b"\x04\xc3\xbc\\\t");
         assert!(records(&format!("{}.x A 10.0.0.1", "a".repeat(64))).is_err());
         assert!(records(&format!("{} A 10.0.0.1", "a.".repeat(128))).is_err());
         assert!(records(&format!("a TXT {}", "x".repeat(256))).is_err());
         assert!(read(&vec![b'\n'; FILE_OCTETS_MAX + 1], &Name::root()).is_err());
     }
 
+    /// The files that are there, read from `main`: the records as `file:line owner`, and every complaint.
+    fn read_files(files: &[(&str, &str)]) -> (Vec<String>, Vec<String>) {
+        let files: HashMap<&str, &str> = files.iter().copied().collect();
+        let mut fetch = |path: &str, _: &str| {
+            let text = files.get(path).ok_or("no such file")?;
+            Ok(Included { name: path.to_owned(), text: text.as_bytes().to_vec() })
+        };
+        let reading = read_all("main", files["main"].as_bytes(), &name("corp.test"), &mut fetch);
+        let place = |line: usize| {
+            let (file, line) = reading.files.place(line);
+            format!("{file}:{line}")
+        };
+        let shown = |(line, record): &(usize, Record)| format!("{} {}", place(*line), record.owner);
+        let errors = reading.errors.iter().map(|error| format!("{}: {}", place(error.line), error.reason));
+        (reading.records.iter().map(shown).collect(), errors.collect())
+    }
+
+    #[test]
+    fn included_files_have_their_own_origin_owner_and_lines() {
+        let files = [
+            ("main", "$TTL 60\na A 10.0.0.1\n$INCLUDE one sub\n A 10.0.0.2\n$INCLUDE \"two\"\nb A 10.0.0.3"),
+            ("one", "\nx A 10.0.0.1\n$ORIGIN y\n@ A 10.0.0.1\n"),
+            ("two", "z A 10.0.0.1\n$INCLUDE one\nzz A 10.0.0.1\n"),
+        ];
+        let (records, errors) = read_files(&files);
+        assert_eq!(errors, [""; 0]);
+        assert_eq!(
+            records,
+            [
+                "main:2 a.corp.test.",
+                "one:2 x.sub.corp.test.",
+                "one:4 y.sub.corp.test.",
+                "main:4 a.corp.test.",
+                "two:1 z.corp.test.",
+                "one:2 x.corp.test.",
+                "one:4 y.corp.test.",
+                "two:3 zz.corp.test.",
+                "main:6 b.corp.test.",
+            ]
+        );
+    }
+
+    #[test]
+    fn files_that_cannot_be_included_are_named_with_their_line() {
+        let (records, errors) = read_files(&[
+            ("main", "\n$INCLUDE none\n$INCLUDE a\nok A 10.0.0.1\n"),
+            ("a", "x A 10.0.0\n$INCLUDE b\n A 10.0.0.1\n"),
+            ("b", " A 10.0.0.1\n$INCLUDE a\n"),
+        ]);
+        assert_eq!(records, ["a:3 x.corp.test.", "main:4 ok.corp.test."]);
+        assert_eq!(errors[0], "main:2: including none: no such file");
+        assert!(errors[1].starts_with("a:1: "), "{}", errors[1]);
+        assert_eq!(
+            errors[2..],
+            ["b:1: the first record has no owner name", "b:2: including a: the file includes itself"]
+        );
+        let deep = |number: usize| (number.to_string(), format!("$INCLUDE {}\n", number + 1));
+        let mut files: Vec<(String, String)> = (1..20).map(deep).collect();
+        files.push(("main".to_owned(), "$INCLUDE 1\n".to_owned()));
+        let files: Vec<(&str, &str)> = files.iter().map(|(name, text)| (&**name, &**text)).collect();
+        assert_eq!(read_files(&files).1, ["10:1: including 11: files may include each other 10 deep"]);
+    }
+
+    #[test]
+    fn one_line_may_stand_for_many_records() {
+        assert_eq!(
+            shown("a A 10.0.0.1\n$GENERATE 0-4/2 ${0,2,d}.x 60 IN CNAME h\\$${1}\n A 10.0.0.2\n"),
+            [
+                "1 a.corp.test. 3600 A(10.0.0.1)",
+                "2 00.x.corp.test. 60 Cname(h\\$1.corp.test.)",
+                "2 02.x.corp.test. 60 Cname(h\\$3.corp.test.)",
+                "2 04.x.corp.test. 60 Cname(h\\$5.corp.test.)",
+                "3 a.corp.test. 60 A(10.0.0.2)",
+            ]
+        );
+        assert_eq!(
+            shown("$GENERATE 7-7 @ MX \"1$ mail-$\""),
+            ["1 corp.test. 3600 Mx { preference: 17, exchange: mail-7.corp.test. }"]
+        );
+        let error = records("$GENERATE 0-2147483647 a$ A 10.0.0.1\n").unwrap_err();
+        assert_eq!(error.to_string(), "line 1: there are more than 1000000 records");
+    }
+
+    #[test]
+    fn the_lines_that_one_makes_count_as_octets_of_the_file() {
+        let text = b"a A 10.0.0.1\n$GENERATE 1-9 a$ A 10.0.0.$\nb A 10.0.0.1\n";
+        let line = b"a1 A 10.0.0.1\n".len();
+        let read = |room: usize| {
+            let mut fetch = |_: &str, _: &str| unreachable!();
+            let mut reader = Reader::new(&mut fetch, &name("corp.test"));
+            reader.octets = FILE_OCTETS_MAX - text.len() - room;
+            let read = reader.file("", text, &name("corp.test"), 1);
+            let _ = reader.note(read);
+            let errors: Vec<String> = reader.reading.errors.iter().map(ToString::to_string).collect();
+            (reader.reading.records.len(), errors)
+        };
+        assert_eq!(read(9 * line), (11, vec![]));
+        let too_long = "line 2: the file is 67108865 octets long; at most 67108864 are read".to_owned();
+        assert_eq!(read(9 * line - 1), (10, vec![too_long]));
+    }
+
+    #[test]
+    fn a_ttl_is_the_records_or_the_files_or_the_last_or_that_of_the_soa() {
+        let ttls = |text: &str| {
+            let reading = read_all("", text.as_bytes(), &name("corp.test"), &mut |_, _| unreachable!());
+            assert!(reading.errors.is_empty());
+            let ttls: Vec<u32> = reading.records.iter().map(|(_, record)| record.ttl).collect();
+            (ttls, reading.warnings.iter().map(|warning| warning.line).collect::<Vec<_>>())
+        };
+        assert_eq!(
+            ttls("$TTL 1h\na 1D A 10.0.0.1\nb A 10.0.0.2\nc IN 0 A 10.0.0.3\n"),
+            (vec![86400, 3600, 0], vec![])
+        );
+        assert_eq!(
+            ttls("a 60 A 10.0.0.1\nb A 10.0.0.2\nc 1m30s A 10.0.0.3\nd A 10.0.0.4\n"),
+            (vec![60, 60, 90, 90], vec![])
+        );
+        let soa = "@ SOA a b 1 2h 30m 1W2D 17\n";
+        assert_eq!(ttls(&format!("{soa}a 60 A 10.0.0.1\nb A 10.0.0.2\n")), (vec![17, 60, 17], vec![1]));
+        assert_eq!(ttls("a A 10.0.0.1\nb A 10.0.0.2\n"), (vec![3600, 3600], vec![1]));
+        let Data::Soa(soa) = &records(soa).unwrap()[0].1.data else { panic!() };
+        assert_eq!(
+            [soa.serial, soa.refresh, soa.retry, soa.expire, soa.minimum],
+            [1, 7200, 1800, 777_600, 17]
+        );
+    }
+
+    #[test]
+    fn types_that_the_library_does_not_read_are_read() {
+        // RFC 1876's own example, and what BIND makes of the others.
+        for (text, octets) in [
+            ("LOC 42 21 54 N 71 06 18 W -24m 30m", "00 33 16 13 89 17 2d d0 70 be 15 f0 00 98 8d 20"),
+            ("LOC 1 N 1 E 0", "00 12 16 13 80 36 ee 80 80 36 ee 80 00 98 96 80"),
+            ("AFSDB 1 a.", "00 01 01 61 00"),
+            ("KX 2 @", "00 02 04 63 6f 72 70 04 74 65 73 74 00"),
+            ("SPF \"v=spf1\" b", "06 76 3d 73 70 66 31 01 62"),
+            ("URI 1 2 \"ftp://a\"", "00 01 00 02 66 74 70 3a 2f 2f 61"),
+            ("EUI48 00-00-5e-00-53-2a", "00 00 5e 00 53 2a"),
+            ("EUI64 00-00-5e-ef-10-00-00-2a", "00 00 5e ef 10 00 00 2a"),
+            ("NID 10 14:4fff:ff20:ee64", "00 0a 00 14 4f ff ff 20 ee 64"),
+            ("L32 10 10.1.2.0", "00 0a 0a 01 02 00"),
+            ("CSYNC 66 3 A NS AAAA", "00 00 00 42 00 03 00 04 60 00 00 08"),
+            ("APL 1:192.168.32.0/21 !1:192.168.38.0/28", "00 01 15 03 c0 a8 20 00 01 1c 83 c0 a8 26"),
+            ("CERT PGP 0 0 AQID", "00 03 00 00 00 01 02 03"),
+            ("SMIMEA 3 1 1 AB cd", "03 01 01 ab cd"),
+            ("DLV 1 5 1 ab (\n cd )", "00 01 05 01 ab cd"),
+            ("PX 1 a. b.", "00 01 01 61 00 01 62 00"),
+            ("ISDN \"1\" 2", "01 31 01 32"),
+            ("DHCID AAIB", "00 02 01"),
+        ] {
+            let read = octets_of(&format!("a {text}"));
+            let hex: Vec<String> = read.iter().map(|octet| format!("{octet:02x}")).collect();
+            assert_eq!(hex.join(" "), octets, "{text}");
+        }
+        assert_eq!(octets_of("a AFSDB \\# 2 abcd"), [0xab, 0xcd]);
+    }
+
+    #[test]
+    fn every_mistake_is_said_up_to_a_limit() {
+        let text = "a A 1\n\nb A 10.0.0.1\nc..d A 10.0.0.1\n A 10.0.0.2\ne TXT \"x\nf )\ng A 10.0.0.1\n";
+        let reading = read_all("", text.as_bytes(), &name("corp.test"), &mut |_, _| unreachable!());
+        let lines: Vec<usize> = reading.errors.iter().map(|error| error.line).collect();
+        assert_eq!((lines, reading.records.len()), (vec![1, 4, 6, 7], 3));
+        let reading = read_all("", &b"a A 1\n".repeat(100), &name("corp.test"), &mut |_, _| unreachable!());
+        assert_eq!(reading.errors.len(), ERRORS_MAX);
+    }
+
     #[test]
     fn any_text_is_read_or_refused_and_never_worse() {
-        let tokens: [&[u8]; 28] = [
+        let tokens: [&[u8]; 32] = [
             b" ",
             b"\n",
             b"\t",
@@ -472,6 +731,10 @@ mod tests {
             b"\xff",
             b"\0",
             b" TYPE9 ",
+            b"$GENERATE 1-2 ",
+            b"$",
+            b" LOC ",
+            b"1h",
         ];
         let mut seed = 7u64;
         let mut read_whole = 0;

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use super::files::records;
 use super::{Asked, Dnssec, Found, Question, Selection, Served, Taken};
 use crate::grammar;
 use crate::name::{Apex, Name};
@@ -44,13 +45,13 @@ impl<'a> Signing<'a> {
         match asked.question.qtype {
             qtype @ (Type::DNSKEY | Type::CDS | Type::CDNSKEY) if qname == self.apex.name() => {
                 let set = self.keys.sets().iter().find(|set| set.rtype == qtype)?;
-                plain(super::records(qname, [set]))
+                plain(records(qname, [set]))
             }
             Type::DS if qname != self.apex.name() && is_apex(view, qname) => match view.keys_of(qname) {
                 None => Some(Found::NoData(None)),
                 Some(keys) => {
                     let set = RrSet { rtype: Type::DS, ttl: KEYS_TTL, data: keys.ds() };
-                    plain(super::records(qname, [&set]))
+                    plain(records(qname, [&set]))
                 }
             },
             // It is in the bitmap of every name, so it has to be there (RFC 4035 section 3.1.1).
@@ -61,7 +62,7 @@ impl<'a> Signing<'a> {
                     Found::Records(selection) => plain(selection.records),
                     Found::Alias(record, ..) => plain(vec![record]),
                     Found::NoData(_) | Found::NoName(_) => plain(vec![self.denial(view, asked, qname)?]),
-                    Found::Referral(..) => None,
+                    Found::Referral(..) | Found::Renamed(..) => None,
                 }
             }
             _ => None,
@@ -91,7 +92,7 @@ impl<'a> Signing<'a> {
         let tree = view.zones().trees.iter().find(|tree| tree.apex == *self.apex.name()).cloned();
         let node = tree.as_ref().and_then(|tree| tree.node(cut));
         match node.and_then(|node| node.set(Type::DS)) {
-            Some(set) => super::records(cut, [set]),
+            Some(set) => records(cut, [set]),
             None => self.denial(view, asked, cut).into_iter().collect(),
         }
     }
@@ -109,6 +110,8 @@ impl<'a> Signing<'a> {
                 let ds = cut.set(Type::DS).map(|set| set.rtype);
                 return There::Cut(cut.name.clone(), [Type::NS].into_iter().chain(ds).collect());
             }
+            // As of a cut: here is nothing to deny.
+            Some(zone::Found::Renamed(node)) => return There::Cut(node.name.clone(), Vec::new()),
             Some(zone::Found::Node(node) | zone::Found::Wildcard(node)) => &node.sets[..],
             Some(zone::Found::Nothing) | None => &[],
         };
@@ -124,7 +127,7 @@ impl<'a> Signing<'a> {
                 Found::Records(_) if rtype == Type::CNAME => return There::Types(vec![Type::CNAME]),
                 Found::Records(_) | Found::Alias(..) => there.push(rtype),
                 Found::NoData(_) => exists = true,
-                Found::NoName(_) | Found::Referral(..) => {}
+                Found::NoName(_) | Found::Referral(..) | Found::Renamed(..) => {}
             }
         }
         if qname == apex {
@@ -144,13 +147,16 @@ fn is_apex(view: &View, name: &Name) -> bool {
     })
 }
 
-/// The signed zone above the one that begins at `name`: the one that knows its DS (RFC 4035 section 3.1.4.1).
+/// The zone above the one that begins at `name`: the one that knows its DS (RFC 4035 section 3.1.4.1). None where that is
+/// the registry's and not signed, which knows nothing of zones below.
 pub(super) fn above<'a>(view: &'a View, name: &Name) -> Option<Served<'a>> {
     if !is_apex(view, name) {
         return None;
     }
     let above = Name::from_wire(name.suffixes().nth(1)?).ok()?;
-    Served::of(view, &above).filter(|served| Signing::of(view, served).is_some())
+    let knows =
+        |served: &Served<'_>| matches!(served, Served::Static(_)) || Signing::of(view, served).is_some();
+    Served::of(view, &above).filter(knows)
 }
 
 /// The keys that sign the records of this owner and type; none where they are of no signed zone, or another one's, which
@@ -170,6 +176,8 @@ pub fn keys_over(view: &View, owner: &Name, rtype: Type, beside: Option<&Name>) 
             let ours = cut.name == *owner && matches!(rtype, Type::DS | Type::NSEC);
             ours.then_some(signing.keys)
         }
+        // What a DNAME makes of a name has no signature (RFC 6672 section 5.3.1).
+        Some(zone::Found::Renamed(_)) => None,
         _ => Some(signing.keys),
     }
 }

@@ -7,11 +7,10 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use callsign::config::DNS_PORT;
+use callsign::message::{self, ExtendedError, ShownRecord, record_type};
 use clap::Args;
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
-use hickory_proto::rr::rdata::opt::EdnsOption;
-use hickory_proto::rr::rdata::{HTTPS, SVCB};
-use hickory_proto::rr::{Name, RData, Record, RecordType};
+use hickory_proto::rr::{Name, RecordType};
 use serde::Serialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
@@ -23,8 +22,6 @@ use super::{Done, FAILED, Failure, Format, NOT_FOUND, UNAVAILABLE, USAGE, durati
 const ATTEMPTS: u32 = 3;
 /// The EDNS size that is asked for: what every path carries without fragments (RFC 9715).
 const BUFSIZE: u16 = 1232;
-/// Extended DNS Error (RFC 8914).
-const EDE: u16 = 15;
 
 /// Ask over real DNS; show TTLs, reasons and glue
 #[derive(Debug, Args)]
@@ -85,7 +82,7 @@ impl Dig {
                     let shown = Shown::of(&cut, server);
                     eprintln!(
                         "callsign: {} of {} octets over udp were cut; asking over tcp",
-                        shown.answer.len(),
+                        shown.message.answer.len(),
                         cut.octets
                     );
                     self.over_tcp(server, &query).await?
@@ -221,14 +218,6 @@ fn now() -> std::time::Instant {
     std::time::Instant::now()
 }
 
-fn record_type(word: &str) -> Option<RecordType> {
-    let word = word.to_ascii_uppercase();
-    match word.strip_prefix("TYPE").map(str::parse::<u16>) {
-        Some(Ok(number)) => Some(RecordType::from(number)),
-        _ => word.parse().ok(),
-    }
-}
-
 fn no_reply(server: SocketAddr, transport: &str, error: &std::io::Error) -> Failure {
     let text = error.to_string();
     let text = text.split(" (os error").next().unwrap_or_default().to_lowercase();
@@ -261,69 +250,20 @@ fn reply_to(query: &Message, octets: &[u8]) -> Result<Option<Message>, Failure> 
     Ok(same.then_some(message))
 }
 
-/// A reply as it is shown, to people and programs.
+/// A reply as it is shown, with where it came from.
 #[derive(Serialize)]
 struct Shown {
-    rcode: String,
-    flags: Vec<&'static str>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    errors: Vec<ExtendedError>,
-    question: String,
-    answer: Vec<ShownRecord>,
-    authority: Vec<ShownRecord>,
-    additional: Vec<ShownRecord>,
-    /// The server's UDP size; left out where the reply has no OPT record.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    edns_octets: Option<u16>,
-    octets: usize,
+    #[serde(flatten)]
+    message: message::Shown,
     server: SocketAddr,
     transport: &'static str,
     took_us: u64,
 }
 
-#[derive(Serialize)]
-struct ExtendedError {
-    code: u16,
-    name: &'static str,
-    text: String,
-}
-
-#[derive(Serialize)]
-struct ShownRecord {
-    name: String,
-    ttl: u32,
-    class: String,
-    #[serde(rename = "type")]
-    rtype: String,
-    data: String,
-}
-
 impl Shown {
     fn of(heard: &Heard, server: SocketAddr) -> Self {
-        let (message, header) = (&heard.message, &heard.message.metadata);
-        let flags = [
-            ("qr", header.message_type == MessageType::Response),
-            ("aa", header.authoritative),
-            ("tc", header.truncation),
-            ("rd", header.recursion_desired),
-            ("ra", header.recursion_available),
-            ("ad", header.authentic_data),
-            ("cd", header.checking_disabled),
-        ];
-        let records = |records: &[Record]| records.iter().map(ShownRecord::of).collect();
-        let question = message.queries.first().map(|query| {
-            format!("{} {} {}", query.name(), query.query_class(), type_name(query.query_type()))
-        });
         Self {
-            rcode: rcode_name(header.response_code),
-            flags: flags.into_iter().filter(|(_, set)| *set).map(|(name, _)| name).collect(),
-            errors: message.edns.iter().flat_map(extended_errors).collect(),
-            question: question.unwrap_or_default(),
-            answer: records(&message.answers),
-            authority: records(&message.authorities),
-            additional: records(&message.additionals),
-            edns_octets: message.edns.as_ref().map(Edns::max_payload),
-            octets: heard.octets,
+            message: message::Shown::of(&heard.message, heard.octets),
             server,
             transport: heard.transport,
             took_us: u64::try_from(heard.took.as_micros()).unwrap_or(u64::MAX),
@@ -331,143 +271,28 @@ impl Shown {
     }
 
     fn text(&self) -> String {
-        let mut lines = vec![format!("{} {}", self.rcode, self.flags.join(" "))];
-        for ExtendedError { code, name, text } in &self.errors {
+        let message = &self.message;
+        let mut lines = vec![format!("{} {}", message.rcode, message.flags.join(" "))];
+        for ExtendedError { code, name, text } in &message.errors {
             lines.push(format!("reason {code} ({name}): {text}"));
         }
-        lines.push(format!("question: {}", self.question));
-        for (name, records) in
-            [("answer", &self.answer), ("authority", &self.authority), ("additional", &self.additional)]
-        {
+        lines.push(format!("question: {}", message.question));
+        for (name, records) in [
+            ("answer", &message.answer),
+            ("authority", &message.authority),
+            ("additional", &message.additional),
+        ] {
             if !records.is_empty() {
                 lines.push(format!("; {name}"));
             }
             lines.extend(records.iter().map(ShownRecord::text));
         }
-        let edns = self.edns_octets.map(|octets| format!(", EDNS {octets}")).unwrap_or_default();
+        let edns = message.edns_octets.map(|octets| format!(", EDNS {octets}")).unwrap_or_default();
         let took = Duration::from_micros(self.took_us);
         lines.push(format!(
             "; {} octets from {} over {} in {took:?}{edns}",
-            self.octets, self.server, self.transport
+            message.octets, self.server, self.transport
         ));
         lines.iter().map(|line| format!("{}\n", terminal::escaped(line))).collect()
-    }
-}
-
-impl ShownRecord {
-    fn of(record: &Record) -> Self {
-        Self {
-            name: record.name.to_string(),
-            ttl: record.ttl,
-            class: record.dns_class.to_string(),
-            rtype: type_name(record.record_type()),
-            data: data_text(&record.data),
-        }
-    }
-
-    fn text(&self) -> String {
-        let Self { name, ttl, class, rtype, data } = self;
-        format!("{name} {ttl} {class} {rtype} {data}").trim_end().to_owned()
-    }
-}
-
-/// Types without a name are `TYPE65280` (RFC 3597 section 5).
-fn type_name(rtype: RecordType) -> String {
-    match rtype {
-        RecordType::Unknown(number) => format!("TYPE{number}"),
-        named => named.to_string(),
-    }
-}
-
-/// Presentation form; TXT with quotes and escapes, which hickory leaves out (RFC 1035 section 5.1), and data of types
-/// without a name as their octets (RFC 3597 section 5).
-fn data_text(data: &RData) -> String {
-    let txt = match data {
-        RData::TXT(txt) => txt,
-        RData::SVCB(binding) | RData::HTTPS(HTTPS(binding)) => return binding_text(binding),
-        RData::Unknown { rdata, .. } => {
-            let octets = &rdata.anything;
-            let digits: String = octets.iter().map(|octet| format!("{octet:02x}")).collect();
-            return format!("\\# {} {digits}", octets.len()).trim_end().to_owned();
-        }
-        other => return other.to_string(),
-    };
-    let quoted = txt.txt_data.iter().map(|octets| {
-        let mut text = String::from("\"");
-        for &octet in octets.iter() {
-            match octet {
-                b'"' | b'\\' => text.extend(['\\', octet as char]),
-                0x20..=0x7e => text.push(octet as char),
-                _ => text.push_str(&format!("\\{octet:03}")),
-            }
-        }
-        text + "\""
-    });
-    quoted.collect::<Vec<_>>().join(" ")
-}
-
-/// A service binding without the commas that hickory puts behind a list (RFC 9460 appendix A.1).
-fn binding_text(binding: &SVCB) -> String {
-    let mut text = format!("{} {}", binding.svc_priority, binding.target_name);
-    for (key, value) in &binding.svc_params {
-        let value = value.to_string();
-        match value.trim_end_matches(',') {
-            "" => text.push_str(&format!(" {key}")),
-            value => text.push_str(&format!(" {key}={value}")),
-        }
-    }
-    text
-}
-
-fn extended_errors(edns: &Edns) -> Vec<ExtendedError> {
-    let options: &[(_, EdnsOption)] = edns.options().as_ref();
-    let errors = options.iter().filter_map(|(_, option)| match option {
-        EdnsOption::Unknown(EDE, octets) if octets.len() >= 2 => {
-            let code = u16::from_be_bytes([octets[0], octets[1]]);
-            Some(ExtendedError {
-                code,
-                name: ede_name(code),
-                text: String::from_utf8_lossy(&octets[2..]).into_owned(),
-            })
-        }
-        _ => None,
-    });
-    errors.collect()
-}
-
-/// As every DNS tool spells them.
-pub fn rcode_name(rcode: ResponseCode) -> String {
-    match rcode {
-        ResponseCode::NoError => "NOERROR",
-        ResponseCode::FormErr => "FORMERR",
-        ResponseCode::ServFail => "SERVFAIL",
-        ResponseCode::NXDomain => "NXDOMAIN",
-        ResponseCode::NotImp => "NOTIMP",
-        ResponseCode::Refused => "REFUSED",
-        ResponseCode::BADVERS => "BADVERS",
-        other => return format!("RCODE{}", u16::from(other)),
-    }
-    .to_owned()
-}
-
-/// The IANA registry's names of the codes that an authoritative server may send (RFC 8914 section 4).
-fn ede_name(code: u16) -> &'static str {
-    match code {
-        0 => "Other",
-        3 => "Stale Answer",
-        4 => "Forged Answer",
-        14 => "Not Ready",
-        15 => "Blocked",
-        16 => "Censored",
-        17 => "Filtered",
-        18 => "Prohibited",
-        19 => "Stale NXDOMAIN Answer",
-        20 => "Not Authoritative",
-        21 => "Not Supported",
-        22 => "No Reachable Authority",
-        23 => "Network Error",
-        24 => "Invalid Data",
-        29 => "Synthesized",
-        _ => "unnamed",
     }
 }

@@ -11,13 +11,13 @@ use callsign::protocol::moving::{EndForm, Line};
 use callsign::protocol::{Reply, Request, StatusForm};
 use clap::Args;
 
-use super::{Asking, Done, FAILED, Failure, message, output};
+use super::{Asking, Done, FAILED, Failure, output, progress::Progress};
 
 /// Print everything that the registry holds, as lines of JSON
 ///
 /// All of it is of one moment: instances with their leases and checks, hosts, settings of services, tokens (their
-/// hashes), owners. `callsign import` takes the lines in, also where another store is. Only an administrator may
-/// have them. Plain records that were set by UPDATE are not in it, and stderr says how many there are.
+/// hashes), owners, records that were set by UPDATE. `callsign import` takes the lines in, also where another store is. Only an
+/// administrator may have them.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Example:\n  callsign export registry.jsonl\n  callsign export --server unix:/run/a.sock registry.jsonl && callsign import --server unix:/run/b.sock registry.jsonl"
@@ -43,7 +43,7 @@ impl Export {
                 // What is printed cannot be begun again.
                 printed.await.map_err(|failure| Failure { elsewhere: failure.elsewhere && !begun, ..failure })
             };
-            say_what_is_left_out(self.asking.begin_at_each(&mut way, printing).await?);
+            self.asking.begin_at_each(&mut way, printing).await?;
             return Ok(ExitCode::SUCCESS);
         };
         let mut new = path.as_os_str().to_owned();
@@ -53,7 +53,6 @@ impl Export {
         let end = written.inspect_err(|_| drop(fs::remove_file(&new)))?; // half an export is none
         fs::rename(&new, path).map_err(|error| failed(path, &error))?;
         output::line(&format!("{}: {} lines", path.display(), end.lines))?;
-        say_what_is_left_out(end);
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -81,22 +80,15 @@ async fn write(mut client: Client, path: &Path) -> Result<EndForm, Failure> {
     drop(fs::remove_file(path)); // what an export that was ended left behind may have another mode
     let file = File::options().create_new(true).write(true).mode(0o600).open(path);
     let mut file = BufWriter::new(file.map_err(|error| failed(path, &error))?);
+    let mut progress = Progress::new("lines", None);
     let written = lines(&mut client, |line| {
+        progress.step();
         let text = serde_json::to_string(line).expect("a line has a JSON form");
         writeln!(file, "{text}").map_err(|error| failed(path, &error))
     });
     let end = written.await?;
     file.flush().and_then(|()| file.get_ref().sync_all()).map_err(|error| failed(path, &error))?;
     Ok(end)
-}
-
-fn say_what_is_left_out(end: EndForm) {
-    if end.records_left_out > 0 {
-        message::say(&format!(
-            "{} plain records that were set by UPDATE are not in it: set them again where it is imported",
-            end.records_left_out
-        ));
-    }
 }
 
 fn failed(path: &Path, error: &std::io::Error) -> Failure {

@@ -2,11 +2,11 @@
 
 use std::process::ExitCode;
 
+use callsign::client::follow::{self, Shown};
 use callsign::protocol::{FeedForm, Reply, Request};
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::follow::{self, Shown};
 use super::{Asking, Done, FAILED, Failure, Format, output};
 
 /// Print every change as a line of JSON: those since a revision, then those to come

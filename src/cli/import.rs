@@ -7,7 +7,7 @@ mod catalog;
 mod consul;
 mod follow;
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -24,10 +24,17 @@ use clap::Args;
 use serde::Serialize;
 
 use self::consul::{Base, Consul};
-use super::{Asking, Done, FAILED, Failure, Format, UNAVAILABLE, export, message, output};
+use super::{
+    Asking, Done, FAILED, Failure, Format, UNAVAILABLE, export, message, output, progress::Progress,
+};
 
 /// Lines sent whose answers are still to come: the server commits so many together.
 const UNDER_WAY_MAX: usize = 256;
+/// Lines of a replacement that are put in once more for what stood in their way: a few MiB of their numbers and of what was
+/// said of them.
+const AGAIN_MAX: usize = 10_000;
+/// How often at most: each time reads the file from its beginning, and a chain of lines that wait for one another is short.
+const AGAIN_TIMES_MAX: usize = 16;
 
 /// Take in what `export` printed, or what a running Consul has
 ///
@@ -83,41 +90,116 @@ impl Import {
     }
 
     async fn take_in(&self, path: &Path) -> Done {
-        let names = check(path).map_err(|failure| Failure {
+        let held = check(path).map_err(|failure| Failure {
             sentence: format!("{}; nothing was imported", failure.sentence),
             ..failure
         })?;
+        if held.records_left_out > 0 {
+            message::say(&format!(
+                "{}: {} records that were set by UPDATE are not in it; those that are here stay",
+                path.display(),
+                held.records_left_out
+            ));
+        }
         // What is so already is no change: so the next server is given the file from its beginning.
-        let taking = async |client| self.put_in(client, path, &names).await;
+        let taking = async |client| self.put_in(client, path, &held).await;
         let counts = self.asking.begin_at_each(&mut self.asking.way()?, taking).await?;
         counts.end(self.asking.output)
     }
 
-    async fn put_in(
-        &self,
-        mut client: Client,
-        path: &Path,
-        names: &BTreeSet<String>,
-    ) -> Result<Counts, Failure> {
+    async fn put_in(&self, mut client: Client, path: &Path, held: &Held) -> Result<Counts, Failure> {
         let others = match self.replace {
-            true => others(&mut client, names).await?,
-            false => Vec::new(),
+            true => Others::of(&mut client, held).await?,
+            false => Others::default(),
         };
-        let how = if self.replace { HowForm::Replace } else { HowForm::Add };
         let mut putting = Putting::new(client, self.asking.timeout);
+        putting.again_max = if self.replace { AGAIN_MAX } else { 0 };
+        let put = self.put_all(&mut putting, path, held, others).await;
+        // However it ended, what was refused on the way is said.
+        putting.say_all();
+        put.map(|()| putting.counts)
+    }
+
+    async fn put_all(
+        &self,
+        putting: &mut Putting,
+        path: &Path,
+        held: &Held,
+        mut others: Others,
+    ) -> Result<(), Failure> {
+        let mut progress = Progress::new("lines", Some(held.names.len() as u64));
         let mut lines = Lines::open(path)?;
         while let Some(line) = lines.next()? {
             if !matches!(line, Line::End(_)) {
-                putting.put(lines.place(), line, how).await?;
+                // Who has its name in DNS makes room for it, or it would have to take another one.
+                if let Some(other) = others.named_as(&line) {
+                    putting.remove(other).await?;
+                    putting.settle().await?; // a node would take both at once
+                }
+                self.put_line(putting, &lines, line).await?;
+                progress.step();
             }
         }
         // After what is put in, so that no service is without its instances meanwhile; tokens last: ours may be one.
         let (tokens, rest): (Vec<Line>, Vec<Line>) =
-            others.into_iter().partition(|line| matches!(line, Line::Token(_)));
-        for line in rest.into_iter().chain(tokens) {
-            putting.put("not in the file".to_owned(), line, HowForm::Remove).await?;
+            others.lines.into_iter().flatten().partition(|line| matches!(line, Line::Token(_)));
+        for line in rest {
+            putting.remove(line).await?;
         }
-        putting.end().await
+        self.put_again(putting, path, |_| true).await?;
+        for line in tokens {
+            putting.remove(line).await?;
+        }
+        // Ours may have been among them, so nothing is said again that no token stood in the way of.
+        self.put_again(putting, path, |line| matches!(line, Line::Token(_))).await
+    }
+
+    async fn put_line(&self, putting: &mut Putting, lines: &Lines, line: Line) -> Result<(), Failure> {
+        let how = if self.replace { HowForm::Replace } else { HowForm::Add };
+        putting.send(lines.place(), Some(lines.number), line, how).await
+    }
+
+    /// Puts in once more what was refused, as long as that helps: what stood in its way may be gone, or be what another
+    /// line has made of it.
+    async fn put_again(
+        &self,
+        putting: &mut Putting,
+        path: &Path,
+        wanted: fn(&Line) -> bool,
+    ) -> Result<(), Failure> {
+        putting.settle().await?;
+        let mut before = usize::MAX;
+        for _ in 0..AGAIN_TIMES_MAX {
+            if !(1..before).contains(&putting.again.len()) {
+                break;
+            }
+            let mut again = std::mem::take(&mut putting.again);
+            before = again.len();
+            let put = self.put_those(putting, path, &mut again, wanted).await;
+            // What was not said again is refused as it was.
+            for (number, said) in again {
+                putting.again.entry(number).or_insert(said);
+            }
+            put?;
+        }
+        Ok(())
+    }
+
+    /// Those of a file's lines that are wanted; they are taken out of `those`.
+    async fn put_those(
+        &self,
+        putting: &mut Putting,
+        path: &Path,
+        those: &mut BTreeMap<u64, Said>,
+        wanted: fn(&Line) -> bool,
+    ) -> Result<(), Failure> {
+        let mut lines = Lines::open(path)?;
+        while let Some(line) = lines.next()? {
+            if wanted(&line) && those.remove(&lines.number).is_some() {
+                self.put_line(putting, &lines, line).await?;
+            }
+        }
+        putting.settle().await
     }
 }
 
@@ -174,8 +256,16 @@ impl Lines {
     }
 }
 
-/// Looks at every line of a file; the names of what it holds.
-fn check(path: &Path) -> Result<BTreeSet<String>, Failure> {
+/// What a file holds, as far as it has to be known before its lines are put in.
+#[derive(Debug, Default)]
+struct Held {
+    names: BTreeSet<String>,
+    /// See `EndForm`.
+    records_left_out: u64,
+}
+
+/// Looks at every line of a file.
+fn check(path: &Path) -> Result<Held, Failure> {
     let mut lines = Lines::open(path)?;
     let (mut names, mut count) = (BTreeSet::new(), 0);
     loop {
@@ -190,9 +280,9 @@ fn check(path: &Path) -> Result<BTreeSet<String>, Failure> {
             (Line::End(end), _) if end.lines != count => {
                 return Err(lines.wrong(&format!("there are {count} lines, and there were {}", end.lines)));
             }
-            (Line::End(_), _) => {
+            (Line::End(end), _) => {
                 return match lines.next()? {
-                    None => Ok(names),
+                    None => Ok(Held { names, records_left_out: end.records_left_out }),
                     Some(_) => Err(lines.wrong("there is more behind the last line")),
                 };
             }
@@ -216,20 +306,46 @@ fn name(line: &Line) -> Result<Option<String>, Problem> {
         Imported::Host(host) => format!("the host {}", host.name),
         Imported::Settings(service, _) => format!("the settings of {service}"),
         Imported::Token(token) => format!("the token {}", token.name),
+        // Names that differ in case alone are one.
+        Imported::Records(set) => format!("the records {} {}", set.owner.to_lowercase(), set.set.rtype),
     }))
 }
 
-/// What the server holds besides what has these names.
-async fn others(client: &mut Client, names: &BTreeSet<String>) -> Result<Vec<Line>, Failure> {
-    let mut others = Vec::new();
-    export::lines(client, |line| {
-        if name(line)?.is_some_and(|name| !names.contains(&name)) {
-            others.push(line.clone());
-        }
-        Ok(())
-    })
-    .await?;
-    Ok(others)
+/// What the server holds and the file does not.
+#[derive(Debug, Default)]
+struct Others {
+    lines: Vec<Option<Line>>,
+    /// Where the instances are, by service and label.
+    labels: HashMap<(String, String), usize>,
+}
+
+impl Others {
+    /// What the file says that it left out may be in it.
+    async fn of(client: &mut Client, held: &Held) -> Result<Self, Failure> {
+        let mut others = Self::default();
+        export::lines(client, |line| {
+            let left_out = held.records_left_out > 0 && matches!(line, Line::Records(_));
+            if !left_out && name(line)?.is_some_and(|name| !held.names.contains(&name)) {
+                others.labels.extend(label(line).map(|label| (label, others.lines.len())));
+                others.lines.push(Some(line.clone()));
+            }
+            Ok(())
+        })
+        .await?;
+        Ok(others)
+    }
+
+    /// Takes out the instance that has the label of the one of this line.
+    fn named_as(&mut self, line: &Line) -> Option<Line> {
+        let at = self.labels.get(&label(line)?)?;
+        self.lines[*at].take()
+    }
+}
+
+/// The service of an instance, and its own label below that.
+fn label(line: &Line) -> Option<(String, String)> {
+    let Line::Instance(instance) = line else { return None };
+    Some((instance.register.service.clone(), instance.label.clone()?))
 }
 
 /// How it went.
@@ -266,33 +382,68 @@ impl Counts {
     }
 }
 
+/// A line whose answer is still to come.
+struct UnderWay {
+    place: String,
+    /// In the file, where it is from there.
+    number: Option<u64>,
+    how: HowForm,
+    is_head: bool,
+}
+
 /// Lines on their way to the server.
 struct Putting {
     client: Client,
     timeout: Duration,
-    /// Where each line came from, and how it is put in.
-    under_way: VecDeque<(String, HowForm, bool)>,
+    under_way: VecDeque<UnderWay>,
     counts: Counts,
+    /// Lines of the file that were refused and are put in again, so many at most; and what was said of them.
+    again: BTreeMap<u64, Said>,
+    again_max: usize,
+}
+
+/// Why a line was not taken.
+struct Said {
+    /// What is there is another, and may stay so.
+    differs: bool,
+    text: String,
 }
 
 impl Putting {
     fn new(client: Client, timeout: Duration) -> Self {
-        Self { client, timeout, under_way: VecDeque::new(), counts: Counts::default() }
+        let (under_way, again) = (VecDeque::new(), BTreeMap::new());
+        Self { client, timeout, under_way, counts: Counts::default(), again, again_max: 0 }
     }
 
     async fn put(&mut self, place: String, line: Line, how: HowForm) -> Result<(), Failure> {
+        self.send(place, None, line, how).await
+    }
+
+    async fn remove(&mut self, line: Line) -> Result<(), Failure> {
+        self.put("not in the file".to_owned(), line, HowForm::Remove).await
+    }
+
+    async fn send(
+        &mut self,
+        place: String,
+        number: Option<u64>,
+        line: Line,
+        how: HowForm,
+    ) -> Result<(), Failure> {
         if self.under_way.len() == UNDER_WAY_MAX {
             self.answer().await?;
         }
         let is_head = matches!(line, Line::Callsign(_));
         self.client.send(&Request::Import(Box::new(ImportForm { line, how }))).await?;
-        self.under_way.push_back((place, how, is_head));
+        self.under_way.push_back(UnderWay { place, number, how, is_head });
         Ok(())
     }
 
     /// Takes the oldest answer.
     async fn answer(&mut self) -> Result<(), Failure> {
-        let Some((place, how, is_head)) = self.under_way.pop_front() else { return Ok(()) };
+        let Some(UnderWay { place, number, how, is_head }) = self.under_way.pop_front() else {
+            return Ok(());
+        };
         let answer = tokio::time::timeout(self.timeout, self.client.receive()).await;
         let silent = || Failure {
             elsewhere: true,
@@ -321,15 +472,25 @@ impl Putting {
                 );
             }
             Err(ClientError::Refused(problem)) => {
-                match &*problem.code {
-                    "differs" => counts.kept += 1,
-                    _ => counts.refused += 1,
+                let differs = problem.code == "differs";
+                let said = Said { differs, text: format!("{place}: {}", problem.message) };
+                match number.filter(|_| self.again.len() < self.again_max) {
+                    Some(number) => drop(self.again.insert(number, said)),
+                    None => self.say(&said),
                 }
-                message::say(&format!("{place}: {}", problem.message));
             }
             Err(error) => return Err(error.into()),
         }
         Ok(())
+    }
+
+    /// Says why a line was not taken, and counts it.
+    fn say(&mut self, said: &Said) {
+        match said.differs {
+            true => self.counts.kept += 1,
+            false => self.counts.refused += 1,
+        }
+        message::say(&said.text);
     }
 
     /// Takes what is still to come.
@@ -340,8 +501,8 @@ impl Putting {
         Ok(())
     }
 
-    async fn end(mut self) -> Result<Counts, Failure> {
-        self.settle().await?;
-        Ok(self.counts)
+    /// Says what is not put in again any more.
+    fn say_all(&mut self) {
+        std::mem::take(&mut self.again).values().for_each(|said| self.say(said));
     }
 }

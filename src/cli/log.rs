@@ -8,7 +8,7 @@ use clap::Args;
 use super::watch::told;
 use super::{Asking, Done, Format, output};
 
-/// Show what changed, newest first: registered, expired, drained, a check went critical
+/// Show what changed, newest first: when, why and by whom
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  callsign log web\n  callsign log web --id web-1 --most 5 -o json")]
 pub struct Log {

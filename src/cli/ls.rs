@@ -3,8 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitCode;
 
-use callsign::client::Client;
-use callsign::protocol::{FilterForm, InstanceForm, Reply, Request};
+use callsign::protocol::{FilterForm, InstanceForm};
 use clap::Args;
 use serde::Serialize;
 
@@ -74,7 +73,7 @@ impl Ls {
         let whole_service = FilterForm { service: self.service.clone(), ..FilterForm::default() };
         let unknown = self.service.filter(|_| form == whole_service);
         let mut client = self.asking.connect().await?;
-        let instances = all(&mut client, form).await?;
+        let instances = client.instances(form).await?;
         if let (true, Some(service)) = (instances.is_empty(), unknown) {
             let hint = format!(
                 "`callsign explain {service}` says what became of it; `callsign ls` lists what is there"
@@ -88,24 +87,6 @@ impl Ls {
             (format, false) => output::values(format, &instances)?,
         }
         Ok(ExitCode::SUCCESS)
-    }
-}
-
-/// Every instance that fits, page by page.
-pub async fn all(client: &mut Client, mut form: FilterForm) -> Result<Vec<InstanceForm>, Failure> {
-    let mut instances = Vec::new();
-    loop {
-        let reply = client.request(&Request::List(Box::new(form.clone()))).await?;
-        let Reply::Instances(mut page) = reply else {
-            return Err(client.unexpected(&reply).into());
-        };
-        // A page that brings nothing and yet has a next one would go on for ever.
-        let more = !page.instances.is_empty();
-        instances.append(&mut page.instances);
-        match page.next {
-            Some(next) if more => form.after = Some(next),
-            _ => return Ok(instances),
-        }
     }
 }
 

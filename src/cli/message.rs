@@ -1,8 +1,11 @@
 //! Sentences on stderr while a verb goes on.
 
-use super::terminal;
+use std::io::{IsTerminal, stderr};
+
+use super::{progress, terminal};
 
 /// Says something that is no failure: what happened meanwhile, or what is waited for.
 pub fn say(sentence: &str) {
-    eprintln!("callsign: {}", terminal::escaped(sentence));
+    let over = if stderr().is_terminal() { progress::CLEAR } else { "" };
+    eprintln!("{over}callsign: {}", terminal::escaped(sentence));
 }

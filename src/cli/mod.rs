@@ -7,6 +7,8 @@
 mod apply;
 mod at;
 mod availability;
+mod completion;
+mod demo;
 mod deregister;
 mod dig;
 mod dnssec;
@@ -16,15 +18,17 @@ mod exec;
 mod explain;
 mod export;
 mod feed;
-mod follow;
+mod feed_containers;
 mod heartbeat;
-mod hold;
 mod import;
 mod log;
+mod logs;
 mod ls;
+mod man;
 mod message;
 mod nodes;
 mod output;
+mod progress;
 mod ready;
 mod register;
 mod ring;
@@ -38,6 +42,7 @@ mod store;
 mod terminal;
 mod token;
 mod watch;
+mod zone;
 
 use std::future::Future;
 use std::io;
@@ -95,6 +100,7 @@ enum Verb {
     At(at::At),
     Availability(availability::Availability),
     Feed(feed::Feed),
+    FeedContainers(feed_containers::FeedContainers),
     Apply(apply::Apply),
     Export(export::Export),
     Import(import::Import),
@@ -107,6 +113,10 @@ enum Verb {
     Ring(ring::Ring),
     Token(token::Token),
     Dnssec(dnssec::Dnssec),
+    Zone(zone::Zone),
+    Demo(demo::Demo),
+    Completion(completion::Completion),
+    Man(man::Man),
     #[command(hide = true)]
     Exec(exec::Exec),
 }
@@ -149,6 +159,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Verb::At(verb) => wait(verb.run()),
         Verb::Availability(verb) => wait(verb.run()),
         Verb::Feed(verb) => wait(verb.run()),
+        Verb::FeedContainers(verb) => wait(verb.run()),
         Verb::Apply(verb) => wait(verb.run()),
         Verb::Export(verb) => wait(verb.run()),
         Verb::Import(verb) => wait(verb.run()),
@@ -161,6 +172,10 @@ pub fn run(cli: Cli) -> ExitCode {
         Verb::Ring(verb) => wait(verb.run()),
         Verb::Token(verb) => wait(verb.run()),
         Verb::Dnssec(verb) => verb.run(),
+        Verb::Zone(verb) => verb.run(),
+        Verb::Demo(verb) => wait(verb.run()),
+        Verb::Completion(verb) => verb.run(),
+        Verb::Man(verb) => verb.run(),
         Verb::Exec(verb) => verb.run(),
     };
     done.unwrap_or_else(|failure| {

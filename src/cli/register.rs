@@ -2,13 +2,13 @@
 
 use std::process::ExitCode;
 
+use callsign::client::hold::{Ended, Holder, LEAVE_WITHIN, ORDERS_MAX, Order};
 use callsign::protocol::{Pairs, PortForm, RegisterForm, RegisteredForm, Reply, Request, Several};
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use super::hold::{Ended, Holder, LEAVE_WITHIN, ORDERS_MAX, Order};
 use super::{Asking, Done, FAILED, Failure, Format, message, output};
 
 /// Register an instance of a service
@@ -142,10 +142,16 @@ impl Register {
         };
         match ended {
             Ended::Left => Ok(ExitCode::SUCCESS),
+            Ended::Unconfirmed(error) => {
+                message::say(&format!("{error}; {UNCONFIRMED}"));
+                Ok(ExitCode::SUCCESS)
+            }
             Ended::Superseded(problem) => Err(problem.into()),
         }
     }
 }
+
+const UNCONFIRMED: &str = "the server did not confirm the deregistration; the lease will end it";
 
 /// Deregisters, as far as a server is there to hear it: else the lease ends it.
 async fn leave(
@@ -156,7 +162,7 @@ async fn leave(
     match timeout(LEAVE_WITHIN, async { tokio::join!(asked, holding).1 }).await {
         Ok(ended) => ended,
         Err(_) => {
-            message::say("the server did not confirm the deregistration; the lease will end it");
+            message::say(UNCONFIRMED);
             Ok(Ended::Left)
         }
     }

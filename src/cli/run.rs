@@ -15,6 +15,7 @@ use std::pin::{Pin, pin};
 use std::process::{ExitCode, ExitStatus};
 use std::time::Duration;
 
+use callsign::client::hold::{Ended, Holder, LEAVE_WITHIN, ORDERS_MAX, Order};
 use callsign::name::HostName;
 use callsign::protocol::{Peer, RegisterForm, RegisteredForm};
 use clap::Args;
@@ -25,7 +26,6 @@ use tokio::process::{Child, Command};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Sleep, sleep, timeout};
 
-use super::hold::{Ended, Holder, LEAVE_WITHIN, ORDERS_MAX, Order};
 use super::ready::{Notified, Notify, Signals};
 use super::register::Options;
 use super::{Asking, Done, FAILED, Failure, TOKEN_VARIABLE, duration, message};
@@ -200,7 +200,7 @@ impl Life {
             begun.set(true);
             let shown = |form: &RegisteredForm| {
                 message::say(&format!("registered {} {} as {}", form.service, form.id, form.dns));
-                Ok(())
+                Ok::<(), Failure>(())
             };
             holder.hold(shown).await
         });
@@ -231,7 +231,8 @@ impl Life {
                 ended = &mut holding, if held => {
                     held = false;
                     match ended {
-                        Ok(Ended::Left) => {}
+                        // The command has ended, and so does the connection: there is nothing that a person could do.
+                        Ok(Ended::Left | Ended::Unconfirmed(_)) => {}
                         Ok(Ended::Superseded(problem)) => message::say(&problem.message),
                         Err(failure) => failure.print(),
                     }

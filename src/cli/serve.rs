@@ -7,7 +7,7 @@ use callsign::config::keys::{KEYS, Key, Takes};
 use callsign::config::{Config, Setting, Surroundings};
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 
-use super::{Done, FAILED, Failure, USAGE, output};
+use super::{Done, FAILED, Failure, USAGE, logs, output};
 
 /// Run the server: DNS, and the socket that services register on
 #[derive(Debug, Args)]
@@ -79,22 +79,9 @@ impl Serve {
             output::print("ok\n")?;
             return Ok(ExitCode::SUCCESS);
         }
-        log_to_stderr(&config.log)?;
+        logs::start(&config.log, config.log_format)?;
         let failed = |error: anyhow::Error| Failure::new(FAILED, format!("{error:#}"));
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .enable_all()
-            .build()
-            .map_err(|error| failed(error.into()))?;
-        runtime.block_on(callsign::serve::run(config)).map_err(failed)?;
+        callsign::serve::run(config).map_err(failed)?;
         Ok(ExitCode::SUCCESS)
     }
-}
-
-/// stdout is for data, so the log goes to stderr; without colour, which a journal would show as noise.
-fn log_to_stderr(filter: &str) -> Result<(), Failure> {
-    let filter = tracing_subscriber::EnvFilter::builder()
-        .parse(filter)
-        .map_err(|error| Failure::new(USAGE, error.to_string()))?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
-    Ok(())
 }

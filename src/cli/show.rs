@@ -2,10 +2,11 @@
 
 use std::process::ExitCode;
 
+use callsign::client::choose;
 use callsign::protocol::{FilterForm, InstanceForm, LookupForm, Reply, Request};
 use clap::Args;
 
-use super::{Asking, Done, FAILED, Failure, Format, NOT_FOUND, ls, output};
+use super::{Asking, Done, FAILED, Failure, Format, NOT_FOUND, output};
 
 /// Show the instances of a service in full, or one URL
 #[derive(Debug, Args)]
@@ -50,7 +51,7 @@ impl Show {
         let mut client = self.asking.connect().await?;
         let Some(id) = self.id.clone() else {
             let form = FilterForm { service: Some(self.service.clone()), ..FilterForm::default() };
-            return ls::all(&mut client, form).await;
+            return Ok(client.instances(form).await?);
         };
         let form = LookupForm { id, service: Some(self.service.clone()), host: None };
         match client.request(&Request::Lookup(form)).await? {
@@ -68,24 +69,6 @@ impl Show {
         })?;
         Ok(url(chosen))
     }
-}
-
-/// A live or held instance of the lowest priority that has one, by weight (RFC 2782).
-fn choose(instances: &[InstanceForm], random: u64) -> Option<&InstanceForm> {
-    let live = || instances.iter().filter(|instance| instance.live || instance.held);
-    let lowest = live().map(|instance| instance.priority).min()?;
-    let candidates: Vec<&InstanceForm> = live().filter(|instance| instance.priority == lowest).collect();
-    let total: u64 = candidates.iter().map(|instance| u64::from(instance.weight)).sum();
-    if total == 0 {
-        return candidates.get((random % candidates.len() as u64) as usize).copied();
-    }
-    let mut left = random % total;
-    candidates.into_iter().find(|instance| {
-        let weight = u64::from(instance.weight);
-        let here = left < weight;
-        left = left.saturating_sub(weight);
-        here
-    })
 }
 
 fn url(instance: &InstanceForm) -> String {

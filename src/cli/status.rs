@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use callsign::protocol::{Reply, Request, StatusForm};
+use callsign::protocol::{KeyForm, Reply, Request, SignaturesForm, SignedForm, StatusForm};
 use callsign::time::format_duration;
 use clap::Args;
 
@@ -58,10 +58,30 @@ impl Status {
             ("revision", server.revision.to_string()),
             ("serial", server.serial.to_string()),
         ];
+        pairs.extend(server.zone_troubles.into_iter().map(|trouble| ("zone file", trouble)));
+        pairs.extend(server.signed.iter().map(|zone| ("signed", signed(zone))));
+        if let Some(SignaturesForm { made, kept, put_off }) = server.signatures {
+            let text = format!("{made} made, {kept} kept; {put_off} replies sent to TCP for too many");
+            pairs.push(("signatures", text));
+        }
+        if let Some(confined) = server.confined {
+            pairs.push(("confined", confined));
+        }
         if !nodes.is_empty() {
             pairs.insert(4, ("nodes", nodes.join(", ")));
         }
         output::print(&output::list(&pairs))?;
         Ok(code)
     }
+}
+
+/// A zone and its keys, the one that signs first.
+fn signed(SignedForm { zone, keys }: &SignedForm) -> String {
+    let key = |key: &KeyForm| {
+        // In the largest unit that it is two of.
+        let unit_s = [86_400, 3_600, 60].into_iter().find(|unit_s| key.age_s >= 2 * unit_s).unwrap_or(1);
+        let age = Duration::from_secs((key.age_s - key.age_s % unit_s).max(1));
+        format!("{} {}, {} old", key.tag, key.stage, format_duration(age))
+    };
+    format!("{zone} by key {}", keys.iter().map(key).collect::<Vec<_>>().join("; "))
 }

@@ -12,7 +12,7 @@ use callsign::protocol::{Reply, Request, StatusForm};
 use callsign::store::embedded::{self, OpenError, Raw};
 use clap::{Args, Subcommand};
 
-use super::{Asking, Done, FAILED, Failure, UNAVAILABLE, USAGE, output};
+use super::{Asking, Done, FAILED, Failure, UNAVAILABLE, USAGE, output, progress::Progress};
 
 /// Check, back up or restore the embedded store
 #[derive(Debug, Args)]
@@ -105,8 +105,10 @@ impl Backup {
         let failed =
             |error: std::io::Error| Failure::new(FAILED, format!("writing {}: {error}", new.display()));
         let mut file = BufWriter::new(File::create(new).map_err(failed)?);
+        let mut progress = Progress::new("records", None);
         loop {
             let reply = client.receive().await?;
+            progress.step();
             match &reply {
                 Reply::Record(_) | Reply::Backup(_) => {
                     let line = serde_json::to_string(&reply).map_err(|error| failed(error.into()))?;
@@ -129,7 +131,11 @@ impl Restore {
     fn run(self) -> Done {
         let records = read(&self.file)?;
         let directory = self.place.directory()?;
-        let aside = embedded::restore(&directory, &records, Clock::start().now()).map_err(failure)?;
+        let mut progress = Progress::new("records", Some(records.len() as u64));
+        let written = || progress.step();
+        let aside =
+            embedded::restore(&directory, &records, Clock::start().now(), written).map_err(failure)?;
+        drop(progress);
         output::line(&format!("{}: {} records", directory.display(), records.len()))?;
         if let Some(aside) = aside {
             output::line(&format!("what was there is kept as {}", aside.display()))?;

@@ -2,11 +2,11 @@
 
 use std::process::ExitCode;
 
-use callsign::protocol::{ChangeForm, FilterForm, InstanceForm, RecordsShown, Reply, Request};
+use callsign::client::{self, Watched};
+use callsign::protocol::{ChangeForm, InstanceForm, RecordsShown, Reply};
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::follow::{self, Shown};
 use super::ls::Filter;
 use super::{Asking, Done, FAILED, Failure, Format, output};
 
@@ -36,36 +36,14 @@ impl Watch {
     }
 
     async fn watch(self) -> Done {
-        let form: FilterForm = self.filter.form(self.service);
-        let request = |since: Option<u64>| Request::Watch(Box::new(FilterForm { since, ..form.clone() }));
-        let (mut way, timeout) = (self.asking.way()?, self.asking.timeout);
-        let (mut client, reply) = way.ask(&request(None), timeout).await?;
-        let (mut first, mut shown) = (Some(reply), Shown::default());
+        let form = self.filter.form(self.service);
+        let mut watch = client::Watch::begin(self.asking.way()?, form, self.asking.timeout).await?;
         loop {
-            let reply = match first.take() {
-                Some(reply) => Ok(reply),
-                None => client.receive().await,
+            let reply = match watch.next().await? {
+                Watched::Snapshot { page, .. } => Reply::Snapshot(page),
+                Watched::Change(change) => Reply::Change(change),
             };
-            match reply {
-                Ok(reply @ Reply::Snapshot(_)) => {
-                    show(self.asking.output, &reply)?;
-                    if let Reply::Snapshot(snapshot) = reply
-                        && snapshot.next.is_none()
-                    {
-                        shown.all_to(snapshot.revision);
-                    }
-                }
-                Ok(Reply::Change(change)) => {
-                    if shown.takes(&change) {
-                        show(self.asking.output, &Reply::Change(change))?;
-                    }
-                }
-                Ok(other) => return Err(client.unexpected(&other).into()),
-                Err(error) if error.is_of_the_server() && way.has_others() => {
-                    (client, first) = follow::go_on(&mut way, timeout, &error, &shown, request).await?;
-                }
-                Err(error) => return Err(error.into()),
-            }
+            show(self.asking.output, &reply)?;
         }
     }
 }

@@ -272,7 +272,13 @@ pub const KEYS: &[Key] = &[
     ),
     key("forward-trust-ad", Switch, "", "Believe what upstreams on other machines say of DNSSEC validation"),
     key("claim-local", Switch, "", "Answer `local. SOA`, which takes .local from multicast DNS on clients"),
-    key("log", One, "FILTER", "What to log on stderr, such as info or callsign=debug [default: info]"),
+    key("log", One, "FILTER", "What to log, such as info or callsign=debug [default: RUST_LOG, or info]"),
+    key(
+        "log-format",
+        One,
+        "FORM",
+        "How to log: text, json, journald, or auto for journald where stderr leads there and else text [default: auto]",
+    ),
     key("grace", One, "TIME", "How long DNS is still answered after SIGTERM, at most 60s [default: 0s]"),
     key(
         "probe-allow",
@@ -281,4 +287,11 @@ pub const KEYS: &[Key] = &[
         "Let checks be probed there too, beside their instance's own addresses and loopback",
     ),
     key("probe-commands", Switch, "", "Let checks run programs of this machine"),
+    key(
+        "confine",
+        One,
+        "WHAT",
+        "What to give up after the start, where the kernel has Landlock: `files` that are not needed, or `none` [default: files]",
+    ),
+    key("confine-read", Any, "PATH", "Read there too, though `confine` would not let us"),
 ];

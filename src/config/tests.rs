@@ -83,6 +83,16 @@ fn every_source_gives_way_to_the_next() {
 }
 
 #[test]
+fn what_rust_programs_log_is_the_last_word_on_it() {
+    let around = [("RUST_LOG", "debug")];
+    assert_eq!(from_file("", &around, vec![]).unwrap().log, "debug");
+    assert_eq!(from_file("log = \"warn\"", &around, vec![]).unwrap().log, "warn");
+    assert_eq!(from_file("", &[("RUST_LOG", "")], vec![]).unwrap().log, "info");
+    let unfit = from_file("", &[("RUST_LOG", "callsign=loud")], vec![]).unwrap_err().to_string();
+    assert!(unfit.starts_with("RUST_LOG must be a filter"), "{unfit}");
+}
+
+#[test]
 fn every_key_can_be_said_everywhere() {
     let directory = tempfile::tempdir().unwrap();
     let directory = directory.path().to_str().unwrap();
@@ -94,6 +104,7 @@ fn every_key_can_be_said_everywhere() {
         ("allow-unauthenticated", "true"),
         ("claim-local", "true"),
         ("client-authority", "/etc/callsign/clients.pem"),
+        ("confine", "none"),
         ("consul-domain", "consul"),
         ("cookie-secret", "e5e973e5a6b2a43f48e7dc849e37bfcf"),
         ("data", "/var/tmp/callsign"),
@@ -121,6 +132,7 @@ fn every_key_can_be_said_everywhere() {
         ("listen-tls", "10.0.0.1:5302"),
         ("dnssec-keys", "/etc/callsign/dnssec"),
         ("log", "debug"),
+        ("log-format", "json"),
         ("notify", "10.0.0.2 key:secondaries"),
         ("nsid", "ns1.example.com"),
         ("probe-allow", "10.0.0.0/8"),
@@ -144,9 +156,11 @@ fn every_key_can_be_said_everywhere() {
         ("user", "65534"),
         ("zones", directory),
     ];
-    // What is said of etcd is a mistake beside another store, and rules are one beside `allow-unauthenticated`.
+    // What is said of etcd is a mistake beside another store, rules are one beside `allow-unauthenticated`, and what may be
+    // read nonetheless is one where everything may.
     let of_etcd = [
         ("access", "allow anyone read"),
+        ("confine-read", "/srv/callsign"),
         ("etcd-authority", "/etc/callsign/etcd.pem"),
         ("etcd-certificate", "/etc/callsign/node.pem"),
         ("etcd-key", "/etc/callsign/node.key"),
@@ -290,6 +304,7 @@ fn rules_say_what_to_write() {
         ("udp-octets-loopback", "511", "from 512 to 65507"),
         ("allow-loopback", "yes", "true or false"),
         ("log", "callsign=loud", "must be a filter"),
+        ("log-format", "xml", "must be auto, text, json or journald"),
         ("rate-limit", "100001", "from 0 to 100000"),
         ("nsid", "", "1 to 128 octets"),
         ("nsid", "a\u{1b}[2J", "without control characters"),
@@ -307,6 +322,8 @@ fn rules_say_what_to_write() {
         ("probe-allow", "10.0.0.0/33", "such as 10.0.0.0/8"),
         ("probe-allow", "10.0.0.7/8", "such as 10.0.0.0/8"),
         ("probe-commands", "yes", "true or false"),
+        ("confine", "all", "must be `files` or `none`"),
+        ("confine-read", "", "must be a path"),
         ("regions", "10.1.0.0/16", "such as eu=10.1.0.0/16"),
         ("regions", "e u=10.1.0.0/16", "such as eu=10.1.0.0/16"),
         ("regions", "eu=10.1.0.1/16", "such as 10.1.0.0/16"),

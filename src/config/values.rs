@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::{DNS_PORT, EtcdChoice, StoreChoice};
+use super::{DNS_PORT, EtcdChoice, LogFormat, StoreChoice};
 use crate::access::Rule;
 use crate::store::etcd::Endpoint;
 
@@ -59,6 +59,14 @@ pub fn underscore(text: &str) -> Result<bool, String> {
         "refuse" => Ok(false),
         "hyphen" => Ok(true),
         _ => Err(format!("must be `refuse` or `hyphen`, not `{}`", text.escape_debug())),
+    }
+}
+
+pub fn confine(text: &str) -> Result<bool, String> {
+    match text {
+        "files" => Ok(true),
+        "none" => Ok(false),
+        _ => Err(format!("must be `files` or `none`, not `{}`", text.escape_debug())),
     }
 }
 
@@ -375,5 +383,15 @@ pub fn log(text: &str) -> Result<String, String> {
             "must be a filter such as info or callsign=debug, not `{}`: {error}",
             text.escape_debug()
         )),
+    }
+}
+
+pub fn log_format(text: &str) -> Result<LogFormat, String> {
+    match text {
+        "auto" => Ok(LogFormat::Auto),
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        "journald" => Ok(LogFormat::Journald),
+        other => Err(format!("must be auto, text, json or journald, not `{}`", other.escape_debug())),
     }
 }

@@ -33,7 +33,9 @@ use tokio_rustls::rustls::{self, ClientConfig, RootCertStore, ServerConfig};
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
+use super::certificate::valid_until;
 use super::{Connections, Place, Streams};
+use crate::time::Wall;
 
 /// How long a new certificate waits to be seen, at most.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -121,6 +123,11 @@ impl Identity {
         let shown = self.shown.load_full();
         let key = shown.key.public_key()?;
         Some(BASE64.encode(ring::digest::digest(&ring::digest::SHA256, &key).as_ref()))
+    }
+
+    /// Until when the certificate that is shown is valid; none where it does not say so in a way that we read.
+    pub fn valid_until(&self) -> Option<Wall> {
+        valid_until(self.shown.load().cert.first()?)
     }
 
     /// How often a new pair was taken, and how often one was refused.

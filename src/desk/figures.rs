@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::Desk;
-use crate::availability::{Census, Known, Past, SPAN_MAX, SPANS, ServiceTimes, Times, start_of};
+use crate::availability::{Known, Past, SPAN_MAX, SPANS, ServiceTimes, Times, start_of};
 use crate::counters::{Mean, Probes, Queries};
 use crate::instance::Key;
 use crate::name::ServiceName;
@@ -12,7 +12,7 @@ use crate::protocol::{
     AvailabilityForm, AvailabilityReply, LIST_MAX, LiveTimeForm, MeanForm, Problem, Reply, SpanForm,
 };
 use crate::time::{Now, Wall};
-use crate::view::Member;
+use crate::view::{Census, Member};
 
 /// Changes that one answer is made from, newest first: some seconds of reading. Where the log has more, the figures say
 /// since when they are.
@@ -71,7 +71,7 @@ impl Desk {
             self.times(now, only.clone())?
         };
         let mut reply = AvailabilityReply::from(&self.census(only.as_ref()));
-        reply.query_time = mean(self.figures.queries.all().mean());
+        reply.query_time = mean(self.figures.queries.times().mean());
         let Some(only) = only else {
             reply.probe_time = mean(self.figures.probes.duration.mean());
             let wanted =
@@ -121,9 +121,8 @@ impl Desk {
     }
 
     fn census(&self, only: Option<&ServiceName>) -> Census {
-        let Some(only) = only else { return Census::of(&self.view) };
-        let service = self.view.service(only.as_str());
-        service.map(|service| Census::default().with(&service)).unwrap_or_default()
+        let Some(only) = only else { return self.view.census() };
+        self.view.service(only.as_str()).map(|service| Census::of(&service)).unwrap_or_default()
     }
 
     /// Undoes the log as far back as the figures look.

@@ -167,7 +167,8 @@ impl Batch {
     /// Level, type and data of the first control message of a datagram.
     fn control(&self, at: usize) -> Option<(i32, i32, *mut u8)> {
         let header = &self.incoming[at].msg_hdr;
-        if header.msg_controllen < size_of::<libc::cmsghdr>() {
+        let octets: usize = header.msg_controllen as _; // 32 bits in musl's form of it
+        if octets < size_of::<libc::cmsghdr>() {
             return None;
         }
         // SAFETY: the kernel has written at least one header there, aligned as it wants it.

@@ -82,7 +82,17 @@ impl Frame<'_> {
 
     /// The reply as it goes out.
     pub fn encode(&self, answer: &Answer) -> Vec<u8> {
-        let mut writer = Writer::new(self);
+        self.write(answer, Writer::new(self)).0
+    }
+
+    /// The same, with the place of each compression pointer in it.
+    pub(super) fn encode_with_pointers(&self, answer: &Answer) -> (Vec<u8>, Vec<usize>) {
+        let (reply, pointers) =
+            self.write(answer, Writer { pointers: Some(Vec::new()), ..Writer::new(self) });
+        (reply, pointers.unwrap_or_default())
+    }
+
+    fn write<'a>(&self, answer: &'a Answer, mut writer: Writer<'a>) -> (Vec<u8>, Option<Vec<usize>>) {
         let ede = answer.ede.as_ref().filter(|_| self.edns);
         let ede_octets = ede.map_or(0, |ede| EDE_OCTETS + ede.text.len());
 
@@ -91,7 +101,7 @@ impl Frame<'_> {
         let authority = writer.push_section(&answer.authority, answer.signed);
         cut |= authority < answer.authority.len();
         if cut && !self.over.is_datagram() {
-            return self.unsayable();
+            return (self.unsayable(), None);
         }
 
         // Words are worth more than optional addresses, less than any other record.
@@ -105,12 +115,18 @@ impl Frame<'_> {
         for set in rrsets(&answer.additional) {
             if writer.push_all(set) {
                 additional += set.len();
-            } else if referral {
+            } else if referral && set.iter().any(|glue| is_needed(glue, &answer.authority)) {
                 cut = true; // without its glue a referral leads nowhere (RFC 9471 section 3.1)
             }
         }
-        writer.finish(self, answer, [fitted, authority, additional], cut, ede)
+        let pointers = writer.pointers.take();
+        (writer.finish(self, answer, [fitted, authority, additional], cut, ede), pointers)
     }
+}
+
+/// True of the address of a name server that is within the zone it serves: nobody else can tell it (RFC 9471 section 2.1).
+fn is_needed(glue: &Record, servers: &[Record]) -> bool {
+    servers.iter().any(|server| server.data.rtype() == Type::NS && glue.owner.is_within(&server.owner))
 }
 
 /// A frame that lasts until its answer is there.
@@ -165,6 +181,8 @@ struct Writer<'a> {
     class: u16,
     /// Where each name, and each name above it, stands.
     names: HashMap<Folded<'a>, u16>,
+    /// Where pointers stand, for who wants to know; of records that were taken back too.
+    pointers: Option<Vec<usize>>,
 }
 
 /// A name in wire form that compares without case (RFC 4343).
@@ -192,7 +210,7 @@ impl<'a> Writer<'a> {
         let mut out = Vec::with_capacity(frame.limit.min(1500));
         out.resize(HEADER_OCTETS, 0);
         let limit = frame.limit.saturating_sub(frame.opt_octets());
-        let mut writer = Self { out, limit, class: frame.class(), names: HashMap::new() };
+        let mut writer = Self { out, limit, class: frame.class(), names: HashMap::new(), pointers: None };
         // The question is copied as it is, and its name is what later names point at.
         let mut at = 0;
         while let Some(&length) = frame.question.get(at)
@@ -271,6 +289,7 @@ impl<'a> Writer<'a> {
                 self.name(target, false, added); // RFC 9460 section 2.2: no compression
                 self.out.extend_from_slice(params);
             }
+            Data::Dname(name) => self.name(name, false, added), // RFC 6672 section 2.5: no compression
             Data::Other { octets, .. } => self.out.extend_from_slice(octets),
         }
         self.measure(length_at);
@@ -288,6 +307,9 @@ impl<'a> Writer<'a> {
                 break;
             }
             if compress && let Some(&offset) = self.names.get(&Folded(suffix)) {
+                if let Some(pointers) = &mut self.pointers {
+                    pointers.push(self.out.len());
+                }
                 return self.u16(0xc000 | offset);
             }
             let offset = self.out.len();

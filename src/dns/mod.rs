@@ -19,6 +19,7 @@ pub mod quic;
 mod reader;
 pub mod sign;
 pub mod tcp;
+mod traffic;
 pub mod transfer;
 pub mod tsig;
 pub mod udp;

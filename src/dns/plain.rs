@@ -1,9 +1,11 @@
-//! Plain questions about the live zone, from octets to octets: no decoder, no record, no allocation.
+//! Plain questions, from octets to octets: no decoder, no record, no allocation.
 //!
 //! What [`wire`](super::wire) says to the same message is the measure: the same octets, or nothing at all, and then `wire`
 //! is asked. A test compares the two over thousands of views and questions. Plain is what makes up nearly all
 //! traffic: A, AAAA and SRV of services and instances, with EDNS or without, and names and types that are not
-//! there. Options, other classes and zones, aliases and answers that have to be cut are `wire`'s.
+//! there. Options, other classes, aliases and answers that have to be cut are `wire`'s. Static zones are in `plain/files`.
+
+mod files;
 
 use std::fmt::{self, Write};
 use std::net::IpAddr;
@@ -156,7 +158,11 @@ impl Plain<'_> {
         let within =
             apexes.filter_map(|(apex, overlap)| Some((query.below(apex.name().as_wire())?, apex, overlap)));
         // The longest apex of several is the one that begins first.
-        let (apex_at, apex, overlap) = within.min_by_key(|(at, ..)| *at)?;
+        let (apex_at, apex, overlap) = match within.min_by_key(|(at, ..)| *at) {
+            None => return self.reply_of_file(query, None, out),
+            Some((live_at, _, Overlap::Zone)) => return self.reply_of_file(query, Some(live_at), out),
+            Some(within) => within,
+        };
         if query.edns.is_some_and(|(_, dnssec_ok)| dnssec_ok) && self.view.is_signed(apex.name()) {
             return None; // what is prepared has no signatures
         }
@@ -191,7 +197,7 @@ impl Plain<'_> {
         }
         let Reply { out: Out { at, .. }, counts, rcode, why, code, .. } = reply;
         let mut out = Out { octets: &mut out[..limit], at };
-        self.finish(&mut out, query, counts, rcode, (code, &why))
+        self.finish(&mut out, query, true, counts, rcode, (code, &why))
     }
 
     /// The OPT record and the header.
@@ -199,6 +205,7 @@ impl Plain<'_> {
         &self,
         out: &mut Out<'_>,
         query: &Query<'_>,
+        authoritative: bool,
         [answers, authorities, additionals]: [u16; 3],
         rcode: Rcode,
         (code, why): (u16, &Words),
@@ -217,7 +224,8 @@ impl Plain<'_> {
             }
         }
         let recursion = if self.recursion { RA } else { 0 };
-        let flags = QR | AA | recursion | query.flags | rcode as u16;
+        let aa = if authoritative { AA } else { 0 };
+        let flags = QR | aa | recursion | query.flags | rcode as u16;
         let end = std::mem::replace(&mut out.at, 0);
         out.put(&query.id)?;
         out.u16s(&[flags, 1, answers, authorities, additionals + u16::from(query.edns.is_some())])?;

@@ -84,6 +84,7 @@ impl<'a> Reader<'a> {
             Type::A => Data::A(<[u8; 4]>::try_from(here).ok()?.into()),
             Type::AAAA => Data::Aaaa(<[u8; 16]>::try_from(here).ok()?.into()),
             Type::CNAME => return self.name().map(Data::Cname),
+            Type::DNAME => return self.name().map(Data::Dname),
             Type::NS => return self.name().map(Data::Ns),
             Type::PTR => return self.name().map(Data::Ptr),
             Type::MX => {
@@ -93,6 +94,11 @@ impl<'a> Reader<'a> {
             Type::SRV => {
                 let (priority, weight, port) = (self.u16()?, self.u16()?, self.u16()?);
                 return Some(Data::Srv { priority, weight, port, target: self.name()? });
+            }
+            Type::SVCB | Type::HTTPS => {
+                let (priority, target) = (self.u16()?, self.name()?);
+                let params = self.message.get(self.at..end)?.into();
+                Data::Svcb { rtype, priority, target, params }
             }
             Type::SOA => return self.soa(),
             _ => return self.other(rtype, end),
@@ -114,11 +120,11 @@ impl<'a> Reader<'a> {
     /// Any other type: its octets, with the names written out that a sender may have compressed.
     fn other(&mut self, rtype: Type, end: usize) -> Option<Data> {
         let (in_front, names) = match rtype.0 {
-            3 | 4 | 7 | 8 | 9 | 39 => (0, 1), // MD, MF, MB, MG, MR; DNAME
-            14 | 17 => (0, 2),                // MINFO, RP
-            18 | 21 | 36 => (2, 1),           // AFSDB, RT, KX
-            26 => (2, 2),                     // PX
-            24 => (18, 1),                    // SIG
+            3 | 4 | 7 | 8 | 9 => (0, 1), // MD, MF, MB, MG, MR
+            14 | 17 => (0, 2),           // MINFO, RP
+            18 | 21 | 36 => (2, 1),      // AFSDB, RT, KX
+            26 => (2, 2),                // PX
+            24 => (18, 1),               // SIG
             35 => (self.naptr_texts(end)?, 1),
             _ => (0, 0),
         };

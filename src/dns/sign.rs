@@ -5,12 +5,14 @@
 //! nothing. A name that somebody invents needs a denial of its own, and that a signature: over UDP, where nobody knows who asks, there
 //! are only so many new ones in a second ([`SIGNATURES_PER_SECOND_MAX`]), and who comes then is sent to TCP (TC), as under a rate limit.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use ring::rand::SystemRandom;
 
 use super::encode::rrsets;
 use crate::answer::{Answer, Ede, FIXED_OCTETS, Over, Rcode, Signed, keys_over, service_of};
+use crate::counters::Signing;
 use crate::name::Name;
 use crate::record::{Record, Type};
 use crate::sign::{
@@ -38,14 +40,12 @@ pub struct Signer {
     random: SystemRandom,
     /// When the signatures made so far are paid for, in nanoseconds of the monotonic clock.
     paid_ns: AtomicU64,
-    made: AtomicU64,
-    put_off: AtomicU64,
+    pub counters: Arc<Signing>,
 }
 
 impl Default for Signer {
     fn default() -> Self {
-        let zero = || AtomicU64::new(0);
-        Self { random: SystemRandom::new(), paid_ns: zero(), made: zero(), put_off: zero() }
+        Self { random: SystemRandom::new(), paid_ns: AtomicU64::new(0), counters: Arc::default() }
     }
 }
 
@@ -57,11 +57,6 @@ enum Unsigned {
 }
 
 impl Signer {
-    /// How many signatures were made, and how many replies were put off to TCP.
-    pub fn counts(&self) -> [u64; 2] {
-        [&self.made, &self.put_off].map(|count| count.load(Ordering::Relaxed))
-    }
-
     /// `answer` with the signatures that belong to it; `room` is what there is for records.
     pub fn sign(&self, view: &View, answer: Answer, over: Over, room: usize, now: Now) -> Answer {
         if answer.signed == Signed::No {
@@ -95,7 +90,7 @@ impl Signer {
                 Answer { answer: records, authority, additional, ..answer }
             }
             Err(Unsigned::PutOff) => {
-                self.put_off.fetch_add(1, Ordering::Relaxed);
+                self.counters.put_off.add();
                 sent_to_tcp(answer)
             }
             Err(Unsigned::NoRandom) => {
@@ -185,7 +180,7 @@ impl Reply<'_> {
         }
         let signed = key.sign(fields, octets, self.now.wall, &self.signer.random);
         let signed = signed.map_err(|NoRandom| Unsigned::NoRandom)?;
-        self.signer.made.fetch_add(1, Ordering::Relaxed);
+        self.signer.counters.made.add();
         kept.keep(digest, signed);
         Ok(signed)
     }

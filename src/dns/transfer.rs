@@ -6,8 +6,12 @@
 //!
 //! Bounded are: transfers at once, the time of each, changes looked at for a difference, and octets of a message.
 //!
+//! A static zone has no log. What is known of its edits is kept while there is room (`steps`), and sent one after the other.
+//!
 //! Why one difference and not one for each serial between: what came and went again between two looks need not be sent
 //! (RFC 1995 section 4), and the two ends are all that a secondary has any use for.
+
+pub mod steps;
 
 use std::collections::{BTreeSet, HashSet};
 use std::iter::Peekable;
@@ -20,6 +24,7 @@ use ipnet::IpNet;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
+use self::steps::Steps;
 use super::encode::{Envelope, Frame, TC};
 use super::tsig::Signer;
 use crate::answer::{Answer, Ede, FIXED_OCTETS, Over, Question, Rcode};
@@ -79,6 +84,8 @@ pub struct Transfers {
     state: ArcSwapOption<(Handle, History)>,
     /// Of each apex, in order, the record tree that was asked for last, with its names.
     planted: Vec<ArcSwapOption<Grown>>,
+    /// What edits made of static zones.
+    pub steps: Steps,
 }
 
 /// A record tree and its names.
@@ -116,7 +123,8 @@ impl Transfers {
     ) -> Self {
         let planted = view.settings.apexes.iter().map(|_| ArcSwapOption::empty()).collect();
         let places = Arc::new(Semaphore::new(TRANSFERS_MAX));
-        Self { view, clock, allow, counters, places, state: ArcSwapOption::empty(), planted }
+        let (state, steps) = (ArcSwapOption::empty(), Steps::default());
+        Self { view, clock, allow, counters, places, state, planted, steps }
     }
 
     /// From here on the live zone is there.
@@ -437,16 +445,19 @@ impl Transfer {
             return Some(self.message(&Answer::bare(Rcode::Refused, Some(ede))));
         }
         let transfers = self.plan.transfers.clone();
+        // Names that are written once say nearly all; what is far too much is not tried.
+        let octets_max = 4 * self.envelope.limit;
         let records = match (&self.plan.zone, self.plan.since, transfers.places.clone().try_acquire_owned()) {
             (Source::Live(apex), Some(serial), Ok(_place)) => match transfers.since(apex, serial).await {
                 Ok(Since::Changed(records)) => Some(records),
                 Ok(Since::Nothing(_) | Since::Unknown) | Err(Stopped) => None,
             },
+            (Source::Static(zone), Some(serial), Ok(_place)) => {
+                transfers.steps.since(zone, serial, octets_max)
+            }
             _ => None,
         };
-        // Names that are written once say nearly all; what is far too much is not tried.
-        let records =
-            records.filter(|records| records.iter().map(octets).sum::<usize>() <= 4 * self.envelope.limit);
+        let records = records.filter(|records| records.iter().map(octets).sum::<usize>() <= octets_max);
         if let Some(answer) = records {
             let message = self.envelope.encode(&Answer { authoritative: true, answer, ..Answer::default() });
             if u16::from_be_bytes([message[2], message[3]]) & TC == 0 {
@@ -494,7 +505,10 @@ impl Transfer {
                     Some(behind) if behind == 0 || behind > u32::MAX / 2 => {
                         (&counters.soa, Box::new(whole.take(1)) as Records)
                     }
-                    Some(_) => (&counters.instead, Box::new(whole) as Records),
+                    Some(_) => match since.and_then(|since| transfers.steps.since(zone, since, usize::MAX)) {
+                        Some(steps) => (&counters.incremental, Box::new(steps.into_iter()) as Records),
+                        None => (&counters.instead, Box::new(whole) as Records),
+                    },
                 }
             }
             (Source::Live(apex), None) => (&counters.full, transfers.whole(apex).await?),

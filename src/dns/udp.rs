@@ -28,10 +28,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::answer::Over;
 use crate::balance::Draws;
-use crate::counters::{Histogram, Queries};
+use crate::counters::{Queries, Tally};
 use crate::dns::batch::{BATCH_MAX, Batch, sharpen_timers};
-use crate::dns::wire::{Accepted, Arrival, Responder, UDP_OCTETS_MAX};
+use crate::dns::wire::{Accepted, Arrival, Responder, UDP_OCTETS_MAX, low_rcode, question_type};
 use crate::time::{Now, nanoseconds};
+use crate::traffic::Counting;
 
 /// Messages of one worker that wait for the general path, and their octets. Most that come in one breath are questions
 /// for other servers, of which half as many may wait there; the octets are for those that fill a datagram.
@@ -42,12 +43,17 @@ const TURN_MAX: usize = 64;
 /// How often a worker to whom nobody speaks looks whether it should end.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// How many datagrams in how long are a rush: so many that some eight come in one rest. With fewer the timer costs more
-/// than the waits that it saves (at 85,000 a second it was a quarter more).
-const RUSH_MIN: usize = 130;
+/// How many datagrams in how long are a rush: with fewer, a rest that lets a batch gather would be long for who waits.
+const RUSH_MIN: u64 = 50;
 const RUSH_WINDOW: Duration = Duration::from_millis(1);
-/// How long datagrams gather in a rush; 20 us were no gain, 40 less than 60.
-const REST: Duration = Duration::from_micros(60);
+/// How long datagrams gather in a rush: until a batch is there, for with eight of them the timer costs as much as the waits
+/// that it saves, and within these bounds. At 180,000 a second 20 us were no gain and 40 less than 60; at 82,000 a query
+/// costs a quarter more with 60 us than without, and a tenth less with 195.
+const REST_MIN: Duration = Duration::from_micros(60);
+const REST_MAX: Duration = Duration::from_micros(250);
+/// Windows with rests, between two without: how much comes is measured in these, for clients who wait for their replies ask
+/// the less the longer we rest.
+const RESTED_WINDOWS: u32 = 15;
 
 /// Asks the kernel to say which address each datagram was sent to; needed on wildcard sockets only.
 pub fn ask_for_destination(socket: &impl AsFd) -> io::Result<()> {
@@ -87,7 +93,8 @@ pub async fn run(
             socket: socket.clone(),
             responder: responder.clone(),
             draws: Draws::new(seed),
-            times: responder.queries.worker(),
+            tally: responder.queries.worker(),
+            counting: responder.traffic.worker(),
             unusual,
             octets: Arc::new(Semaphore::new(UNUSUAL_OCTETS_MAX)),
             halt: halt.0.clone(),
@@ -131,9 +138,11 @@ struct Worker {
     local: SocketAddr,
     responder: Arc<Responder>,
     draws: Draws,
-    /// Of one batch in some, how long each of its plain queries took: from when the batch was taken to when its
-    /// replies were sent.
-    times: Arc<Histogram>,
+    /// The plain queries of this thread. Of one batch in some, how long each took: from when the batch was taken to when
+    /// its replies were sent.
+    tally: Arc<Tally>,
+    /// What was asked for.
+    counting: Counting,
     unusual: mpsc::Sender<Unusual>,
     /// What the queue has room for.
     octets: Arc<Semaphore>,
@@ -164,15 +173,16 @@ impl Worker {
                     let plain = (0..received).filter(|at| self.answer(&mut batch, *at)).count();
                     batch.send(self.socket.as_fd());
                     let now = self.responder.clock.now();
+                    self.counting.begin(now);
                     if let Some(began) = began {
-                        self.times.add_many(now.since(began), plain as u64);
+                        self.tally.times().add_many(now.since(began), plain as u64);
                     }
-                    if rush.is_on(received, now) && received < BATCH_MAX / 2 {
+                    if let Some(rest) = rush.rest(received, now).filter(|_| received < BATCH_MAX) {
                         // Only a signal ends it early, and then that is right.
                         let _ = clock_nanosleep(
                             ClockId::CLOCK_MONOTONIC,
                             ClockNanosleepFlags::empty(),
-                            &TimeSpec::from(REST),
+                            &TimeSpec::from(rest),
                         );
                     }
                 }
@@ -193,11 +203,15 @@ impl Worker {
         let arrival = Arrival { client: from, over: Over::Udp, draw: self.draws.next_u64() };
         let (query, room) = batch.exchange(at);
         if let Some(octets) = self.responder.reply_plainly(&arrival, query, room) {
+            self.tally.asked(question_type(query), query.len());
+            self.tally.replied(low_rcode(room), octets);
+            self.responder.count(&mut self.counting, &room[..octets]);
             batch.reply(at, octets);
             return true;
         }
         // Where the general path is behind, what more comes for it is dropped; who is plain is not.
         if self.pass_on(query.to_vec(), arrival, to).is_none() {
+            self.responder.queries.dropped.add();
             tracing::debug!(client = %from, "the general path has no room");
         }
         false
@@ -212,23 +226,47 @@ impl Worker {
 /// Whether so much comes that it is better taken together.
 ///
 /// To wait for each datagram costs more than to answer it. Where very many come, a worker lets a few of them gather: each is
-/// answered some 30 us later, and all for less. Clients who wait for a reply before they ask again never bring it about.
+/// answered some 30 to 125 us later, and all for less. One client who waits for each reply before it asks again never brings it
+/// about.
 #[derive(Default)]
 struct Rush {
-    on: bool,
+    /// How long to rest, while there is one.
+    on: Option<Duration>,
+    /// Windows in which that holds still.
+    rested: u32,
     /// Datagrams since the window began, in nanoseconds of the monotonic clock.
     taken: usize,
     since_ns: u64,
 }
 
 impl Rush {
-    fn is_on(&mut self, received: usize, now: Now) -> bool {
+    fn rest(&mut self, received: usize, now: Now) -> Option<Duration> {
         self.taken += received;
-        if now.mono_ns.saturating_sub(self.since_ns) >= nanoseconds(RUSH_WINDOW) {
-            self.on = self.taken >= RUSH_MIN;
+        let window_ns = now.mono_ns.saturating_sub(self.since_ns);
+        if window_ns >= nanoseconds(RUSH_WINDOW) {
+            self.turn(self.taken as u64, window_ns);
             (self.taken, self.since_ns) = (0, now.mono_ns);
         }
         self.on
+    }
+
+    /// The end of a window in which so many came.
+    fn turn(&mut self, taken: u64, window_ns: u64) {
+        let in_window = taken * nanoseconds(RUSH_WINDOW) / window_ns;
+        match self.on {
+            // Nobody was made to wait, so this is what comes by itself.
+            None if in_window >= RUSH_MIN => {
+                let batch = Duration::from_nanos(BATCH_MAX as u64 * window_ns / taken);
+                (self.on, self.rested) = (Some(batch.clamp(REST_MIN, REST_MAX)), RESTED_WINDOWS);
+            }
+            None => {}
+            Some(_) => {
+                self.rested -= 1;
+                if self.rested == 0 || in_window < RUSH_MIN / 2 {
+                    self.on = None;
+                }
+            }
+        }
     }
 }
 
@@ -311,14 +349,39 @@ fn send(
 mod tests {
     use super::*;
 
+    /// What `rest` says at the end of a window of one millisecond in which so many came.
+    fn window(rush: &mut Rush, taken: usize) -> Option<Duration> {
+        rush.rest(taken, Now { mono_ns: rush.since_ns + 1_000_000, ..Now::default() })
+    }
+
     #[test]
     fn a_rush_begins_and_ends_with_its_window() {
         let at = |us: u64| Now { mono_ns: us * 1000, ..Now::default() };
         let mut rush = Rush::default();
-        assert!(!rush.is_on(RUSH_MIN, at(10)), "the first window is not over");
-        assert!(rush.is_on(1, at(1000)));
-        assert!(rush.is_on(RUSH_MIN - 2, at(1999)), "nor is the second");
-        assert!(!rush.is_on(1, at(2000)), "one too few");
+        assert_eq!(rush.rest(50, at(10)), None, "the first window is not over");
+        assert_eq!(rush.rest(0, at(1000)), Some(REST_MAX));
+        assert_eq!(rush.rest(24, at(1999)), Some(REST_MAX), "nor is the second");
+        assert_eq!(rush.rest(0, at(2000)), None, "fewer than half as many");
+        assert_eq!(rush.rest(49, at(3000)), None, "one too few");
+        assert_eq!(rush.rest(80, at(4000)), Some(Duration::from_micros(200)), "sixteen of eighty");
+        assert_eq!(rush.rest(1000, at(1_000_000)), None, "it was long ago that so many came");
+        assert_eq!(rush.rest(1000, at(1_001_000)), Some(REST_MIN));
+    }
+
+    #[test]
+    fn how_long_to_rest_is_measured_without_rests() {
+        let mut rush = Rush::default();
+        let rest = window(&mut rush, 160);
+        assert_eq!(rest, Some(Duration::from_micros(100)));
+        for _ in 1..RESTED_WINDOWS {
+            assert_eq!(
+                window(&mut rush, 60),
+                rest,
+                "who waits for replies asks less, and waits no longer for it"
+            );
+        }
+        assert_eq!(window(&mut rush, 60), None);
+        assert_eq!(window(&mut rush, 160), rest);
     }
 
     #[test]

@@ -4,8 +4,9 @@
 //!
 //! Whoever can read a signed message on its way can send it again, as long as its time is believed. So what was signed
 //! is remembered for as long: who sends it again, thief or client that heard no reply, is told what became of it the first time, and
-//! nothing is done. There is room for so many messages of each key; of those that had to be forgotten, and of those before the
-//! server's start, the time alone is known, and whatever is not newer than that is too old.
+//! nothing is done. There is room for so many messages of each key; of those that had to be forgotten, and of those up to the second of the
+//! server's start, the time alone is known, and whatever is not newer than that is too old. Where etcd holds the registry it remembers what
+//! was carried out, and a start forgets nothing that matters.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -28,7 +29,7 @@ use crate::grammar::reverse;
 use crate::name::{Apex, Name};
 use crate::record::{Data, Type};
 use crate::registry::{Command, Refusal};
-use crate::update::{Rr, Update, granted};
+use crate::update::{MAC_OCTETS, MessageId, Rr, Update, granted};
 use crate::view::View;
 use crate::writer::Handle;
 use crate::zone_file::is_data_of;
@@ -40,8 +41,6 @@ const UPDATES_MAX: usize = 256;
 /// Messages of one key that are remembered: thirteen a second for as long as a signature is believed. Beyond that
 /// the oldest go, and with them whatever was signed before.
 const REMEMBERED_MAX: usize = 8192;
-/// Octets of a MAC that tell it from all others.
-const MAC_OCTETS: usize = 16;
 
 /// See the module's own words.
 pub struct Updates {
@@ -50,7 +49,7 @@ pub struct Updates {
     loopback_allowed: bool,
     counters: Arc<counters::Updates>,
     places: Arc<Semaphore>,
-    /// When the server started, in Unix seconds.
+    /// What was signed up to this second may have been carried out before the start, in Unix seconds.
     begun_s: u64,
     memory: Mutex<Memory>,
     /// From the loading of the registry to the server's end.
@@ -80,11 +79,13 @@ pub(super) enum Taken {
 }
 
 impl Updates {
-    /// `allow` names keys: without one nobody sends an UPDATE.
+    /// `allow` names keys: without one nobody sends an UPDATE. `remembered`: the store knows what was carried out before
+    /// the start.
     pub fn new(
         clock: Clock,
         allow: Vec<Allowed>,
         loopback_allowed: bool,
+        remembered: bool,
         counters: Arc<counters::Updates>,
     ) -> Self {
         Self {
@@ -93,7 +94,7 @@ impl Updates {
             loopback_allowed,
             counters,
             places: Arc::new(Semaphore::new(UPDATES_MAX)),
-            begun_s: clock.now().wall.unix_s(),
+            begun_s: if remembered { 0 } else { clock.now().wall.unix_s() },
             memory: Mutex::default(),
             writer: ArcSwapOption::empty(),
         }
@@ -127,7 +128,7 @@ impl Updates {
         if !matches!(wish.over, Over::Udp | Over::Tcp | Over::Tls) {
             return refused(Rcode::Refused, Ede::NOT_SUPPORTED, "an UPDATE comes over UDP, TCP or TLS");
         }
-        let Some(update) = read(wish, &apex, this.loopback_allowed) else {
+        let Some(update) = read(wish, id_of(signer), &apex, this.loopback_allowed) else {
             return Taken::Answer(Answer::bare(Rcode::FormErr, None));
         };
         let writer = this.writer.load_full();
@@ -137,7 +138,7 @@ impl Updates {
         let Ok(place) = this.places.clone().try_acquire_owned() else {
             return refused(Rcode::ServFail, Ede::OTHER, "too many UPDATEs at once; send it again");
         };
-        let once = match Once::begin(this, key, signer) {
+        let once = match Once::begin(this, key, update.id) {
             Ok(once) => once,
             Err(Seen::Before(rcode)) => {
                 this.counters.repeated.add();
@@ -193,6 +194,7 @@ impl Wanted {
                 let rcode = rcode(&refusal);
                 match rcode {
                     Rcode::ServFail => counters.failed.add(),
+                    Rcode::NoError => counters.repeated.add(),
                     _ => counters.refused.add(),
                 }
                 tracing::info!(by = %self.by.author(), %zone, %refusal, "an UPDATE was not carried out");
@@ -233,9 +235,6 @@ enum Seen {
     TooOld,
 }
 
-/// What tells one signed message from all others: its time, and the beginning of its MAC.
-type Id = (u64, [u8; MAC_OCTETS]);
-
 /// What was signed, by key.
 #[derive(Debug, Default)]
 struct Memory {
@@ -247,11 +246,11 @@ struct Remembered {
     /// Of what was signed at this second or before it, only what is in `seen` is known.
     floor_s: u64,
     /// With what became of it; none while it is at the writer.
-    seen: BTreeMap<Id, Option<Rcode>>,
+    seen: BTreeMap<MessageId, Option<Rcode>>,
 }
 
 impl Remembered {
-    fn begin(&mut self, id: Id, now_s: u64) -> Result<(), Seen> {
+    fn begin(&mut self, id: MessageId, now_s: u64) -> Result<(), Seen> {
         match self.seen.get(&id) {
             Some(Some(rcode)) => return Err(Seen::Before(*rcode)),
             Some(None) => return Err(Seen::UnderWay),
@@ -278,19 +277,15 @@ impl Remembered {
 struct Once {
     updates: Arc<Updates>,
     key: Name,
-    id: Id,
+    id: MessageId,
     outcome: Option<Rcode>,
 }
 
 impl Once {
-    fn begin(updates: &Arc<Updates>, key: &Name, signer: &Signer) -> Result<Self, Seen> {
-        let (time, mac) = signer.signed();
-        let mut id = (time, [0; MAC_OCTETS]);
-        let octets = mac.len().min(MAC_OCTETS);
-        id.1[..octets].copy_from_slice(&mac[..octets]);
+    fn begin(updates: &Arc<Updates>, key: &Name, id: MessageId) -> Result<Self, Seen> {
         let now_s = updates.clock.now().wall.unix_s();
         let mut memory = updates.memory.lock().unwrap_or_else(PoisonError::into_inner);
-        let floor_s = updates.begun_s.saturating_sub(1);
+        let floor_s = updates.begun_s;
         let new = || Remembered { floor_s, seen: BTreeMap::new() };
         memory.keys.entry(key.clone()).or_insert_with(new).begin(id, now_s)?;
         Ok(Self { updates: updates.clone(), key: key.clone(), id, outcome: None })
@@ -310,6 +305,14 @@ impl Drop for Once {
             *known = Some(outcome);
         }
     }
+}
+
+fn id_of(signer: &Signer) -> MessageId {
+    let (time, mac) = signer.signed();
+    let mut id = (time, [0; MAC_OCTETS]);
+    let octets = mac.len().min(MAC_OCTETS);
+    id.1[..octets].copy_from_slice(&mac[..octets]);
+    id
 }
 
 /// The live zone that a message is for (RFC 2136 section 3.1.1).
@@ -344,7 +347,7 @@ fn zone(view: &View, message: &[u8]) -> Result<Apex, Answer> {
 }
 
 /// The sections behind the zone's; none where they are not well formed.
-fn read(wish: &Wish<'_>, apex: &Apex, loopback_allowed: bool) -> Option<Update> {
+fn read(wish: &Wish<'_>, id: MessageId, apex: &Apex, loopback_allowed: bool) -> Option<Update> {
     let lease = match wish.lease {
         None => None,
         Some(octets) if octets.len() == 4 || octets.len() == 8 => {
@@ -367,7 +370,7 @@ fn read(wish: &Wish<'_>, apex: &Apex, loopback_allowed: bool) -> Option<Update> 
     }
     let (apex, lease_id) = (apex.clone(), wish.draw);
     let whole = reader.at == wish.message.len();
-    whole.then_some(Update { apex, prerequisites, changes, lease, lease_id, loopback_allowed })
+    whole.then_some(Update { id, apex, prerequisites, changes, lease, lease_id, loopback_allowed })
 }
 
 fn record(reader: &mut Reader<'_>) -> Option<Rr> {
@@ -381,7 +384,7 @@ fn record(reader: &mut Reader<'_>) -> Option<Rr> {
     let end = reader.at + octets;
     let data = reader.data(rtype, end).filter(|_| reader.at == end)?;
     let sound = match &data {
-        Data::Other { octets, .. } => is_data_of(rtype, octets),
+        Data::Other { .. } | Data::Svcb { .. } => is_data_of(rtype, &data.to_wire()),
         _ => true,
     };
     sound.then_some(Rr { owner, rtype, class, ttl, data: Some(data) })

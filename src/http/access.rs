@@ -6,14 +6,29 @@
 use axum::extract::{MatchedPath, RawPathParams, Request};
 use axum::http::{HeaderMap, Method, StatusCode, header};
 
+use super::health::{HEALTHZ, READYZ};
 use super::query::Query;
 use super::reply::Failure;
-use super::{Client, Office};
+use super::{Client, Office, answer, ask, dashboard};
 use crate::access::{Denied, Identity, On, Verb};
 
-/// Paths that tell nothing of what is registered, and that programs ask before they have a token.
-const OF_NOTHING: [&str; 5] =
-    ["/", "/v1/status/leader", "/v1/status/peers", "/v1/agent/version", "/v1/catalog/datacenters"];
+/// Paths that tell nothing of what is registered, and that programs and browsers ask before they have a token; and
+/// two that judge by what they are asked about.
+const OF_NOTHING: [&str; 13] = [
+    "/",
+    HEALTHZ,
+    READYZ,
+    "/ui",
+    dashboard::PAGE,
+    dashboard::FILE,
+    answer::PATH,
+    ask::PATH,
+    ask::ACCESS,
+    "/v1/status/leader",
+    "/v1/status/peers",
+    "/v1/agent/version",
+    "/v1/catalog/datacenters",
+];
 
 /// What a request needs that changes nothing.
 pub struct Need {

@@ -17,10 +17,11 @@ mod shapes;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::http::{StatusCode, Uri};
-use axum::response::{IntoResponse, Response};
+use axum::http::{HeaderMap, StatusCode, Uri, header};
+use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::{MethodRouter, any, get, put};
 
+use super::dashboard::PAGE;
 use super::reply::Failure;
 use super::{Client, Office};
 use crate::instance::Key;
@@ -111,8 +112,13 @@ fn allowing(route: MethodRouter<Arc<Office>>, methods: &'static str) -> MethodRo
     })
 }
 
-async fn welcome() -> Response {
-    "callsign. Consul's agent, catalog, health and status API is under /v1/; see docs/consul.md.\n"
+/// A browser is led to the dashboard.
+async fn welcome(headers: HeaderMap) -> Response {
+    let accepts = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    if accepts.contains("text/html") {
+        return Redirect::to(PAGE).into_response();
+    }
+    "callsign. The dashboard is at /ui/. Consul's agent, catalog, health and status API is under /v1/; see docs/consul.md.\n"
         .into_response()
 }
 

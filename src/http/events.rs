@@ -24,7 +24,7 @@ use super::{Client, Office};
 use crate::access::{On, Verb};
 use crate::journal::{Ended, Event, Follower};
 use crate::protocol::{Filter, FilterForm, Problem, Reply, encode};
-use crate::registry::Change;
+use crate::registry::{Change, What};
 use crate::view::Member;
 
 pub fn router() -> Router<Arc<Office>> {
@@ -71,6 +71,10 @@ async fn watch(
         ..FilterForm::default()
     };
     let filter = form.filter()?;
+    let all = query.flag("all")?;
+    if all && form != FilterForm::default() {
+        return Err(Failure::bad("all is for a watch of everything, without a service or a filter"));
+    }
     let given = headers.get("last-event-id").and_then(|value| value.to_str().ok());
     let since = match query.get("since").or(given).filter(|text| !text.is_empty()) {
         None => None,
@@ -87,6 +91,7 @@ async fn watch(
         unstored: Vec::new(),
         changes: watch.changes,
         filter,
+        all,
         events,
         state: Stage::Snapshot,
         office,
@@ -113,6 +118,8 @@ struct Watching {
     office: Arc<Office>,
     client: Client,
     filter: Filter,
+    /// Tell what is of no instance too: settings, guards, tokens, plain records, who is forgotten.
+    all: bool,
     /// Server-sent events; else lines.
     events: bool,
     state: Stage,
@@ -261,11 +268,13 @@ impl Watching {
     }
 
     fn put(&self, event: &Event, out: &mut Vec<u8>) {
+        let of_instances = matches!(event.change.what, What::Instance { .. } | What::Host { .. });
+        let filter = (of_instances || !self.all).then_some(&self.filter);
         if !self.events {
-            return self.office.desk.tell(event, Some(&self.filter), out);
+            return self.office.desk.tell(event, filter, out);
         }
         let mut lines = Vec::new();
-        self.office.desk.tell(event, Some(&self.filter), &mut lines);
+        self.office.desk.tell(event, filter, &mut lines);
         let mut rest = lines.as_slice();
         while let Some(end) = rest.iter().position(|octet| *octet == b'\n') {
             let (line, after) = rest.split_at(end + 1);

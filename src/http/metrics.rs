@@ -1,38 +1,52 @@
-//! `/metrics`: what the server counts, in OpenMetrics text (<https://prometheus.io/docs/specs/om/open_metrics_spec/>).
+//! `/metrics`: what the server counts, as OpenMetrics or as Prometheus' older text (`page`).
 //!
-//! Labels are words of ours, never of a client's: the number of series does not depend on what is registered. It works
-//! with the store dead, because nothing here asks it.
+//! A family is a few lines here and one in `docs/metrics.md`, which a test compares with what is served. Names follow the
+//! field: `callsign_`, base units, and CoreDNS's words where the thing is the same. Labels are words of ours or the
+//! operator's, never of a client's: the number of series does not depend on what is registered, and that of lines is
+//! fixed. It works with the store dead: what asks the log leaves out what it does not say.
 
-use std::fmt::Write as _;
+mod page;
+mod process;
+
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::{HeaderValue, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
+use self::page::{Form, Page};
 use super::Office;
-use crate::availability::{Census, SPANS};
-use crate::counters::{Forwarding, Histogram, Transfers, Updates};
+use super::reply::Failure;
+use crate::availability::SPANS;
+use crate::counters::{
+    Forwarding, PROTOS, Queries, RCODES, SIZES, Seen, SeenSizes, TYPES, Transfers, Updates, Written,
+};
+use crate::view::View;
 
 pub fn router() -> Router<Arc<Office>> {
     Router::new().route("/metrics", get(metrics))
 }
 
-const OPEN_METRICS: HeaderValue =
-    HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
-
-async fn metrics(State(office): State<Arc<Office>>) -> Response {
-    let mut response = text(&office).into_response();
-    response.headers_mut().insert(header::CONTENT_TYPE, OPEN_METRICS);
+async fn metrics(State(office): State<Arc<Office>>, headers: HeaderMap) -> Response {
+    let form = Form::asked_for(&headers);
+    // The kernel, the log and a look at every instance take their time; others on this thread go on meanwhile.
+    let text = match office.desk.search(|| text(&office, form)).await {
+        Ok(text) => text,
+        Err(busy) => return Failure::new(StatusCode::SERVICE_UNAVAILABLE, busy.message).into_response(),
+    };
+    let mut response = text.into_response();
+    response.headers_mut().insert(header::CONTENT_TYPE, form.media_type());
+    response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept"));
     response
 }
 
-fn text(office: &Office) -> String {
+fn text(office: &Office, form: Form) -> String {
     let view = &office.desk.view;
-    let mut page = Page::default();
+    let mut page = Page::new(form);
+    process::process(&mut page, office.started);
     page.head("callsign_build", "info", "The version of the server.");
     page.line("callsign_build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1.0);
     page.gauge("callsign_ready", "1 once the registry is loaded.", f64::from(u8::from(view.is_ready())));
@@ -49,7 +63,13 @@ fn text(office: &Office) -> String {
     page.gauge("callsign_revision", "The revision of the last change published.", view.revision() as f64);
     page.gauge("callsign_serial", "The serial of the live zone's SOA.", f64::from(view.serial()));
 
-    let census = Census::of(view);
+    page.gauge(
+        "callsign_nodes",
+        "Nodes that are members now; 0 where this server is alone.",
+        view.nodes().len() as f64,
+    );
+
+    let census = view.census();
     page.gauge("callsign_services", "Services that are known.", census.services as f64);
     page.head(
         "callsign_instances",
@@ -82,11 +102,8 @@ fn text(office: &Office) -> String {
         census.ratio(),
     );
     live_time(&mut page, office);
-    page.histogram(
-        "callsign_query_duration_seconds",
-        "How long queries took that are answered here; one batch in 16 is timed.",
-        &office.queries.all(),
-    );
+    changes(&mut page, &office.desk.writer.written);
+    queries(&mut page, &office.queries);
     page.head("callsign_connections", "gauge", "Open connections.");
     page.line("callsign_connections", &[("port", "registration")], office.desk.connections.open() as f64);
     page.line("callsign_connections", &[("port", "http")], office.connections.open() as f64);
@@ -133,15 +150,79 @@ fn text(office: &Office) -> String {
         &probes.lateness,
     );
     transfers(&mut page, &office.transferred);
+    zone_files(&mut page, view);
     updates(&mut page, &office.updates);
+    page.counter("callsign_dnssec_signatures", "Signatures made (DNSSEC).", office.signing.made.read());
+    page.counter(
+        "callsign_dnssec_put_off",
+        "Replies over UDP that were sent to TCP, for too many signatures were made in that second.",
+        office.signing.put_off.read(),
+    );
     forwarding(&mut page, &office.forwarding);
-    page.0.push_str("# EOF\n");
-    page.0
+    page.finish()
+}
+
+/// What the writer did.
+fn changes(page: &mut Page, written: &Written) {
+    page.head("callsign_changes", "counter", "Changes that were published, by their reason.");
+    for (reason, count) in written.changes() {
+        page.line("callsign_changes_total", &[("reason", reason)], count as f64);
+    }
+    page.histogram(
+        "callsign_change_visible_seconds",
+        "From when a change was asked for to when queries saw it.",
+        &written.visible,
+    );
+    page.histogram(
+        "callsign_commit_duration_seconds",
+        "How long the store took for a batch of changes, or etcd for a transaction.",
+        &written.commit,
+    );
+}
+
+/// Queries, under the names that CoreDNS has for them.
+fn queries(page: &mut Page, queries: &Queries) {
+    let seen = queries.seen();
+    let each = || PROTOS.into_iter().zip(&seen);
+    page.head("callsign_dns_requests", "counter", "Queries, by transport and the type that is asked for.");
+    for (proto, seen) in each() {
+        for (qtype, count) in TYPES.into_iter().zip(seen.requests) {
+            page.line("callsign_dns_requests_total", &[("proto", proto), ("type", qtype)], count as f64);
+        }
+    }
+    page.head("callsign_dns_responses", "counter", "Replies, by transport and response code.");
+    for (proto, seen) in each() {
+        for (rcode, count) in RCODES.into_iter().zip(seen.responses) {
+            page.line("callsign_dns_responses_total", &[("proto", proto), ("rcode", rcode)], count as f64);
+        }
+    }
+    let mut sizes = |name, help, of: fn(&Seen) -> &SeenSizes| {
+        page.head(name, "histogram", help);
+        for (proto, seen) in each() {
+            let SeenSizes { buckets, sum } = of(seen);
+            // No message is beyond the last end.
+            let buckets = [&buckets[..], &[0]].concat();
+            let ends = SIZES.into_iter().map(|end| end as f64);
+            page.buckets(name, &[("proto", proto)], ends, &buckets, *sum as f64);
+        }
+    };
+    sizes("callsign_dns_request_size_bytes", "Octets of queries.", |seen| &seen.request_octets);
+    sizes("callsign_dns_response_size_bytes", "Octets of replies.", |seen| &seen.response_octets);
+    page.histogram(
+        "callsign_dns_request_duration_seconds",
+        "How long queries took that are answered here; one batch of 16, and one other query of 16, is timed.",
+        &queries.times(),
+    );
+    page.counter(
+        "callsign_dns_dropped",
+        "Messages over UDP that came faster than what is not plain is answered.",
+        queries.dropped.read(),
+    );
 }
 
 /// Live time over registered time; it is worked out at most once a minute, and left out where the log cannot be read.
 fn live_time(page: &mut Page, office: &Office) {
-    let Some(of) = tokio::task::block_in_place(|| office.desk.live_time()) else { return };
+    let Some(of) = office.desk.live_time() else { return };
     let whose = [
         ("instances", &of.instances, of.known.instances_ms),
         ("services", &of.services, of.known.services_ms),
@@ -190,6 +271,13 @@ fn encrypted(page: &mut Page, office: &Office) {
     for (outcome, count) in ["taken", "refused"].into_iter().zip(reloads) {
         page.line("callsign_tls_reloads_total", &[("outcome", outcome)], count as f64);
     }
+    if let Some(until) = office.identity.as_ref().and_then(|identity| identity.valid_until()) {
+        page.gauge(
+            "callsign_tls_certificate_expiry_timestamp_seconds",
+            "When the certificate that is shown ends, in seconds since 1970.",
+            until.unix_ms as f64 / 1000.0,
+        );
+    }
 }
 
 /// What secondaries were sent, and told.
@@ -214,6 +302,25 @@ fn transfers(page: &mut Page, transfers: &Transfers) {
     for (outcome, count) in [("sent", &transfers.notified), ("answered", &transfers.heard)] {
         page.line("callsign_notify_total", &[("outcome", outcome)], count.read() as f64);
     }
+}
+
+/// Files of static zones and record trees that changed while we serve.
+fn zone_files(page: &mut Page, view: &View) {
+    let (taken, refused) = view.zone_reads();
+    page.head(
+        "callsign_zone_reads",
+        "counter",
+        "Zone files read since the start, by whether they are served.",
+    );
+    for (outcome, count) in [("taken", taken), ("refused", refused)] {
+        page.line("callsign_zone_reads_total", &[("outcome", outcome)], count as f64);
+    }
+    let troubles = view.zone_troubles().len() as f64;
+    page.gauge(
+        "callsign_zone_troubles",
+        "Mistakes in zone files that are not served as they are now.",
+        troubles,
+    );
 }
 
 fn updates(page: &mut Page, updates: &Updates) {
@@ -267,45 +374,5 @@ fn forwarding(page: &mut Page, forwarding: &Forwarding) {
     for (address, upstream) in &upstreams {
         let rests = f64::from(u8::from(upstream.rests.load(Ordering::Relaxed)));
         page.line("callsign_upstream_rests", &[("upstream", address)], rests);
-    }
-}
-
-#[derive(Default)]
-struct Page(String);
-
-impl Page {
-    fn head(&mut self, name: &str, kind: &str, help: &str) {
-        // Writing into a text cannot fail.
-        let _ = write!(self.0, "# TYPE {name} {kind}\n# HELP {name} {help}\n");
-    }
-
-    fn line(&mut self, name: &str, labels: &[(&str, &str)], value: f64) {
-        let labels: Vec<String> = labels.iter().map(|(name, value)| format!("{name}=\"{value}\"")).collect();
-        let labels = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
-        let _ = writeln!(self.0, "{name}{labels} {value}");
-    }
-
-    fn gauge(&mut self, name: &str, help: &str, value: f64) {
-        self.head(name, "gauge", help);
-        self.line(name, &[], value);
-    }
-
-    fn counter(&mut self, name: &str, help: &str, value: u64) {
-        self.head(name, "counter", help);
-        self.line(&format!("{name}_total"), &[], value as f64);
-    }
-
-    fn histogram(&mut self, name: &str, help: &str, histogram: &Histogram) {
-        self.head(name, "histogram", help);
-        let (buckets, sum) = (histogram.buckets(), histogram.sum());
-        let mut count = 0;
-        for (at, bucket) in buckets.iter().enumerate() {
-            count += bucket;
-            let end =
-                histogram.ends_us().get(at).map_or("+Inf".to_owned(), |us| (*us as f64 / 1e6).to_string());
-            self.line(&format!("{name}_bucket"), &[("le", &end)], count as f64);
-        }
-        self.line(&format!("{name}_count"), &[], count as f64);
-        self.line(&format!("{name}_sum"), &[], sum.as_secs_f64());
     }
 }

@@ -26,7 +26,7 @@ impl Live<'_> {
             Found::NoData(_) => !service.has_answers(),
             // Of what is forgotten nobody knows which ports and tags it had.
             Found::NoName(_) => service.is_forgotten(),
-            Found::Records(_) | Found::Alias(..) | Found::Referral(..) => false,
+            Found::Records(_) | Found::Alias(..) | Found::Renamed(..) | Found::Referral(..) => false,
         };
         let fits = matches!(self.qtype, Type::A | Type::AAAA | Type::SRV | Type::SVCB | Type::HTTPS);
         if !(is_missing && fits) {

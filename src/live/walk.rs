@@ -6,7 +6,7 @@
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
-use super::whole::{Around, Part, Planted, Shown, Whole, of_apex, planted_beside, records_of, soa};
+use super::whole::{Around, Index, Part, Planted, Whole, of_apex, planted_beside, records_of, soa};
 use crate::name::{Apex, Name, fnv};
 use crate::record::{Record, Type};
 use crate::view::{ServiceView, View, Zones};
@@ -30,7 +30,7 @@ pub(crate) struct Live {
 /// The service that the walk is at.
 struct Current {
     service: Arc<ServiceView>,
-    shown: Shown,
+    index: Index,
     parts: Vec<Part>,
     /// The next piece of its members.
     piece: usize,
@@ -66,16 +66,16 @@ impl Live {
         let around = Around::of(&self.view, &self.apex);
         let Some(current) = &mut self.current else {
             if let Some(service) = self.services.next() {
-                let shown = Shown::of(&service);
-                let parts = Whole::new(around, &service, &shown).parts().into_iter().collect();
-                self.current = Some(Current { service, shown, parts, piece: 0 });
+                let index = Index::of(&service);
+                let parts = Whole::new(around, &service, &index).parts().into_iter().collect();
+                self.current = Some(Current { service, index, parts, piece: 0 });
                 return true;
             }
             let Some(name) = self.only_planted.pop() else { return false };
             self.ready.extend(planted_beside(None, &planted_of(&name)));
             return true;
         };
-        let whole = Whole::new(around, &current.service, &current.shown);
+        let whole = Whole::new(around, &current.service, &current.index);
         let mut records = Vec::new();
         if let Some(part) = current.parts.pop() {
             whole.part(&part, &mut records);
@@ -111,13 +111,13 @@ impl Iterator for Live {
     }
 }
 
-/// A number for all that is served besides the registry: settings, the record tree, and how this version spells records.
+/// A number for all that is served besides the registry: settings, the files of record trees, and how this version spells records.
 /// Where it is another one after a restart, no difference leads from what was served before.
 pub(crate) fn fingerprint(view: &View) -> u64 {
     let number = |what: &dyn std::fmt::Debug| fnv(&[format!("{what:?}").as_bytes()]);
     let mut sum = number(&(env!("CARGO_PKG_VERSION"), view.settings.ttl));
     for apex in &view.settings.apexes {
-        let tree = tree_of(view, apex);
+        let tree = view.file_of(apex.name());
         let planted = tree.iter().flat_map(|tree| tree.nodes()).flat_map(|node| records_of(node, |_| true));
         // A sum, for a tree has no order.
         for record in of_apex(view, apex).into_iter().chain(planted) {

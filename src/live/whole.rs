@@ -19,7 +19,7 @@ use super::{address_data, first_port, has_tag, named_port, own, srv_of};
 use crate::grammar::{self, Owner};
 use crate::instance::{Instance, Location, Port, ServiceSettings, Transport};
 use crate::name::{Apex, Name};
-use crate::record::{Data, Record, Soa, Type};
+use crate::record::{Data, Record, RrSet, Soa, Type};
 use crate::view::{APEX_TTL, Member, Members, NEGATIVE_TTL, ServiceView, View, target_of, ttl_within};
 use crate::zone::{Node, Zone};
 
@@ -72,36 +72,87 @@ pub(crate) enum Part {
 pub(crate) struct Whole<'a> {
     around: Around<'a>,
     service: &'a ServiceView,
-    shown: &'a Shown,
+    index: &'a Index,
     /// TTL before leases shorten it, in seconds.
     ttl: u32,
 }
 
-/// The instances that DNS-SD shows under their id: of ids alike but for case the one whose label is first.
+/// What names of a service are found by: all of its members are looked through for that once, however many names are
+/// asked for.
 #[derive(Debug, Default)]
-pub(crate) struct Shown(HashMap<String, String>);
+pub(crate) struct Index {
+    /// The instances that DNS-SD shows under their id, by that in lower case: of ids alike but for case the one whose label
+    /// is first.
+    shown: HashMap<String, String>,
+    /// The labels of those whose id is another text, by the id in lower case.
+    otherwise: HashMap<String, Vec<String>>,
+    /// Labels of their tags, and their ports that have a name.
+    tags: HashSet<String>,
+    ports: HashSet<(String, Transport)>,
+}
 
-impl Shown {
+impl Index {
     pub fn of(service: &ServiceView) -> Self {
-        let mut shown = HashMap::new();
-        for member in service.answered.iter().filter(|member| shows_id(&member.instance)) {
-            let (id, label) = (member.instance.key.id.as_str(), member.instance.label.as_str());
-            shown.entry(id.to_ascii_lowercase()).or_insert_with(|| label.to_owned());
+        let mut index = Self::default();
+        for member in &service.answered {
+            let instance = &*member.instance;
+            let (id, label) = (instance.key.id.as_str(), instance.label.as_str());
+            if !id.eq_ignore_ascii_case(label) {
+                let id = id.to_ascii_lowercase();
+                if shows_id(instance) {
+                    index.shown.entry(id.clone()).or_insert_with(|| label.to_owned());
+                }
+                index.otherwise.entry(id).or_default().push(label.to_owned());
+            }
+            for tag in instance.tags.iter().filter_map(|tag| tag.label()) {
+                if !index.tags.contains(tag.as_str()) {
+                    index.tags.insert(tag.as_str().to_owned());
+                }
+            }
+            let named =
+                instance.ports.iter().filter_map(|port| Some((port.name.as_deref()?, port.transport)));
+            index.ports.extend(named.map(|(name, transport)| (name.to_owned(), transport)));
         }
-        Self(shown)
+        index
     }
 
     fn has(&self, instance: &Instance) -> bool {
-        !self.0.is_empty()
+        !self.shown.is_empty()
             && shows_id(instance)
-            && self.0.get(&instance.key.id.as_str().to_ascii_lowercase()).map(String::as_str)
+            && self.shown.get(&instance.key.id.as_str().to_ascii_lowercase()).map(String::as_str)
                 == Some(instance.label.as_str())
     }
 }
 
+/// A service that is asked for single names of its own.
+#[derive(Debug)]
+pub(crate) struct Indexed {
+    service: Arc<ServiceView>,
+    index: Index,
+}
+
+/// Services that names are asked for of, each looked through once; none where there is no such service.
+#[derive(Debug, Default)]
+pub(crate) struct Indexes(HashMap<String, Option<Arc<Indexed>>>);
+
+impl Indexes {
+    /// `view` is where it is not known yet.
+    pub fn of(
+        &mut self,
+        name: &str,
+        view: impl FnOnce() -> Option<Arc<ServiceView>>,
+    ) -> Option<Arc<Indexed>> {
+        if !self.0.contains_key(name) {
+            let indexed = view().map(|service| Arc::new(Indexed { index: Index::of(&service), service }));
+            self.0.insert(name.to_owned(), indexed);
+        }
+        self.0.get(name).cloned().flatten()
+    }
+}
+
 impl<'a> Whole<'a> {
-    pub fn new(around: Around<'a>, service: &'a ServiceView, shown: &'a Shown) -> Self {
-        Self { around, service, shown, ttl: service.settings.ttl.unwrap_or(around.ttl) }
+    pub fn new(around: Around<'a>, service: &'a ServiceView, index: &'a Index) -> Self {
+        Self { around, service, index, ttl: service.settings.ttl.unwrap_or(around.ttl) }
     }
 
     /// Every part but those of single members.
@@ -148,7 +199,7 @@ impl<'a> Whole<'a> {
         let service = format!("_{name}");
         for transport in Transport::ALL {
             let Some(port) = first_port(instance, transport) else { continue };
-            let id = Some(instance.key.id.as_str()).filter(|_| self.shown.has(instance));
+            let id = Some(instance.key.id.as_str()).filter(|_| self.index.has(instance));
             for label in id.into_iter().chain([instance.label.as_str()]) {
                 let owner = self.around.apex.owner(&[label, &service, transport.label()]);
                 out.push(record(&owner, self.srv_data(member, port)));
@@ -191,6 +242,9 @@ impl<'a> Whole<'a> {
     }
 
     fn port(&self, name: &str, transport: Transport, out: &mut Vec<Record>) {
+        if !self.index.ports.contains(&(name.to_owned(), transport)) {
+            return;
+        }
         let service = self.service.name.as_str();
         let asked = Owner::ByPort { service, port: name, transport };
         let Some(owner) = self.spelt(&[&format!("_{name}"), transport.label(), service], asked) else {
@@ -203,6 +257,9 @@ impl<'a> Whole<'a> {
     }
 
     fn tag(&self, tag: &str, out: &mut Vec<Record>) {
+        if !self.index.tags.contains(tag) {
+            return;
+        }
         let service = self.service.name.as_str();
         let live: Vec<&Member> =
             self.service.in_answers().filter(|member| has_tag(&member.instance, tag)).collect();
@@ -298,7 +355,7 @@ impl<'a> Whole<'a> {
     /// `service` is its label in DNS-SD.
     fn browsed(&self, member: &Member, service: &str, transport: Transport) -> Data {
         let instance = &*member.instance;
-        let name = if self.shown.has(instance) { instance.key.id.as_str() } else { instance.label.as_str() };
+        let name = if self.index.has(instance) { instance.key.id.as_str() } else { instance.label.as_str() };
         Data::Ptr(self.around.apex.owner(&[name, service, transport.label()]))
     }
 
@@ -322,15 +379,11 @@ impl<'a> Whole<'a> {
             Some(Owner::ByPort { port, transport, .. }) => self.port(port, transport, &mut records),
             Some(Owner::ByTag { tag, .. } | Owner::Subtype { tag, .. }) => self.tag(tag, &mut records),
             Some(Owner::Below { label, .. } | Owner::TypeInstance { label, .. }) => {
-                let named = |member: &&Member| {
-                    member.instance.label.as_str() == label
-                        || member.instance.key.id.as_str().eq_ignore_ascii_case(label)
-                };
-                self.service
-                    .answered
-                    .iter()
-                    .filter(named)
-                    .for_each(|member| self.member(member, &mut records));
+                let otherwise = self.index.otherwise.get(&label.to_ascii_lowercase());
+                let labels = otherwise.into_iter().flatten().map(String::as_str);
+                let named =
+                    std::iter::once(label).chain(labels).filter_map(|label| self.service.by_label(label));
+                named.for_each(|member| self.member(member, &mut records));
                 self.tag(label, &mut records);
             }
             _ => {}
@@ -344,7 +397,7 @@ impl<'a> Whole<'a> {
         Arc::ptr_eq(&member.instance, &there.instance)
             && self.service.scale.weight(member.weight()) == other.service.scale.weight(there.weight())
             && self.ttl == other.ttl
-            && self.shown.has(&member.instance) == other.shown.has(&there.instance)
+            && self.index.has(&member.instance) == other.index.has(&there.instance)
     }
 }
 
@@ -365,9 +418,9 @@ impl Difference {
         after: Option<&ServiceView>,
         planted: [&[&Node]; 2],
     ) {
-        let shown = [before, after].map(|service| service.map(Shown::of).unwrap_or_default());
-        let [before, after] = [(before, &shown[0]), (after, &shown[1])]
-            .map(|(service, shown)| service.map(|service| Whole::new(around, service, shown)));
+        let index = [before, after].map(|service| service.map(Index::of).unwrap_or_default());
+        let [before, after] = [(before, &index[0]), (after, &index[1])]
+            .map(|(service, index)| service.map(|service| Whole::new(around, service, index)));
         let both = [before.as_ref(), after.as_ref()];
         let parts: BTreeSet<Part> = both.into_iter().flatten().flat_map(Whole::parts).collect();
         for part in &parts {
@@ -433,26 +486,30 @@ pub(crate) fn records_at(
     view: &View,
     apex: &Apex,
     name: &Name,
-    service: impl FnOnce(&str) -> Option<Arc<ServiceView>>,
+    service: impl FnOnce(&str) -> Option<Arc<Indexed>>,
 ) -> Vec<Record> {
     let around = Around::of(view, apex);
     let mut records = of_apex(view, apex);
     records.push(soa(apex, view.soa(apex)));
+    let keys = view.keys_of(apex.name());
+    for RrSet { ttl, data, .. } in keys.iter().flat_map(|keys| keys.sets()) {
+        let record = |data: &Data| Record { owner: apex.name().clone(), ttl: *ttl, data: data.clone() };
+        records.extend(data.iter().map(record));
+    }
     records.retain(|record| record.owner == *name);
     let lower = name.to_lowercase();
     let labels = lower.labels_below(apex.name()).unwrap_or_default();
     let owner = grammar::parse(&labels);
     if owner == Some(Owner::Types) {
         for service in view.all_services() {
-            let shown = Shown::of(&service);
-            let whole = Whole::new(around, &service, &shown);
+            let index = Index::of(&service);
+            let whole = Whole::new(around, &service, &index);
             Transport::ALL.into_iter().for_each(|transport| whole.transport(transport, &mut records));
         }
         records.retain(|record| record.owner == *name);
     }
-    if let Some(service) = owner.and_then(Owner::service).and_then(service) {
-        let shown = Shown::of(&service);
-        records.extend(Whole::new(around, &service, &shown).at(name));
+    if let Some(of) = owner.and_then(Owner::service).and_then(service) {
+        records.extend(Whole::new(around, &of.service, &of.index).at(name));
     }
     if let Some(node) = tree_of(view, apex).as_ref().and_then(|tree| tree.node(name)) {
         let own: HashSet<Type> = records.iter().map(|record| record.data.rtype()).collect();

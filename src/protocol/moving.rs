@@ -12,18 +12,21 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     CheckForm, InstanceForm, Pairs, Peer, PortForm, Problem, RegisterForm, Secret, SettingsForm, Several,
-    lease_id_text, printable, token_name,
+    lease_id_text, lease_text, printable, token_name,
 };
 use crate::access::{GRANTS_MAX, Grant, Owner, Token};
 use crate::check::{CHECKS_MAX, Check};
 use crate::instance::{
-    ADDRESSES_MAX, ConsulFacts, Extras, Host, Instance, Key, Lease, META_KEY_OCTETS_MAX, META_MAX,
-    META_VALUE_OCTETS_MAX, ServiceSettings,
+    ADDRESSES_MAX, ConsulFacts, Extras, Host, Instance, Key, LEASE_MS_MAX, LEASE_MS_MIN, Lease,
+    META_KEY_OCTETS_MAX, META_MAX, META_VALUE_OCTETS_MAX, ServiceSettings,
 };
 use crate::lease::{CONNECTION_GRACE, LeaseCell, Leased, NO_CONNECTION};
-use crate::name::{Apex, HostName, Label, ServiceName};
-use crate::registry::{How, Imported};
-use crate::time::{Now, Wall, parse_time};
+use crate::name::{Apex, HostName, Label, Name, ServiceName};
+use crate::record::{Data, RrSet};
+use crate::registry::{How, Imported, PlainSet};
+use crate::time::{Now, Wall, parse_duration, parse_time};
+use crate::zone::RRSET_RECORDS_MAX;
+use crate::zone_file;
 
 /// The form of the lines that this program writes, and the newest that it reads.
 pub const VERSION: u32 = 1;
@@ -44,6 +47,7 @@ pub enum Line {
     Host(HostLine),
     Settings(Box<SettingsForm>),
     Instance(Box<InstanceLine>),
+    Records(RecordsLine),
     /// The last: a file without it is not whole.
     End(EndForm),
 }
@@ -68,9 +72,27 @@ pub struct HeadForm {
 pub struct EndForm {
     /// Lines between the first and this one.
     pub lines: u64,
-    /// Plain records that were set by UPDATE, which no line has.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    /// Records set by UPDATE that no line has: the first programs of this form left them out, and said so.
+    #[serde(default, skip_serializing)]
     pub records_left_out: u64,
+}
+
+/// Plain records of one owner and type that were set by UPDATE.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RecordsLine {
+    /// The zone that they were set in.
+    pub zone: String,
+    pub owner: String,
+    #[serde(rename = "type")]
+    pub rtype: String,
+    /// Seconds.
+    pub ttl: u32,
+    /// As a zone file has them, one text a record.
+    pub data: Vec<String>,
+    /// How long they stay unless they are set again; for good where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<String>,
 }
 
 /// A token: its hash, not its text, which only its holder has.
@@ -277,6 +299,7 @@ impl Line {
                 })?;
                 Some(Imported::Settings(service, settings))
             }
+            Self::Records(line) => Some(Imported::Records(line.set(now)?)),
             Self::Instance(line) => Some(Imported::Instance(line.instance(loopback_allowed, random, now)?)),
         })
     }
@@ -331,6 +354,52 @@ impl TokenLine {
             created: time("created", &self.created, now)?,
             expires: self.expires.as_deref().map(|text| time("expires", text, now)).transpose()?,
         })
+    }
+}
+
+impl RecordsLine {
+    pub fn of(set: &PlainSet) -> Self {
+        Self {
+            zone: set.apex.to_string(),
+            owner: set.owner.to_string(),
+            rtype: set.set.rtype.to_string(),
+            ttl: set.set.ttl,
+            data: set.set.data.iter().map(Data::to_string).collect(),
+            lease: Some(set.lease).filter(|lease| *lease != Lease::None).map(lease_text),
+        }
+    }
+
+    fn set(&self, now: Now) -> Result<PlainSet, Problem> {
+        let unfit = |field, text: &str, what: &str| {
+            Problem::invalid(field, format!("must be {what}, not `{}`", printable(text)))
+        };
+        let apex = Apex::parse(&self.zone).map_err(|error| Problem::invalid("zone", error))?;
+        let owner = Name::parse(&self.owner).map_err(|error| Problem::invalid("owner", error))?;
+        if self.data.is_empty() || self.data.len() > RRSET_RECORDS_MAX {
+            let rule = format!("must hold 1 to {RRSET_RECORDS_MAX} records, not {}", self.data.len());
+            return Err(Problem::invalid("data", rule));
+        }
+        let mut data: Vec<Data> = Vec::with_capacity(self.data.len());
+        for text in &self.data {
+            // As a line of a zone file, which is one record and nothing else.
+            let line = format!("{owner} {} IN {} {text}\n", self.ttl, self.rtype);
+            let read = zone_file::read(line.as_bytes(), apex.name()).ok().filter(|read| read.len() == 1);
+            let record = read.and_then(|mut read| read.pop()).map(|(_, record)| record);
+            let record = record.filter(|record| record.data.rtype().to_string() == self.rtype);
+            let record =
+                record.ok_or_else(|| unfit("data", text, "data of its type as a zone file has them"))?;
+            data.push(record.data);
+        }
+        let lease = match self.lease.as_deref() {
+            None => Lease::None,
+            Some(text) => {
+                let lease = parse_duration(text)
+                    .filter(|lease| (LEASE_MS_MIN..=LEASE_MS_MAX).contains(&(lease.as_millis() as u64)));
+                Lease::Timed(lease.ok_or_else(|| unfit("lease", text, "a duration of 1s to 7d"))?)
+            }
+        };
+        let set = RrSet { rtype: data[0].rtype(), ttl: self.ttl, data };
+        Ok(PlainSet::new(&apex, &owner, set, lease, now))
     }
 }
 
@@ -587,10 +656,6 @@ fn time(field: &str, given: &str, now: Now) -> Result<Wall, Problem> {
             format!("must be a time such as 2026-11-21T15:04:05Z, not `{}`", printable(given)),
         )
     })
-}
-
-fn is_zero(number: &u64) -> bool {
-    *number == 0
 }
 
 fn hexadecimal(field: &str, given: &str) -> Result<u64, Problem> {

@@ -4,14 +4,14 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::{
-    ChangeForm, CheckForm, CheckShown, InstanceForm, NodeForm, Pairs, PortShown, RecordsShown, SettingsShown,
-    Several,
+    ChangeForm, CheckForm, CheckShown, DeregisteredForm, InstanceForm, NamedForm, NodeForm, Pairs, PortShown,
+    RecordsShown, ReportedForm, SettingsShown, Several,
 };
 use crate::check::{Check, Definition, Kind, Place};
 use crate::instance::{Health, Instance, Key, Lease, Location, Port};
 use crate::name::Tag;
 use crate::record::Data;
-use crate::registry::{Change, PlainSet, What};
+use crate::registry::{Change, PlainSet, Report, Subject, What};
 use crate::time::{Now, format_duration};
 use crate::view::Node;
 
@@ -143,6 +143,32 @@ impl NodeForm {
             slots: node.slots,
             own: node.is_own,
         }
+    }
+}
+
+impl NamedForm {
+    pub fn of(key: &Key, revision: u64) -> Self {
+        Self { service: key.service.to_string(), id: key.id.to_string(), revision }
+    }
+}
+
+impl DeregisteredForm {
+    pub fn of(key: &Key, existed: bool, revision: u64) -> Self {
+        Self { service: key.service.to_string(), id: key.id.to_string(), existed, revision }
+    }
+}
+
+impl ReportedForm {
+    pub fn of(report: &Report, revision: u64) -> Self {
+        let (service, id, host) = match &report.on {
+            Subject::Instance(holder) => {
+                let key = &holder.key;
+                (Some(key.service.to_string()), Some(key.id.to_string()), key.host.to_string())
+            }
+            Subject::Host(host) => (None, None, host.to_string()),
+        };
+        let (check, status) = (report.check.to_string(), report.status.to_string());
+        Self { service, id, host, check, status, revision }
     }
 }
 

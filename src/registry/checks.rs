@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::{ListedCheck, Refusal, Report, ReportOf, What, become_};
+use super::apply::become_;
+use super::{ListedCheck, Refusal, Report, ReportOf, What};
 use crate::check::{CHECKS_MAX, Check, Definition, kept_output, worst};
 use crate::instance::{Extras, Health, Instance};
 use crate::lease::Leased;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
+use super::PlainSet;
 use crate::access::{Denied, Owner, TOKENS_MAX, Token, Verb};
 use crate::check::{CHECKS_MAX, Definition};
 use crate::instance::{ConsulFacts, Health, Host, Instance, Key, Lease, Location, Port, ServiceSettings};
@@ -49,6 +50,15 @@ pub enum Command {
 }
 
 impl Command {
+    /// True where it is checked against the records of the zone, and not against the registry alone.
+    pub fn is_of_records(&self) -> bool {
+        match self {
+            Self::Update(_) => true,
+            Self::Import(import) => matches!(import.what, Imported::Records(_)),
+            _ => false,
+        }
+    }
+
     /// What somebody must be allowed who asks for it.
     pub fn verb(&self) -> Verb {
         match self {
@@ -165,6 +175,7 @@ pub enum Imported {
     Host(Host),
     Settings(ServiceName, ServiceSettings),
     Token(Arc<Token>),
+    Records(PlainSet),
 }
 
 /// What an import may do to what is there.

@@ -5,11 +5,13 @@
 
 use std::sync::Arc;
 
-use super::{Configuration, How, Import, Imported, Reason, Refusal, Registry, What, become_, leave};
-use crate::access::{TOKENS_MAX, Token};
+use super::apply::become_;
+use super::{Configuration, How, Import, Imported, Reason, Refusal, Registry, What, leave};
+use crate::access::{Owner, TOKENS_MAX, Token};
 use crate::check::Check;
 use crate::instance::{Extras, Host, Instance, Lease, ServiceSettings};
 use crate::name::ServiceName;
+use crate::update;
 
 /// The member of a host's metadata that says where the host was imported from. An instance has a source for that.
 pub const IMPORTED_FROM: &str = "imported-from";
@@ -21,6 +23,8 @@ impl Registry {
             Imported::Host(host) => self.import_host(host, import.how),
             Imported::Settings(service, settings) => self.import_settings(service, settings, import.how),
             Imported::Token(token) => self.import_token(token, import.how),
+            // As of an UPDATE: `update::asked` knows it.
+            Imported::Records(_) => Err(Refusal::Update(update::Refused::not_here())),
         }
     }
 
@@ -38,6 +42,10 @@ impl Registry {
         }
         if let Some(by) = self.taken.get(&key.service) {
             return Err(Refusal::Taken { name: key.service.clone(), by: by.clone() });
+        }
+        // What an UPDATE registered there has its records here as it had them there.
+        if !given.owner.as_deref().is_some_and(Owner::is_key) {
+            self.check_plain(key, before.is_none(), &given.tags, &given.ports)?;
         }
         let Some(before) = before else {
             if self.instances >= self.instances_max {

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
+use tokio::sync::watch;
 
 use super::Server;
 use crate::config::Config;
@@ -83,18 +84,29 @@ pub fn settle(directory: &Path, view: &View, revision: u64) -> u64 {
     // Nobody has seen anything of a store that is new.
     let revision = if revision == 0 { 0 } else { revision + 1 };
     view.set_settled(revision);
+    remember(directory, view, revision);
+    revision
+}
+
+/// Remembers that settings and record tree have been what they are since a revision.
+pub fn remember(directory: &Path, view: &View, revision: u64) {
+    let path = directory.join(SERVED);
     let new = path.with_extension("new");
-    let written =
-        std::fs::write(&new, format!("{revision} {now:016x}\n")).and_then(|()| std::fs::rename(&new, &path));
+    let written = std::fs::write(&new, format!("{revision} {:016x}\n", fingerprint(view)))
+        .and_then(|()| std::fs::rename(&new, &path));
     if let Err(error) = written {
         tracing::warn!(%error, path = %path.display(), "secondaries will transfer the whole zone after the next start");
     }
-    revision
 }
 
 impl Server {
     /// NOTIFY to every secondary that the configuration names.
-    pub(super) fn tell_secondaries(&mut self, config: &Config, journal: Arc<Journal>) -> Result<()> {
+    pub(super) fn tell_secondaries(
+        &mut self,
+        config: &Config,
+        journal: Arc<Journal>,
+        files: watch::Receiver<()>,
+    ) -> Result<()> {
         if config.notify.is_empty() {
             return Ok(());
         }
@@ -106,6 +118,7 @@ impl Server {
         let notifier = Notifier {
             view: self.view.clone(),
             journal,
+            files,
             clock: self.clock,
             counters: self.transferred.clone(),
         };

@@ -6,10 +6,31 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
+use caps::CapSet;
 use nix::fcntl::{AT_FDCWD, AtFlags};
 use nix::unistd::{Gid, Group, Uid, User, fchownat, getegid, geteuid, setgid, setgroups, setuid};
 
 use crate::config::Config;
+
+/// Gives up what this process was allowed beyond its user (capabilities(7)), such as to bind ports below 1024; for itself, and so for what
+/// it starts. Root keeps what makes it root: who does not want that names a `user`.
+///
+/// # Errors
+///
+/// The kernel refuses, or a filter of system calls does.
+pub fn give_up_capabilities() -> Result<()> {
+    if geteuid().is_root()
+        || caps::read(None, CapSet::Permitted).context("reading our capabilities")?.is_empty()
+    {
+        return Ok(());
+    }
+    // In this order: what is permitted bounds what is in effect.
+    for set in [CapSet::Ambient, CapSet::Effective, CapSet::Permitted, CapSet::Inheritable] {
+        caps::clear(None, set)
+            .context("giving up capabilities; a filter of system calls has to allow `capset`")?;
+    }
+    Ok(())
+}
 
 /// Whom the server becomes once its sockets are bound.
 pub struct Becoming {

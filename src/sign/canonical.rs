@@ -33,7 +33,7 @@ fn rdata(data: &Data) -> Vec<u8> {
             let numbers = [*priority, *weight, *port].map(u16::to_be_bytes).concat();
             [numbers, lower(target)].concat()
         }
-        Data::Cname(name) | Data::Ns(name) | Data::Ptr(name) => lower(name),
+        Data::Cname(name) | Data::Dname(name) | Data::Ns(name) | Data::Ptr(name) => lower(name),
         Data::Mx { preference, exchange } => [preference.to_be_bytes().to_vec(), lower(exchange)].concat(),
         Data::Soa(soa) => {
             let numbers = [soa.serial, soa.refresh, soa.retry, soa.expire, soa.minimum];
@@ -52,11 +52,11 @@ fn rdata(data: &Data) -> Vec<u8> {
     }
 }
 
-/// Where the names of a type begin that are the rest of its data: of MD, MF, MB, MG, MR and DNAME, MINFO and RP, AFSDB, RT,
+/// Where the names of a type begin that are the rest of its data: of MD, MF, MB, MG and MR, MINFO and RP, AFSDB, RT,
 /// KX and PX, and behind three strings of NAPTR.
 fn names_from(rtype: Type, octets: &[u8]) -> Option<usize> {
     let (mut at, strings) = match rtype.0 {
-        3 | 4 | 7 | 8 | 9 | 14 | 17 | 39 => (0, 0),
+        3 | 4 | 7 | 8 | 9 | 14 | 17 => (0, 0),
         18 | 21 | 26 | 36 => (2, 0),
         35 => (4, 3),
         _ => return None,

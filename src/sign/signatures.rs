@@ -34,6 +34,11 @@ impl Signatures {
         self.most.store(most, Ordering::Relaxed);
     }
 
+    /// How many are there; one that is asked for again may count twice, as long as it is in both generations.
+    pub fn kept(&self) -> usize {
+        self.new.load().len() + self.old.load().len()
+    }
+
     /// The signature over this, where one was made that may still be sent.
     pub fn find(&self, digest: &Digest, now: Wall) -> Option<Signed> {
         let signed = |generation: &Generation| generation.pin().get(digest).copied();

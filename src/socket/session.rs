@@ -11,19 +11,19 @@ use tokio_util::sync::CancellationToken;
 
 use super::Renewed;
 use super::lines::{LINE_TIME_MAX, Read, buffered_line, read_line};
-use crate::access::{Denied, Identity, On, Token, Verb};
+use crate::access::{Identity, On, Token, Verb};
 use crate::connections::Place;
 use crate::desk::Desk;
-use crate::explain::{about, explain};
+use crate::explain::explain;
 use crate::instance::{Instance, Key, Lease, Location};
 use crate::name::ServiceName;
 use crate::protocol::moving::{ImportForm, ImportedForm, Line};
 use crate::protocol::{
-    CreateForm, DeregisteredForm, FRAME_OCTETS_MAX, FilterForm, HelloForm, NameForm, NamedForm, Peer,
-    Problem, RegisterForm, RegisteredForm, Reply, ReportedForm, Request, Secret, TokenForm, TokenShown,
-    WelcomeForm, decode, encode, lease_id_text, lease_text, token_name,
+    CreateForm, DeregisteredForm, FRAME_OCTETS_MAX, HelloForm, NameForm, NamedForm, Peer, Problem,
+    RegisterForm, RegisteredForm, Reply, ReportedForm, Request, Secret, TokenForm, TokenShown, WelcomeForm,
+    decode, encode, lease_id_text, lease_text, token_name,
 };
-use crate::registry::{Change, Command, Import, Refusal, Report, Subject, What};
+use crate::registry::{Change, Command, Import, Refusal, Report, What};
 use crate::view::target_of;
 use crate::writer::Verdict;
 
@@ -78,10 +78,12 @@ impl<'a, W: AsyncWrite + Unpin> Session<'a, W> {
         Self { desk, who, peer, writer, closing, out: Vec::new(), waiting: Vec::new(), bound: HashSet::new() }
     }
 
-    /// The instances that are bound to the connection; what was asked for before an error among them.
+    /// The instances that are bound to the connection, in order; what was asked for before an error among them.
     pub async fn end(mut self) -> Vec<Key> {
         self.settle().await;
-        self.bound.into_iter().collect()
+        let mut keys: Vec<Key> = self.bound.into_iter().collect();
+        keys.sort_unstable();
+        keys
     }
 
     /// Serves requests until the client ends, or has to be given up.
@@ -148,7 +150,7 @@ impl<'a, W: AsyncWrite + Unpin> Session<'a, W> {
                 return Ok(Next::GoOn);
             }
         };
-        if let Err(denied) = self.permitted(&request) {
+        if let Err(denied) = self.desk.permitted(&self.who, &request) {
             self.reply(Reply::Error(denied.into())).await;
             return Ok(Next::GoOn);
         }
@@ -190,6 +192,9 @@ impl<'a, W: AsyncWrite + Unpin> Session<'a, W> {
                 }
                 Err(problem) => Err(problem),
             },
+            Request::Watch(form) if form.most.is_some() => {
+                Err(Problem::invalid("most", "is for `list`; a watch tells everything that matches"))
+            }
             Request::Watch(form) => match form.filter() {
                 Ok(filter) => {
                     self.take_over(place).await?;
@@ -251,40 +256,6 @@ impl<'a, W: AsyncWrite + Unpin> Session<'a, W> {
         Ok(Next::GoOn)
     }
 
-    /// Whether what is only read may be; the writer asks about changes.
-    fn permitted(&self, request: &Request<'_>) -> Result<(), Denied> {
-        let of_filter = |form: &FilterForm, verb| match &form.service {
-            Some(service) => self.desk.may(&self.who, verb, On::Service(service)),
-            None => self.desk.may(&self.who, verb, On::Everything),
-        };
-        let of = |service: Option<&str>, verb| {
-            self.desk.may(&self.who, verb, service.map_or(On::Everything, On::Service))
-        };
-        match request {
-            Request::Hello(_)
-            | Request::Register(_)
-            | Request::Heartbeat(_)
-            | Request::Deregister(_)
-            | Request::Drain(_)
-            | Request::Report(_)
-            | Request::Token(TokenForm::Create(_) | TokenForm::Revoke(_)) => Ok(()),
-            Request::Settings(form) => of(Some(&form.service), Verb::Read),
-            Request::Lookup(form) => of(form.service.as_deref(), Verb::Read),
-            Request::List(form) => of_filter(form, Verb::Read),
-            Request::Watch(form) => of_filter(form, Verb::Watch),
-            Request::Explain(form) => of(about(&self.desk.view, &form.name).as_deref(), Verb::Read),
-            Request::Log(form) => of(form.service.as_deref(), Verb::Read),
-            Request::At(form) => of(Some(&form.service), Verb::Read),
-            Request::Availability(form) => of(form.service.as_deref(), Verb::Read),
-            Request::Status(_) | Request::Nodes(_) | Request::Ring(_) => of(None, Verb::Read),
-            Request::Feed(_) => of(None, Verb::Watch),
-            Request::Backup(_)
-            | Request::Export(_)
-            | Request::Import(_)
-            | Request::Token(TokenForm::List(_)) => of(None, Verb::Admin),
-        }
-    }
-
     /// Who speaks from here on. Whoever is mistaken about that is not listened to: what follows was meant to be said by
     /// somebody else.
     async fn hello(
@@ -307,8 +278,16 @@ impl<'a, W: AsyncWrite + Unpin> Session<'a, W> {
         }
     }
 
+    fn random<const N: usize>(&self) -> Result<[u8; N], Problem> {
+        let mut octets = [0; N];
+        (self.desk.chance)(&mut octets).map_err(|error| {
+            Problem::new("unavailable", format!("no random number from the kernel: {error}; try again"))
+        })?;
+        Ok(octets)
+    }
+
     fn create(&self, form: &CreateForm) -> Result<(Asked, Command), Problem> {
-        let (number, secret, now) = (random()?, random()?, self.desk.clock.now().wall);
+        let (number, secret, now) = (self.random()?, self.random()?, self.desk.clock.now().wall);
         let number = u64::from_be_bytes(number);
         let token = form.token(number, &secret, now)?;
         let text = Some(Secret(Token::text(number, &secret)));
@@ -317,12 +296,12 @@ impl<'a, W: AsyncWrite + Unpin> Session<'a, W> {
     }
 
     fn register(&self, form: &RegisterForm) -> Result<(Asked, Command), Problem> {
-        let registration = form.registration(&self.peer, u64::from_be_bytes(random()?))?;
+        let registration = form.registration(&self.peer, u64::from_be_bytes(self.random()?))?;
         Ok((Asked::Register(registration.key.clone()), Command::Register(Box::new(registration))))
     }
 
     fn import(&self, form: &ImportForm) -> Result<Option<Import>, Problem> {
-        let (desk, random) = (self.desk, u64::from_be_bytes(random()?));
+        let (desk, random) = (self.desk, u64::from_be_bytes(self.random()?));
         let apexes = &desk.view.settings.apexes;
         let what = form.line.imported(apexes, desk.loopback_allowed, random, desk.clock.now())?;
         Ok(what.map(|what| Import { what, how: form.how.into() }))
@@ -354,7 +333,8 @@ impl<'a, W: AsyncWrite + Unpin> Session<'a, W> {
         answer: impl FnOnce(&Desk) -> Result<Reply, Problem>,
     ) -> io::Result<Next> {
         self.settle().await;
-        let reply = tokio::task::block_in_place(|| answer(self.desk)).unwrap_or_else(Reply::Error);
+        let desk = self.desk;
+        let reply = desk.search(|| answer(desk)).await.flatten().unwrap_or_else(Reply::Error);
         encode(&reply, &mut self.out);
         Ok(Next::GoOn)
     }
@@ -406,14 +386,9 @@ impl<'a, W: AsyncWrite + Unpin> Session<'a, W> {
             }
             Asked::Deregister(key) => {
                 self.bound.remove(&key);
-                let (service, id) = (key.service.to_string(), key.id.to_string());
-                Reply::Deregistered(DeregisteredForm { service, id, existed: !changes.is_empty(), revision })
+                Reply::Deregistered(DeregisteredForm::of(&key, !changes.is_empty(), revision))
             }
-            Asked::Drain(key) => Reply::Draining(NamedForm {
-                service: key.service.to_string(),
-                id: key.id.to_string(),
-                revision,
-            }),
+            Asked::Drain(key) => Reply::Draining(NamedForm::of(&key, revision)),
             Asked::Import => self.imported(!changes.is_empty(), revision),
             Asked::Settings(service) => self.desk.settings(&service, revision),
             Asked::CreateToken(shown) => Reply::Created(shown),
@@ -422,17 +397,7 @@ impl<'a, W: AsyncWrite + Unpin> Session<'a, W> {
                 Some(member) => self.desk.renewed(&key, member.instance.lease),
                 None => Reply::Error(Refusal::NotFound(key).into()),
             },
-            Asked::Report(report) => {
-                let (service, id, host) = match &report.on {
-                    Subject::Instance(holder) => {
-                        let key = &holder.key;
-                        (Some(key.service.to_string()), Some(key.id.to_string()), key.host.to_string())
-                    }
-                    Subject::Host(host) => (None, None, host.to_string()),
-                };
-                let (check, status) = (report.check.to_string(), report.status.to_string());
-                Reply::Reported(ReportedForm { service, id, host, check, status, revision })
-            }
+            Asked::Report(report) => Reply::Reported(ReportedForm::of(&report, revision)),
         }
     }
 
@@ -500,6 +465,7 @@ impl<'a, W: AsyncWrite + Unpin> Session<'a, W> {
                 self.writer.flush().await // what TLS has encrypted may still be on our side
             };
             tokio::select! {
+                biased;
                 written = timeout(WRITE_TIME_MAX, write) => written??,
                 () = given_up => return Err(io::ErrorKind::TimedOut.into()),
             }
@@ -523,14 +489,6 @@ impl<'a, W: AsyncWrite + Unpin> Session<'a, W> {
         drop(timeout(LINGER, linger).await);
         Ok(())
     }
-}
-
-fn random<const N: usize>() -> Result<[u8; N], Problem> {
-    let mut octets = [0; N];
-    getrandom::fill(&mut octets).map_err(|error| {
-        Problem::new("unavailable", format!("no random number from the kernel: {error}; try again"))
-    })?;
-    Ok(octets)
 }
 
 fn too_long() -> Problem {

@@ -9,9 +9,12 @@ use tokio::sync::mpsc;
 use super::session::{Session, stopping};
 use crate::access::{On, Verb};
 use crate::connections::Place;
+use crate::desk::aside;
 use crate::instance::Instance;
 use crate::journal::Ended;
-use crate::protocol::moving::{EndForm, HeadForm, HostLine, InstanceLine, Line, TokenLine, VERSION};
+use crate::protocol::moving::{
+    EndForm, HeadForm, HostLine, InstanceLine, Line, RecordsLine, TokenLine, VERSION,
+};
 use crate::protocol::{
     BackupForm, ChangeForm, FedForm, FeedForm, Filter, LIST_MAX, Problem, RecordForm, Reply, encode,
 };
@@ -62,7 +65,7 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
     /// True where the log has all that came after `since`, and we are there already.
     fn reaches(&self, since: u64, now: u64) -> bool {
         let history = &self.desk.history;
-        let page = tokio::task::block_in_place(|| history.after(since, 1));
+        let page = aside(|| history.after(since, 1));
         since <= now && page.is_ok_and(|(_, oldest)| history.is_whole_after(since, oldest))
     }
 
@@ -82,18 +85,20 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
         let denied = desk.until_denied(&who, Verb::Watch, service.map_or(On::Everything, On::from));
         let mut denied = std::pin::pin!(denied);
         loop {
-            // `next` is cancel-safe; what is read from the client while it follows means nothing.
+            // `next` is cancel-safe; what is read from the client while it follows means nothing. Who has to go
+            // is told nothing more.
             let changes = tokio::select! {
+                biased;
+                () = place.closing().cancelled() => return Ok(()),
+                denied = &mut denied => {
+                    self.reply(Reply::Error(denied.into())).await;
+                    return self.flush().await;
+                }
                 changes = watch.changes.next() => changes,
                 read = reader.read(&mut rest) => match read? {
                     0 => return Ok(()),
                     _ => continue,
                 },
-                denied = &mut denied => {
-                    self.reply(Reply::Error(denied.into())).await;
-                    return self.flush().await;
-                }
-                () = place.closing().cancelled() => return Ok(()),
             };
             match changes {
                 Ok(batch) => {
@@ -182,7 +187,7 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
         filter: Option<&Filter>,
     ) -> io::Result<Result<(), Problem>> {
         loop {
-            let page = tokio::task::block_in_place(|| self.desk.history.after(since, LIST_MAX));
+            let page = aside(|| self.desk.history.after(since, LIST_MAX));
             let (changes, oldest) = match page {
                 Ok(page) => page,
                 Err(what) => {
@@ -224,11 +229,13 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
             self.reply(Reply::Error(stopping())).await;
             return self.flush().await;
         };
-        let Whole { revision, mut instances, mut hosts, mut settings, tokens, records } = whole;
-        tokio::task::block_in_place(|| {
+        let Whole { revision, mut instances, mut hosts, mut settings, tokens, mut records } = whole;
+        aside(|| {
             instances.sort_by(|a, b| a.key.cmp(&b.key));
             hosts.sort_by(|a, b| a.name.cmp(&b.name));
             settings.sort_by(|(a, _), (b, _)| a.cmp(b));
+            // Of one owner by type: a delegation comes before its DS.
+            records.sort_by_cached_key(|set| (set.owner.to_string(), set.set.rtype.0));
         });
         let (now, view) = (self.desk.clock.now(), &self.desk.view);
         // What others changed since is not in it, and nobody would see that later.
@@ -246,16 +253,17 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
             serial,
             serial_base: serial.wrapping_sub(revision as u32),
         };
-        let lines = tokens.len() + hosts.len() + settings.len() + instances.len();
+        let lines = tokens.len() + hosts.len() + settings.len() + instances.len() + records.len();
         let head = std::iter::once(Line::Callsign(head));
         let tokens = tokens.iter().map(|token| Line::Token(TokenLine::of(token)));
         let hosts = hosts.iter().map(|host| Line::Host(HostLine::of(host)));
         let settings = settings.iter().map(|(service, settings)| Line::settings(service, settings));
         let instances =
             instances.iter().map(|instance| Line::Instance(Box::new(InstanceLine::of(instance, now))));
-        let end =
-            std::iter::once(Line::End(EndForm { lines: lines as u64, records_left_out: records as u64 }));
-        for line in head.chain(tokens).chain(hosts).chain(settings).chain(instances).chain(end) {
+        let records = records.iter().map(|set| Line::Records(RecordsLine::of(set)));
+        let end = std::iter::once(Line::End(EndForm { lines: lines as u64, records_left_out: 0 }));
+        for line in head.chain(tokens).chain(hosts).chain(settings).chain(instances).chain(records).chain(end)
+        {
             encode(&Reply::Exported(line), &mut self.out);
             self.flush_large().await?;
         }

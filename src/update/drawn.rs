@@ -4,20 +4,20 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::{Against, Refused, Rr, Update};
+use super::{Against, Outcome, Refused, Rr, Update};
 use crate::access::{On, Owner as Holder, Verb};
 use crate::answer::CLASS_IN;
 use crate::grammar::{self, Owner};
 use crate::instance::{ADDRESSES_MAX, Instance, Key, Lease, Location, Port, Transport};
-use crate::live::whole::{records_at, rest_of};
+use crate::live::whole::{Indexes, records_at, rest_of};
 use crate::member::Member;
 use crate::name::{HostName, InstanceId, Name, ServiceName};
 use crate::protocol::unusable;
-use crate::record::{Data, RrSet, Type};
+use crate::record::{Data, Record, RrSet, Type};
 use crate::registry::{
-    self, Command, PLAIN_RECORDS_MAX, PlainSet, Reason, Refusal, Registration, What, is_held,
+    self, Command, Holds, PLAIN_OCTETS_MAX, PLAIN_RECORDS_MAX, PlainSet, Reason, Refusal, Registration, What,
+    holds, is_held,
 };
-use crate::view::ServiceView;
 use crate::zone::{self, Kind, RRSET_RECORDS_MAX};
 
 /// Types that whoever signs the zone makes, with their names.
@@ -30,6 +30,10 @@ const SIGNERS: [(u16, &str); 7] = [
     (59, "CDS"),
     (60, "CDNSKEY"),
 ];
+
+fn made_by_signer(rtype: Type) -> Option<&'static str> {
+    SIGNERS.iter().find(|(number, _)| rtype == Type(*number)).map(|(_, name)| *name)
+}
 
 /// Octets of one RRset with its owner compressed: what a reply of 65,535 holds beside its question, signatures and options.
 const RRSET_OCTETS_MAX: usize = 60_000;
@@ -44,16 +48,15 @@ pub(super) struct Drawn<'a> {
     spots: BTreeMap<Vec<u8>, Spot>,
     /// Those whose instances are laid out.
     services: BTreeSet<ServiceName>,
-    /// They as they are without the instances that UPDATE registered; none where those are all.
-    rests: HashMap<ServiceName, Option<Arc<ServiceView>>>,
-    /// What was said again as it is: renewed where all of the message is carried out.
-    again: Again,
-}
-
-#[derive(Default)]
-struct Again {
-    instances: Vec<Arc<Instance>>,
-    plain: Vec<Arc<PlainSet>>,
+    /// They as they are, and without the instances that UPDATE registered.
+    wholes: Indexes,
+    rests: Indexes,
+    /// The ids of everybody who is registered of a service, in lower case, where that was asked.
+    ids: HashMap<ServiceName, HashSet<String>>,
+    /// What services made of an owner before the message, where that was asked.
+    made: HashMap<Name, ByType>,
+    /// What was said again as it is.
+    again: Vec<What>,
 }
 
 /// One owner.
@@ -61,21 +64,85 @@ struct Spot {
     owner: Name,
     sets: Vec<Set>,
     /// What others have here, where that was asked: not for an UPDATE to change.
-    others: Option<Vec<Data>>,
+    others: Option<ByType>,
 }
 
-/// Records of one type.
+/// Records of one owner.
+type ByType = BTreeMap<Type, HashSet<Data>>;
+
+/// Records of one type. A message may speak of as many as there are, and each is found at once.
 struct Set {
     rtype: Type,
     ttl: u32,
-    data: Vec<Datum>,
+    data: HashMap<Data, Datum>,
+    /// How many have come so far.
+    come: usize,
     lease: Lease,
 }
 
+#[derive(Clone, Copy)]
 struct Datum {
-    data: Data,
+    /// The order in which they came.
+    at: usize,
     /// This message has set it.
     set: bool,
+}
+
+impl Set {
+    fn new(rtype: Type, ttl: u32, lease: Lease) -> Self {
+        Self { rtype, ttl, data: HashMap::new(), come: 0, lease }
+    }
+
+    fn put(&mut self, data: Data, set: bool) {
+        self.data.insert(data, Datum { at: self.come, set });
+        self.come += 1;
+    }
+
+    fn in_order(&self) -> Vec<(&Data, bool)> {
+        let mut all: Vec<(&Data, Datum)> = self.data.iter().map(|(data, datum)| (data, *datum)).collect();
+        all.sort_unstable_by_key(|(_, datum)| datum.at);
+        all.into_iter().map(|(data, datum)| (data, datum.set)).collect()
+    }
+}
+
+/// What is to go from an owner.
+#[derive(Clone, Copy)]
+enum Gone<'a> {
+    All,
+    /// All but what the zone keeps at its own name: its SOA and NS (RFC 2136 section 3.4.2.3), and what says how it is signed.
+    AllOfApex,
+    Type(Type),
+    Record(&'a Data),
+}
+
+impl Gone<'_> {
+    fn rtype(self) -> Option<Type> {
+        match self {
+            Self::All | Self::AllOfApex => None,
+            Self::Type(rtype) => Some(rtype),
+            Self::Record(data) => Some(data.rtype()),
+        }
+    }
+
+    fn may_be(self, rtype: Type) -> bool {
+        match self {
+            Self::AllOfApex => !is_zones(rtype) && made_by_signer(rtype).is_none(),
+            other => other.rtype().is_none_or(|of| of == rtype),
+        }
+    }
+
+    /// The type of the first of these that are among some.
+    fn first_of(self, there: &ByType) -> Option<Type> {
+        let has = |(rtype, data): &(&Type, &HashSet<Data>)| match self {
+            Self::Record(gone) => data.contains(gone),
+            _ => self.may_be(**rtype),
+        };
+        there.iter().find(has).map(|(rtype, _)| *rtype)
+    }
+}
+
+fn is_zones(rtype: Type) -> bool {
+    matches!(rtype, Type::SOA | Type::NS)
 }
 
 impl Spot {
@@ -89,48 +156,52 @@ impl Spot {
 
     fn put(&mut self, data: Data, ttl: u32, lease: Lease, is_set: bool) {
         let rtype = data.rtype();
-        match self.sets.iter_mut().find(|set| set.rtype == rtype) {
-            Some(set) => set.data.push(Datum { data, set: is_set }),
-            None => {
-                let data = vec![Datum { data, set: is_set }];
-                self.sets.push(Set { rtype, ttl, data, lease });
-            }
+        let at = self.sets.iter().position(|set| set.rtype == rtype).unwrap_or(self.sets.len());
+        if at == self.sets.len() {
+            self.sets.push(Set::new(rtype, ttl, lease));
         }
+        self.sets[at].put(data, is_set);
     }
 
-    /// Takes out what `which` holds of.
-    fn take(&mut self, which: impl Fn(&Data) -> bool) -> bool {
-        let mut taken = false;
-        for set in &mut self.sets {
-            let before = set.data.len();
-            set.data.retain(|datum| !which(&datum.data));
-            taken |= set.data.len() < before;
+    fn take(&mut self, gone: Gone<'_>) {
+        match gone {
+            Gone::Record(data) => {
+                let of_type = self.sets.iter_mut().filter(|set| set.rtype == data.rtype());
+                of_type.for_each(|set| _ = set.data.remove(data));
+                self.sets.retain(|set| !set.data.is_empty());
+            }
+            _ => self.sets.retain(|set| !gone.may_be(set.rtype)),
         }
-        self.sets.retain(|set| !set.data.is_empty());
-        taken
     }
 }
 
 impl<'a> Drawn<'a> {
     pub fn new(update: &'a Update, against: Against<'a>) -> Self {
-        let (spots, services, rests) = (BTreeMap::new(), BTreeSet::new(), HashMap::new());
-        Self { update, against, spots, services, rests, again: Again::default() }
+        Self {
+            update,
+            against,
+            spots: BTreeMap::new(),
+            services: BTreeSet::new(),
+            wholes: Indexes::default(),
+            rests: Indexes::default(),
+            ids: HashMap::new(),
+            made: HashMap::new(),
+            again: Vec::new(),
+        }
     }
 
     /// RFC 2136 section 3.4.2.
     pub fn carry_out(&mut self, change: &Rr) -> Result<(), Refused> {
         let Rr { owner, rtype, class, ttl, data } = change;
         let at_apex = *owner == *self.update.apex.name();
-        let is_zones = |rtype: Type| matches!(rtype, Type::SOA | Type::NS);
         match (*class, data) {
             (CLASS_IN, Some(data)) => self.add(owner, *ttl, data),
             // The zone keeps its SOA and its NS (section 3.4.2.3 and 3.4.2.4).
             (_, _) if at_apex && is_zones(*rtype) => Ok(()),
-            (_, None) if *rtype == Type::ANY => {
-                self.delete(owner, |data| !(at_apex && is_zones(data.rtype())))
-            }
-            (_, None) => self.delete(owner, |data| data.rtype() == *rtype),
-            (_, Some(gone)) => self.delete(owner, |data| data == gone),
+            (_, None) if *rtype == Type::ANY && at_apex => self.delete(owner, Gone::AllOfApex),
+            (_, None) if *rtype == Type::ANY => self.delete(owner, Gone::All),
+            (_, None) => self.delete(owner, Gone::Type(*rtype)),
+            (_, Some(data)) => self.delete(owner, Gone::Record(data)),
         }
     }
 
@@ -148,11 +219,11 @@ impl<'a> Drawn<'a> {
             Data::Soa(_) => return Ok(()),
             _ => {}
         }
-        if let Some((_, name)) = SIGNERS.iter().find(|(number, _)| rtype == Type(*number)) {
+        if let Some(name) = made_by_signer(rtype) {
             return Err(Refused::because(format!("{name} is made by whoever signs the zone")));
         }
         let lease = self.lease();
-        if self.others(owner).contains(data) {
+        if self.others(owner).get(&rtype).is_some_and(|others| others.contains(data)) {
             return Ok(()); // it is so already
         }
         if owner == apex && rtype == Type::NS {
@@ -164,6 +235,9 @@ impl<'a> Drawn<'a> {
         if rtype == Type::NS && self.has_live_names_below(owner) {
             return Err(Refused::because(format!("{owner} is above names of services")));
         }
+        if rtype == Type::DNAME {
+            return Err(Refused::because("a DNAME is for the zone's file to have"));
+        }
         zone::admit(apex, Kind::Tree, owner, ttl, data).map_err(Refused::because)?;
         let spot = self.spot(owner);
         // Beside an alias is nothing else (section 3.4.2.2): what comes second is passed over.
@@ -171,7 +245,7 @@ impl<'a> Drawn<'a> {
             return Ok(());
         }
         if rtype == Type::CNAME {
-            spot.take(|_| true);
+            spot.take(Gone::All);
         }
         match spot.sets.iter_mut().find(|set| set.rtype == rtype) {
             None => spot.put(data.clone(), ttl, lease, true),
@@ -179,27 +253,69 @@ impl<'a> Drawn<'a> {
                 // The records of a set have one TTL (RFC 2181 section 5.2): the newest.
                 set.ttl = ttl;
                 let full = set.data.len() == RRSET_RECORDS_MAX;
-                match set.data.iter_mut().find(|datum| datum.data == *data) {
+                match set.data.get_mut(data) {
                     Some(datum) => datum.set = true,
                     None if full => {
                         return Err(Refused::because(format!(
                             "{owner} has {RRSET_RECORDS_MAX} records {rtype}, and no more may it have"
                         )));
                     }
-                    None => set.data.push(Datum { data: data.clone(), set: true }),
+                    None => set.put(data.clone(), true),
                 }
             }
         }
         Ok(())
     }
 
-    fn delete(&mut self, owner: &Name, which: impl Fn(&Data) -> bool) -> Result<(), Refused> {
-        if let Some(other) = self.others(owner).iter().find(|data| which(data)) {
-            let rtype = other.rtype();
+    fn delete(&mut self, owner: &Name, gone: Gone<'_>) -> Result<(), Refused> {
+        if let Some(rtype) = gone.first_of(self.others(owner)) {
             return Err(self.not_ours(owner, &format!("{owner} {rtype}")));
         }
-        self.spot(owner).take(which);
+        if let Some((service, rtype)) = self.made_of_instances(owner, gone) {
+            return Err(Refused::because(format!(
+                "{owner} {rtype} is made of the instances of {service}; delete their SRV and addresses"
+            )));
+        }
+        self.spot(owner).take(gone);
         Ok(())
+    }
+
+    /// What is to be deleted and is there because of instances that UPDATE registered, but is none of the records that
+    /// spell these: to delete it would change nothing.
+    fn made_of_instances(&mut self, owner: &Name, gone: Gone<'_>) -> Option<(ServiceName, Type)> {
+        let service = self.service_of(owner)?;
+        let spelling: &[Type] = self.read(owner, |read| match read {
+            Some(Owner::Below { .. }) => &[Type::A, Type::AAAA][..],
+            Some(Owner::ByTransport(..)) => &[Type::SRV],
+            _ => &[],
+        });
+        // Of everything at a name that spells, that part goes and takes the rest along.
+        if gone.rtype().map_or(!spelling.is_empty(), |rtype| spelling.contains(&rtype)) {
+            return None;
+        }
+        let owners = Transport::ALL.map(|transport| self.srv_owner(&service, transport));
+        if !owners.iter().any(|owner| self.spot(owner).set(Type::SRV).is_some()) {
+            return None; // they are gone by now
+        }
+        if !self.made.contains_key(owner) {
+            let (view, apex) = (self.against.view, &self.update.apex);
+            let wholes = &mut self.wholes;
+            let there = records_at(view, apex, owner, |name| wholes.of(name, || view.service(name)));
+            let made = self.without_plain(owner, there);
+            self.made.insert(owner.clone(), made);
+        }
+        gone.first_of(&self.made[owner]).map(|rtype| (service, rtype))
+    }
+
+    /// What somebody else has at an owner, of everything that is there.
+    fn without_plain(&self, owner: &Name, there: Vec<Record>) -> ByType {
+        let plain = self.against.registry.plain().at(owner);
+        let ours: HashSet<&Data> = plain.iter().flat_map(|plain| &plain.set.data).collect();
+        let mut by_type = ByType::new();
+        for data in there.into_iter().map(|record| record.data).filter(|data| !ours.contains(data)) {
+            by_type.entry(data.rtype()).or_default().insert(data);
+        }
+        by_type
     }
 
     fn lease(&self) -> Lease {
@@ -219,44 +335,35 @@ impl<'a> Drawn<'a> {
     }
 
     fn service_of(&self, owner: &Name) -> Option<ServiceName> {
-        self.read(owner, |owner| owner?.service().and_then(|service| ServiceName::parse(service).ok()))
+        registry::service_of(&self.update.apex, owner)
     }
 
     fn read<T>(&self, owner: &Name, read: impl FnOnce(Option<Owner<'_>>) -> T) -> T {
-        let lower = owner.to_lowercase();
-        read(grammar::parse(&lower.labels_below(self.update.apex.name()).unwrap_or_default()))
+        registry::read_as(&self.update.apex, owner, read)
     }
 
     /// What others have at an owner.
-    fn others(&mut self, owner: &Name) -> &[Data] {
-        let (registry, view, apex) = (self.against.registry, self.against.view, &self.update.apex);
+    fn others(&mut self, owner: &Name) -> &ByType {
         if self.spot(owner).others.is_none() {
-            let rest = self.service_of(owner).and_then(|service| {
-                let rests = self.rests.entry(service);
-                rests
-                    .or_insert_with_key(|service| rest_of(view, service.as_str(), |member| !is_ours(member)))
-                    .clone()
-            });
-            let plain = registry.plain().at(owner);
-            let ours: HashSet<&Data> = plain.iter().flat_map(|plain| &plain.set.data).collect();
-            let others = records_at(view, apex, owner, |_| rest).into_iter().map(|record| record.data);
-            let others = others.filter(|data| !ours.contains(data)).collect();
+            let (view, apex) = (self.against.view, &self.update.apex);
+            let rests = &mut self.rests;
+            let rest = |name: &str| rests.of(name, || rest_of(view, name, |member| !is_ours(member)));
+            let there = records_at(view, apex, owner, rest);
+            let others = self.without_plain(owner, there);
             self.spot(owner).others = Some(others);
         }
-        self.spot(owner).others.as_deref().unwrap_or_default()
+        self.spot(owner).others.get_or_insert_default()
     }
 
     /// The plain records at an owner.
     fn lay(&mut self, owner: &Name) -> &mut Spot {
         let registry = self.against.registry;
         self.spots.entry(owner.to_lowercase().as_wire().to_vec()).or_insert_with(|| {
-            let sets = registry.plain().at(owner).iter().map(|plain| Set {
-                rtype: plain.set.rtype,
-                ttl: plain.set.ttl,
-                data: plain.set.data.iter().map(|data| Datum { data: data.clone(), set: false }).collect(),
-                lease: plain.lease,
-            });
-            Spot { owner: owner.clone(), sets: sets.collect(), others: None }
+            let mut spot = Spot { owner: owner.clone(), sets: Vec::new(), others: None };
+            for PlainSet { set, lease, .. } in registry.plain().at(owner).iter().map(|plain| &**plain) {
+                set.data.iter().for_each(|data| spot.put(data.clone(), set.ttl, *lease, false));
+            }
+            spot
         })
     }
 
@@ -296,7 +403,7 @@ impl<'a> Drawn<'a> {
     }
 
     /// Everything is read back, and compared with what is there.
-    pub fn changes(mut self) -> Result<Vec<(Reason, What)>, Refusal> {
+    pub fn outcome(mut self) -> Result<Outcome, Refusal> {
         let mut found = Vec::new();
         let mut come = 0;
         let Against { registry, access, by, .. } = self.against;
@@ -312,14 +419,7 @@ impl<'a> Drawn<'a> {
             return Err(Refusal::Full { limit: registry.instances_max() });
         }
         self.plain(&mut found)?;
-        let now = self.against.now;
-        for instance in &self.again.instances {
-            instance.deadline.renew(now);
-        }
-        for set in &self.again.plain {
-            set.deadline.renew(now);
-        }
-        Ok(found)
+        Ok(Outcome { changes: found, again: self.again })
     }
 
     /// Takes the records of a service's instances out, and says what becomes of these; returns how many are new.
@@ -339,10 +439,10 @@ impl<'a> Drawn<'a> {
                 found.extend(registry.check(&Command::Deregister(holder), now)?);
             }
         }
-        let mut new = 0;
+        let (mut new, mut taken) = (0, None);
         for (label, shape) in shapes {
             let before = members.get(&label).map(|member| member.instance.clone());
-            if before.as_ref().is_some_and(|before| !before.owner.as_deref().is_some_and(Holder::is_key)) {
+            if before.as_deref().is_some_and(|before| !is_spelt(before)) {
                 let why =
                     format!("{label} of {service} was registered in another way, and is changed in that way");
                 return Err(Refused::because(why).into());
@@ -356,12 +456,19 @@ impl<'a> Drawn<'a> {
                 access.permits_change(by, Verb::Register, before, registry.tokens(), now.wall)?;
                 if same && !before.draining && !before.deadline.is_over() {
                     // Said again is renewed: no change, as with a heartbeat.
-                    self.again.instances.push(before.clone());
+                    let same = Some(before.clone());
+                    self.again.push(What::Instance { before: same.clone(), after: same });
                     continue;
                 }
             } else {
                 new += 1;
-                self.names_are_free(service, &label)?;
+                let taken = taken.get_or_insert_with(|| self.taken(service));
+                if let Some(owner) = taken.by_all.as_ref().or_else(|| taken.by_one.get(&label)) {
+                    let why = format!(
+                        "{owner} has records that an UPDATE set; delete them before {label} becomes an instance of {service}"
+                    );
+                    return Err(Refused::because(why).into());
+                }
             }
             let registration = self.registration(service, &label, shape, before.as_deref())?;
             let registered = registry.check(&Command::Register(Box::new(registration)), now)?;
@@ -386,11 +493,11 @@ impl<'a> Drawn<'a> {
         let mut shapes: BTreeMap<String, Shape> = BTreeMap::new();
         for transport in Transport::ALL {
             let owner = self.srv_owner(service, transport);
-            let mut taken = HashSet::new();
+            let mut taken = Vec::new();
             let records: Vec<(Data, bool)> = self
                 .spot(&owner)
                 .set(Type::SRV)
-                .map(|set| set.data.iter().map(|datum| (datum.data.clone(), datum.set)).collect())
+                .map(|set| set.in_order().into_iter().map(|(data, set)| (data.clone(), set)).collect())
                 .unwrap_or_default();
             for (data, set) in records {
                 let Data::Srv { priority, weight, port, target } = &data else { continue };
@@ -423,13 +530,15 @@ impl<'a> Drawn<'a> {
                         known.set |= set;
                     }
                 }
-                taken.insert(data);
+                taken.push(data);
             }
-            self.spot(&owner).take(|data| taken.contains(data));
+            let spot = self.spot(&owner);
+            taken.iter().for_each(|data| spot.take(Gone::Record(data)));
         }
         for label in shapes.keys() {
             let own = self.update.apex.owner(&[label, service.as_str()]);
-            self.spot(&own).take(|data| matches!(data, Data::A(_) | Data::Aaaa(_)));
+            let spot = self.spot(&own);
+            [Type::A, Type::AAAA].into_iter().for_each(|rtype| spot.take(Gone::Type(rtype)));
         }
         Ok(shapes)
     }
@@ -448,11 +557,11 @@ impl<'a> Drawn<'a> {
     fn addresses(&mut self, owner: &Name) -> (Vec<IpAddr>, bool) {
         let sets = self.spot(owner).sets.iter().filter(|set| matches!(set.rtype, Type::A | Type::AAAA));
         let (mut addresses, mut set) = (Vec::new(), false);
-        for datum in sets.flat_map(|set| &set.data) {
+        for (data, datum) in sets.flat_map(|set| &set.data) {
             set |= datum.set;
-            match datum.data {
-                Data::A(v4) => addresses.push(IpAddr::V4(v4)),
-                Data::Aaaa(v6) => addresses.push(IpAddr::V6(v6)),
+            match data {
+                Data::A(v4) => addresses.push(IpAddr::V4(*v4)),
+                Data::Aaaa(v6) => addresses.push(IpAddr::V6(*v6)),
                 _ => {}
             }
         }
@@ -492,78 +601,104 @@ impl<'a> Drawn<'a> {
             Some(before) if !shape.set => before.lease,
             _ => self.lease(),
         };
-        Ok(Registration {
+        let mut ports = shape.ports;
+        if let Some(before) = before {
+            let known = |port: &Port| before.ports.iter().position(|own| own.transport == port.transport);
+            ports.sort_by_key(|port| known(port).unwrap_or(usize::MAX)); // the first is that of the service's name
+            for port in &mut ports {
+                port.name = known(port).and_then(|at| before.ports[at].name.clone());
+            }
+        }
+        let location = Location::Addresses(shape.addresses.into());
+        let registration = Registration {
             weight: shape.weight,
             priority: shape.priority,
             owner: self.against.by.owner.clone(),
-            ..Registration::new(
-                key,
-                Location::Addresses(shape.addresses.into()),
-                shape.ports,
-                lease,
-                self.update.lease_id,
-            )
+            ..Registration::new(key, location, ports, lease, self.update.lease_id)
+        };
+        // What no record says of it stays as it was given, as its checks do.
+        Ok(match before {
+            None => registration,
+            Some(before) => Registration {
+                protocol: before.protocol.clone(),
+                tags: before.tags.clone(),
+                meta: before.meta.clone(),
+                ..registration
+            },
         })
     }
 
-    /// A new instance takes names that no plain record may have.
-    fn names_are_free(&self, service: &ServiceName, label: &str) -> Result<(), Refused> {
+    /// The owners of plain records that the message does not speak of and that a new instance of the service would take.
+    fn taken(&self, service: &ServiceName) -> Taken {
+        let mut taken = Taken::default();
         for owner in self.against.registry.plain().of_service(service.as_str()) {
-            let is_its = self.read(owner, |read| read.is_some_and(|read| is_held(read, label)));
             let spoken_of = self.spots.contains_key(owner.to_lowercase().as_wire());
-            if is_its && !spoken_of && owner.is_within(self.update.apex.name()) {
-                return Err(Refused::because(format!(
-                    "{owner} has records that an UPDATE set; delete them before {label} becomes an instance of {service}"
-                )));
+            if spoken_of || !owner.is_within(self.update.apex.name()) {
+                continue;
             }
+            self.read(owner, |read| match read.and_then(holds) {
+                Some(Holds::All) => taken.by_all = Some(owner.clone()),
+                Some(Holds::One(label)) => drop(taken.by_one.insert(label.to_owned(), owner.clone())),
+                None => {}
+            });
         }
-        Ok(())
+        taken
     }
 
     /// What is left are records of the tree.
     fn plain(&mut self, found: &mut Vec<(Reason, What)>) -> Result<(), Refusal> {
         let Against { registry, now, .. } = self.against;
         let staying = self.staying(found);
-        let mut records = registry.plain().records();
+        let (mut records, mut octets) = (registry.plain().records(), registry.plain().octets());
         let spots = std::mem::take(&mut self.spots);
         for Spot { owner, sets, .. } in spots.into_values() {
             let known = registry.plain().at(&owner);
             for before in known {
                 if !sets.iter().any(|set| set.rtype == before.set.rtype) {
                     records -= before.set.data.len();
+                    octets -= before.octets();
                     found.push((Reason::Updated, What::Plain { before: Some(before.clone()), after: None }));
                 }
             }
+            let has = |rtype: Type| sets.iter().any(|set| set.rtype == rtype);
+            if has(Type::DS) && !has(Type::NS) {
+                // RFC 4034 section 5.
+                let why = format!("{owner} has DS and no NS; set or delete both");
+                return Err(Refused::because(why).into());
+            }
             for set in sets {
                 let before = known.iter().find(|before| before.set.rtype == set.rtype);
-                let is_set = set.data.iter().any(|datum| datum.set);
-                let lease = match (is_set, set.data.iter().all(|datum| datum.set)) {
+                let is_set = set.data.values().any(|datum| datum.set);
+                let lease = match (is_set, set.data.values().all(|datum| datum.set)) {
                     (true, true) => self.lease(),
                     // A set has one lease: what was there before does not go early by what is put beside it.
                     (true, false) => longer(self.lease(), set.lease),
                     (false, _) => set.lease,
                 };
-                let data: Vec<Data> = set.data.into_iter().map(|datum| datum.data).collect();
                 let same = before.is_some_and(|before| {
                     before.set.ttl == set.ttl
                         && before.lease == lease
-                        && before.set.data.len() == data.len()
-                        && data.iter().all(|data| before.set.data.contains(data))
+                        && before.set.data.len() == set.data.len()
+                        && before.set.data.iter().all(|data| set.data.contains_key(data))
                 });
+                let data: Vec<Data> = set.in_order().into_iter().map(|(data, _)| data.clone()).collect();
                 if let Some(before) = before.filter(|_| same)
                     && (!is_set || !before.deadline.is_over())
                 {
-                    self.again.plain.extend(is_set.then(|| before.clone()));
+                    let same = Some(before.clone());
+                    self.again.extend(is_set.then(|| What::Plain { before: same.clone(), after: same }));
                     continue;
                 }
-                self.is_free(&owner, &staying)?;
-                let octets: usize = data.iter().map(|data| data.octets_max() + RECORD_OCTETS).sum();
-                if octets > RRSET_OCTETS_MAX {
+                self.is_free(&owner, set.rtype, &staying)?;
+                let compressed: usize = data.iter().map(|data| data.octets_max() + RECORD_OCTETS).sum();
+                if compressed > RRSET_OCTETS_MAX {
                     let why = format!("no reply holds so many {} of {owner}", set.rtype);
                     return Err(Refused::because(why).into());
                 }
                 records += data.len();
                 records -= before.map_or(0, |before| before.set.data.len());
+                octets += registry::octets_of(&owner, &data);
+                octets -= before.map_or(0, |before| before.octets());
                 let set = RrSet { rtype: set.rtype, ttl: set.ttl, data };
                 let after = PlainSet::new(&self.update.apex, &owner, set, lease, now);
                 let what = What::Plain { before: before.cloned(), after: Some(Arc::new(after)) };
@@ -576,16 +711,24 @@ impl<'a> Drawn<'a> {
             );
             return Err(Refused::because(why).into());
         }
+        if octets > PLAIN_OCTETS_MAX && octets > registry.plain().octets() {
+            let why = format!(
+                "{PLAIN_OCTETS_MAX} octets of records are set, and no more may be; delete some, or use a zone file"
+            );
+            return Err(Refused::because(why).into());
+        }
         Ok(())
     }
 
-    /// The labels of every instance that there will be of the services that are spoken of.
+    /// The labels of every instance that there will be of the services that are spoken of, or that their guards hold.
     fn staying(&self, found: &[(Reason, What)]) -> HashMap<ServiceName, HashSet<String>> {
         let mut staying: HashMap<ServiceName, HashSet<String>> = HashMap::new();
         for service in &self.services {
             let labels = staying.entry(service.clone()).or_default();
-            let members = self.against.registry.service(service).into_iter().flat_map(|known| &known.members);
-            labels.extend(members.map(|member| member.instance.label.to_string()));
+            // Who left and is held by the guard answers at its names still.
+            let (members, answered) = self.against.registry.members(service);
+            let both = members.iter().chain(answered.iter());
+            labels.extend(both.map(|member| member.instance.label.to_string()));
         }
         for (_, what) in found {
             if let What::Instance { before, after } = what {
@@ -608,12 +751,19 @@ impl<'a> Drawn<'a> {
             || self.service_of(owner).is_some_and(|service| self.against.registry.service(&service).is_some())
     }
 
-    /// Whether a plain record may stand here.
-    fn is_free(&self, owner: &Name, staying: &HashMap<ServiceName, HashSet<String>>) -> Result<(), Refused> {
+    /// Whether plain records of a type may stand here.
+    fn is_free(
+        &mut self,
+        owner: &Name,
+        rtype: Type,
+        staying: &HashMap<ServiceName, HashSet<String>>,
+    ) -> Result<(), Refused> {
         if self.against.view.file_holds(self.update.apex.name(), owner).is_some() {
             return Err(self.not_ours(owner, &owner.to_string()));
         }
-        let held = self.read(owner, |read| match read {
+        let lower = owner.to_lowercase();
+        let labels = lower.labels_below(self.update.apex.name()).unwrap_or_default();
+        let held = match grammar::parse(&labels) {
             Some(
                 Owner::NameServer(_)
                 | Owner::Registration(_)
@@ -628,15 +778,36 @@ impl<'a> Drawn<'a> {
                     Owner::Below { label, .. } | Owner::TypeInstance { label, .. } => label,
                     _ => "",
                 };
-                labels.is_some_and(|labels| {
+                let is_taken = labels.is_some_and(|labels| {
                     !labels.is_empty() && is_held(read, "") || !label.is_empty() && labels.contains(label)
-                })
+                });
+                is_taken || registry::would_hide(read, rtype) && self.is_spelt_by_instances(read)
             }
             None => false,
-        });
+        };
         match held {
             true => Err(self.not_ours(owner, &owner.to_string())),
             false => Ok(()),
+        }
+    }
+
+    /// True where a tag, a named port or an id of an instance spells this name, be the instance live or not.
+    fn is_spelt_by_instances(&mut self, read: Owner<'_>) -> bool {
+        let Some(view) = read.service().and_then(|service| self.against.view.service(service)) else {
+            return false;
+        };
+        let lower = |member: &Member| member.instance.key.id.as_str().to_ascii_lowercase();
+        match read {
+            Owner::ByPort { port, transport, .. } => view.ports.has(port, transport),
+            Owner::Below { label: tag, .. } | Owner::ByTag { tag, .. } | Owner::Subtype { tag, .. } => {
+                view.tags.contains(tag)
+            }
+            Owner::TypeInstance { label, .. } => {
+                let ids = self.ids.entry(view.name.clone());
+                let ids = ids.or_insert_with(|| view.members.iter().map(lower).collect());
+                ids.contains(&label.to_ascii_lowercase())
+            }
+            _ => false,
         }
     }
 
@@ -657,6 +828,13 @@ impl<'a> Drawn<'a> {
     }
 }
 
+/// Owners of plain records that instances would take: every one of the service, or that of one label.
+#[derive(Default)]
+struct Taken {
+    by_all: Option<Name>,
+    by_one: HashMap<String, Name>,
+}
+
 /// An instance as records spell it.
 struct Shape {
     /// In order.
@@ -669,11 +847,16 @@ struct Shape {
 }
 
 impl Shape {
+    /// Whether it is what an instance that records spell is; how ports are named they do not say.
     fn is(&self, instance: &Instance) -> bool {
         let mut addresses = instance.addresses().to_vec();
         addresses.sort_unstable();
+        let has = |port: &Port| {
+            instance.ports.iter().any(|own| (own.transport, own.number) == (port.transport, port.number))
+        };
         addresses == self.addresses
-            && *instance.ports == *self.ports
+            && instance.ports.len() == self.ports.len()
+            && self.ports.iter().all(has)
             && instance.priority == self.priority
             && instance.weight == self.weight
     }
@@ -686,9 +869,23 @@ fn longer(one: Lease, other: Lease) -> Lease {
     }
 }
 
-/// True where UPDATE registered it.
+/// True where UPDATE registered it, and may change it.
 fn is_ours(member: &Member) -> bool {
-    member.instance.owner.as_deref().is_some_and(Holder::is_key)
+    is_spelt(&member.instance)
+}
+
+/// True for an instance that UPDATE registered, as long as records spell it. An administrator may have registered it again,
+/// and it is the key's still; but what records cannot say (a host name, two ports of one transport), or what somebody else
+/// will say again or take back (a service file, a client of Consul's API, a connection), none of them would leave as it is.
+fn is_spelt(instance: &Instance) -> bool {
+    let is_one = |transport| instance.ports.iter().filter(|port| port.transport == transport).count() <= 1;
+    instance.owner.as_deref().is_some_and(Holder::is_key)
+        && !instance.addresses().is_empty()
+        && !instance.ports.is_empty()
+        && Transport::ALL.into_iter().all(is_one)
+        && instance.source.is_none()
+        && instance.consul.is_none()
+        && !matches!(instance.lease, Lease::Connection(_))
 }
 
 /// RFC 1982 section 3.2.

@@ -4,24 +4,31 @@
 //! A lease runs on one node. Its owner is the node that took the last registration or heartbeat; while the owner is no member,
 //! it is the node that the ring names. Everywhere else the lease stands still.
 
-use std::collections::{BTreeMap, HashMap};
+mod conditions;
+mod told;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::balance::circle::Circle;
 use crate::check::{Check, Kind};
-use crate::instance::{Extras, Health, Host, Instance, Lease};
+use crate::instance::{Health, Host, Instance, Lease};
 use crate::lease::LeaseCell;
-use crate::registry::{Author, Change, Kept, Reason, Registry, What};
+use crate::registry::{Change, Kept, Registry, What};
 use crate::store::etcd::follow::Told;
-use crate::store::etcd::messages::{Condition, behind};
-use crate::store::etcd::place::{self, Place};
-use crate::store::record::{self, MemberForm, Near, Note, Unreadable};
+use crate::store::etcd::place::{self, Place, PlainPlace};
+use crate::store::record::{self, MemberForm, Near};
 use crate::time::{Now, Wall};
+use crate::update::MessageId;
 use crate::view::{Listener, Node};
 
 /// Nodes of one ring: a transaction that holds only if the ring is unchanged names each, and etcd takes 128 conditions.
 pub const NODES_MAX: usize = 64;
+
+/// Names and services that are guarded one by one in a transaction; of more, all are. etcd takes 128 conditions, and most
+/// messages speak of a few names.
+const GUARDED_MAX: usize = 16;
 
 /// Nodes that left and are still shown: as many as a ring has, so that names made anew at each start do not add up.
 const LEFT_MAX: usize = NODES_MAX;
@@ -40,6 +47,8 @@ pub struct Fold {
     /// Those that are members no more, and since when.
     left: BTreeMap<Arc<str>, (Member, Wall)>,
     circle: Arc<Circle>,
+    /// Messages of UPDATE that some node carried out.
+    carried_out: BTreeSet<MessageId>,
     /// The version and the base of the serial, once they are told.
     pub format: Option<record::ClusterFormat>,
 }
@@ -82,6 +91,7 @@ impl Fold {
             held: HashMap::new(),
             members: BTreeMap::new(),
             left: BTreeMap::new(),
+            carried_out: BTreeSet::new(),
             format: None,
         }
     }
@@ -168,7 +178,8 @@ impl Fold {
             Place::Host(host) => self.circle.is_ours(host.as_str()),
             Place::Settings(service) | Place::Guard(service) => self.circle.is_ours(service.as_str()),
             Place::Token(name) => self.circle.is_ours(name),
-            Place::Node(_) | Place::Format => false,
+            Place::Plain(at) => self.circle.is_ours(&at.owner.to_string()),
+            Place::Node(_) | Place::CarriedOut(_) | Place::Format => false,
         }
     }
 
@@ -186,46 +197,20 @@ impl Fold {
         self.key(&place.key())
     }
 
-    /// Holds while this run is a member.
-    pub fn while_member(&self) -> Option<Condition> {
-        let created = self.member_since()?;
-        Some(Condition::CreatedAt(self.key(&place::node(&self.name)), created))
+    /// True where some node carried it out.
+    pub fn is_carried_out(&self, message: &MessageId) -> bool {
+        self.carried_out.contains(message)
     }
 
-    /// Hold while the ring is the one that we decided under: nobody came, and nobody left.
-    pub fn while_same_ring(&self) -> Vec<Condition> {
-        let nodes = self.key(&place::nodes());
-        let nobody_came = Condition::NoneSince(nodes.clone(), behind(&nodes), self.registry.revision() + 1);
-        let nobody_left = self
-            .members
-            .iter()
-            .map(|(name, member)| Condition::CreatedAt(self.key(&place::node(name)), member.created));
-        std::iter::once(nobody_came).chain(nobody_left).collect()
+    /// How many such messages are remembered, and when the oldest was signed, in Unix seconds.
+    pub fn carried_out(&self) -> (usize, Option<u64>) {
+        (self.carried_out.len(), self.carried_out.first().map(|(time, _)| *time))
     }
 
-    /// Hold while the thing is as we know it: it was there and nobody wrote it, or nobody has come in its place.
-    ///
-    /// A revision alone does not say that a key is not there: the watch may have told a later one, and never this.
-    pub fn while_same(&self, place: &Place, is_there: bool) -> Vec<Condition> {
-        let since = self.registry.revision() + 1;
-        let key = self.key_of(place);
-        let known = match (place, self.held.get(place)) {
-            // It is there from the first node's start on, and its revision is not kept.
-            (Place::Format, _) => {
-                let end = [key.as_slice(), &[0]].concat();
-                return vec![Condition::NoneSince(key, end, since)];
-            }
-            (_, Some(held)) => Condition::ModifiedAt(key, held.modified),
-            (_, None) => Condition::CreatedAt(key, 0),
-        };
-        match place {
-            // Two nodes must not give one label to two instances.
-            Place::Instance(key) if !(is_there && self.held.contains_key(place)) => {
-                let neighbours = self.key(&place::neighbours(key));
-                vec![known, Condition::NoneSince(neighbours.clone(), behind(&neighbours), since)]
-            }
-            _ => vec![known],
-        }
+    /// The keys of those that were signed before this second; `None` where another node is to delete them.
+    pub fn carried_out_before(&self, time_s: u64) -> Option<(Vec<u8>, Vec<u8>)> {
+        let first = place::carried_out(None);
+        self.circle.is_ours(&first).then(|| (self.key(&first), self.key(&place::carried_out(Some(time_s)))))
     }
 
     /// Things that left so long ago that whoever should have forgotten them has not, or nobody does, and that are ours to
@@ -247,6 +232,14 @@ impl Fold {
         now: Now,
     ) -> Folded {
         let Some(place) = Place::of(&told.key) else { return Folded::default() };
+        if let Place::CarriedOut(message) = place {
+            match told.pair {
+                Some(_) => self.carried_out.insert(message),
+                None => self.carried_out.remove(&message),
+            };
+            self.registry.advance(told.revision);
+            return Folded::default();
+        }
         let folded = match self.read(&place, told, staged, now) {
             Ok(folded) => folded,
             Err(error) => {
@@ -266,156 +259,6 @@ impl Fold {
         self.registry.advance(told.revision);
         self.settle(&place, now);
         folded
-    }
-
-    fn read(
-        &mut self,
-        place: &Place,
-        told: &Told,
-        staged: &mut dyn FnMut(u64, &Place) -> Option<Arc<Instance>>,
-        now: Now,
-    ) -> Result<Folded, Unreadable> {
-        let Some(pair) = &told.pair else {
-            self.held.remove(place);
-            return Ok(Folded { change: self.removed(place, told.revision, now), number: None });
-        };
-        match place {
-            Place::Node(name) => {
-                let form = record::read_member(&pair.value)?;
-                let member = Member { form, created: pair.created };
-                self.left.remove(name.as_str());
-                self.members.insert(name.as_str().into(), member);
-                self.place_members();
-                return Ok(Folded::default());
-            }
-            Place::Format => {
-                self.format = Some(record::read_format(&pair.value)?);
-                return Ok(Folded::default());
-            }
-            Place::Instance(_) | Place::Host(_) | Place::Settings(_) | Place::Guard(_) | Place::Token(_) => {}
-        }
-        let (note, octets) = record::read_noted(&pair.value)?;
-        let gone = (!note.there).then_some(note.at);
-        let what = match place {
-            Place::Instance(key) => {
-                let before = self.registry.instance(key).cloned();
-                let after = match (note.there, staged(note.number, place)) {
-                    (false, _) => None,
-                    (true, Some(staged)) => Some((*staged).clone()),
-                    (true, None) => Some(adopt(
-                        before.as_deref(),
-                        record::read_instance(octets, now, &mut Near::default())?,
-                    )),
-                };
-                let after = after.map(|after| self.placed(before.as_deref(), after, pair.modified));
-                // Whose it is was all that changed.
-                let same = match (&before, &after) {
-                    (Some(before), Some(after)) => before.revision == after.revision,
-                    (None, None) => true,
-                    _ => false,
-                };
-                (!same).then(|| What::Instance { before, after: after.map(Arc::new) })
-            }
-            Place::Host(name) => {
-                let before = self.registry.host(name).cloned();
-                let after = match note.there {
-                    false => None,
-                    true => {
-                        let mut host = record::read_host(octets, now)?;
-                        host.revision = revision_of(host.revision, pair.modified);
-                        host.created = revision_of(host.created, pair.modified);
-                        let known =
-                            before.as_ref().map(|before| before.checks.as_slice()).unwrap_or_default();
-                        host.checks = adopt_checks(known, host.checks);
-                        Some(Arc::new(host))
-                    }
-                };
-                let same = match (&before, &after) {
-                    (Some(before), Some(after)) => before.revision == after.revision,
-                    (None, None) => true,
-                    _ => false,
-                };
-                (!same).then_some(What::Host { before, after })
-            }
-            Place::Settings(service) => {
-                let before = self.registry.settings(service);
-                let after = if note.there { record::read_settings(octets)? } else { Default::default() };
-                (before != after).then(|| What::Settings { service: service.clone(), before, after })
-            }
-            Place::Guard(service) => {
-                let before = self.registry.guard(service);
-                let after = note.there.then(|| record::read_guard(octets)).transpose()?;
-                (before != after).then(|| What::Guard { service: service.clone(), before, after })
-            }
-            Place::Token(name) => {
-                // Nearly all are new, and to look for a name is to look at every token.
-                let before = self.held.get(place).and_then(|_| self.registry.tokens().by_name(name)).cloned();
-                let after = note.there.then(|| record::read_token(octets).map(Arc::new)).transpose()?;
-                (before != after).then_some(What::Token { before, after })
-            }
-            Place::Node(_) | Place::Format => None,
-        };
-        let (owner, number) = (note.owner.clone(), Some(note.number));
-        self.held.insert(place.clone(), Held { owner, modified: pair.modified, gone });
-        let Note { reason, author, at, .. } = note;
-        let change = what.map(|what| Change { revision: told.revision, at, reason, author, what });
-        Ok(Folded { change, number })
-    }
-
-    /// An instance with the revisions that the store gave it, and a label that no other has.
-    fn placed(&self, before: Option<&Instance>, mut instance: Instance, modified: u64) -> Instance {
-        instance.revision = revision_of(instance.revision, modified);
-        instance.created = revision_of(instance.created, modified);
-        match before {
-            Some(before) => instance.label = before.label.clone(),
-            None => instance.label = self.registry.label_instead(&instance).unwrap_or(instance.label),
-        }
-        instance
-    }
-
-    /// What it means that a key is not there any more.
-    fn removed(&mut self, place: &Place, revision: u64, now: Now) -> Option<Change> {
-        let (reason, what) = match place {
-            Place::Instance(key) => match self.registry.instance(key).cloned() {
-                // Somebody deleted it in etcd itself.
-                Some(before) => (Reason::Deregistered, What::Instance { before: Some(before), after: None }),
-                None => (Reason::Forgotten, What::Forgotten { key: key.clone() }),
-            },
-            Place::Host(name) => {
-                let before = self.registry.host(name).cloned()?;
-                (Reason::Deregistered, What::Host { before: Some(before), after: None })
-            }
-            Place::Settings(service) => {
-                let (before, after) = (self.registry.settings(service), Default::default());
-                (before != after).then(|| {
-                    (Reason::Configured, What::Settings { service: service.clone(), before, after })
-                })?
-            }
-            Place::Guard(service) => {
-                let before = Some(self.registry.guard(service)?);
-                (Reason::Released, What::Guard { service: service.clone(), before, after: None })
-            }
-            Place::Token(name) => {
-                let before = self.registry.tokens().by_name(name).cloned()?;
-                (Reason::Revoked, What::Token { before: Some(before), after: None })
-            }
-            Place::Node(name) => {
-                self.leave(name, now);
-                self.place_members();
-                return None;
-            }
-            Place::Format => return None,
-        };
-        Some(Change { revision, at: now.wall, reason, author: Author::Server, what })
-    }
-
-    fn leave(&mut self, name: &str, now: Now) {
-        let Some((name, member)) = self.members.remove_entry(name) else { return };
-        self.left.insert(name, (member, now.wall));
-        while self.left.len() > LEFT_MAX {
-            let oldest = self.left.iter().min_by_key(|(_, (_, at))| *at).map(|(name, _)| name.clone());
-            self.left.remove(&oldest.unwrap_or_default());
-        }
     }
 
     fn place_members(&mut self) {
@@ -440,6 +283,9 @@ impl Fold {
     /// The same for one thing. What begins to run here has one whole lease.
     pub fn settle(&mut self, place: &Place, now: Now) {
         let watched = self.watches(place);
+        if let Place::Plain(PlainPlace { owner, rtype, .. }) = place {
+            return self.registry.settle_plain(owner, *rtype, watched, now);
+        }
         for cell in self.cells(place) {
             if !watched {
                 cell.leave();
@@ -460,7 +306,13 @@ impl Fold {
                 cells
             }),
             Place::Host(name) => self.registry.host(name).map(|host| of(&host.checks)),
-            Place::Settings(_) | Place::Guard(_) | Place::Token(_) | Place::Node(_) | Place::Format => None,
+            Place::Settings(_)
+            | Place::Guard(_)
+            | Place::Token(_)
+            | Place::Node(_)
+            | Place::Plain(_)
+            | Place::CarriedOut(_)
+            | Place::Format => None,
         }
         .unwrap_or_default()
     }
@@ -490,66 +342,40 @@ fn listener(form: &MemberForm) -> Option<Listener> {
     (port > 0 && !addresses.is_empty()).then_some(Listener { addresses, port })
 }
 
-/// A record is written before its revision is known.
-fn revision_of(written: u64, modified: u64) -> u64 {
-    if written == 0 { modified } else { written }
-}
-
-/// The same registration goes on with its lease: what changed about it is no word of its holder.
-fn adopt(before: Option<&Instance>, mut after: Instance) -> Instance {
-    if let Some(before) = before.filter(|before| before.lease_id == after.lease_id) {
-        (after.lease, after.deadline) = (before.lease, before.deadline.clone());
-        after.extras =
-            Extras { checks: adopt_checks(&before.checks, after.checks.clone()), ..(*after).clone() }.kept();
-    }
-    after
-}
-
-fn adopt_checks(known: &[Check], checks: Vec<Check>) -> Vec<Check> {
-    let same = |check: &Check| {
-        known.iter().find(|known| {
-            known.id == check.id
-                && known.status == check.status
-                && known.since == check.since
-                && known.definition == check.definition
-        })
-    };
-    checks.iter().map(|check| same(check).unwrap_or(check).clone()).collect()
-}
-
 /// How long after its time a thing that left is forgotten by whoever finds it.
 pub const OVERDUE_AFTER: Duration = Duration::from_secs(60);
 
-/// The record of a thing as it will be, without the revision that it will get; and where it lies.
-pub fn record_of(what: &What) -> Option<(Place, Vec<u8>, bool)> {
+/// Where a thing lies that a change writes.
+pub fn lies_at(what: &What) -> Option<Place> {
     Some(match what {
-        What::Instance { after: Some(after), .. } => {
-            (Place::Instance(after.key.clone()), record::write_instance(after), true)
+        What::Instance { before, after } => Place::Instance(after.as_ref().or(before.as_ref())?.key.clone()),
+        What::Host { before, after } => Place::Host(after.as_ref().or(before.as_ref())?.name.clone()),
+        What::Settings { service, .. } => Place::Settings(service.clone()),
+        What::Guard { service, .. } => Place::Guard(service.clone()),
+        What::Token { before, after } => Place::Token(after.as_ref().or(before.as_ref())?.name.clone()),
+        What::Plain { before, after } => Place::Plain(PlainPlace::of(after.as_ref().or(before.as_ref())?)),
+        What::Forgotten { key } => Place::Instance(key.clone()),
+    })
+}
+
+/// The record of a thing as it will be, without the revision that it will get; and whether it is there then.
+pub fn record_of(what: &What) -> Option<(Vec<u8>, bool)> {
+    Some(match what {
+        What::Instance { before, after } => {
+            (record::write_instance(after.as_ref().or(before.as_ref())?), after.is_some())
         }
-        What::Instance { before: Some(before), after: None } => {
-            (Place::Instance(before.key.clone()), record::write_instance(before), false)
+        What::Host { before, after } => {
+            (record::write_host(after.as_ref().or(before.as_ref())?), after.is_some())
         }
-        What::Host { after: Some(after), .. } => {
-            (Place::Host(after.name.clone()), record::write_host(after), true)
-        }
-        What::Host { before: Some(before), after: None } => {
-            (Place::Host(before.name.clone()), record::write_host(before), false)
-        }
-        What::Settings { service, after, .. } => {
-            let there = *after != Default::default();
-            (Place::Settings(service.clone()), record::write_settings(after), there)
-        }
-        What::Guard { service, before, after } => {
-            let guard = (*after).or(*before)?;
-            (Place::Guard(service.clone()), record::write_guard(guard), after.is_some())
-        }
+        What::Settings { after, .. } => (record::write_settings(after), *after != Default::default()),
+        What::Guard { before, after, .. } => (record::write_guard((*after).or(*before)?), after.is_some()),
         What::Token { before, after } => {
-            let token = after.as_ref().or(before.as_ref())?;
-            (Place::Token(token.name.clone()), record::write_token(token), after.is_some())
+            (record::write_token(after.as_ref().or(before.as_ref())?), after.is_some())
         }
-        // UPDATE is not taken where etcd holds the registry.
-        What::Plain { .. } => return None,
-        What::Instance { .. } | What::Host { .. } | What::Forgotten { .. } => return None,
+        What::Plain { before, after } => {
+            (record::write_plain(after.as_ref().or(before.as_ref())?), after.is_some())
+        }
+        What::Forgotten { .. } => return None,
     })
 }
 

@@ -11,8 +11,8 @@ use hickory_proto::rr::{Name, RData, RecordType};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::timeout;
 
-use super::super::dig::rcode_name;
 use super::{Finding, bare};
+use callsign::message::rcode_name;
 
 /// Attempts over UDP, each with the whole time: a datagram may get lost.
 const ATTEMPTS: usize = 2;

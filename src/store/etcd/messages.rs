@@ -53,7 +53,7 @@ pub struct Event {
 }
 
 /// What must be so for a transaction to be carried out.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Condition {
     /// The key was written last at this revision; 0 where it is not there.
     ModifiedAt(Vec<u8>, u64),
@@ -74,6 +74,11 @@ pub enum Operation {
     },
     Delete {
         key: Vec<u8>,
+    },
+    /// From the first key on, up to the second.
+    DeleteAll {
+        from: Vec<u8>,
+        to: Vec<u8>,
     },
 }
 
@@ -159,12 +164,34 @@ pub fn transaction(conditions: &[Condition], operations: &[Operation]) -> Vec<u8
                 put_octets(1, key, &mut delete);
                 (3, delete)
             }
+            Operation::DeleteAll { from, to } => {
+                let mut delete = Vec::new();
+                put_octets(1, from, &mut delete);
+                put_octets(2, to, &mut delete);
+                (3, delete)
+            }
         };
         let mut one = Vec::new();
         put_octets(number, &request, &mut one);
         put_octets(2, &one, &mut out);
     }
     out
+}
+
+/// Octets of [`transaction`], or a few more: numbers count as long as they can be.
+pub fn transaction_octets(conditions: &[Condition], operations: &[Operation]) -> usize {
+    /// Of one part of it: two numbers of 10 octets, and the tags and lengths of all its fields.
+    const AROUND: usize = 64;
+    let conditions = conditions.iter().map(|condition| match condition {
+        Condition::ModifiedAt(key, _) | Condition::CreatedAt(key, _) => key.len(),
+        Condition::NoneSince(from, to, _) => from.len() + to.len(),
+    });
+    let operations = operations.iter().map(|operation| match operation {
+        Operation::Put { key, value, .. } => key.len() + value.len(),
+        Operation::Delete { key } => key.len(),
+        Operation::DeleteAll { from, to } => from.len() + to.len(),
+    });
+    conditions.chain(operations).map(|octets| octets + AROUND).sum()
 }
 
 /// The revision of a transaction whose conditions held, and which was carried out.
@@ -310,6 +337,7 @@ mod tests {
         let operations = [
             Operation::Put { key: b"k".to_vec(), value: b"v".to_vec(), lease: 9 },
             Operation::Delete { key: b"k".to_vec() },
+            Operation::DeleteAll { from: b"a".to_vec(), to: b"b".to_vec() },
         ];
         let octets = [
             &[0x0a, 9, 8, 0, 0x10, 2, 0x1a, 1, b'k', 0x30, 7][..],
@@ -317,6 +345,7 @@ mod tests {
             &[0x0a, 14, 8, 2, 0x10, 2, 0x1a, 1, b'k', 0x30, 0xac, 2, 0x82, 4, 1, b'l'],
             &[0x12, 10, 0x12, 8, 0x0a, 1, b'k', 0x12, 1, b'v', 0x18, 9],
             &[0x12, 5, 0x1a, 3, 0x0a, 1, b'k'],
+            &[0x12, 8, 0x1a, 6, 0x0a, 1, b'a', 0x12, 1, b'b'],
         ];
         assert_eq!(transaction(&conditions, &operations), octets.concat());
         let asked = Range { from: b"a", to: b"b", most: 2, revision: 3, keys_only: true };

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::desk::Desk;
+use super::Desk;
 use crate::instance::{Instance, Key};
 use crate::name::ServiceName;
 use crate::protocol::{
@@ -17,7 +17,7 @@ const LOOKED_AT_MAX: usize = 20_000;
 
 impl Desk {
     /// Changes of a service or an instance, newest first.
-    pub(super) fn log(&self, form: &LogForm) -> Result<Reply, Problem> {
+    pub fn log(&self, form: &LogForm) -> Result<Reply, Problem> {
         let service = service(form.service.as_deref())?;
         let most =
             form.most.map_or(LIST_MAX, |most| usize::try_from(most).unwrap_or(LIST_MAX)).clamp(1, LIST_MAX);
@@ -45,7 +45,7 @@ impl Desk {
     }
 
     /// The instances of a service at a time: those of now, with what changed since undone.
-    pub(super) fn at(&self, form: &AtForm) -> Result<Reply, Problem> {
+    pub fn at(&self, form: &AtForm) -> Result<Reply, Problem> {
         let now = self.clock.now();
         let time = parse_time(&form.time, now.wall).ok_or_else(|| {
             Problem::invalid("time", "must be such as 2026-11-21T15:04:05Z, or 10m for ten minutes ago")

@@ -5,9 +5,10 @@
 
 use std::time::Duration;
 
-use callsign::client::{Client, ClientError, Way};
-use callsign::protocol::{ChangeForm, Reply, Request};
 use tokio::time::sleep;
+
+use super::{Client, ClientError, Way};
+use crate::protocol::{ChangeForm, Reply, Request};
 
 /// How often another node is asked again that is behind what was shown, or whose log begins later, and the pause between:
 /// nodes are milliseconds apart.

@@ -1,4 +1,4 @@
-//! A registration held for as long as this process wants it.
+//! A registration held for as long as this process wants it: what the command line and `Registration` stand on.
 //!
 //! One connection, one loop: a heartbeat at every third of the lease, orders from the verb, replies as they
 //! come. Whatever goes wrong with the server or the way to it ends the connection, and the same is said
@@ -11,13 +11,12 @@
 
 use std::time::Duration;
 
-use callsign::client::{Client, ClientError, Way};
-use callsign::protocol::{HolderForm, Problem, RegisterForm, RegisteredForm, Reply, Request, Several};
-use callsign::time::parse_duration;
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval_at, sleep};
 
-use super::{Failure, message};
+use super::{Client, ClientError, Way};
+use crate::protocol::{HolderForm, Problem, RegisterForm, RegisteredForm, Reply, Request, Several};
+use crate::time::parse_duration;
 
 /// Orders that may wait: there are two, and each is given once or twice.
 pub const ORDERS_MAX: usize = 8;
@@ -45,6 +44,8 @@ pub enum Order {
 #[derive(Debug)]
 pub enum Ended {
     Left,
+    /// It was to leave, and no server has said that it did: the lease ends it.
+    Unconfirmed(ClientError),
     /// Somebody else registered the instance since; it is theirs now.
     Superseded(Problem),
 }
@@ -93,18 +94,22 @@ impl Holder {
     }
 
     /// Registers and holds until `Order::Leave`; `shown` is told the first registration.
-    pub async fn hold(
+    ///
+    /// # Errors
+    ///
+    /// The first registration failed, unless it insists; what `shown` returned.
+    pub async fn hold<E: From<ClientError>>(
         mut self,
-        shown: impl Fn(&RegisteredForm) -> Result<(), Failure>,
-    ) -> Result<Ended, Failure> {
+        mut shown: impl FnMut(&RegisteredForm) -> Result<(), E>,
+    ) -> Result<Ended, E> {
         let (mut pause, mut others) = (PAUSE_MIN, self.way.others());
         loop {
-            let error = match self.connection(&shown, &mut pause).await {
+            let error = match self.connection(&mut shown, &mut pause).await {
                 Ok(ended) => return ended,
                 Err(error) => error,
             };
             if self.leaving {
-                return Ok(Ended::Left);
+                return Ok(Ended::Unconfirmed(error));
             }
             if self.held.is_none() && !self.insists {
                 // The first word is said to each server once.
@@ -124,8 +129,7 @@ impl Holder {
                 () = sleep(pause) => {}
                 order = self.orders.recv() => match order {
                     Some(Order::Drain) => self.draining = true,
-                    // There is nobody to tell; the lease ends it.
-                    Some(Order::Leave) | None => return Ok(Ended::Left),
+                    Some(Order::Leave) | None => return Ok(Ended::Unconfirmed(error)),
                 },
             }
             pause = (pause * 2).min(PAUSE_MAX);
@@ -137,10 +141,10 @@ impl Holder {
         if !self.troubled {
             match error {
                 ClientError::Refused(problem) if problem.code == "not_found" => {
-                    message::say("the registration is gone; registering again")
+                    self.way.say("the registration is gone; registering again")
                 }
                 error => {
-                    message::say(&format!("{error}; trying until {} can be registered", self.form.service))
+                    self.way.say(&format!("{error}; trying until {} can be registered", self.form.service))
                 }
             }
         }
@@ -148,11 +152,11 @@ impl Holder {
     }
 
     /// From connecting to whatever ends the connection. The outer error is worth another attempt.
-    async fn connection(
+    async fn connection<E>(
         &mut self,
-        shown: &impl Fn(&RegisteredForm) -> Result<(), Failure>,
+        shown: &mut impl FnMut(&RegisteredForm) -> Result<(), E>,
         pause: &mut Duration,
-    ) -> Result<Result<Ended, Failure>, ClientError> {
+    ) -> Result<Result<Ended, E>, ClientError> {
         let mut client = self.way.connect(self.timeout).await?;
         let mut registered = self.register(&mut client).await?;
         self.way.worked();
@@ -163,7 +167,7 @@ impl Holder {
             return Ok(Err(failure));
         }
         if std::mem::take(&mut self.troubled) {
-            message::say(&format!("registered {} {}", registered.service, registered.id));
+            self.way.say(&format!("registered {} {}", registered.service, registered.id));
         }
         loop {
             let holder = self.holds(registered);
@@ -204,7 +208,7 @@ impl Holder {
         let request = Request::Register(Box::new(self.form.clone()));
         match self.way.ask_others(&request, self.timeout).await? {
             (client, Reply::Registered(registered)) => {
-                message::say(&format!("{left} cannot reach its store; going on with {}", self.way.server()));
+                self.way.say(&format!("{left} cannot reach its store; going on with {}", self.way.server()));
                 Some((client, *registered))
             }
             _ => None,

@@ -1,0 +1,138 @@
+//! Requests of the registration protocol that change nothing, answered from the view; and who may make one, whatever
+//! brought it.
+
+use std::sync::Arc;
+
+use super::{Desk, page_of, place_of};
+use crate::access::{Denied, Identity, On, Verb};
+use crate::explain::about;
+use crate::name::{InstanceId, ServiceName};
+use crate::protocol::{
+    FilterForm, InstancesForm, KeyForm, LIST_MAX, LookupForm, NodeForm, Problem, Reply, Request, ServerForm,
+    SettingsReply, SettingsShown, SignaturesForm, SignedForm, TokenForm, TokenShown, TokensForm,
+};
+use crate::sign::{Key, ZoneKeys};
+use crate::view::Worth;
+
+impl Desk {
+    /// Whether what is only read may be; the writer asks about changes.
+    pub fn permitted(&self, who: &Identity, request: &Request<'_>) -> Result<(), Denied> {
+        let of_filter = |form: &FilterForm, verb| match &form.service {
+            Some(service) => self.may(who, verb, On::Service(service)),
+            None => self.may(who, verb, On::Everything),
+        };
+        let of =
+            |service: Option<&str>, verb| self.may(who, verb, service.map_or(On::Everything, On::Service));
+        match request {
+            Request::Hello(_)
+            | Request::Register(_)
+            | Request::Heartbeat(_)
+            | Request::Deregister(_)
+            | Request::Drain(_)
+            | Request::Report(_)
+            | Request::Token(TokenForm::Create(_) | TokenForm::Revoke(_)) => Ok(()),
+            Request::Settings(form) => of(Some(&form.service), Verb::Read),
+            Request::Lookup(form) => of(form.service.as_deref(), Verb::Read),
+            Request::List(form) => of_filter(form, Verb::Read),
+            Request::Watch(form) => of_filter(form, Verb::Watch),
+            Request::Explain(form) => of(about(&self.view, &form.name).as_deref(), Verb::Read),
+            Request::Log(form) => of(form.service.as_deref(), Verb::Read),
+            Request::At(form) => of(Some(&form.service), Verb::Read),
+            Request::Availability(form) => of(form.service.as_deref(), Verb::Read),
+            Request::Status(_) | Request::Nodes(_) | Request::Ring(_) => of(None, Verb::Read),
+            Request::Feed(_) => of(None, Verb::Watch),
+            Request::Backup(_)
+            | Request::Export(_)
+            | Request::Import(_)
+            | Request::Token(TokenForm::List(_)) => of(None, Verb::Admin),
+        }
+    }
+
+    pub fn settings(&self, service: &ServiceName, revision: u64) -> Reply {
+        let settings = SettingsShown::of(&self.view.settings_of(service));
+        Reply::Settings(SettingsReply { service: service.to_string(), settings, revision })
+    }
+
+    pub fn tokens(&self) -> TokensForm {
+        let (tokens, now) = (self.writer.tokens.borrow().all(), self.clock.now().wall);
+        TokensForm { tokens: tokens.iter().map(|token| TokenShown::of(token, now)).collect() }
+    }
+
+    pub fn lookup(&self, form: &LookupForm) -> Result<Reply, Problem> {
+        let id = InstanceId::parse(&form.id).map_err(|unfit| Problem::invalid("id", unfit))?;
+        let mut members = self.view.by_id(&id);
+        members.retain(|member| {
+            let key = &member.instance.key;
+            form.service.as_deref().is_none_or(|service| key.service.as_str().eq_ignore_ascii_case(service))
+                && form.host.as_deref().is_none_or(|host| key.host.as_str().eq_ignore_ascii_case(host))
+        });
+        if members.is_empty() {
+            let mut problem =
+                Problem::new("not_found", format!("no instance has the id `{id}`; `callsign ls` lists them"));
+            problem.field = Some("id".to_owned());
+            return Err(problem);
+        }
+        let instances = page_of(&members).iter().map(|member| self.shown(member)).collect();
+        Ok(Reply::Found(InstancesForm { instances, revision: self.view.revision(), next: None }))
+    }
+
+    pub fn list(&self, form: &FilterForm) -> Result<Reply, Problem> {
+        if form.since.is_some() {
+            return Err(Problem::invalid("since", "is for `watch`; a list is of now"));
+        }
+        let filter = form.filter()?;
+        let after = match form.after.as_deref().map(|after| after.split_once('/')) {
+            None => None,
+            Some(Some(place)) => Some(place),
+            Some(None) => return Err(Problem::invalid("after", "must be the `next` of the reply before")),
+        };
+        let most = form.most.map_or(LIST_MAX, |most| usize::try_from(most).unwrap_or(LIST_MAX));
+        let revision = self.view.revision();
+        let (members, more) = self.view.list(&filter, after, most.clamp(1, LIST_MAX));
+        let page = page_of(&members);
+        let next = page.last().filter(|_| more || page.len() < members.len()).map(place_of);
+        let instances = page.iter().map(|member| self.shown(member)).collect();
+        Ok(Reply::Instances(InstancesForm { instances, revision, next }))
+    }
+
+    pub fn status(&self) -> Reply {
+        let now = self.clock.now();
+        let is_loaded = self.view.worth() != Worth::Nothing;
+        let (census, guarded) = (self.view.census(), self.view.guarded());
+        let signed: Vec<SignedForm> =
+            self.view.all_keys().iter().map(|keys| signed(keys, now.wall.unix_s())).collect();
+        let signatures = (!signed.is_empty()).then(|| SignaturesForm {
+            made: self.signing.made.read(),
+            kept: self.view.signatures_kept() as u64,
+            put_off: self.signing.put_off.read(),
+        });
+        Reply::Status(Box::new(ServerForm {
+            ready: self.view.is_ready(),
+            store_trouble: self.view.store_trouble().map(|trouble| trouble.to_string()),
+            // Before the registry is loaded there are no answers of before.
+            stale_s: self.view.stale_for(now).filter(|_| is_loaded).map(|stale| stale.as_secs()),
+            guarded: guarded.names().take(LIST_MAX).map(|name| name.to_string()).collect(),
+            nodes: self.view.nodes().iter().map(NodeForm::of).collect(),
+            zones: self.view.zones().all().map(|zone| zone.apex.to_string()).collect(),
+            zone_troubles: self.view.zone_troubles().iter().map(|trouble| trouble.to_string()).collect(),
+            signed,
+            signatures,
+            services: census.services,
+            instances: census.instances(),
+            live: census.live,
+            revision: self.view.revision(),
+            serial: self.view.serial(),
+            uptime_s: now.mono_ns / 1_000_000_000,
+            ..self.server.clone()
+        }))
+    }
+}
+
+fn signed(keys: &ZoneKeys, now_s: u64) -> SignedForm {
+    let form = |key: &Arc<Key>| KeyForm {
+        tag: key.tag,
+        stage: key.times.stage(now_s).as_str().to_owned(),
+        age_s: now_s.saturating_sub(key.times.created),
+    };
+    SignedForm { zone: keys.apex.to_string(), keys: keys.keys().map(form).collect() }
+}
