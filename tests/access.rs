@@ -38,10 +38,12 @@ pub enum Transport {
     Tcp,
     Http,
     HttpOverUnix,
+    /// On a connection of its own for each request.
+    Https,
 }
 
 impl Transport {
-    pub const ALL: [Self; 4] = [Self::Unix, Self::Tcp, Self::Http, Self::HttpOverUnix];
+    pub const ALL: [Self; 5] = [Self::Unix, Self::Tcp, Self::Http, Self::HttpOverUnix, Self::Https];
 }
 
 /// A token that may do this, made over the Unix socket.

@@ -70,12 +70,10 @@ impl Going {
 
     /// The next line that has `words` in it.
     fn line_with(&self, words: &str) -> String {
-        loop {
-            let line = self.line();
-            if line.contains(words) {
-                return line;
-            }
-        }
+        /// What goes on for ever says so much in a few minutes.
+        const LINES_MAX: usize = 1000;
+        let mut lines = (0..LINES_MAX).map(|_| self.line());
+        lines.find(|line| line.contains(words)).unwrap_or_else(|| panic!("no line with `{words}`"))
     }
 
     fn signal(&self, signal: Signal) {
@@ -195,33 +193,38 @@ fn the_first_help_fits_a_screen() {
     Usage: callsign <COMMAND>
 
     Commands:
-      serve         Run the server: DNS, and the socket that services register on
-      register      Register an instance of a service
-      heartbeat     Renew the lease of an instance once
-      deregister    Take an instance out of the registry
-      drain         Take an instance out of new answers, but not out of the registry
-      run           Run a command that is registered while it lives
-      ls            List the services, or the instances of one
-      show          Show the instances of a service in full, or one URL
-      watch         Follow changes: first what is registered, then one line per change
-      service       Show or change the settings of a service
-      explain       Say why a name is, or is not, in DNS, instance by instance
-      log           Show what changed, newest first: registered, expired, drained, a check went critical
-      at            Show who was registered at a time, as far back as the log reaches
-      availability  Show how much of the time services and instances were live
-      feed          Print every change as a line of JSON: those since a revision, then those to come
-      apply         Read requests or changes, a line of JSON each, and acknowledge each
-      export        Print everything that the registry holds, as lines of JSON
-      import        Take in what `export` printed, or what a running Consul has
-      store         Check, back up or restore the embedded store
-      dig           Ask over real DNS; show TTLs, reasons and glue
-      setup         Print the file that lets a resolver or an Envoy ask this server, or write it
-      doctor        Say what keeps the registry's names from resolving on this machine
-      status        Show the server as it is now (exit code 5 while it is not ready)
-      nodes         Show the nodes that share the registry, and how far each has followed
-      ring          Show what each node has of the ring, or whose a name is by it
-      token         Make, list and revoke tokens
-      dnssec        Make, change and show the keys that zones are signed with
+      serve            Run the server: DNS, and the socket that services register on
+      register         Register an instance of a service
+      heartbeat        Renew the lease of an instance once
+      deregister       Take an instance out of the registry
+      drain            Take an instance out of new answers, but not out of the registry
+      run              Run a command that is registered while it lives
+      ls               List the services, or the instances of one
+      show             Show the instances of a service in full, or one URL
+      watch            Follow changes: first what is registered, then one line per change
+      service          Show or change the settings of a service
+      explain          Say why a name is, or is not, in DNS, instance by instance
+      log              Show what changed, newest first: when, why and by whom
+      at               Show who was registered at a time, as far back as the log reaches
+      availability     Show how much of the time services and instances were live
+      feed             Print every change as a line of JSON: those since a revision, then those to come
+      feed-containers  Register containers by their labels, for as long as they run
+      apply            Read requests or changes, a line of JSON each, and acknowledge each
+      export           Print everything that the registry holds, as lines of JSON
+      import           Take in what `export` printed, or what a running Consul has
+      store            Check, back up or restore the embedded store
+      dig              Ask over real DNS; show TTLs, reasons and glue
+      setup            Print the file that lets a resolver or an Envoy ask this server, or write it
+      doctor           Say what keeps the registry's names from resolving on this machine
+      status           Show the server as it is now (exit code 5 while it is not ready)
+      nodes            Show the nodes that share the registry, and how far each has followed
+      ring             Show what each node has of the ring, or whose a name is by it
+      token            Make, list and revoke tokens
+      dnssec           Make, change and show the keys that zones are signed with
+      zone             Check zone files before a server reads them
+      demo             Show how it works: a server, three services, five commands; Ctrl-C ends it
+      completion       Print what a shell needs to complete verbs and options
+      man              Write the manual pages
 
     Options:
       -h, --help     Print help
@@ -1021,4 +1024,48 @@ fn a_reader_that_has_gone_is_no_error() {
         let output = server.verb(line).stdout(writer).output().unwrap();
         assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(0), b"".as_slice()), "{line}");
     }
+}
+
+/// At a terminal, as a person sees it: `script` makes one, and what is typed there goes to it.
+#[test]
+fn the_demo_shows_what_is_true_until_ctrl_c() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut command = Command::new("script");
+    let demo = format!("exec {} demo", env!("CARGO_BIN_EXE_callsign"));
+    command.args(["--quiet", "--return", "--flush", "--command", &demo, "/dev/null"]);
+    command.current_dir(directory.path()).env("TMPDIR", directory.path()).env("CALLSIGN_DNS", "192.0.2.1:53");
+    let mut going = Going::start(&mut command);
+    let exported = going.line_with("export CALLSIGN_SERVER=unix:");
+    going.line_with("$ callsign ls");
+    for service in ["api      2/2", "db       1/1", "web      3/3"] {
+        going.line_with(service);
+    }
+    going.line_with("$ callsign dig web.service.local SRV");
+    going.line_with("; answer");
+    // In whatever order.
+    let mut targets = [(); 3].map(|()| going.line().split(' ').next_back().unwrap().to_owned());
+    targets.sort();
+    assert_eq!(targets, ["web-1", "web-2", "web-3"].map(|id| format!("{id}.web.service.local.")));
+    going.line_with("$ callsign explain web");
+    going.line_with("not in the answers: critical (http)");
+    going.line_with("$ callsign log web");
+    going.line_with("web-3 reported");
+    going.line_with("$ callsign watch");
+    // The services go on falling ill and recovering.
+    going.line_with("503 Service Unavailable");
+    // What it told to type in another terminal is right.
+    let variable = |name: &str| {
+        let given = exported.split_whitespace().find_map(|word| word.strip_prefix(&format!("{name}=")));
+        given.unwrap().to_owned()
+    };
+    let mut asking = callsign(directory.path());
+    asking.env("CALLSIGN_SERVER", variable("CALLSIGN_SERVER")).env("CALLSIGN_DNS", variable("CALLSIGN_DNS"));
+    assert!(transcript(asking.args(["dig", "db.service.local"])).starts_with("NOERROR"));
+    // One Ctrl-C, typed.
+    going.stdin.as_mut().unwrap().write_all(b"\x03").unwrap();
+    let socket = variable("CALLSIGN_SERVER");
+    let (rest, code) = going.end();
+    assert_eq!(code, Some(0), "{rest:?}");
+    let socket = Path::new(socket.strip_prefix("unix:").unwrap());
+    assert!(!socket.parent().unwrap().exists(), "its folder is left");
 }

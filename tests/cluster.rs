@@ -15,6 +15,7 @@
 //! - `failover`: clients of several nodes, one of which dies or is cut off.
 //! - `names`: the nodes in their own zone, and a resolver that goes on where one is dead.
 //! - `stale`: a node that is cut off from etcd.
+//! - `updates`: UPDATE at several nodes.
 //!
 //! Needs: etcd-server, bind9-dnsutils, unbound, iproute2, util-linux
 

@@ -124,10 +124,13 @@ fn what_was_registered_without_a_check_is_there_an_hour_later_and_after_a_restar
     ];
     let before: Vec<&str> = ["env"].into_iter().chain(words.iter().map(String::as_str)).collect();
     let show = |time: &str| std::fs::write(&clock, format!("{time}\n")).expect("writing a file");
+    // The library reads the file inside the server, again and again.
+    let folder = directory.path().display().to_string();
+    let flags = ["--data", &data, "--confine-read", &folder];
     let ask = |server: &Server| run(Command::new(&client).args(["ask", &server.http[0].to_string()]));
 
     show("+0");
-    let mut server = Server::start_under(&before, &["--data", &data]);
+    let mut server = Server::start_under(&before, &flags);
     assert_eq!(run(Command::new(&client).args(["register", &server.http[0].to_string()])), FOUND);
     show("+3600");
     // The control: the server has seen the hour. It takes it for a pause of its own, in which leases rest.
@@ -136,7 +139,7 @@ fn what_was_registered_without_a_check_is_there_an_hour_later_and_after_a_restar
     server.crash();
     // And another hour while it is down.
     show("+7200");
-    let server = Server::start_under(&before, &["--data", &data]);
+    let server = Server::start_under(&before, &flags);
     assert_eq!(ask(&server), FOUND);
     let reply = server.resolver().udp("example.service.local.", RecordType::A);
     assert_eq!(harness::dns::addresses(&reply).len(), 1);

@@ -376,6 +376,46 @@ fn a_roll_is_valid_at_every_step() {
     assert_ne!(tag(&printed), new_tag, "and there can be another");
 }
 
+/// `callsign status` says what the metrics count, and by which keys.
+#[test]
+fn the_status_says_what_is_signed() {
+    let signed = Signed::start();
+    let tag = |line: &str| line.split_whitespace().nth(4).expect("a tag").to_owned();
+    let old = tag(&signed.anchor);
+    backdate(&signed.keys(), &old, 3 * 86_400);
+    let new = tag(&done(dnssec(&signed.keys(), &["roll", ZONE])));
+    eventually("the new key in the zone", DEADLINE, || (signed.shown() == 2).then_some(()));
+    let status = || signed.server.client().done("status", &json!({"status": {}}));
+    let made = || status()["signatures"]["made"].as_u64().expect("a number");
+    let before = made();
+    for _ in 0..2 {
+        dig(signed.server.dns[0].port(), "web.service.internal", "AAAA");
+    }
+    assert!(made() > before);
+    let status = status();
+    let counted = signed.server.http().get("/metrics").text().to_owned();
+    let line = format!("\ncallsign_dnssec_signatures_total {}\n", status["signatures"]["made"]);
+    assert!(counted.contains(&line), "{line} {counted}");
+    let kept = status["signatures"]["kept"].as_u64().expect("a number");
+    assert!((1..=made()).contains(&kept), "{status}");
+    assert_eq!(status["signed"][0]["zone"], "service.internal.");
+    let key = |at: usize, tag: &str, stage: &str| {
+        let key = &status["signed"][0]["keys"][at];
+        assert_eq!((key["tag"].to_string(), &key["stage"]), (tag.to_owned(), &json!(stage)), "{status}");
+        key["age_s"].as_u64().expect("an age")
+    };
+    assert!(key(0, &old, "signing") >= 3 * 86_400);
+    assert!(key(1, &new, "coming") < 86_400);
+    let place = format!("unix:{}", signed.server.socket.display());
+    let shown = done(callsign(&["status", "--server", &place]));
+    let line = shown.lines().find(|line| line.starts_with("signed ")).expect("a line");
+    assert!(line.contains(&format!("service.internal. by key {old} signing, 3d")), "{line}");
+    assert!(line.contains(&format!("; {new} coming, ")), "{line}");
+    assert!(shown.lines().any(|line| line.starts_with("signatures ") && line.contains(" made, ")), "{shown}");
+    let unsigned = Server::start(&["--store", "memory"]).client().done("status", &json!({"status": {}}));
+    assert!(unsigned.get("signed").is_none() && unsigned.get("signatures").is_none(), "{unsigned}");
+}
+
 #[test]
 fn keys_come_and_go_while_the_server_runs_and_broken_ones_change_nothing() {
     let home = tempfile::tempdir().expect("a directory");

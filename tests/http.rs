@@ -3,6 +3,7 @@
 //! - `refusals`: bad requests and bodies, other origins, slow and vanishing clients, limits, the end of the server.
 //! - `blocking`: reads with `index`: woken by their own service, and by nothing else.
 //! - `watching`: a snapshot, then every change, over lines and server-sent events, with no gap after a pause.
+//! - `dashboard`: the files of the page, and the paths that were made for it.
 //! - `reading`: targets for Prometheus, settings, and the registration socket's HTTP.
 //!
 //! Counts are asserted, times are printed. `CALLSIGN_TEST_SOCKETS` is how many clients wait at once
@@ -12,6 +13,8 @@ mod harness;
 
 #[path = "http/blocking.rs"]
 mod blocking;
+#[path = "http/dashboard.rs"]
+mod dashboard;
 #[path = "http/metrics.rs"]
 mod metrics;
 #[path = "http/reading.rs"]

@@ -5,14 +5,18 @@
 //!
 //! A second test is of services with hundreds of instances: what was kept up to date from change to change must be
 //! what a registry makes of the same instances that were put into it at once.
+//!
+//! A third lets renewals of a million leases race their ends.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
 use callsign::answer::{Answer, Asked, CLASS_IN, Dnssec, Over, Question, Rcode, Taken, answer};
 use callsign::balance::Draws;
 use callsign::instance::{Health, Host, Key, Lease, Location, Port, ServiceSettings, Transport};
+use callsign::lease::{LeaseCell, Leases, Renewal};
 use callsign::name::{Apex, HostName, InstanceId, ServiceName, Tag};
 use callsign::protocol::Filter;
 use callsign::record::{Data, Type};
@@ -21,7 +25,7 @@ use callsign::registry::{
     Report, ReportOf, Subject, What,
 };
 use callsign::time::Now;
-use callsign::view::{ServiceView, Settings, View, Zones};
+use callsign::view::{Census, ServiceView, Settings, Standing, View, Zones};
 use proptest::prelude::*;
 
 const SERVICES: [&str; 3] = ["web", "db", "cache"];
@@ -494,11 +498,38 @@ fn said(service: &ServiceView) -> String {
     format!("{members:#?} {answered:#?} {gone:#?} {tags:?} {listed:?} {} {why_none:?} {stale:?}", service.ttl)
 }
 
+/// What there is, instance by instance.
+fn counted(view: &View) -> Census {
+    let mut census = Census::default();
+    for service in view.all_services() {
+        let live_before = census.live;
+        for member in &service.members {
+            let count = match (&member.standing, member.health) {
+                (Standing::Live, _) => &mut census.live,
+                (Standing::Draining, _) => &mut census.draining,
+                (Standing::Unhealthy { .. }, Health::Maintenance) => &mut census.maintenance,
+                (Standing::Unhealthy { .. }, _) => &mut census.critical,
+            };
+            *count += 1;
+        }
+        census.services += 1;
+        census.services_live += u64::from(census.live > live_before);
+        census.guarded += u64::from(service.guard().is_some());
+        census.held += service.answered.iter().filter(|member| member.held).count() as u64;
+    }
+    census
+}
+
 fn compare_with_nothing(system: &System) {
     let (registry, view) = from_nothing(&system.registry, system.now);
     assert_eq!(system.registry.instances(), registry.instances());
     let names = |view: &View| view.directory().names().cloned().collect::<Vec<_>>();
     assert_eq!(names(&system.view), names(&view));
+    assert_eq!(system.view.census(), counted(&view));
+    assert_eq!(view.census(), counted(&view));
+    let guarded = |view: &View| view.guarded().names().cloned().collect::<Vec<_>>();
+    assert_eq!(guarded(&system.view), guarded(&view));
+    assert_eq!(guarded(&view).len() as u64, view.census().guarded);
     for name in names(&view) {
         let (kept, new) = (system.view.service(name.as_str()).unwrap(), view.service(name.as_str()).unwrap());
         assert_eq!(said(&kept), said(&new), "{name}");
@@ -535,4 +566,45 @@ proptest! {
         }
         assert!(system.view.guards() > 0, "no guard ever began");
     }
+}
+
+/// Who hears "renewed" is there, and who is not there heard so: whichever of the two threads comes first at a lease.
+#[test]
+fn a_renewal_that_races_the_end_is_taken_or_refused() {
+    const ROUNDS: usize = 1000;
+    const RACES: usize = 1000;
+    let (begun, lease) = (Now::default(), Duration::from_secs(1));
+    let due = begun.after(Duration::from_secs(2));
+    let (mut renewed, mut over) = (0, 0);
+    for _ in 0..ROUNDS {
+        let cells: Vec<Arc<LeaseCell<usize>>> =
+            (0..RACES).map(|number| LeaseCell::timed(number, lease, begun)).collect();
+        let mut leases = Leases::default();
+        cells.iter().for_each(|cell| leases.arm(cell));
+        let start = Barrier::new(2);
+        let (said, ended) = std::thread::scope(|scope| {
+            let ending = scope.spawn(|| {
+                start.wait();
+                leases.expired(due, RACES)
+            });
+            start.wait();
+            // From the last to the first, as a bucket is looked through.
+            let said: BTreeMap<usize, Renewal> =
+                cells.iter().rev().map(|cell| (cell.of, cell.renew(due))).collect();
+            (said, ending.join().expect("the other thread"))
+        });
+        let ended: BTreeSet<usize> = ended.iter().map(|cell| cell.of).collect();
+        for cell in &cells {
+            let wanted = if ended.contains(&cell.of) { Renewal::Over } else { Renewal::Done };
+            assert_eq!(said[&cell.of], wanted, "{}", cell.of);
+            assert_eq!(cell.deadline_ns().is_some(), wanted == Renewal::Done);
+        }
+        over += ended.len();
+        renewed += RACES - ended.len();
+    }
+    println!(
+        "leases: {renewed} renewals were taken and {over} refused, of {} that raced the end",
+        ROUNDS * RACES
+    );
+    assert_eq!(renewed + over, ROUNDS * RACES);
 }

@@ -31,7 +31,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use callsign::answer::Over;
-use callsign::availability::{Census, Known, Past, SPANS, Times};
+use callsign::availability::{Known, Past, SPANS, Times};
 use callsign::balance::Region;
 use callsign::check::{Streak, worst};
 use callsign::dns::wire::{Arrival, Policy, accept};
@@ -168,7 +168,11 @@ impl Stage {
         view.set_ready();
         let mut registry = Registry::new(100, FORGET_AFTER);
         registry.set_taken(
-            view.zones().trees.iter().flat_map(|tree| tree.taken(&format!("{}zone", tree.apex))).collect(),
+            view.zones()
+                .trees
+                .iter()
+                .flat_map(|tree| tree.taken(|line| format!("{}zone:{line}", tree.apex)))
+                .collect(),
         );
         Self {
             registry,
@@ -458,7 +462,7 @@ impl Stage {
             });
             format!("{name}{}\n", spans.collect::<String>())
         };
-        let census = Census::of(&self.view);
+        let census = self.view.census();
         let mut out = format!(
             "available {:.3}: {} of {} instances, {} of {} services\n",
             census.ratio(),

@@ -1,9 +1,10 @@
-//! Knot DNS, NSD and BIND as secondaries of the live zone, as `docs/transfers.md` configures them.
+//! Knot DNS, NSD and BIND as secondaries of the live zone and of a static one, as `docs/transfers.md` configures them.
 //!
 //! Needs: knot nsd bind9
 //!
 //! A registry changes; all three are told, fetch what changed, and serve it. They and we are killed and started again on
-//! the way. At the end each has the zone that we have, and none was sent a whole zone in the place of a difference.
+//! the way. At the end each has the zone that we have, and none was sent a whole zone in the place of a difference. The file of
+//! a static zone is edited, and the same holds.
 //!
 //! `CALLSIGN_CHANGES` says how many changes (`tests/long/secondaries.sh` makes ten thousand), `CALLSIGN_SEED` which.
 
@@ -35,6 +36,8 @@ const STEP: usize = 20;
 
 struct Follower {
     name: &'static str,
+    /// The zone that it follows, with its dot.
+    apex: &'static str,
     address: SocketAddr,
     binary: PathBuf,
     words: Vec<String>,
@@ -45,7 +48,7 @@ struct Follower {
 
 impl Follower {
     fn new(
-        name: &'static str,
+        (name, apex): (&'static str, &'static str),
         binary: PathBuf,
         port: u16,
         configure: impl Fn(&Path) -> (String, Vec<String>),
@@ -54,7 +57,7 @@ impl Follower {
         let (text, words) = configure(directory.path());
         std::fs::write(directory.path().join("conf"), text).expect("writing the configuration");
         let address = (Ipv4Addr::LOCALHOST, port).into();
-        Self { name, address, binary, words, program: None, starts: 0, _directory: directory }
+        Self { name, apex, address, binary, words, program: None, starts: 0, _directory: directory }
     }
 
     /// Ends it as a crash would where it runs, and starts it.
@@ -73,7 +76,7 @@ impl Follower {
 
     fn serial(&mut self) -> Option<u32> {
         self.program.as_mut().expect("it runs").must_run();
-        let query = dns::query(7, APEX, RecordType::SOA, None).to_vec().expect("a query");
+        let query = dns::query(7, self.apex, RecordType::SOA, None).to_vec().expect("a query");
         let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
         socket.connect(self.address).expect("a route to loopback");
         socket.set_read_timeout(Some(Duration::from_millis(500))).expect("an option of a socket of ours");
@@ -101,37 +104,38 @@ impl Follower {
     }
 }
 
-fn followers(primary: u16, ports: [u16; 3]) -> [Follower; 3] {
+fn followers(apex: &'static str, primary: u16, ports: [u16; 3]) -> [Follower; 3] {
     let [knot, nsd, bind] = ports;
-    let knot = Follower::new("Knot", needs("knotd", "knot"), knot, |path| {
+    let zone = apex.trim_end_matches('.');
+    let knot = Follower::new(("Knot", apex), needs("knotd", "knot"), knot, |path| {
         let text = format!(
             "server:\n  rundir: {path}\n  listen: 127.0.0.1@{knot}\ndatabase:\n  storage: {path}\nlog:\n  - target: stderr\n    any: info\n\
              key:\n  - id: secondaries\n    algorithm: hmac-sha256\n    secret: {SECRET}\n\
              remote:\n  - id: callsign\n    address: 127.0.0.1@{primary}\n    key: secondaries\n\
              acl:\n  - id: told\n    address: 127.0.0.1\n    key: secondaries\n    action: notify\n  - id: here\n    address: 127.0.0.1\n    action: transfer\n\
-             zone:\n  - domain: service.local\n    storage: {path}\n    master: callsign\n    acl: [told, here]\n    zonefile-sync: -1\n    zonefile-load: none\n    journal-content: all\n",
+             zone:\n  - domain: {zone}\n    storage: {path}\n    master: callsign\n    acl: [told, here]\n    zonefile-sync: -1\n    zonefile-load: none\n    journal-content: all\n",
             path = path.display()
         );
         (text, vec!["-c".into(), path.join("conf").display().to_string()])
     });
-    let nsd = Follower::new("NSD", needs("nsd", "nsd"), nsd, |path| {
+    let nsd = Follower::new(("NSD", apex), needs("nsd", "nsd"), nsd, |path| {
         let text = format!(
             "server:\n  ip-address: 127.0.0.1@{nsd}\n  username: \"\"\n  chroot: \"\"\n  zonesdir: \"{path}\"\n  pidfile: \"\"\n  database: \"\"\n  \
              zonelistfile: \"{path}/zone.list\"\n  xfrdfile: \"{path}/xfrd.state\"\n  xfrdir: \"{path}\"\n  server-count: 1\n  rrl-ratelimit: 0\n  verbosity: 2\n\
              remote-control:\n  control-enable: no\n\
              key:\n  name: \"secondaries\"\n  algorithm: hmac-sha256\n  secret: \"{SECRET}\"\n\
-             zone:\n  name: \"service.local\"\n  zonefile: \"service.local.zone\"\n  request-xfr: 127.0.0.1@{primary} secondaries\n  \
+             zone:\n  name: \"{zone}\"\n  zonefile: \"{zone}.zone\"\n  request-xfr: 127.0.0.1@{primary} secondaries\n  \
              allow-notify: 127.0.0.1 secondaries\n  provide-xfr: 127.0.0.1 NOKEY\n",
             path = path.display()
         );
         (text, vec!["-d".into(), "-c".into(), path.join("conf").display().to_string()])
     });
-    let bind = Follower::new("BIND", needs("named", "bind9"), bind, |path| {
+    let bind = Follower::new(("BIND", apex), needs("named", "bind9"), bind, |path| {
         let text = format!(
             "options {{ directory \"{path}\"; listen-on port {bind} {{ 127.0.0.1; }}; listen-on-v6 {{ none; }}; pid-file none; session-keyfile none; \
              recursion no; dnssec-validation no; notify no; allow-transfer {{ 127.0.0.1; }}; max-records-per-type 0; max-types-per-name 0; }};\n\
              controls {{ }};\nkey \"secondaries\" {{ algorithm hmac-sha256; secret \"{SECRET}\"; }};\n\
-             zone \"service.local\" {{ type secondary; file \"service.local.db\"; primaries {{ 127.0.0.1 port {primary} key secondaries; }}; }};\n",
+             zone \"{zone}\" {{ type secondary; file \"{zone}.db\"; primaries {{ 127.0.0.1 port {primary} key secondaries; }}; }};\n",
             path = path.display()
         );
         (
@@ -150,8 +154,17 @@ fn counted(server: &Server, kind: &str) -> u64 {
     count.unwrap_or_else(|| panic!("no {start} in {}", page.text()))
 }
 
-fn serial_of(server: &Server) -> u32 {
-    match server.resolver().udp(APEX, RecordType::SOA).answers.first().map(|record| &record.data) {
+/// A file with the key of all secondaries.
+fn key_in(directory: &Path) -> PathBuf {
+    let key = directory.join("secondaries.key");
+    std::fs::write(&key, format!("key \"secondaries\" {{ algorithm hmac-sha256; secret \"{SECRET}\"; }};\n"))
+        .expect("a key");
+    std::fs::set_permissions(&key, PermissionsExt::from_mode(0o600)).expect("a file of ours");
+    key
+}
+
+fn serial_of(server: &Server, apex: &str) -> u32 {
+    match server.resolver().udp(apex, RecordType::SOA).answers.first().map(|record| &record.data) {
         Some(RData::SOA(soa)) => soa.serial,
         other => panic!("no SOA but {other:?}"),
     }
@@ -166,10 +179,7 @@ fn knot_nsd_and_bind_follow() {
     };
     println!("secondaries: seed {seed}");
     let directory = tempfile::tempdir().expect("a directory for the registry");
-    let key = directory.path().join("secondaries.key");
-    std::fs::write(&key, format!("key \"secondaries\" {{ algorithm hmac-sha256; secret \"{SECRET}\"; }};\n"))
-        .expect("a key");
-    std::fs::set_permissions(&key, PermissionsExt::from_mode(0o600)).expect("a file of ours");
+    let key = key_in(directory.path());
     let [primary, knot, nsd, bind] = free_ports();
     let ports = [knot, nsd, bind];
     let told = ports.map(|port| format!("127.0.0.1:{port} key:secondaries"));
@@ -189,7 +199,7 @@ fn knot_nsd_and_bind_follow() {
     let mut server = Server::start(&flags);
     let mut life = Life::new(seed);
     life.change(&server);
-    let mut followers = followers(primary, ports);
+    let mut followers = followers(APEX, primary, ports);
     followers.iter_mut().for_each(Follower::start);
     let ([mut slowest, mut after_start], mut instead, mut full, mut incremental) =
         ([Duration::ZERO; 2], 0, 0, 0);
@@ -199,7 +209,7 @@ fn knot_nsd_and_bind_follow() {
             life.change(&server);
         }
         done += STEP;
-        let (wanted, begun) = (serial_of(&server), now());
+        let (wanted, begun) = (serial_of(&server, APEX), now());
         for follower in &mut followers {
             follower.reach(wanted);
         }
@@ -222,7 +232,7 @@ fn knot_nsd_and_bind_follow() {
     }
     // What is remembered goes, and then nothing changes by itself but leases.
     let ours = eventually("a zone that stays", DEADLINE, || {
-        let serial = serial_of(&server);
+        let serial = serial_of(&server, APEX);
         followers.iter_mut().for_each(|follower| follower.reach(serial));
         let came = transfer(server.dns[0], APEX, None).expect("our zone");
         let zones: Vec<Secondary> = followers
@@ -255,4 +265,68 @@ fn knot_nsd_and_bind_follow() {
     );
     assert_eq!(instead, 0, "whole zones in the place of differences");
     assert!(incremental > 0);
+}
+
+/// Edits of the file.
+const EDITS: u32 = 12;
+/// Names of the zone; each edit changes some of them.
+const NAMES: u32 = 200;
+
+/// The zone after so many edits: a third of the names change with each of them, and some are not there.
+fn edited(edit: u32) -> String {
+    let mut text = format!(
+        "$TTL 60\n@ SOA ns1 h {} 3600 600 86400 60\n@ NS ns1\nns1 A 10.0.0.1\n$ORIGIN lab\n",
+        100 + edit
+    );
+    for name in (0..NAMES).filter(|name| !(name + edit).is_multiple_of(7)) {
+        let version = (edit + name) / 3;
+        text += &format!("n{name} A 10.0.{}.{}\nn{name} TXT \"{version}\"\n", name, version % 250);
+    }
+    text
+}
+
+#[test]
+fn knot_nsd_and_bind_follow_the_file_of_a_static_zone() {
+    const ZONE: &str = "corp.test.";
+    let directory = tempfile::tempdir().expect("a directory for zones");
+    let key = key_in(directory.path());
+    let (folder, file) = (directory.path().join("zones"), directory.path().join("zones/corp.test.zone"));
+    std::fs::create_dir(&folder).expect("a folder for the zone");
+    std::fs::write(&file, edited(0)).expect("the zone");
+    let [primary, knot, nsd, bind] = free_ports();
+    let ports = [knot, nsd, bind];
+    let told = ports.map(|port| format!("127.0.0.1:{port} key:secondaries"));
+    let dns = format!("127.0.0.1:{primary}");
+    let [folder, key] = [&folder, &key].map(|path| path.display().to_string());
+    let mut flags = vec!["--dns", &dns, "--store", "memory", "--zones", &folder, "--tsig-keys", &key];
+    flags.extend(["--transfer-allow", "127.0.0.1 key:secondaries", "--transfer-allow", "127.0.0.1"]);
+    flags.extend(told.iter().flat_map(|told| ["--notify", told.as_str()]));
+    let server = Server::start(&flags);
+    let mut followers = followers(ZONE, primary, ports);
+    followers.iter_mut().for_each(Follower::start);
+    for edit in 0..EDITS {
+        let new = directory.path().join("new");
+        std::fs::write(&new, edited(edit)).expect("the zone");
+        std::fs::rename(&new, &file).expect("putting it into place");
+        if edit % 2 == 1 {
+            server.signal(Signal::SIGHUP); // else it is found
+        }
+        eventually("the edit", DEADLINE, || (serial_of(&server, ZONE) == 100 + edit).then_some(()));
+        // Now and then they are told of several at once.
+        if edit % 3 == 0 || edit + 1 == EDITS {
+            followers.iter_mut().for_each(|follower| follower.reach(100 + edit));
+        }
+    }
+    let ours = Secondary::new(&transfer(server.dns[0], ZONE, None).expect("our zone"));
+    for follower in &followers {
+        let theirs = Secondary::new(&transfer(follower.address, ZONE, None).expect("its zone"));
+        assert_eq!((theirs.serial, &theirs.lines), (ours.serial, &ours.lines), "{}", follower.name);
+    }
+    let [instead, incremental] = ["instead", "incremental"].map(|kind| counted(&server, kind));
+    println!(
+        "secondaries of a file: edits={EDITS} records={} incremental={incremental} instead={instead}",
+        ours.lines.len()
+    );
+    assert_eq!(instead, 0, "whole zones in the place of differences: {}", server.stderr());
+    assert!(incremental >= 3, "one at least for each");
 }

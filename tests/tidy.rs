@@ -33,6 +33,7 @@ use Room::{Core, Edge, Ground, State, Wiring};
 /// A file below `src/`, or a folder, which ends in `/`.
 const ROOMS: &[(&str, Room)] = &[
     ("access.rs", Core),
+    ("access/", Core),
     ("answer.rs", Core),
     ("answer/", Core),
     ("availability.rs", Core),
@@ -68,12 +69,17 @@ const ROOMS: &[(&str, Room)] = &[
     ("xds.rs", Core),
     ("xds/", Core),
     ("zone.rs", Core),
+    ("zone/", Core),
     ("zone_file.rs", Core),
+    ("zone_file/", Core),
     ("clock.rs", Ground),
     ("connections.rs", Ground),
     ("connections/", Ground),
     ("counters.rs", Ground),
+    ("counters/", Ground),
     ("grpc.rs", Ground),
+    ("message.rs", Ground),
+    ("traffic.rs", Ground),
     ("desk.rs", State),
     ("desk/", State),
     ("journal.rs", State),
@@ -91,10 +97,12 @@ const ROOMS: &[(&str, Room)] = &[
     ("bind.rs", Wiring),
     ("cli/", Wiring),
     ("client.rs", Wiring),
+    ("client/", Wiring),
     ("config.rs", Wiring),
     ("config/", Wiring),
     ("definitions.rs", Wiring),
     ("key_folder.rs", Wiring),
+    ("zone_folder.rs", Wiring),
     ("lib.rs", Wiring),
     ("main.rs", Wiring),
     ("serve.rs", Wiring),
@@ -110,15 +118,15 @@ const STATE_FOR_EDGES: [&str; 4] = ["writer", "store", "journal", "desk"];
 const ONLY_IN: &[(&str, &[&str], &str)] = &[
     (
         "hickory_server",
-        &["dns/handler.rs", "dns/wire.rs"],
+        &["dns/handler.rs", "dns/wire/respond.rs"],
         "the general path is one place, our loops are others",
     ),
     (
         "domain::",
-        &["zone_file.rs"],
+        &["zone_file/data.rs"],
         "the zone-file reader's library, and a name that is too good for elsewhere",
     ),
-    ("redb", &["store/embedded.rs"], "the disk has one form, and one file that knows it"),
+    ("redb", &["store/embedded.rs", "store/embedded/"], "the disk has one form, and one file that knows it"),
     ("etcd_client", &["store/etcd.rs"], "a cluster is only another source of changes"),
     ("quinn", &["dns/quic.rs", "serve/encrypted.rs"], "QUIC carries DNS and nothing else of ours"),
     ("rcgen", &["connections/tls.rs"], "a certificate of our own making is for a first try"),
@@ -153,7 +161,7 @@ const ONLY_IN: &[(&str, &[&str], &str)] = &[
 
 /// `serve.rs` starts the services, accept loops their connections, `dns/forward.rs` a bounded number of questions to other
 /// servers, which many clients may wait for and one may leave; `dns/udp.rs` a thread for each core; the command line
-/// the user's command, the
+/// the user's command, a client's `Registration` the task that holds it, the
 /// store its one thread, for a commit blocks, and a backup its reading of the disk, which it waits for; `health.rs` its
 /// probes, `health/` what a probe waits for: the system's resolver, certificates on the disk, a program.
 const SPAWNERS: &[&str] = &[
@@ -169,6 +177,7 @@ const SPAWNERS: &[&str] = &[
     "socket.rs",
     "socket/stream.rs",
     "cli/",
+    "client/registration.rs",
     "store/embedded.rs",
     "health.rs",
     "health/command.rs",
@@ -177,7 +186,7 @@ const SPAWNERS: &[&str] = &[
 ];
 
 /// The server reads its clocks in one file; a client's deadlines are its own.
-const CLOCKS: &[&str] = &["clock.rs", "cli/", "client.rs"];
+const CLOCKS: &[&str] = &["clock.rs", "cli/", "client.rs", "client/"];
 
 /// What the core never names.
 const NOT_IN_CORE: &[&str] = &[
@@ -225,6 +234,7 @@ const MACHINE_PATHS: &[&str] = &[concat!("/wo", "rk/"), concat!("/ro", "ot/"), c
 /// machine's own configuration and has no place here.
 const HOSTS: &[&str] = &[
     "apache.org",
+    "debian.org",
     "doc.rust-lang.org",
     "docs.rs",
     "example",
@@ -242,6 +252,7 @@ const HOSTS: &[&str] = &[
     "rfc-editor.org",
     "semver.org",
     "test",
+    "www.w3.org",
 ];
 
 // -- the rules over this tree ----------------------------------------------------------------------------------
@@ -342,6 +353,45 @@ fn each_test_against_a_threat_is_there() {
     none(
         &missing.map(|(file, name)| format!("SECURITY.md: tests/{file} has no `{name}`")).collect::<Vec<_>>(),
     );
+}
+
+/// Every row of the table of attacks: its tests are there (above), and the numbers of its figure are in them.
+#[test]
+fn each_figure_of_an_attack_is_that_of_its_tests() {
+    let page = fs::read_to_string(top().join("SECURITY.md")).expect("reading SECURITY.md");
+    let rows: Vec<[&str; 4]> = page
+        .lines()
+        .filter(|line| line.starts_with("| A"))
+        .map(|line| {
+            let cells: Vec<&str> = line.trim_matches('|').split(" | ").map(str::trim).collect();
+            cells.try_into().unwrap_or_else(|cells| panic!("four cells, not {cells:?}"))
+        })
+        .collect();
+    let wanted: Vec<String> = (1..=17).chain(29..=31).map(|number| format!("A{number}")).collect();
+    assert_eq!(rows.iter().map(|row| row[0]).collect::<Vec<_>>(), wanted);
+    let mut findings = Vec::new();
+    for [number, _, figure, tests] in rows {
+        let files: BTreeSet<&str> =
+            tests.split('`').filter_map(|text| Some(text.split_once("::")?.0)).collect();
+        assert!(!files.is_empty(), "{number} has no test");
+        let mut paths: Vec<PathBuf> = files.iter().map(|file| top().join("tests").join(file)).collect();
+        paths.extend(figure.contains("`bench/long.md`").then(|| top().join("bench/long.md")));
+        let texts: Vec<String> =
+            paths.iter().map(|path| fs::read_to_string(path).unwrap_or_default().replace('_', "")).collect();
+        let has = |wanted: &str| texts.iter().any(|text| numbers(text).any(|number| number == wanted));
+        let plain = figure.replace(',', "");
+        let missing = numbers(&plain).filter(|wanted| *wanted != "0" && !has(wanted));
+        findings.extend(
+            missing.map(|wanted| format!("SECURITY.md: {wanted} of {number} is in none of {files:?}")),
+        );
+    }
+    none(&findings);
+}
+
+/// The numbers in a text: digits, perhaps with a point among them.
+fn numbers(text: &str) -> impl Iterator<Item = &str> {
+    let words = text.split(|c: char| !c.is_ascii_digit() && c != '.').map(|word| word.trim_matches('.'));
+    words.filter(|word| !word.is_empty())
 }
 
 #[test]

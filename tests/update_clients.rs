@@ -11,8 +11,8 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use harness::Server;
 use harness::program::needs;
+use harness::{DEADLINE, Server, eventually};
 use hickory_proto::rr::RecordType;
 
 use message::key_file;
@@ -22,7 +22,11 @@ const SECRET: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
 fn start(directory: &Path) -> (Server, PathBuf) {
     let keys = key_file(directory, &["dhcp"]);
     let path = keys.to_str().expect("a path");
-    (Server::start(&["--tsig-keys", path, "--update-allow", "127.0.0.0/8 key:dhcp"]), keys)
+    let server = Server::start(&["--tsig-keys", path, "--update-allow", "127.0.0.0/8 key:dhcp"]);
+    // Nothing is believed that was signed in the second of the start.
+    let begun = message::now_s();
+    eventually("the next second", DEADLINE, || (message::now_s() > begun).then_some(()));
+    (server, keys)
 }
 
 /// What a program says to these lines, or without any.

@@ -9,19 +9,23 @@ use callsign::balance::circle::Circle;
 use callsign::check::{Definition, Kind, Place};
 use callsign::clock::Clock;
 use callsign::instance::{Health, Key, Lease, Location, Port, Transport};
-use callsign::name::{Apex, HostName, InstanceId, ServiceName};
+use callsign::name::{Apex, HostName, InstanceId, Name, ServiceName};
+use callsign::record::{Data, Type};
 use callsign::registry::{
-    Command, FORGET_AFTER, Holder, ListedCheck, Refusal, Registration, Registry, Report, ReportOf, Subject,
-    What,
+    Author, Command, FORGET_AFTER, Holder, ListedCheck, Reason, Refusal, Registration, Registry, Report,
+    ReportOf, Subject, What,
 };
 use callsign::store::Store;
 use callsign::store::etcd::follow::Told;
 use callsign::store::etcd::messages::{Condition, Operation, Pair};
 use callsign::store::etcd::{self, Answer, Job, LinkEnd, News};
 use callsign::store::record::{self, ClusterFormat, MemberForm};
+use callsign::time::Wall;
+use callsign::update::{CLASS_NONE, Rr, Update};
 use callsign::view::{Settings, View, Worth, Zones};
 use callsign::writer::node::Node;
-use callsign::writer::{Done, Handle, Writer};
+use callsign::writer::{Done, Handle, Verdict, Writer};
+use tokio::sync::oneshot;
 
 fn key(id: &str, host: &str) -> Key {
     Key::new(
@@ -175,6 +179,14 @@ impl Played {
         written
     }
 
+    /// The test is over: a transaction is not carried out, who waits for it is told so, and the node leaves.
+    async fn end_with(&mut self, number: u64, waiting: oneshot::Receiver<Verdict>, handle: Handle) {
+        self.answer(number, Answer::NotAsked("the test is over".to_owned())).await;
+        assert!(waiting.await.unwrap().is_err());
+        drop(handle);
+        self.leave().await;
+    }
+
     /// Waits for the node to leave.
     async fn leave(&mut self) {
         match self.end.jobs.recv().await {
@@ -242,7 +254,7 @@ async fn what_one_connection_held_leaves_with_it_however_much_it_is() {
         for _ in 0..MANY {
             played.carry_out().await;
         }
-        until("the end of all", || view.instances() == 0).await;
+        until("the end of all", || view.census().instances() == 0).await;
         // And what is asked for then is taken.
         let registered = handle.command(register("new", "one"), Identity::server()).await.unwrap();
         played.carry_out().await;
@@ -303,10 +315,7 @@ async fn a_verdict_holds_only_under_the_ring_that_it_was_reached_under() {
         assert!(matches!(told.await.unwrap(), Err(Refusal::Unavailable(_))));
         let (_, operations, number) = etcd_played.asked().await;
         assert!(matches!(&operations[..], [Operation::Put { .. }]), "{operations:?}");
-        etcd_played.answer(number, Answer::NotAsked("the test is over".to_owned())).await;
-        assert!(next.await.unwrap().is_err());
-        drop(handle);
-        etcd_played.leave().await;
+        etcd_played.end_with(number, next, handle).await;
     };
     tokio::join!(node.run(), playing);
 }
@@ -330,10 +339,7 @@ async fn what_is_not_there_holds_by_its_own_key_too() {
         let again = handle.command(register("web-1", "one"), Identity::server()).await.unwrap();
         let (conditions, _, number) = played.asked().await;
         assert!(conditions.contains(&Condition::ModifiedAt(at.clone(), 14)), "{conditions:?}");
-        played.answer(number, Answer::NotAsked("the test is over".to_owned())).await;
-        assert!(again.await.unwrap().is_err());
-        drop(handle);
-        played.leave().await;
+        played.end_with(number, again, handle).await;
     };
     tokio::join!(node.run(), playing);
 }
@@ -488,6 +494,162 @@ async fn what_a_connection_to_another_node_holds_stays_there() {
         until("its time anew", || deadline() > before).await;
         drop(handle);
         played.leave().await;
+    };
+    tokio::join!(node.run(), playing);
+}
+
+/// An UPDATE with this prerequisite: a name that is not in use.
+fn update(free: &str, changes: Vec<Rr>) -> Command {
+    let owner = Name::parse(free).unwrap();
+    let free = Rr { owner, rtype: Type::ANY, class: CLASS_NONE, ttl: 0, data: None };
+    Command::Update(Box::new(Update {
+        id: (1_700_000_000, *b"0123456789abcdef"),
+        apex: Apex::parse("service.local").unwrap(),
+        prerequisites: vec![free],
+        changes,
+        lease: None,
+        lease_id: 1,
+        loopback_allowed: false,
+    }))
+}
+
+/// What is said again is spoken of: its lease does not end while etcd has yet to say that nothing is newer.
+#[tokio::test]
+async fn no_lease_ends_while_what_says_it_again_is_under_way() {
+    let lease = Duration::from_secs(1);
+    let (mut played, node, handle, _) = member(100, None).await;
+    let said = |number: u64| {
+        let (owner, data) = (Name::parse("a.service.local.").unwrap(), Data::A([10, 0, 0, 1].into()));
+        let change = Rr { owner, rtype: Type::A, class: 1, ttl: 60, data: Some(data) };
+        let Command::Update(update) = update("free.service.local.", vec![change]) else { panic!() };
+        let id = (number, update.id.1);
+        Command::Update(Box::new(Update { id, lease: Some(lease), ..*update }))
+    };
+    let playing = async {
+        played.end.news.send(News::Member { until_ns: u64::MAX, created: 12 }).await.unwrap();
+        let set = handle.command(said(1), Identity::server()).await.unwrap();
+        played.carry_out().await;
+        assert_eq!(set.await.unwrap().unwrap().changes.len(), 1);
+        let again = handle.command(said(2), Identity::server()).await.unwrap();
+        let (_, operations, number) = played.asked().await;
+        let [Operation::Put { key, value, .. }] = &operations[..] else { panic!("{operations:?}") };
+        let more = tokio::time::timeout(2 * lease, played.asked()).await;
+        assert!(more.is_err(), "{more:?}");
+        played.tell(&key["/c/".len()..], value.clone()).await;
+        played.answer(number, Answer::Stored).await;
+        assert!(again.await.unwrap().unwrap().changes.is_empty());
+        // Then it has one whole lease more, and ends.
+        let written = played.carry_out().await;
+        assert!(!record::read_noted(&written[0].1).unwrap().0.there, "{written:?}");
+        drop(handle);
+        played.leave().await;
+    };
+    let both = async { tokio::join!(node.run(), playing) };
+    tokio::time::timeout(Duration::from_secs(20), both).await.expect("its end");
+}
+
+/// True where a transaction holds only if nothing at a key, or below it, was written.
+fn guards(conditions: &[Condition], key: &str) -> bool {
+    let is_it = |from: &[u8]| from == [b"/c/", key.as_bytes()].concat();
+    conditions.iter().any(|condition| matches!(condition, Condition::NoneSince(from, ..) if is_it(from)))
+}
+
+#[tokio::test]
+async fn what_is_registered_again_hides_no_record_of_another_node() {
+    let (mut played, node, handle, _) = member(100, None).await;
+    let playing = async {
+        let registered = handle.command(register("web-1", "one"), Identity::server()).await.unwrap();
+        played.carry_out().await;
+        registered.await.unwrap().unwrap();
+        let form = register_with("web-1", Lease::Timed(Duration::from_secs(60)), Vec::new());
+        let again = handle.command(form, Identity::server()).await.unwrap();
+        let (conditions, _, number) = played.asked().await;
+        assert!(guards(&conditions, "p/web\0"), "{conditions:?}");
+        played.end_with(number, again, handle).await;
+    };
+    tokio::join!(node.run(), playing);
+}
+
+#[tokio::test]
+async fn an_update_without_a_change_writes_nothing() {
+    let (mut played, node, handle, _) = member(100, None).await;
+    let playing = async {
+        let nothing = update("web.service.local.", Vec::new());
+        let done = handle.command(nothing, Identity::server()).await.unwrap().await.unwrap().unwrap();
+        assert!(done.changes.is_empty());
+        drop(handle);
+        played.leave().await; // it is the first thing that the node asks for
+    };
+    let both = async { tokio::join!(node.run(), playing) };
+    tokio::time::timeout(Duration::from_secs(30), both).await.expect("an answer");
+}
+
+/// More than one sweep takes, and none has to wait for the next half minute.
+#[tokio::test]
+async fn what_left_long_ago_is_forgotten_many_at_once() {
+    const GONE: usize = 1250;
+    let (mut played, mut node, handle, _) = node(100, None);
+    played.tell(b"format", record::write_format(&ClusterFormat { serial_base: 1 })).await;
+    played.join("a", RUN).await;
+    let note = record::Note {
+        owner: "a".into(),
+        number: 1,
+        reason: Reason::Updated,
+        author: Author::Server,
+        at: Wall::default(),
+        there: false,
+    };
+    let gone = (0..GONE).map(|number| {
+        played.revision += 1;
+        let revision = played.revision;
+        let key = format!("p/\0gone{number}.x.y.z.service.local.\x0016").into_bytes();
+        let value = record::write_noted(&note, b"");
+        let pair = Pair { key: key.clone(), value, modified: revision, created: revision, lease: 0 };
+        Told { key, revision, pair: Some(pair) }
+    });
+    let gone = gone.collect();
+    played.end.news.send(News::Changed(gone)).await.unwrap();
+    played.end.news.send(News::CaughtUp(played.revision)).await.unwrap();
+    node.load().await.unwrap();
+    let playing = async {
+        let (mut left, mut transactions) = (GONE, 0);
+        while left > 0 {
+            let (conditions, operations, number) = played.asked().await;
+            assert!(conditions.len() <= 128 && operations.len() <= 100);
+            left -= operations.len();
+            transactions += 1;
+            played.revision += 1;
+            let revision = played.revision;
+            let told = operations.into_iter().map(|operation| {
+                let Operation::Delete { key } = operation else { panic!("{operation:?}") };
+                Told { key: key["/c/".len()..].to_vec(), revision, pair: None }
+            });
+            played.end.news.send(News::Changed(told.collect())).await.unwrap();
+            played.answer(number, Answer::Stored).await;
+        }
+        assert_eq!(transactions, GONE.div_ceil(100));
+        drop(handle);
+        played.leave().await;
+    };
+    let both = async { tokio::join!(node.run(), playing) };
+    tokio::time::timeout(Duration::from_secs(20), both).await.expect("the end of all");
+}
+
+#[tokio::test]
+async fn a_prerequisite_holds_against_hosts_and_guards_too() {
+    let (mut played, node, handle, _) = member(100, None).await;
+    let playing = async {
+        let (owner, data) = (Name::parse("a.service.local.").unwrap(), Data::A([10, 0, 0, 1].into()));
+        let change = Rr { owner, rtype: Type::A, class: 1, ttl: 60, data: Some(data) };
+        let asked = update("web.service.local.", vec![change]);
+        let told = handle.command(asked, Identity::server()).await.unwrap();
+        let (conditions, operations, number) = played.asked().await;
+        assert_eq!(operations.len(), 2, "the record, and that it was carried out");
+        for key in ["g/web", "h/", "i/web\0", "p/web\0"] {
+            assert!(guards(&conditions, key), "{key}: {conditions:?}");
+        }
+        assert!(!guards(&conditions, "g/a"), "no answer of it is asked for");
+        played.end_with(number, told, handle).await;
     };
     tokio::join!(node.run(), playing);
 }

@@ -19,9 +19,11 @@ use http::Request;
 use serde_json::json;
 use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
+use tokio_rustls::rustls::version::TLS13;
+use tokio_rustls::rustls::{ClientConnection, StreamOwned};
 
 use harness::process::resident_kib;
-use harness::{Client, DEADLINE, Server, eventually};
+use harness::{Client, DEADLINE, Server, eventually, tls};
 
 const AGGREGATED: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources";
 const DELTA: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
@@ -44,7 +46,7 @@ struct Response {
 
 impl Stream {
     /// A stream, or the status and the sentence with which it is refused.
-    fn open(address: SocketAddr, path: &str) -> Result<Self, (String, String)> {
+    fn open(address: SocketAddr, path: &str, token: Option<&str>) -> Result<Self, (String, String)> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime.expect("a runtime");
         let (sending, receiving) = runtime.block_on(async {
@@ -52,8 +54,11 @@ impl Stream {
             let (sender, connection) = h2::client::handshake(stream).await.expect("HTTP/2");
             runtime.spawn(connection);
             let mut sender: SendRequest<Bytes> = sender.ready().await.expect("a stream");
-            let head =
+            let mut head =
                 Request::post(format!("http://{address}{path}")).header("content-type", "application/grpc");
+            if let Some(token) = token {
+                head = head.header("x-consul-token", token);
+            }
             let (response, sending) =
                 sender.send_request(head.body(()).expect("a head"), false).expect("a stream");
             let response = response.await.expect("headers");
@@ -119,7 +124,7 @@ impl Stream {
 }
 
 fn stream(server: &Server, path: &str) -> Stream {
-    Stream::open(server.http[0], path).unwrap_or_else(|refused| panic!("{refused:?}"))
+    Stream::open(server.http[0], path, None).unwrap_or_else(|refused| panic!("{refused:?}"))
 }
 
 /// `DiscoveryResponse` and `DeltaDiscoveryResponse` have the same numbers for what is looked at here.
@@ -164,7 +169,7 @@ fn what_is_no_stream_of_ours_is_refused_in_words() {
     for path in
         ["/", "/grpc.health.v1.Health/Check", "/envoy.service.secret.v3.SecretDiscoveryService/StreamSecrets"]
     {
-        let (status, text) = Stream::open(server.http[0], path).err().expect("a refusal");
+        let (status, text) = Stream::open(server.http[0], path, None).err().expect("a refusal");
         assert_eq!((status.as_str(), text.contains("streams of xDS v3")), ("12", true), "{path}: {text}");
     }
     for (octets, status, sentence) in [
@@ -187,6 +192,39 @@ fn what_is_no_stream_of_ours_is_refused_in_words() {
         Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset),
     }
     assert_eq!(server.http().get("/v1/status/leader").status, 200);
+}
+
+/// A stream tells of every service there is, so it is for whoever may watch them all, and for as long as they may.
+#[test]
+fn who_may_not_watch_everything_has_no_stream() {
+    const DENIED: &str = "7";
+    let server = Server::start(&["--store", "memory", "--access", "allow anyone read"]);
+    let token = |name: &str, allow: &[&str], deny: &[&str]| {
+        let create = json!({"token": {"create": {"name": name, "allow": allow, "deny": deny}}});
+        server.client().done("created", &create)["token"].as_str().expect("a token").to_owned()
+    };
+    let watches = token("watches", &["watch"], &[]);
+    for (token, is_allowed) in [
+        (None, false),
+        (Some("callsign_0000000000000007_00".to_owned()), false),
+        (Some(token("reads", &["read", "register", "report"], &[])), false),
+        (Some(token("watches-some", &["watch:web*"], &[])), false),
+        (Some(token("watches-most", &["watch"], &["watch:db"])), false),
+        (Some(token("does-all-but-watch", &["*"], &["watch"])), false),
+        (Some(watches.clone()), true),
+        (Some(token("administrates", &["admin"], &[])), true),
+    ] {
+        for path in [AGGREGATED, DELTA] {
+            let opened = Stream::open(server.http[0], path, token.as_deref());
+            let status = opened.err().map(|(status, _)| status);
+            assert_eq!(status.as_deref(), (!is_allowed).then_some(DENIED), "{path} with {token:?}");
+        }
+    }
+    let mut open = Stream::open(server.http[0], AGGREGATED, Some(&watches)).expect("a stream");
+    open.send(&world(Kind::Cluster, &[], ""));
+    open.next().expect("a response");
+    server.client().done("revoked", &json!({"token": {"revoke": {"name": "watches"}}}));
+    assert_eq!(open.next().expect_err("the end of the stream").0, DENIED);
 }
 
 #[test]
@@ -304,6 +342,100 @@ fn who_stops_reading_is_cut_off_and_the_others_go_on() {
         server.stderr().contains("was not read within").then_some(())
     });
     assert_eq!(stuck.next().expect_err("a reset").0, "reset");
+}
+
+/// A frame of HTTP/2 (RFC 9113 section 4.1).
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).expect("a frame").to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// `POST` of a body, as the static table has it (RFC 7541 appendix A).
+fn head_of(path: &str, content: &str) -> Vec<u8> {
+    let text = |text: &str| [&[u8::try_from(text.len()).expect("a short text")], text.as_bytes()].concat();
+    [vec![0x83, 0x86, 4], text(path), vec![0x0f, 0x10], text(content)].concat()
+}
+
+/// A connection that is written to and not read, in the clear or not.
+fn unread(address: SocketAddr, is_tls: bool) -> Box<dyn Write> {
+    let stream = std::net::TcpStream::connect(address).expect("a connection");
+    stream.set_write_timeout(Some(Duration::from_secs(1))).expect("a socket of ours");
+    stream.set_read_timeout(Some(DEADLINE)).expect("a socket of ours");
+    if !is_tls {
+        return Box::new(stream);
+    }
+    let config = tls::client(&[&TLS13], &[b"h2"]);
+    let client = ClientConnection::new(config.into(), tls::localhost()).expect("a client of TLS");
+    Box::new(StreamOwned::new(client, stream))
+}
+
+/// Says `first` and then `each` again and again, and reads nothing; how many frames were taken until the server ended it, or had
+/// no room for more.
+fn floods(mut stream: Box<dyn Write>, first: &[u8], each: &dyn Fn(u32) -> Vec<u8>, most: u32) -> u32 {
+    const AT_ONCE: u32 = 50;
+    let begin = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &frame(4, 0, 0, b"")[..], first].concat();
+    if stream.write_all(&begin).is_err() {
+        return 0;
+    }
+    for from in (0..most).step_by(AT_ONCE as usize) {
+        let octets: Vec<u8> = (from..from + AT_ONCE).flat_map(each).collect();
+        if stream.write_all(&octets).and_then(|()| stream.flush()).is_err() {
+            return from;
+        }
+    }
+    most
+}
+
+/// The attacks on HTTP/2 itself, where xDS is and where DNS over HTTPS is: streams that are reset as soon as they begin, headers
+/// without an end, and frames that ask for a reply or say nothing. The first two end the connection; none costs memory, or
+/// anybody else a stream.
+#[test]
+fn floods_of_frames_cost_nobody_else() {
+    const FRAMES: u32 = 200_000;
+    const GROWTH_KIB_MAX: u64 = 32 * 1024;
+    let flags = ["--store", "memory", "--doh", "127.0.0.1:0", "--tls-self-signed"];
+    let server = Server::start(&flags);
+    register(&mut server.client(), "web", 80);
+    let doh = server.lines.iter().find_map(|line| line.strip_prefix("doh ")?.parse().ok()).expect("a line");
+    let before = resident_kib(server.pid());
+    let long = [&[0, 1, b'x', 0x7f, 0xfb, 0x7b][..], &[b'a'; 16_000 - 6]].concat(); // a header of 16,000 octets
+    type Each<'a> = &'a (dyn Fn(u32) -> Vec<u8> + Sync);
+    for (place, address, path, content) in [
+        ("xDS", server.http[0], AGGREGATED, "application/grpc"),
+        ("DNS over HTTPS", doh, "/dns-query", "application/dns-message"),
+    ] {
+        let headers = |stream: u32, flags: u8| frame(1, flags, stream, &head_of(path, content));
+        let reset = |stream: u32| [headers(stream, 4), frame(3, 0, stream, &8u32.to_be_bytes())].concat();
+        let attacks: [(&str, Vec<u8>, Each<'_>, bool); 6] = [
+            ("resets", Vec::new(), &|n| reset(2 * n + 1), true),
+            ("headers without an end", headers(1, 0), &|_| frame(9, 0, 1, &long), true),
+            ("empty headers without an end", headers(1, 0), &|_| frame(9, 0, 1, b""), true),
+            ("empty data", headers(1, 4), &|_| frame(0, 0, 1, b""), false),
+            ("pings", Vec::new(), &|_| frame(6, 0, 0, b"12345678"), false),
+            ("settings", Vec::new(), &|_| frame(4, 0, 0, b""), false),
+        ];
+        for (what, first, each, ends) in attacks {
+            let (taken, served) = std::thread::scope(|scope| {
+                let attack = scope.spawn(|| floods(unread(address, place != "xDS"), &first, &each, FRAMES));
+                let mut served = 0;
+                loop {
+                    let mut stream = stream(&server, AGGREGATED);
+                    stream.send(&world(Kind::Endpoints, &web(), ""));
+                    assert_eq!(stream.next().expect("what was asked for").resources, 1, "beside {what}");
+                    assert_eq!(server.http().get("/v1/catalog/services").status, 200, "beside {what}");
+                    served += 1;
+                    if attack.is_finished() {
+                        break (attack.join().expect("an attacker"), served);
+                    }
+                }
+            });
+            println!("{place}: {taken} frames of {what} were taken; {served} others, all of them served");
+            assert!(!ends || taken < FRAMES, "{what}: all {FRAMES} were taken");
+        }
+    }
+    eventually("what the attacks held", DEADLINE, || {
+        (resident_kib(server.pid()) < before + GROWTH_KIB_MAX).then_some(())
+    });
 }
 
 #[test]

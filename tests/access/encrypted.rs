@@ -48,7 +48,7 @@ impl Authority {
 }
 
 /// Where the server listens on that line.
-fn address(server: &Server, what: &str) -> SocketAddr {
+pub fn address(server: &Server, what: &str) -> SocketAddr {
     let found = server.lines.iter().find_map(|line| line.strip_prefix(what)?.trim().parse().ok());
     found.unwrap_or_else(|| panic!("no line `{what}`: {:?}", server.lines))
 }

@@ -54,6 +54,27 @@ fn who_is_root_at_the_start_is_not_for_long() {
 }
 
 #[test]
+fn a_privilege_that_bound_the_sockets_is_given_up() {
+    let place = tempfile::tempdir().expect("a directory");
+    fs::set_permissions(place.path(), PermissionsExt::from_mode(0o777)).expect("a mode");
+    let socket = place.path().join("s").display().to_string();
+    let privileged = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
+    let with = ["--inh-caps=+net_bind_service", "--ambient-caps=+net_bind_service"];
+    // Programs of checks may gain rights by themselves, but have none from us.
+    for more in [&[][..], &["--probe-commands"]] {
+        let flags = [&["--store", "memory", "--socket", &socket], more].concat();
+        let server = Server::start_under(&[&privileged[..], &with].concat(), &flags);
+        for thread in fs::read_dir(format!("/proc/{}/task", server.pid())).expect("a process").flatten() {
+            let text = fs::read_to_string(thread.path().join("status")).expect("a thread");
+            for kind in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
+                assert!(text.contains(&format!("{kind}:\t0000000000000000\n")), "{more:?}: {text}");
+            }
+        }
+        assert_eq!(server.client().list().len(), 0);
+    }
+}
+
+#[test]
 fn nobody_that_cannot_be_is_become() {
     for (flags, phrase) in [
         (vec!["--user", "no-such-user-here"], "there is no user `no-such-user-here`"),

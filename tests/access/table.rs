@@ -1,9 +1,18 @@
 //! Transport, identity, verb, service: what each cell is allowed is written down here a second time, and asked for.
+//!
+//! UPDATE has a table of its own in tests/update.rs, and xDS, which only watches, in tests/xds.rs.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::sync::Arc;
 
 use serde_json::{Value, json};
+use tokio_rustls::rustls::version::TLS13;
+use tokio_rustls::rustls::{ClientConfig, ClientConnection, StreamOwned};
 
-use super::{Transport, hello, over_http, token};
-use crate::harness::{Http, Server};
+use super::{Transport, encrypted, hello, over_http, token};
+use crate::harness::tls::{Pair, client, localhost};
+use crate::harness::{DEADLINE, Http, Server};
 
 const VERBS: [&str; 6] = ["register", "deregister", "report", "read", "watch", "admin"];
 
@@ -112,11 +121,14 @@ fn over_socket(
     was_allowed(&reply.to_string(), !reply["error"].is_null())
 }
 
-fn by_http(server: &Server, transport: Transport, token: Option<&str>, verb: &str, service: &str) -> bool {
-    let http = match transport {
-        Transport::Http => server.http(),
-        _ => Http::unix(&server.socket),
-    };
+fn by_http(
+    server: &Server,
+    transport: Transport,
+    trust: &Arc<ClientConfig>,
+    token: Option<&str>,
+    verb: &str,
+    service: &str,
+) -> bool {
     let kept = format!("{service}-kept");
     let (method, path, body) = match verb {
         "register" => (
@@ -131,9 +143,47 @@ fn by_http(server: &Server, transport: Transport, token: Option<&str>, verb: &st
         "watch" => ("GET", format!("/v1/watch/{}", spelt(service)), Value::Null),
         _ => ("PUT", format!("/v1/settings/{service}"), json!({"ttl": "9s"})),
     };
-    let response = over_http(http, method, &path, token, &body);
-    assert!([200, 403].contains(&response.status), "{method} {path}: {response:?}");
-    was_allowed(response.text(), response.status == 403)
+    let (status, text) = match transport {
+        Transport::Https => over_https(server, trust, (method, &path), token, &body),
+        _ => {
+            let is_tcp = transport == Transport::Http;
+            let http = if is_tcp { server.http() } else { Http::unix(&server.socket) };
+            let response = over_http(http, method, &path, token, &body);
+            (response.status, response.text().to_owned())
+        }
+    };
+    assert!([200, 403].contains(&status), "{method} {path}: {status} {text}");
+    was_allowed(&text, status == 403)
+}
+
+/// The status of a reply, and its body where that says why something was refused.
+fn over_https(
+    server: &Server,
+    trust: &Arc<ClientConfig>,
+    (method, path): (&str, &str),
+    token: Option<&str>,
+    body: &Value,
+) -> (u16, String) {
+    let stream = TcpStream::connect(encrypted::address(server, "https ")).expect("a connection");
+    stream.set_read_timeout(Some(DEADLINE)).expect("an option of a socket of ours");
+    let connection = ClientConnection::new(trust.clone(), localhost()).expect("a client");
+    let mut stream = StreamOwned::new(connection, stream);
+    let body = if body.is_null() { String::new() } else { body.to_string() };
+    let token = token.map(|token| format!("X-Consul-Token: {token}\r\n")).unwrap_or_default();
+    let length = body.len();
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{token}Content-Length: {length}\r\n\r\n{body}"
+    );
+    stream.write_all(request.as_bytes()).expect("sending a request");
+    let (mut reader, mut first, mut text) = (BufReader::new(stream), String::new(), String::new());
+    reader.read_line(&mut first).expect("a reply");
+    let status = first.split(' ').nth(1).and_then(|code| code.parse().ok());
+    let status = status.unwrap_or_else(|| panic!("no reply: {first}"));
+    // What is watched goes on for ever.
+    if status != 200 {
+        reader.read_to_string(&mut text).expect("the body");
+    }
+    (status, text)
 }
 
 /// The first letter as a percent sign and its number.
@@ -143,8 +193,12 @@ fn spelt(service: &str) -> String {
 
 #[test]
 fn every_cell_is_as_the_rules_say_on_every_transport() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let pair = Pair::write(directory.path()).flags();
     let flags = ["--store", "memory", "--listen", "127.0.0.1:0", "--access", "allow anyone read:mail"];
-    let server = Server::start(&flags);
+    let encrypted = ["--https", "127.0.0.1:0", &pair[0], &pair[1], &pair[2], &pair[3]];
+    let server = Server::start(&[&flags[..], &encrypted].concat());
+    let trust = Arc::new(client(&[&TLS13], &[b"http/1.1"]));
     let keep = |service: &str| {
         let body = json!({"Name": service, "ID": format!("{service}-kept"), "Address": "10.0.0.8", "Port": 80,
             "Check": {"TTL": "24h", "Status": "passing"}});
@@ -164,7 +218,7 @@ fn every_cell_is_as_the_rules_say_on_every_transport() {
                         Transport::Unix | Transport::Tcp => {
                             over_socket(&server, transport, token, verb, service)
                         }
-                        _ => by_http(&server, transport, token, verb, service),
+                        _ => by_http(&server, transport, &trust, token, verb, service),
                     };
                     let want = is_allowed(transport, identity, verb, service);
                     if got != want {
@@ -178,6 +232,6 @@ fn every_cell_is_as_the_rules_say_on_every_transport() {
         }
     }
     println!("{cells} cells, of which {allowed} are allowed");
-    assert!(cells >= 5000 && allowed > 500 && cells - allowed > 500, "a table in both ways");
+    assert!(cells >= 7000 && allowed > 500 && cells - allowed > 500, "a table in both ways");
     assert!(wrong.is_empty(), "{} of {cells} cells:\n{}", wrong.len(), wrong.join("\n"));
 }

@@ -7,6 +7,9 @@ pub mod failover;
 pub mod full;
 pub mod guards;
 pub mod identities;
+#[path = "../update/message.rs"]
+#[allow(dead_code, reason = "here all goes over TCP, with one key")]
+pub mod message;
 pub mod moving;
 pub mod names;
 pub mod nodes;
@@ -17,3 +20,4 @@ pub mod secondary;
 pub mod several;
 pub mod stale;
 pub mod trouble;
+pub mod updates;

@@ -289,6 +289,27 @@ fn every_node_tells_who_the_nodes_are() {
     }
 }
 
+/// A connection that closes is a change as one that is asked for is, and counts from when it closed.
+#[test]
+fn what_closed_connections_change_is_counted() {
+    let etcd = Etcd::start();
+    let node = etcd.node("a", &[]);
+    let counted = || -> u64 {
+        let page = node.http().get("/metrics").text().to_owned();
+        let line = page.lines().find_map(|line| line.strip_prefix("callsign_change_visible_seconds_count "));
+        line.and_then(|count| count.parse().ok()).expect("a count")
+    };
+    let begun = counted();
+    let mut holder = node.client();
+    for port in [8001, 8002] {
+        holder.done("registered", &register(&format!("web-{port}"), port, "connection"));
+    }
+    assert_eq!(counted(), begun + 2);
+    drop(holder);
+    eventually("two more, for two that left", DEADLINE, || (counted() == begun + 4).then_some(()));
+    assert!(seen(&node).is_empty());
+}
+
 #[test]
 fn many_instances_of_one_connection_leave_with_it() {
     /// More than one transaction of etcd's takes.

@@ -1,5 +1,6 @@
 //! A node that is cut off from etcd: it answers on, says so where it is asked to, and ends that after its time.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use hickory_proto::op::{Message, ResponseCode};
@@ -8,7 +9,9 @@ use hickory_proto::rr::rdata::opt::{EdnsCode, EdnsOption};
 use serde_json::{Value, json};
 
 use crate::etcd::Etcd;
-use crate::harness::{DEADLINE, Server, eventually, srv, stays};
+use crate::harness::ask::{request, try_request};
+use crate::harness::program::free_ports;
+use crate::harness::{DEADLINE, Http, Server, eventually, srv, stays};
 use crate::relay::Relay;
 use crate::several::{becomes, register};
 
@@ -81,4 +84,54 @@ fn a_node_that_is_cut_off_answers_on_marked_and_then_says_servfail() {
             (status["stale_s"].is_null() && status["ready"] == true).then_some(())
         });
     }
+}
+
+#[test]
+fn who_asks_a_node_that_cannot_load_yet_is_answered_when_it_has() {
+    let etcd = Etcd::start();
+    let relay = Relay::to(etcd.port());
+    relay.cut();
+    let [port] = free_ports();
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
+    let (store, http) = (relay.store(), address.to_string());
+    let mut node = Server::begin(&[], &["--store", &store, "--node", "a", "--http", &http]);
+    let ready = |status: u16| {
+        eventually(&format!("status {status} of /readyz"), DEADLINE, || {
+            try_request(address, "GET", "/readyz", "").filter(|reply| reply.status == status)
+        })
+    };
+    let told = ready(503).json();
+    assert_eq!(told["reasons"][0]["check"], "registry", "{told}");
+    let mut waiting = [(); 3].map(|()| Http::tcp(address));
+    for http in &mut waiting[..2] {
+        http.send("GET", "/v1/catalog/services", &[], b"");
+    }
+    assert!(stays(Duration::from_millis(200), || waiting.iter().all(Http::is_silent)));
+    relay.mend();
+    assert!(node.until_ready());
+    for http in &mut waiting[..2] {
+        assert_eq!(http.receive().status, 200);
+    }
+    assert_eq!(waiting[2].get("/v1/catalog/services").status, 200, "who was silent has lost nothing");
+    assert_eq!(ready(200).json(), json!({"ready": true, "reasons": []}));
+    node.client().done("registered", &register("web-1", 8001, "none"));
+    let page = request(address, "GET", "/metrics", "").text();
+    for line in [
+        "callsign_nodes 1",
+        "callsign_changes_total{reason=\"registered\"} 1",
+        "callsign_change_visible_seconds_count 1",
+        "callsign_commit_duration_seconds_count 1",
+    ] {
+        assert!(page.lines().any(|told| told == line), "no {line} in {page}");
+    }
+    // Without etcd again, health and metrics are told on.
+    relay.cut();
+    let told = ready(503).json();
+    let checks: Vec<&Value> = told["reasons"].as_array().unwrap().iter().map(|one| &one["check"]).collect();
+    assert_eq!(checks, ["store", "etcd"], "{told}");
+    assert!(told["reasons"][1]["stale_s"].is_u64(), "{told}");
+    let get = |path: &str| request(address, "GET", path, "");
+    assert_eq!(get("/readyz?exclude=store&exclude=etcd").status, 200);
+    assert_eq!(get("/healthz").status, 200);
+    assert!(get("/metrics").text().contains("\ncallsign_store_refuses 1\n"));
 }

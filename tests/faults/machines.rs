@@ -152,6 +152,9 @@ impl Machines {
             .arg(format!("etcd://{}", store.join(",")))
             .arg("--socket")
             .arg(node.socket())
+            // Its clock is a file that the library of faketime reads inside it.
+            .arg("--confine-read")
+            .arg(directory)
             .current_dir(directory)
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())

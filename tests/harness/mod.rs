@@ -11,6 +11,7 @@
 #![allow(dead_code, reason = "each test file uses its own part")]
 
 pub mod ask;
+pub mod disk;
 pub mod dns;
 pub mod haproxy;
 pub mod http;
@@ -257,11 +258,11 @@ pub fn callsign(words: &[&str]) -> Ended {
 }
 
 /// `CALLSIGN_…` configures a server; what a developer's or CI's shell holds is not for this one.
-fn without_our_variables(command: &mut Command) -> &mut Command {
+pub fn without_our_variables(command: &mut Command) -> &mut Command {
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("CALLSIGN_")) {
         command.env_remove(name);
     }
-    command
+    command.env_remove("RUST_LOG")
 }
 
 /// One connection to the registration socket: raw lines out, JSON in.

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use tempfile::TempDir;
@@ -38,9 +38,14 @@ impl Program {
         text("stdout") + &text("stderr")
     }
 
+    /// How it ended; none while it runs.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("waiting for our own child")
+    }
+
     /// Panics where it has ended by itself.
     pub fn must_run(&mut self) {
-        if let Some(status) = self.child.try_wait().expect("waiting for our own child") {
+        if let Some(status) = self.ended() {
             panic!("it ended with {status}:\n{}", self.said());
         }
     }

@@ -1,7 +1,8 @@
-//! System calls of a running server that fail, by strace.
+//! System calls of a running server that fail or take their time, by strace.
 
 use std::fs;
 use std::process::{Child, Command};
+use std::time::Duration;
 
 use super::{DEADLINE, Server, eventually};
 
@@ -11,7 +12,16 @@ pub struct Attached(Child);
 impl Attached {
     /// From here on each of these calls fails, in every thread.
     pub fn new(server: &Server, calls: &str, error: &str) -> Self {
-        let (trace, inject) = (format!("trace={calls}"), format!("inject={calls}:error={error}"));
+        Self::with(server, calls, &format!("error={error}"))
+    }
+
+    /// From here on each of these calls takes so long.
+    pub fn slowed(server: &Server, calls: &str, by: Duration) -> Self {
+        Self::with(server, calls, &format!("delay_enter={}", by.as_micros()))
+    }
+
+    fn with(server: &Server, calls: &str, what: &str) -> Self {
+        let (trace, inject) = (format!("trace={calls}"), format!("inject={calls}:{what}"));
         let pid = server.pid().to_string();
         let mut command = Command::new("strace");
         command.args(["-f", "-qq", "-o", "/dev/null", "-e", &trace, "-e", &inject, "-p", &pid]);

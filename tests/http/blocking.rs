@@ -6,6 +6,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use super::{REGISTER, definition, sockets};
+use crate::harness::process::{processor_time, resident_kib};
 use crate::harness::{DEADLINE, Http, Resolver, Server, eventually, now};
 
 const WEB: &str = "/v1/health/service/web";
@@ -107,6 +108,42 @@ fn the_same_status_in_other_words_is_shown_and_wakes_nobody() {
     let woken = waiting.receive();
     assert!(woken.index() > index);
     assert_eq!(woken.json()[0]["Checks"][1]["Output"], "third");
+}
+
+/// One change wakes everybody who waits for it, and nobody waits for another's turn: so many as `CALLSIGN_READERS` says.
+#[test]
+fn one_change_wakes_every_reader() {
+    /// Of a connection and what it waits for; the bound that we hold ourselves to.
+    const KIB_EACH: u64 = 64;
+    let readers = std::env::var("CALLSIGN_READERS").map_or(1_000, |text| text.parse().expect("a number"));
+    take_every_descriptor();
+    let server = Server::start(&["--store", "memory"]);
+    let mut http = server.http();
+    http.put(REGISTER, &definition("web", "a", 80));
+    let index = http.get(WEB).index();
+    let before = resident_kib(server.pid());
+    let mut waiting: Vec<Http> = (0..readers).map(|_| server.http()).collect();
+    waiting.iter_mut().for_each(|one| wait_for(one, WEB, index, "10m"));
+    // All are heard when one that came last is.
+    assert!(waiting.iter().all(Http::is_silent));
+    let held = resident_kib(server.pid()) - before;
+    let (begun, processor) = (now(), processor_time(server.pid()));
+    http.put(REGISTER, &definition("web", "b", 80));
+    for one in &mut waiting {
+        assert!(one.receive().index() > index);
+    }
+    println!(
+        "{readers} readers were woken by one change in {:?}; {:?} of the processor, {held} KiB held for them",
+        begun.elapsed(),
+        processor_time(server.pid()) - processor
+    );
+    assert!(held < KIB_EACH * readers as u64, "{held} KiB");
+}
+
+fn take_every_descriptor() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).expect("the limit that we may have");
 }
 
 #[test]

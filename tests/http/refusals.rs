@@ -197,9 +197,12 @@ fn no_other_origins_page_changes_anything() {
         ),
         ("/v1/settings/web", "{\"ttl\":\"9s\"}".to_owned()),
     ];
-    let hostile: [&[(&str, &str)]; 24] = [
+    let hostile: [&[(&str, &str)]; 26] = [
         &[("Host", "evil.example")],
         &[("Host", "evil.example:5380")],
+        // Whoever registered it chooses where it leads.
+        &[("Host", "web.service.local")],
+        &[("Host", "a.web.service.local"), ("Origin", "http://a.web.service.local")],
         &[("Host", "localhost.evil.example")],
         &[("Host", "127.0.0.1.evil.example")],
         &[("Host", "127.0.0.1@evil.example")],
@@ -250,12 +253,14 @@ fn no_other_origins_page_changes_anything() {
         }
     }
     assert_eq!(revision(&server), before, "{refused} hostile requests changed nothing");
-    let friendly: [&[(&str, &str)]; 8] = [
+    let friendly: [&[(&str, &str)]; 10] = [
         &[("Host", "127.0.0.1:5380")],
         &[("Host", "[::1]:5380")],
         &[("Host", "LOCALHOST")],
         &[("Host", "consul.example:8500")],
-        &[("Host", "web.service.local")],
+        &[("Host", "service.local")],
+        &[("Host", "NS.service.local:5380")],
+        &[("Host", "callsign.service.local")],
         &[("Host", "10.0.0.7")],
         &[("Host", "localhost:5380"), ("Origin", "http://localhost:5380")],
         &[("Host", "localhost"), ("Sec-Fetch-Site", "same-origin")],

@@ -139,6 +139,101 @@ fn what_is_there_already_stays_unless_it_is_to_be_replaced() {
     assert_same(&exported(&target).1, &lines, "replaced");
 }
 
+/// What is in the way of a line and not in the file goes, and so does what another line makes otherwise: one run is enough.
+#[test]
+fn one_replacement_reaches_what_the_file_says() {
+    let [source, target] = [start(&["--store", "memory"]), start(&["--store", "memory"])];
+    let records = |owner: &str, rtype: &str, data: &str| {
+        let records = json!({"zone": "service.local.", "owner": format!("{owner}.service.local."), "type": rtype, "ttl": 300,
+            "data": [data]});
+        json!({"import": {"line": {"records": records}}})
+    };
+    let register = |service: &str, id: &str, host: &str| json!({"register": {"service": service, "id": id, "host": host, "address": "10.0.0.7", "port": 80, "lease": "none"}});
+    let fails = |service: &str, over: &[&str]| json!({"settings": {"service": service, "failover": over}});
+    let token = |name: &str| {
+        json!({"import": {"line": {"token": {"name": name, "number": "00000000000000aa", "hash": "ab".repeat(32),
+            "allow": ["read"], "created": "2026-11-21T15:04:05Z"}}}})
+    };
+    // A name that is a record's here and a service's there, both ways; an alias; a circle if both were to hold at once; a token
+    // of another name; and an id whose label another host has.
+    for (client, given) in [
+        (
+            &mut source.client(),
+            [
+                records("printer", "A", "10.0.0.99"),
+                records("www", "CNAME", "a.example.com."),
+                register("shop", "a", "m"),
+                register("web", "w", "first"),
+                fails("a", &["b"]),
+                fails("b", &[]),
+                token("ours"),
+            ],
+        ),
+        (
+            &mut target.client(),
+            [
+                register("printer", "p", "m"),
+                records("www", "TXT", "text"),
+                records("shop", "A", "10.0.0.98"),
+                register("web", "w", "second"),
+                fails("a", &[]),
+                fails("b", &["a"]),
+                token("theirs"),
+            ],
+        ),
+    ] {
+        for request in given {
+            let reply = client.ask(&request);
+            assert!(reply.get("error").is_none(), "{request}: {reply}");
+        }
+    }
+    let (_, lines) = exported(&source);
+    let path = file(&source).display().to_string();
+    let counted = import(&target, &[&path, "--replace"]);
+    assert_eq!(counted["refused"], 0, "{counted}");
+    assert_same(&exported(&target).1, &lines, "after one run");
+    assert_eq!(without_serial(import(&target, &[&path, "--replace"])), counts(0, lines.len(), 0, 0));
+}
+
+/// An export of a program that had no lines for records says how many it left out: nothing is known of those, so they stay.
+#[test]
+fn an_export_that_left_records_out_is_taken_in() {
+    let [source, target] = [start(&["--store", "memory"]), start(&["--store", "memory"])];
+    source.client().done("settings", &json!({"settings": {"service": "web", "ttl": "7s"}}));
+    let records = json!({"zone": "service.local.", "owner": "printer.service.local.", "type": "A", "ttl": 300, "data": ["10.0.0.99"]});
+    let mut client = target.client();
+    client.done("imported", &json!({"import": {"line": {"records": records}}}));
+    client.done("settings", &json!({"settings": {"service": "db", "ttl": "7s"}}));
+    let path = file(&source);
+    let text = std::fs::read_to_string(&path).expect("an export");
+    std::fs::write(&path, text.replace("{\"lines\":1}", "{\"lines\":1,\"records_left_out\":3}"))
+        .expect("writing it");
+    let ended = at(&target, &["import", &path.display().to_string(), "--replace"]);
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    let said = "registry.jsonl: 3 records that were set by UPDATE are not in it; those that are here stay";
+    assert!(ended.stderr.contains(said), "{}", ended.stderr);
+    assert!(
+        ended.stdout.starts_with("1 imported, 0 there already, 0 otherwise here and kept, 1 removed"),
+        "{}",
+        ended.stdout
+    );
+    assert_eq!(exported(&target).1.len(), 2);
+}
+
+/// Names are spelt in any case, and are the same.
+#[test]
+fn records_spelt_in_another_case_are_no_others() {
+    let [source, target] = [start(&["--store", "memory"]), start(&["--store", "memory"])];
+    for (server, owner) in [(&source, "printer.service.local."), (&target, "Printer.Service.local.")] {
+        let records =
+            json!({"zone": "service.local.", "owner": owner, "type": "A", "ttl": 300, "data": ["10.0.0.99"]});
+        server.client().done("imported", &json!({"import": {"line": {"records": records}}}));
+    }
+    let path = file(&source).display().to_string();
+    assert_eq!(without_serial(import(&target, &[&path, "--replace"])), counts(0, 1, 0, 0));
+    assert_eq!(exported(&target).1.len(), 1);
+}
+
 #[test]
 fn neither_revision_nor_serial_falls_over_an_import_and_a_crash() {
     let source = start(&["--store", "memory"]);

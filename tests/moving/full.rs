@@ -112,6 +112,18 @@ pub fn fill(server: &Server) -> (Client, String) {
         json!({"Node": "elsewhere", "Address": "10.2.2.2", "ID": "40e4a748-2192-161a-0510-9bf59fe950b5", "NodeMeta": {"rack": "7"},
             "Service": {"Service": "mail"}, "Check": {"Node": "elsewhere", "CheckID": "ping", "Name": "ping", "Status": "passing", "Output": "1 ms"}}),
     );
+    for records in [
+        json!({"owner": "printer.service.local.", "type": "A", "ttl": 300, "data": ["10.0.0.99", "10.0.0.98"]}),
+        json!({"owner": "printer.service.local.", "type": "TXT", "ttl": 7, "data": ["\"a \\\"b\\\\\" \"\\000\\255;\\010\""], "lease": "1h"}),
+        json!({"owner": "service.local.", "type": "MX", "ttl": 60, "data": ["5 printer.service.local."]}),
+        json!({"owner": "h.a\\.b.c.d.e.service.local.", "type": "TYPE65", "ttl": 60, "data": ["\\# 3 000100"]}),
+        json!({"owner": "sub.service.local.", "type": "NS", "ttl": 60, "data": ["ns.example.com."]}),
+        json!({"owner": "sub.service.local.", "type": "TYPE43", "ttl": 60, "data": ["\\# 4 00010d02"]}),
+    ] {
+        let mut records = records;
+        records["zone"] = json!("service.local.");
+        client.done("imported", &json!({"import": {"line": {"records": records}}}));
+    }
     // Held for as long as the connection is open.
     let mut holder = server.client();
     let held =

@@ -36,7 +36,7 @@ impl Listed {
 /// Owner in lower case, type.
 type Owner = (String, String);
 /// The records of a section: TTL and data of each, by owner.
-type Section = BTreeMap<Owner, BTreeSet<(u32, String)>>;
+pub type Section = BTreeMap<Owner, BTreeSet<(u32, String)>>;
 
 pub struct Comparison {
     pub same: u64,
@@ -140,7 +140,8 @@ impl Comparison {
     }
 }
 
-fn section(records: &[Record]) -> Section {
+/// As a set, without the case of names.
+pub fn section(records: &[Record]) -> Section {
     let mut section = Section::new();
     for record in records {
         let labels: Vec<&[u8]> = record.name.iter().collect();
@@ -151,7 +152,8 @@ fn section(records: &[Record]) -> Section {
     section
 }
 
-fn shown(message: &Message) -> String {
+/// On one line.
+pub fn shown(message: &Message) -> String {
     let mut text = format!("{:?} {:?}", message.metadata.response_code, message.metadata.truncation);
     for (name, records) in [
         ("answer", &message.answers),

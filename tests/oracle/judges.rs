@@ -1,4 +1,4 @@
-//! Knot DNS and NSD over zone files, and a line to any of the servers that carries many queries at once.
+//! Knot DNS, NSD and BIND over zone files, and a line to any of the servers that carries many queries at once.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -13,7 +13,13 @@ use tempfile::TempDir;
 use crate::harness::program::{Program, free_ports, needs};
 use crate::harness::{DEADLINE, dns, eventually};
 use crate::queries::Query;
-use crate::zone::Zone;
+
+/// A zone as every server reads it.
+pub struct File {
+    /// Without the dot at its end.
+    pub apex: String,
+    pub text: String,
+}
 
 /// An authoritative server with the zones.
 pub struct Judge {
@@ -23,7 +29,7 @@ pub struct Judge {
 }
 
 impl Judge {
-    pub fn knot(zones: &[Zone]) -> Self {
+    pub fn knot(zones: &[File]) -> Self {
         let directory = write(zones);
         let path = directory.path();
         let [port] = free_ports();
@@ -42,7 +48,7 @@ impl Judge {
         Self::start("knot", &needs_server("knotd", "knot"), directory, &words, port, zones)
     }
 
-    pub fn nsd(zones: &[Zone]) -> Self {
+    pub fn nsd(zones: &[File]) -> Self {
         let directory = write(zones);
         let path = directory.path();
         let [port] = free_ports();
@@ -61,6 +67,28 @@ impl Judge {
         Self::start("nsd", &needs_server("nsd", "nsd"), directory, &words, port, zones)
     }
 
+    /// What it finds odd it serves all the same, as the others do.
+    pub fn bind(zones: &[File]) -> Self {
+        let directory = write(zones);
+        let path = directory.path();
+        let [port] = free_ports();
+        let mut text = format!(
+            "options {{ directory \"{path}\"; listen-on port {port} {{ 127.0.0.1; }}; listen-on-v6 {{ none; }}; pid-file none; \
+             session-keyfile none; recursion no; dnssec-validation no; notify no; minimal-responses yes; max-udp-size 1232; \
+             empty-zones-enable no; check-names master ignore; check-integrity no; check-mx ignore; check-mx-cname ignore; \
+             check-srv-cname ignore; check-wildcard no; check-spf ignore; }};\ncontrols {{ }};\n",
+            path = path.display()
+        );
+        for zone in zones {
+            writeln!(text, "zone \"{0}\" {{ type primary; file \"{0}.zone\"; }};", zone.apex)
+                .expect("a text");
+        }
+        let file = path.join("named.conf");
+        fs::write(&file, text).expect("writing the configuration");
+        let words = ["-g", "-n", "1", "-c", file.to_str().expect("a path")].map(str::to_owned);
+        Self::start("bind", &needs_server("named", "bind9"), directory, &words, port, zones)
+    }
+
     /// Waits until every zone is there.
     fn start(
         name: &'static str,
@@ -68,7 +96,7 @@ impl Judge {
         directory: TempDir,
         words: &[String],
         port: u16,
-        zones: &[Zone],
+        zones: &[File],
     ) -> Self {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let mut program = Program::start(program, directory, words);
@@ -95,11 +123,12 @@ fn needs_server(program: &str, package: &str) -> std::path::PathBuf {
     if path.is_file() { path } else { needs(program, package) }
 }
 
-fn write(zones: &[Zone]) -> TempDir {
+/// The zones in a directory of their own.
+pub fn write(zones: &[File]) -> TempDir {
     let directory = tempfile::tempdir().expect("a directory for the zones");
     for zone in zones {
         let path = directory.path().join(format!("{}.zone", zone.apex));
-        fs::write(path, zone.text()).expect("writing a zone");
+        fs::write(path, &zone.text).expect("writing a zone");
     }
     directory
 }

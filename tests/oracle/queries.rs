@@ -77,7 +77,7 @@ impl Queries {
         let size = SIZES[self.draws.below(SIZES.len())];
         let tcp = self.draws.below(16) == 0;
         let name = self.in_any_case(&name);
-        let octets = self.octets(id, &name, qtype, size);
+        let octets = octets_of(&mut self.draws, id, &name, qtype, size);
         Query { name, qtype, size, tcp, octets }
     }
 
@@ -112,23 +112,24 @@ impl Queries {
         let labels: Vec<&[u8]> = labels.iter().map(Vec::as_slice).collect();
         Name::root().prepend_all(&labels).expect("as long as before")
     }
+}
 
-    fn octets(&mut self, id: u16, name: &Name, qtype: u16, size: u16) -> Vec<u8> {
-        let mut octets = id.to_be_bytes().to_vec();
-        // RD, which none of the servers serves, now and then.
-        let flags: u16 = if self.draws.below(2) == 0 { 0x0100 } else { 0 };
-        for number in [flags, 1, 0, 0, u16::from(size > 0)] {
-            octets.extend(number.to_be_bytes());
-        }
-        octets.extend(name.as_wire());
-        octets.extend(qtype.to_be_bytes());
-        octets.extend([0, 1]);
-        if size > 0 {
-            octets.extend([0, 0, 41]);
-            octets.extend(size.to_be_bytes());
-            // DO, which signs nothing here, now and then.
-            octets.extend([0, 0, if self.draws.below(2) == 0 { 0x80 } else { 0 }, 0, 0, 0]);
-        }
-        octets
+/// A query in wire form; flags that make no difference are drawn.
+pub fn octets_of(draws: &mut Draws, id: u16, name: &Name, qtype: u16, size: u16) -> Vec<u8> {
+    let mut octets = id.to_be_bytes().to_vec();
+    // RD, which none of the servers serves, now and then.
+    let flags: u16 = if draws.below(2) == 0 { 0x0100 } else { 0 };
+    for number in [flags, 1, 0, 0, u16::from(size > 0)] {
+        octets.extend(number.to_be_bytes());
     }
+    octets.extend(name.as_wire());
+    octets.extend(qtype.to_be_bytes());
+    octets.extend([0, 1]);
+    if size > 0 {
+        octets.extend([0, 0, 41]);
+        octets.extend(size.to_be_bytes());
+        // DO, which signs nothing here, now and then.
+        octets.extend([0, 0, if draws.below(2) == 0 { 0x80 } else { 0 }, 0, 0, 0]);
+    }
+    octets
 }

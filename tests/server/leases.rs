@@ -2,6 +2,7 @@
 //!
 //! That an instance is never gone before its lease is over is asserted; how long after it is gone is printed.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -117,6 +118,47 @@ fn who_registered_last_holds() {
         assert_eq!(reply["error"]["code"], "superseded", "{verb} was answered {reply}");
     }
     assert_eq!(in_dns(&mut server.resolver(), "web"), 1);
+}
+
+/// Says `line` so many times, as fast as replies come, and returns the codes of the refusals; none is said for what was taken.
+fn replay(client: &mut Client, line: &Value, times: usize) -> BTreeMap<String, usize> {
+    /// Replies that wait in the socket while more is said.
+    const AT_ONCE: usize = 100;
+    let line = format!("{line}\n");
+    let mut codes = BTreeMap::new();
+    for _ in 0..times / AT_ONCE {
+        client.send_raw(line.repeat(AT_ONCE).as_bytes()).expect("the server reads");
+        for _ in 0..AT_ONCE {
+            let code = client.receive()["error"]["code"].as_str().unwrap_or("none").to_owned();
+            *codes.entry(code).or_default() += 1;
+        }
+    }
+    codes
+}
+
+#[test]
+fn a_heartbeat_that_was_recorded_revives_nothing() {
+    const REPLAYED: usize = 50_000;
+    let server = Server::start(&["--store", "memory"]);
+    let (mut client, mut resolver) = (server.client(), server.resolver());
+    let lease_id = register(&mut client, "web", "1h")["lease_id"].clone();
+    let recorded = json!({"heartbeat": {"service": "web", "id": "web", "lease_id": lease_id}});
+    client.done("renewed", &recorded); // so it is one that counts
+    client.done("deregistered", &json!({"deregister": {"service": "web", "id": "web"}}));
+    let codes = replay(&mut client, &recorded, REPLAYED);
+    assert_eq!(codes, BTreeMap::from([("not_found".to_owned(), REPLAYED)]));
+    assert_eq!(in_dns(&mut resolver, "web"), 0);
+    // Registered again it is another lease, which no replay prolongs.
+    register(&mut client, "web", "1s");
+    assert_eq!(in_dns(&mut resolver, "web"), 1);
+    let codes = replay(&mut client, &recorded, REPLAYED);
+    assert!(codes.keys().all(|code| code == "superseded" || code == "not_found"), "{codes:?}");
+    assert!(codes.contains_key("superseded"), "{codes:?}");
+    println!("leases: of {} replays none was taken: {codes:?} after it was registered again", 2 * REPLAYED);
+    eventually("the end of the lease", DEADLINE, || {
+        replay(&mut client, &recorded, 100);
+        (in_dns(&mut resolver, "web") == 0).then_some(())
+    });
 }
 
 #[test]

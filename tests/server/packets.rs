@@ -263,6 +263,66 @@ fn random_octets_hurt_nobody() {
     is_served(&mut resolver);
 }
 
+/// Two servers that somebody makes talk to each other say one thing each: what is a reply has none.
+#[test]
+fn no_reply_is_answered() {
+    let (one, other) = (server_with_web(), server_with_web());
+    let (asking, telling) = (one.resolver(), other.resolver());
+    let silent = query(1, NAME, RecordType::A, None).to_vec().expect("a query");
+    let mut told = 0;
+    for (what, octets, expected) in expectations() {
+        if expected.is_none() {
+            continue;
+        }
+        asking.send(&octets);
+        telling.send(&asking.receive(DEADLINE).unwrap_or_else(|| panic!("{what}: no reply")));
+        // One loop answers in order: what comes first is the reply to what has one.
+        telling.send(&silent);
+        let next = read(&telling.receive(DEADLINE).expect("a reply to the question"));
+        assert_eq!(next.metadata.id, 1, "the reply to {what} is answered");
+        told += 1;
+    }
+    println!("{told} replies, of every kind: 0 were answered");
+    assert!(told > 20, "{told}");
+}
+
+/// Names that somebody invents, faster than they can be answered: nothing is kept of them, and changes go on.
+#[test]
+fn a_flood_of_invented_names_costs_no_memory_and_nobody_else() {
+    const NAMES: usize = 400_000;
+    const FLOODERS: usize = 2;
+    let server = server_with_web();
+    let before = resident_kib(server.pid());
+    let acknowledged = std::thread::scope(|scope| {
+        let flood = |flooder: usize| {
+            let socket = server.resolver(); // whose replies nobody reads
+            scope.spawn(move || {
+                let mut draws = Draws(seed() + flooder as u64);
+                for number in 0..NAMES / FLOODERS {
+                    let name = format!("x{:x}-{number}.web.service.local.", draws.next());
+                    socket.send(&query(number as u16, &name, RecordType::A, None).to_vec().expect("a query"));
+                }
+            })
+        };
+        let floods: Vec<_> = (0..FLOODERS).map(flood).collect();
+        let (mut client, mut acknowledged) = (server.client(), 0);
+        while !floods.iter().all(|flood| flood.is_finished()) {
+            let form = json!({"service": "other", "id": "one", "address": "10.0.0.8", "port": 1 + acknowledged % 9999,
+                              "lease": "none"});
+            client.done("registered", &json!({ "register": form }));
+            acknowledged += 1;
+        }
+        acknowledged
+    });
+    let after = resident_kib(server.pid());
+    println!(
+        "{NAMES} invented names: {acknowledged} changes meanwhile; {before} KiB before, {after} KiB after"
+    );
+    assert!(acknowledged > 0);
+    assert!(after < before + GROWTH_KIB_MAX, "{before} KiB before, {after} KiB after");
+    is_served(&mut server.resolver());
+}
+
 #[test]
 fn a_packet_of_pointers_costs_little() {
     const PACKETS: usize = 3_000;

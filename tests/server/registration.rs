@@ -6,10 +6,12 @@
 use std::io::Write;
 use std::time::Duration;
 
+use hickory_proto::rr::RecordType;
 use serde_json::{Value, json};
 
+use crate::harness::dns::ports;
 use crate::harness::process::{descriptors, resident_kib};
-use crate::harness::{Client, DEADLINE, Server, Stream, eventually, now};
+use crate::harness::{Client, DEADLINE, Server, Stream, eventually, now, srv};
 
 /// What one abuse may leave behind: buffers that the allocator keeps. Far below what was sent.
 const GROWTH_KIB_MAX: u64 = 24 * 1024;
@@ -437,6 +439,73 @@ fn a_line_of_1_gib_is_cut_off() {
         is_refused(&replies[0], "", "too_large", "-", "longer than 98304 octets");
     }
     grew_little(&server, before, "two lines of 1 GiB");
+    nothing_changed(&server);
+}
+
+/// Registrations that are as large as they can be, each in another way, and too large in all of them.
+fn hostile_lines() -> Vec<String> {
+    let room = LINE_OCTETS_MAX - 1024;
+    let form =
+        |more: &str| format!(r#"{{"register":{{"service":"bomb","address":"10.0.0.7","port":80,{more}}}}}"#);
+    let many = |one: &str| vec![one; room / (one.len() + 1)].join(",");
+    let lines = [
+        "[".repeat(room),
+        r#"{"a":"#.repeat(room / 5),
+        form(&format!(r#""meta":{{{}}}"#, many(r#""k":"v""#))),
+        form(&format!(r#""meta":{{"k":"{}"}}"#, "v".repeat(room - 200))),
+        form(&format!(r#""tags":[{}]"#, many(r#""t""#))),
+        form(&format!(r#""tags":[{}]"#, "[".repeat(room - 200))),
+        form(&format!(r#""ports":{{{}}}"#, many(r#""p":1"#))),
+        form(&format!(r#""checks":[{}]"#, many(r#"{"id":"c","tcp":"x"}"#))),
+        form(&format!(r#""address":[{}]"#, many(r#""10.0.0.7""#))),
+        format!(r#"{{"register":{{"service":"{}"}}}}"#, "\\u0061".repeat(room / 6 - 20)),
+        format!(r#"{{"register":{{"service":"bomb","port":{}}}}}"#, "9".repeat(room - 100)),
+    ];
+    assert!(lines.iter().all(|line| line.len() < LINE_OCTETS_MAX));
+    lines.into()
+}
+
+/// `CALLSIGN_HOSTILE_MIB=1024` makes it the GiB that the bound is meant for.
+#[test]
+fn hostile_registrations_cost_no_memory_and_nobody_else() {
+    /// The bound that we hold ourselves to.
+    const GROWTH_KIB: u64 = 32 * 1024;
+    const CLIENTS: usize = 4;
+    let mib = std::env::var("CALLSIGN_HOSTILE_MIB").map_or(128, |text| text.parse().expect("a number"));
+    let octets: usize = mib << 20;
+    let server = server_with_instances(&[]);
+    let before = resident_kib(server.pid());
+    let lines = hostile_lines();
+    let said = std::thread::scope(|scope| {
+        let (server, lines) = (&server, &lines);
+        let hostile = |_| {
+            scope.spawn(move || {
+                let (mut client, mut said) = (server.client(), 0);
+                for line in lines.iter().cycle() {
+                    let reply = client.ask_line(line.as_bytes());
+                    assert!(reply["error"]["code"].is_string(), "{reply}");
+                    said += line.len();
+                    if said >= octets / CLIENTS {
+                        return said;
+                    }
+                }
+                said
+            })
+        };
+        let hostile: Vec<_> = (0..CLIENTS).map(hostile).collect();
+        // Meanwhile others are served.
+        let (mut other, mut resolver, mut served) = (server.client(), server.resolver(), 0);
+        while !hostile.iter().all(|thread| thread.is_finished()) {
+            assert_eq!(other.list().len(), KEPT);
+            assert_eq!(ports(&resolver.udp(&srv("kept-1"), RecordType::SRV)).len(), 1);
+            served += 1;
+        }
+        println!("{served} lists and queries were answered meanwhile");
+        hostile.into_iter().map(|thread| thread.join().expect("a client")).sum::<usize>()
+    });
+    println!("{} MiB of hostile registrations", said >> 20);
+    assert!(said >= octets);
+    grew_at_most(&server, before, GROWTH_KIB, "hostile registrations");
     nothing_changed(&server);
 }
 

@@ -6,14 +6,12 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 
 use hickory_proto::rr::RecordType;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
+use crate::harness::disk::{SmallDisk, fill};
 use crate::harness::dns::ports;
 use crate::harness::strace::Attached;
 use crate::harness::{Client, DEADLINE, Resolver, Server, eventually, now, srv};
@@ -24,7 +22,6 @@ const FAULTS_DEFAULT: usize = 8;
 const TRIES_MAX: usize = 200;
 /// Instances that are there before the trouble.
 const BEFORE: usize = 3;
-const SMALL_DISK: &str = "size=3m";
 
 fn faults() -> usize {
     match std::env::var("CALLSIGN_FAULTS") {
@@ -216,65 +213,6 @@ fn what_left_while_nothing_could_be_stored_keeps_the_serial_ahead() {
     let server = start_on(&data, &[]).expect("a server");
     let newest = serial(&mut server.resolver());
     assert!(newest.wrapping_sub(last) < 1 << 31, "serial {newest} after {last}");
-}
-
-/// A small disk in a mount namespace that lives as long as this.
-struct SmallDisk {
-    holder: Child,
-    directory: tempfile::TempDir,
-}
-
-impl SmallDisk {
-    fn new() -> Self {
-        let directory = tempfile::tempdir().expect("a directory");
-        let script = "mount -t tmpfs -o \"$1\" tmpfs \"$0\" && echo mounted && read -r _";
-        let mut command = Command::new("unshare");
-        command.arg("--mount");
-        if !nix::unistd::geteuid().is_root() {
-            command.arg("--map-root-user");
-        }
-        let path = directory.path().display().to_string();
-        command.args(["sh", "-c", script, &path, SMALL_DISK]);
-        let mut holder =
-            command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("starting unshare");
-        let mut line = String::new();
-        let stdout = holder.stdout.take().expect("a pipe");
-        BufReader::new(stdout).read_line(&mut line).expect("a line");
-        assert_eq!(line, "mounted\n");
-        Self { holder, directory }
-    }
-
-    fn path(&self) -> String {
-        self.directory.path().display().to_string()
-    }
-
-    /// The same directory as this process sees it.
-    fn seen_from_here(&self) -> PathBuf {
-        let root = PathBuf::from(format!("/proc/{}/root", self.holder.id()));
-        root.join(self.directory.path().strip_prefix("/").expect("an absolute path"))
-    }
-
-    fn start(&self) -> Server {
-        let pid = self.holder.id().to_string();
-        let mut before = vec!["nsenter", "--target", &pid, "--mount", "--root"];
-        if !nix::unistd::geteuid().is_root() {
-            before.extend(["--user", "--preserve-credentials"]);
-        }
-        start_on(&self.path(), &before).unwrap_or_else(|ended| panic!("{ended:?}"))
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        drop(self.holder.kill());
-        drop(self.holder.wait());
-    }
-}
-
-/// Writes until nothing more fits.
-fn fill(path: &Path) {
-    let mut file = fs::File::create(path).expect("a file");
-    while file.write(&[7; 4096]).is_ok_and(|octets| octets > 0) {}
 }
 
 #[test]

@@ -59,7 +59,8 @@ impl Update {
     pub fn empty() -> Self {
         let (prerequisites, changes) = (Vec::new(), Vec::new());
         let zone = format!("{APEX} SOA IN");
-        Self { key: Some("dhcp"), time: now_s(), zone, lease: None, prerequisites, changes }
+        // Nothing is believed that was signed in the second of the server's start.
+        Self { key: Some("dhcp"), time: now_s() + 1, zone, lease: None, prerequisites, changes }
     }
 
     /// Signed with another key.
@@ -146,6 +147,11 @@ fn number(rtype: &str) -> u16 {
         ("TXT", 16),
         ("AAAA", 28),
         ("SRV", 33),
+        ("DS", 43),
+        ("DNSKEY", 48),
+        ("CDS", 59),
+        ("CDNSKEY", 60),
+        ("TYPE99", 99),
         ("ANY", 255),
     ];
     known

@@ -34,8 +34,10 @@ pub const DEADLINE: Duration = Duration::from_secs(60);
 /// How long stock hickory may keep a connection between two messages.
 const STOCK_IDLE: Duration = Duration::from_secs(30);
 
-/// `zones/corp.test.zone` of the checklist, without its DNAME, and with what sizes and bad luck need.
+/// `zones/corp.test.zone` of the checklist, and what sizes and bad luck need.
 const CORP: &str = include_str!("corp.test.zone");
+/// A zone within it.
+const INNER: &str = include_str!("inner.corp.test.zone");
 /// The record tree beside the live services.
 const TREE: &str = "$ORIGIN service.local.\n$TTL 60\nprinter IN A 10.9.9.9\n*.lab IN A 10.9.9.10\n";
 
@@ -224,7 +226,10 @@ pub fn zone(apex: &str, kind: Kind, text: &str) -> Arc<Zone> {
 /// The static zones of the fixture.
 pub fn zones() -> Zones {
     Zones {
-        primary: vec![zone("corp.test.", Kind::Primary, CORP)],
+        primary: vec![
+            zone("corp.test.", Kind::Primary, CORP),
+            zone("inner.corp.test.", Kind::Primary, INNER),
+        ],
         trees: vec![zone("service.local.", Kind::Tree, TREE)],
     }
 }

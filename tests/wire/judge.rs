@@ -248,6 +248,9 @@ impl<'a> Cursor<'a> {
                 return Err(fault("class", format!("{owner} {} of class {class}", type_name(rtype))));
             }
             let (data, target, minimum) = self.data(rtype, length)?;
+            // RFC 9460 section 2.5: the root stands for the owner.
+            let is_owner = matches!(rtype, SVCB | HTTPS) && target.as_deref() == Some(".");
+            let target = if is_owner { Some(owner.clone()) } else { target };
             read.sections[section].push(Record { owner, class, rtype, ttl, data, target, minimum });
         }
         if self.at != end {
@@ -271,6 +274,10 @@ impl<'a> Cursor<'a> {
             }
             2 | 5 | 12 => {
                 let name = self.name()?;
+                (name.clone(), Some(name), None)
+            }
+            39 => {
+                let name = self.plain_name()?;
                 (name.clone(), Some(name), None)
             }
             15 => {
@@ -464,11 +471,12 @@ fn header(query: &[u8], over: Over, read: &Read, faults: &mut Vec<Fault>) {
     check("flags", read.flags & 0x0110 == copied, "RD or CD");
     let rcode = read.rcode();
     // Those from 6 to 10 are of UPDATE (RFC 2136 section 2.2).
-    let known = matches!(rcode, 0..=5 | 16 | 23) || asked & 0x7800 == UPDATE && rcode <= 10;
+    let known = matches!(rcode, 0..=6 | 16 | 23) || asked & 0x7800 == UPDATE && rcode <= 10;
     check("rcode", known, &format!("rcode {rcode}"));
-    check("flags", matches!(rcode, 0 | 3) || !read.authoritative(), "AA on an error");
+    // YXDOMAIN says that a DNAME made too long a name (RFC 6672 section 2.2), and shows it.
+    check("flags", matches!(rcode, 0 | 3 | 6) || !read.authoritative(), "AA on an error");
     let records = read.sections.iter().map(Vec::len).sum::<usize>();
-    check("answer", matches!(rcode, 0 | 3) || records == 0, "records in an error");
+    check("answer", matches!(rcode, 0 | 3 | 6) || records == 0, "records in an error");
     check("flags", over == Over::Udp || !read.truncated(), "TC on a stream");
     // One text may be larger than a datagram; anything else leaves something to show.
     let qtype = read

@@ -197,12 +197,18 @@ impl Chance {
     }
 
     fn question(&mut self) -> Vec<u8> {
+        let labels = self.name();
+        self.question_for(&labels)
+    }
+
+    /// Asks for a name; flags, type and size are drawn.
+    fn question_for(&mut self, labels: &[Vec<u8>]) -> Vec<u8> {
         let mut message = (self.below(65_536) as u16).to_be_bytes().to_vec();
         let (flags, size) = (self.pick(&[0u16, 0x0100, 0x0110, 0x0120]), self.pick(&SIZES));
         for number in [flags, 1, 0, 0, u16::from(size > 0)] {
             message.extend(number.to_be_bytes());
         }
-        for label in self.name() {
+        for label in labels {
             message.push(label.len() as u8);
             message.extend(label);
         }
@@ -341,6 +347,71 @@ fn plain_replies_are_what_the_general_path_says() {
     // Half of the questions are odd ones; were all of them asked of the general path, nothing would be shown.
     let general = kinds["general"];
     assert!(general < VIEWS as usize * QUESTIONS * 2 / 3, "{general} were asked of the general path");
+}
+
+/// Questions about static zones.
+const STATIC_QUESTIONS: usize = 40_000;
+
+#[test]
+fn plain_replies_from_files_are_what_the_general_path_says() {
+    let seed = std::env::var("CALLSIGN_SEED").map_or(0x5eed, |text| text.parse().expect("a number"));
+    println!("files: seed {seed}");
+    let mut chance = Chance(Draws::new(seed));
+    let mut live = services();
+    live.view.set_ready();
+    let responder = responder(&live, policy(true));
+    let zones = live.view.zones();
+    let names: Vec<Name> =
+        zones.primary.iter().flat_map(|zone| zone.nodes()).map(|node| node.name.clone()).collect();
+    let labels: Vec<Vec<u8>> = names.iter().flat_map(Name::labels).map(<[u8]>::to_vec).collect();
+    let (mut plain, mut kinds) = (0, BTreeMap::<(u16, bool, bool), usize>::new());
+    for number in 0..STATIC_QUESTIONS {
+        // Labels of the zones in front of their names, so that a reply could point at more of the question.
+        let name = &names[chance.below(names.len())];
+        let mut asked: Vec<Vec<u8>> = name.labels().map(<[u8]>::to_vec).collect();
+        for _ in 0..chance.pick(&[0, 0, 1, 1, 2]) {
+            let label = match chance.below(4) {
+                0 => b"x".to_vec(),
+                1 => vec![chance.below(4) as u8],
+                _ => labels[chance.below(labels.len())].clone(),
+            };
+            asked.insert(0, label);
+        }
+        if chance.below(4) == 0 {
+            asked.iter_mut().flatten().for_each(u8::make_ascii_uppercase);
+        }
+        if asked.iter().map(|label| label.len() + 1).sum::<usize>() > 254 {
+            continue;
+        }
+        let message = chance.question_for(&asked);
+        let arrival = Arrival { client: chance.client(), over: Over::Udp, draw: chance.0.next_u64() };
+        let mut out = [0xaa; UDP_OCTETS_MAX];
+        if let Some(octets) = responder.reply_plainly(&arrival, &message, &mut out) {
+            let expected = responder.accept_at(live.now, &arrival, &message);
+            assert_eq!(Some(&out[..octets]), expected.as_deref(), "to {message:02x?}");
+            let read = read(&out[..octets]).expect("a reply");
+            let [answers, ..] = message_counts(&out);
+            *kinds.entry((read.rcode(), read.authoritative(), answers > 0)).or_default() += 1;
+            plain += 1;
+        }
+        // What is kept lasts while something else changes.
+        if number % 1000 == 0 {
+            live.register(&chance.wanted("web", number));
+        }
+    }
+    println!("files: {plain} plain, {kinds:?}");
+    let (no_error, name_error) = (0, 3);
+    for kind in [
+        (no_error, true, true),
+        (no_error, true, false),
+        (no_error, false, false),
+        (name_error, true, false),
+        (name_error, true, true),
+    ] {
+        let count = kinds.get(&kind).copied().unwrap_or_default();
+        assert!(count > 50, "{kind:?}: {count} are too few to show anything");
+    }
+    assert!(plain > STATIC_QUESTIONS / 3, "only {plain} were answered plainly");
 }
 
 #[test]

@@ -1,0 +1,687 @@
+//! One world from beginning to end: what clients do, what goes wrong, and what must be when nothing does any more.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use callsign::instance::{Instance, Key};
+use callsign::name::{HostName, InstanceId, ServiceName};
+use callsign::registry::{Author, FORGET_AFTER, Kept, Reason, Registry, What};
+use callsign::time::Now;
+use nix::libc::{EIO, ENOSPC};
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
+use tokio::time::{advance, sleep, timeout};
+
+use crate::disk::{Fault, Kind};
+use crate::expected::{Asked, Lease, Seen, Verb};
+use crate::harness::Draws;
+use crate::server::Server;
+use crate::world::{Cut, IDS, INSTANCES_MAX, KEYS, SERVICES, Shared, step_wall};
+
+/// What happens in one world before it heals.
+const STEPS: usize = 140;
+const CLIENTS: usize = INSTANCES_MAX;
+/// What a client has asked and not yet sent, in octets: who has more asks no more.
+const OUTBOX_MAX: usize = 16 * 1024;
+/// When all is well again, everything that is asked is answered within this time.
+const ANSWERED_MAX: Duration = Duration::from_secs(2);
+/// Everything is looked at so often at least, in milliseconds.
+const PIECE_MS_MAX: usize = 500;
+/// How often a client asks again when it was refused, while the world heals.
+const TRIES: usize = 3;
+
+/// A bug of the harness's own, to see that it is found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Planted {
+    /// The store says yes, and writes a moment later.
+    AcknowledgedBeforeCommit,
+    /// A heartbeat that comes after the end of the lease is answered as if it had been in time.
+    RenewedAfterExpiry,
+    /// A view of a service is published after a newer one.
+    PublishedOutOfOrder,
+}
+
+/// What became of a world.
+pub struct Outcome {
+    pub wrong: Option<String>,
+    /// The last lines of what happened.
+    pub lines: String,
+    /// Of all that happened.
+    pub digest: u64,
+    pub traced: u64,
+    pub looks: u64,
+    pub acknowledged: u64,
+    pub refused: u64,
+    pub unanswered: u64,
+    /// How often the server was started.
+    pub lives: u64,
+    pub simulated: Duration,
+}
+
+/// The world of a seed.
+pub fn run(seed: u64, planted: Option<Planted>) -> Outcome {
+    let world = Shared::new(seed);
+    let clients = (0..CLIENTS).map(|_| Client::default()).collect();
+    let draws = Draws(world.lock().draws.next());
+    let (cells, older) = (Default::default(), None);
+    let mut run = Run {
+        world,
+        draws,
+        planted,
+        clients,
+        following: None,
+        steps: STEPS,
+        healed: false,
+        made: 0,
+        ports: 0,
+        cells,
+        older,
+    };
+    let (mut image, mut lives) = (Some(Vec::new()), 0);
+    while let Some(left) = image {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+        let runtime = runtime.expect("a runtime");
+        image = runtime.block_on(run.life(left));
+        lives += 1;
+    }
+    let world = run.world.lock();
+    Outcome {
+        wrong: world.wrong.clone(),
+        lines: world.lines(),
+        digest: world.digest(),
+        traced: world.traced,
+        looks: world.looks,
+        acknowledged: world.expected.acknowledged,
+        refused: world.expected.refused,
+        unanswered: world.expected.unanswered,
+        lives,
+        simulated: Duration::from_nanos(world.now_ns()),
+    }
+}
+
+struct Run {
+    world: Shared,
+    draws: Draws,
+    planted: Option<Planted>,
+    clients: Vec<Client>,
+    /// The follower's end of its connection.
+    following: Option<DuplexStream>,
+    /// Left until the world heals.
+    steps: usize,
+    healed: bool,
+    /// Connections made.
+    made: u64,
+    /// Registrations made.
+    ports: u16,
+    /// For what is planted: instances as they were when they were last there, and everything as it once was.
+    cells: [Option<Arc<Instance>>; KEYS],
+    older: Option<Registry>,
+}
+
+#[derive(Default)]
+struct Client {
+    connection: Option<Connection>,
+    /// The lease of its own instance that it renews, if it does, and when it did so last.
+    keeps: Option<(Duration, u64)>,
+}
+
+struct Connection {
+    number: u64,
+    end: DuplexStream,
+    /// Asked, and not delivered.
+    outbox: VecDeque<u8>,
+    /// The requests in it, each with the octets before its end.
+    marks: VecDeque<(usize, usize, Verb)>,
+    /// Octets are delivered in pieces, now and then.
+    lags: bool,
+    /// Nothing is read.
+    deaf: bool,
+}
+
+/// How a life of the server ends.
+enum End {
+    Power,
+    Kill,
+    Order,
+    /// The world ends with it.
+    World,
+}
+
+impl Run {
+    /// One life of the server; what its disk holds afterwards, where there is to be another.
+    async fn life(&mut self, image: Vec<u8>) -> Option<Vec<u8>> {
+        let is_new = image.is_empty();
+        self.world.lock().begin(image);
+        // A new file has its name only when it is whole, which is not this disk's to show.
+        if !is_new && self.steps > 0 && self.draws.below(8) == 0 {
+            let steps = self.draws.below(12);
+            self.world.lock().cut = Some(Cut::Steps(steps));
+        }
+        let end = match Server::start(&self.world, self.planted) {
+            Ok(mut server) => match self.live(&mut server).await {
+                End::Order => {
+                    self.clients.iter_mut().for_each(|client| client.connection = None);
+                    self.world.lock().trace("stop".to_owned());
+                    let stopped = server.stop().await;
+                    if let Err(what) = stopped
+                        && self.world.lock().has_power()
+                    {
+                        self.wrong(what);
+                    }
+                    if self.healed {
+                        self.world.lock().expected.all_stored();
+                    }
+                    End::Order
+                }
+                end => end,
+            },
+            Err(what) if self.world.lock().has_power() => {
+                self.wrong(what);
+                End::World
+            }
+            Err(_) => End::Power,
+        };
+        self.clients.iter_mut().for_each(|client| *client = Client::default());
+        self.following = None;
+        let pause = Duration::from_millis([0, 10, 700, 8000][self.draws.below(4)]);
+        let mut world = self.world.lock();
+        let left = match end {
+            End::Power => world.left.take(),
+            End::Kill | End::Order => Some(world.left.take().unwrap_or_else(|| world.disk.image())),
+            End::World => None,
+        };
+        world.end(pause);
+        left.filter(|_| world.wrong.is_none())
+    }
+
+    async fn live(&mut self, server: &mut Server) -> End {
+        while self.steps > 0 {
+            self.steps -= 1;
+            if let Some(end) = self.step(server).await {
+                return end;
+            }
+            if let Err(end) = self.pass(server, Duration::from_millis(1)).await {
+                return end;
+            }
+        }
+        if self.healed {
+            let looked = self.pass(server, Duration::from_millis(1)).await;
+            return looked.err().unwrap_or(End::World); // it has what the last one left
+        }
+        match self.heal(server).await {
+            Ok(end) | Err(end) => end,
+        }
+    }
+
+    async fn step(&mut self, server: &mut Server) -> Option<End> {
+        self.misbehave(server).await;
+        let which = self.draws.below(self.clients.len());
+        match self.draws.below(100) {
+            0..42 => {
+                let verb = self.verb();
+                let key = if self.draws.below(5) > 0 { which } else { self.draws.below(KEYS) };
+                self.ask(server, which, key, verb);
+            }
+            42..44 => {
+                for _ in 0..20 {
+                    let (key, verb) = (self.draws.below(KEYS), self.verb());
+                    self.ask(server, which, key, verb);
+                }
+            }
+            44..52 => return self.wait(server, 60).await,
+            52..59 => return self.wait(server, 1500).await,
+            59..62 => return self.wait(server, 6000).await,
+            62..68 => self.cut(which),
+            68..72 => self.with(which, |connection| connection.lags = !connection.lags),
+            72..77 => self.deliver_some(which),
+            77..79 => self.with(which, |connection| connection.deaf = !connection.deaf),
+            79..82 => self.break_disk(),
+            82..86 => self.world.lock().disk.fail(None),
+            86..89 => {
+                let slow_ms = [0, 0, 3, 40, 600, 2500][self.draws.below(6)];
+                self.world.lock().slow_ms = slow_ms;
+            }
+            89..91 => self.stop_for_a_while().await,
+            91..93 => {
+                let by_ms = self.draws.below(200_000_000) as i64 - 100_000_000;
+                step_wall(by_ms);
+                self.world.lock().trace(format!("the wall clock goes by {by_ms} ms"));
+            }
+            93..96 => {
+                let cut = match self.draws.below(3) {
+                    0 => Cut::Steps(self.draws.below(20)),
+                    _ => Cut::Replies(self.draws.below(3)),
+                };
+                self.world.lock().cut = Some(cut);
+            }
+            96 => {
+                self.world.lock().cut_power();
+            }
+            97 => return Some(self.ends(End::Kill, "kill")),
+            98 => return Some(self.ends(End::Order, "restart")),
+            _ => self.connect(server, which),
+        }
+        // A store that needs it is started again, sometime.
+        (server.is_broken() && self.draws.below(6) == 0)
+            .then(|| self.ends(End::Kill, "kill, for the store is broken"))
+    }
+
+    fn ends(&mut self, end: End, what: &str) -> End {
+        self.world.lock().trace(what.to_owned());
+        end
+    }
+
+    fn verb(&mut self) -> Verb {
+        match self.draws.below(20) {
+            0..8 => self.registration(),
+            8..12 => Verb::Heartbeat,
+            12..15 => Verb::Deregister,
+            15..17 => Verb::Drain,
+            which => Verb::Report { critical: which == 17 },
+        }
+    }
+
+    fn registration(&mut self) -> Verb {
+        self.ports += 1;
+        let lease = match self.draws.below(8) {
+            0..2 => Lease::Connection,
+            2 => Lease::None,
+            which => Lease::Timed(Duration::from_millis([1000, 1500, 2000, 5000, 12_000][which - 3])),
+        };
+        Verb::Register { port: self.ports, lease }
+    }
+
+    /// Puts a request into a client's outbox, and connects it where it is not.
+    fn ask(&mut self, server: &Server, which: usize, key: usize, verb: Verb) {
+        self.connect(server, which);
+        if self.renew_what_is_over(server, which, key, verb) {
+            return;
+        }
+        let now_ns = self.world.lock().now_ns();
+        let keeps = self.draws.below(4) > 0;
+        let client = &mut self.clients[which];
+        let Some(connection) = client.connection.as_mut().filter(|it| it.outbox.len() < OUTBOX_MAX) else {
+            return;
+        };
+        let (service, id) = (SERVICES[key / IDS.len()], IDS[key % IDS.len()]);
+        let holder = format!(r#""service":"{service}","id":"{id}""#);
+        let line = match verb {
+            Verb::Register { port, lease } => {
+                if key == which {
+                    client.keeps = match lease {
+                        Lease::Timed(duration) if keeps => Some((duration, now_ns)),
+                        _ => None,
+                    };
+                }
+                let lease = match lease {
+                    Lease::Timed(duration) => format!("{}ms", duration.as_millis()),
+                    Lease::Connection => "connection".to_owned(),
+                    Lease::None => "none".to_owned(),
+                };
+                format!(r#"{{"register":{{{holder},"port":{port},"lease":"{lease}"}}}}"#)
+            }
+            Verb::Heartbeat => format!(r#"{{"heartbeat":{{{holder}}}}}"#),
+            Verb::Deregister => format!(r#"{{"deregister":{{{holder}}}}}"#),
+            Verb::Drain => format!(r#"{{"drain":{{{holder}}}}}"#),
+            Verb::Report { critical } => {
+                let status = if critical { "critical" } else { "passing" };
+                format!(r#"{{"report":{{{holder},"status":"{status}"}}}}"#)
+            }
+        };
+        connection.outbox.extend(line.bytes().chain([b'\n']));
+        connection.marks.push_back((connection.outbox.len(), key, verb));
+    }
+
+    fn connect(&mut self, server: &Server, which: usize) {
+        if self.clients[which].connection.is_some() {
+            return;
+        }
+        self.made += 1;
+        let Some(end) = server.connect(&self.world, self.made) else { return };
+        let (outbox, marks) = Default::default();
+        let connection = Connection { number: self.made, end, outbox, marks, lags: false, deaf: false };
+        self.clients[which].connection = Some(connection);
+    }
+
+    fn with(&mut self, which: usize, change: impl FnOnce(&mut Connection)) {
+        self.clients[which].connection.as_mut().map(change);
+    }
+
+    /// The client goes away, or its network does; part of what it sent may still arrive.
+    fn cut(&mut self, which: usize) {
+        let octets = self.draws.below(400);
+        let Some(mut connection) = self.clients[which].connection.take() else { return };
+        if self.draws.below(2) == 0 {
+            deliver(&self.world, &mut connection, octets);
+        }
+        let mut world = self.world.lock();
+        let now_ns = world.now_ns();
+        world.trace(format!("{}: cut", connection.number));
+        world.expected.cut(connection.number, now_ns);
+    }
+
+    fn deliver_some(&mut self, which: usize) {
+        let octets = self.draws.below(120);
+        if let Some(connection) = &mut self.clients[which].connection {
+            deliver(&self.world, connection, octets);
+        }
+    }
+
+    fn break_disk(&mut self) {
+        let code = [ENOSPC, EIO][self.draws.below(2)];
+        let lasting = self.draws.below(3) > 0;
+        let (on, code) = match self.draws.below(8) {
+            0 => (Kind::Sync, EIO),
+            1 => (Kind::WriteAfterSync, code),
+            _ => (Kind::Write, code),
+        };
+        let fault = Fault { steps: self.draws.below(4), code, lasting, on, done: self.draws.below(4) == 0 };
+        let mut world = self.world.lock();
+        world.trace(format!("{fault:?}"));
+        world.disk.fail(Some(fault));
+    }
+
+    /// As SIGSTOP does it: what arrives meanwhile waits.
+    async fn stop_for_a_while(&mut self) {
+        let away = Duration::from_millis([120, 240, 300, 800, 950, 1500, 20_000][self.draws.below(7)]);
+        {
+            let mut world = self.world.lock();
+            let then_ns = world.now_ns() + away.as_nanos() as u64;
+            world.trace(format!("stopped for {away:?}"));
+            world.expected.stopped(away, then_ns);
+        }
+        advance(away).await;
+    }
+
+    async fn wait(&mut self, server: &mut Server, most_ms: usize) -> Option<End> {
+        let for_ms = self.draws.below(most_ms) as u64;
+        self.pass(server, Duration::from_millis(for_ms)).await.err()
+    }
+
+    /// Time goes by: clients do what they do by themselves, and everything is looked at.
+    async fn pass(&mut self, server: &mut Server, time: Duration) -> Result<(), End> {
+        let mut left = time;
+        loop {
+            let piece = left.min(Duration::from_millis(1 + self.draws.below(PIECE_MS_MAX) as u64));
+            self.carry(server).await;
+            sleep(piece).await; // tidy: may sleep: this is simulated time, and what goes by
+            self.carry(server).await;
+            left -= piece;
+            if self.planted.is_some() {
+                self.remember(server);
+            }
+            let mut world = self.world.lock();
+            if !world.has_power() {
+                return Err(End::Power);
+            }
+            world.look();
+            if let Some(task) = server.ended() {
+                let what = format!("the task of the {task} has ended");
+                world.trace(what.clone());
+                world.wrong.get_or_insert(what);
+            }
+            if world.wrong.is_some() {
+                return Err(End::World);
+            }
+            if left.is_zero() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Reads what the follower is told, which goes on where it was when it was cut off.
+    async fn follow(&mut self, server: &Server) {
+        let following = self.world.lock().follower.connection != 0;
+        if let Some(end) = self.following.as_mut().filter(|_| following) {
+            has_ended(end).await;
+            return;
+        }
+        self.made += 1;
+        self.following = server.connect(&self.world, self.made);
+        let mut world = self.world.lock();
+        if world.follower.since.is_none() {
+            world.follower.told = Default::default();
+        }
+        let since = world.follower.since.map(|since| format!(r#","since":{since}"#)).unwrap_or_default();
+        let line = format!("{{\"feed\":{{\"mark\":true{since}}}}}\n");
+        if let Some(end) = &mut self.following
+            && Pin::new(end).poll_write(&mut idle(), line.as_bytes()).is_ready()
+        {
+            world.follower.connection = self.made;
+            world.trace(format!("{}: {}", self.made, line.trim_end()));
+        }
+    }
+
+    /// Delivers what does not lag, reads what is there, renews what is to be renewed.
+    async fn carry(&mut self, server: &Server) {
+        self.follow(server).await;
+        for which in 0..self.clients.len() {
+            let now_ns = self.world.lock().now_ns();
+            let client = &mut self.clients[which];
+            if let Some((lease, last_ns)) = &mut client.keeps
+                && now_ns - *last_ns > lease.as_nanos() as u64 / 3
+            {
+                *last_ns = now_ns;
+                self.ask(server, which, which, Verb::Heartbeat);
+            }
+            let Some(connection) = &mut self.clients[which].connection else { continue };
+            if !connection.lags {
+                deliver(&self.world, connection, usize::MAX);
+            }
+            if !connection.deaf && has_ended(&mut connection.end).await {
+                self.clients[which].connection = None;
+            }
+        }
+    }
+
+    /// Nothing goes wrong any more: everything is answered, everything comes, and everything goes in its time.
+    async fn heal(&mut self, server: &mut Server) -> Result<End, End> {
+        {
+            let mut world = self.world.lock();
+            world.trace("healing".to_owned());
+            (world.cut, world.slow_ms) = (None, 0);
+            world.disk.fail(None);
+        }
+        (0..self.clients.len()).for_each(|which| self.cut(which));
+        self.clients.iter_mut().for_each(|client| client.keeps = None);
+        if server.is_broken() {
+            return Ok(End::Kill);
+        }
+        self.pass(server, ANSWERED_MAX * 2).await?; // what was under way, a slow commit too
+        if server.is_broken() {
+            return Ok(End::Kill);
+        }
+        self.all_answered()?;
+        self.repeat(server, |run, server| run.ask(server, 0, KEYS - 1, Verb::Deregister)).await?;
+        self.repeat(server, |run, server| {
+            for which in 0..INSTANCES_MAX {
+                let registration = run.registration();
+                run.ask(server, which, which, registration);
+                run.ask(server, which, which, Verb::Report { critical: false });
+                if let Verb::Register { lease: Lease::Timed(duration), .. } = registration {
+                    run.clients[which].keeps = Some((duration, run.world.lock().now_ns()));
+                }
+            }
+        })
+        .await?;
+        self.pass(server, Duration::from_secs(3)).await?;
+        let seen = self.world.lock().see_all();
+        if seen[..INSTANCES_MAX].iter().any(|seen| !matches!(seen, Some((_, true)))) {
+            return Err(self.wrong(format!("not all came back: {seen:?}")));
+        }
+        self.told_as(&seen)?;
+        // Now they fall silent, and their leases end.
+        self.clients.iter_mut().for_each(|client| client.keeps = None);
+        self.pass(server, Duration::from_millis(12_100)).await?;
+        (0..self.clients.len()).for_each(|which| self.cut(which));
+        self.pass(server, Duration::from_millis(100)).await?;
+        self.repeat(server, |run, server| {
+            (0..INSTANCES_MAX).for_each(|which| run.ask(server, which, which, Verb::Deregister));
+        })
+        .await?;
+        let seen = self.world.lock().see_all();
+        if seen.iter().any(Option::is_some) {
+            return Err(self.wrong(format!("not all went: {seen:?}")));
+        }
+        self.told_as(&seen)?;
+        self.healed = true;
+        Ok(End::Order)
+    }
+
+    /// Asks, and again where something was refused; all is answered in time.
+    async fn repeat(&mut self, server: &mut Server, ask: impl Fn(&mut Self, &Server)) -> Result<(), End> {
+        for _ in 0..TRIES {
+            let refused = self.world.lock().expected.refused;
+            ask(self, server);
+            self.pass(server, ANSWERED_MAX).await?;
+            if server.is_broken() {
+                return Err(End::Kill); // a disk that was doubtful is known to be only when it is asked
+            }
+            self.all_answered()?;
+            if self.world.lock().expected.refused == refused {
+                return Ok(());
+            }
+        }
+        Err(self.wrong(format!("refused {TRIES} times, and nothing is wrong any more")))
+    }
+
+    /// The follower has been told what everybody sees.
+    fn told_as(&mut self, seen: &[Seen]) -> Result<(), End> {
+        let told = self.world.lock().follower.told;
+        match told.iter().zip(seen).all(|(told, seen)| *told == seen.map(|(port, _)| port)) {
+            true => Ok(()),
+            false => Err(self.wrong(format!("the follower was told {told:?}, and {seen:?} is there"))),
+        }
+    }
+
+    fn all_answered(&mut self) -> Result<(), End> {
+        let (waits, now_ns) = {
+            let world = self.world.lock();
+            (world.expected.waits_since(), world.now_ns())
+        };
+        match waits.filter(|since_ns| now_ns - since_ns >= ANSWERED_MAX.as_nanos() as u64) {
+            Some(since_ns) => Err(self.wrong(format!("not answered since {} ms", since_ns / 1_000_000))),
+            None => Ok(()),
+        }
+    }
+
+    fn wrong(&mut self, what: String) -> End {
+        let mut world = self.world.lock();
+        world.trace(format!("WRONG: {what}"));
+        world.wrong.get_or_insert(what);
+        End::World
+    }
+
+    // -- what is planted ----------------------------------------------------------------------------------------------
+
+    fn remember(&mut self, server: &Server) {
+        for key in 0..KEYS {
+            if let Some(member) = server.view.member(&key_of(key)) {
+                self.cells[key] = Some(member.instance);
+            }
+        }
+    }
+
+    /// Takes a lease that is over for one that is not.
+    fn renew_what_is_over(&mut self, server: &Server, which: usize, key: usize, verb: Verb) -> bool {
+        let Some(connection) = &self.clients[which].connection else { return false };
+        let Some(instance) = &self.cells[key] else { return false };
+        let is_next =
+            connection.outbox.is_empty() && self.world.lock().expected.is_answered(connection.number);
+        if self.planted != Some(Planted::RenewedAfterExpiry)
+            || verb != Verb::Heartbeat
+            || !is_next
+            || server.view.member(&key_of(key)).is_some()
+            || !instance.deadline.is_over()
+        {
+            return false;
+        }
+        let mut world = self.world.lock();
+        instance.deadline.take(Now { mono_ns: 0, ..Now::default() });
+        let at_ns = world.now_ns();
+        world.delivered(connection.number, Asked { key, verb, at_ns });
+        let (service, id) = (SERVICES[key / IDS.len()], IDS[key % IDS.len()]);
+        let line = format!(r#"{{"renewed":{{"service":"{service}","id":"{id}","lease":"2s"}}}}"#);
+        world.heard(connection.number, line.as_bytes());
+        true
+    }
+
+    /// Publishes a service as it once was.
+    async fn misbehave(&mut self, server: &Server) {
+        if self.planted != Some(Planted::PublishedOutOfOrder) || self.draws.below(8) > 0 {
+            return;
+        }
+        let Some(mut older) = self.older.take() else {
+            let Ok(Ok(whole)) = timeout(Duration::from_millis(100), server.handle.whole()).await else {
+                return;
+            };
+            let mut registry = Registry::new(INSTANCES_MAX, FORGET_AFTER);
+            let instances = whole.instances;
+            registry.restore(Kept { instances, revision: whole.revision, ..Kept::default() }, Now::default());
+            self.older = Some(registry);
+            return;
+        };
+        older.advance(server.view.revision());
+        let key = key_of(self.draws.below(KEYS));
+        let Some(before) = older.instance(&key).cloned() else { return };
+        let what = What::Instance { before: Some(before.clone()), after: Some(before) };
+        let revision = older.revision();
+        let change = Registry::change(revision, Reason::Reported, what, Author::Server, Now::default());
+        self.world.lock().trace(format!("{key} is published as it was"));
+        server.view.publish(&older, &[change]);
+    }
+}
+
+fn key_of(key: usize) -> Key {
+    Key::new(
+        ServiceName::parse(SERVICES[key / IDS.len()]).expect("a name"),
+        InstanceId::parse(IDS[key % IDS.len()]).expect("an id"),
+        HostName::parse("here").expect("a host"),
+    )
+}
+
+/// Gives the server so many octets of what was sent, if it has room for them.
+fn deliver(world: &Shared, connection: &mut Connection, most: usize) {
+    let mut octets: Vec<u8> = connection.outbox.iter().take(most).copied().collect();
+    let mut delivered = 0;
+    while !octets.is_empty() {
+        match Pin::new(&mut connection.end).poll_write(&mut idle(), &octets) {
+            Poll::Ready(Ok(written)) if written > 0 => {
+                octets.drain(..written);
+                delivered += written;
+            }
+            _ => break,
+        }
+    }
+    connection.outbox.drain(..delivered);
+    let mut world = world.lock();
+    let at_ns = world.now_ns();
+    while let Some((_, key, verb)) = connection.marks.pop_front_if(|(end, ..)| *end <= delivered) {
+        world.delivered(connection.number, Asked { key, verb, at_ns });
+    }
+    connection.marks.iter_mut().for_each(|(end, ..)| *end -= delivered);
+}
+
+/// Nobody waits.
+fn idle() -> Context<'static> {
+    Context::from_waker(Waker::noop())
+}
+
+/// Reads what is there; true where there will be no more.
+async fn has_ended(end: &mut DuplexStream) -> bool {
+    let mut octets = [0; 1024];
+    poll_fn(|context| {
+        loop {
+            let mut buffer = ReadBuf::new(&mut octets);
+            match Pin::new(&mut *end).poll_read(context, &mut buffer) {
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {}
+                Poll::Ready(_) => return Poll::Ready(true),
+                Poll::Pending => return Poll::Ready(false),
+            }
+        }
+    })
+    .await
+}
