@@ -219,6 +219,8 @@ impl Transfers {
         let (writer, history) = &*state;
         // What an earlier process published and never stored is not in the log, so a serial of its own has to be.
         let first = if from < started { from.saturating_sub(1) } else { from };
+        // Before the log is read: a fact that is stored in between is there twice, and otherwise would be in neither.
+        let before = writer.picture(Vec::new()).await?;
         let Some(mut changes) = read(history, first).await else { return Ok(Since::Unknown) };
         if from < started {
             let known = changes.first().is_some_and(|change| change.revision <= from + 1);
@@ -227,7 +229,6 @@ impl Transfers {
             }
             changes.retain(|change| change.revision > from);
         }
-        let before = writer.picture(Vec::new()).await?;
         merge(&mut changes, before.unstored);
         let on_host = |host: &HostName| {
             let members = self.view.on_host(host);
