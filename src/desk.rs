@@ -177,6 +177,19 @@ impl Desk {
         InstanceForm { held: member.held, ..form }
     }
 
+    /// True where the log has all that came after `since`, and this server, at `now`, or one before it on its disk told somebody
+    /// of that revision and still stands to it: what was published and never stored went with the process, so a revision from
+    /// before the start has to be in the log, or the one behind it.
+    pub fn reaches(&self, since: u64, now: u64) -> bool {
+        let (started, _) = self.view.beginnings();
+        let from_before = since > 0 && since < started;
+        let read = aside(|| self.history.after(since - u64::from(from_before), 1));
+        read.is_ok_and(|(first, oldest)| {
+            let known = !from_before || first.first().is_some_and(|change| change.revision <= since + 1);
+            since <= now && known && self.history.is_whole_after(since, oldest)
+        })
+    }
+
     /// The next page of a snapshot, and what is left of it; at least one page, which may be empty.
     pub fn snapshot(&self, members: &mut &[Member], revision: u64) -> InstancesForm {
         let page = page_of(members);

@@ -33,7 +33,7 @@ use crate::access::{Access, Identity};
 use crate::clock::Clock;
 use crate::protocol::moving::serial_behind;
 use crate::registry::{Author, Change, Command, Reason, Refusal, Registry, What};
-use crate::store::{Reserve, Store};
+use crate::store::{Failure, Reserve, Store};
 use crate::time::{Now, nanoseconds};
 use crate::update::{self, Against, Outcome};
 use crate::view::View;
@@ -57,6 +57,8 @@ pub struct Writer {
     postponed: VecDeque<Event>,
     /// Facts published and not yet stored.
     unstored: Vec<Change>,
+    /// Revisions left out since the store last took something.
+    left_out: usize,
     /// Facts that there was no room for: the store has taken nothing for long.
     undone: Vec<Event>,
     /// Facts alone are not offered to a store that refused before this time.
@@ -82,6 +84,7 @@ impl Writer {
             front,
             postponed: VecDeque::new(),
             unstored: Vec::new(),
+            left_out: 0,
             undone: Vec::new(),
             again_ns: 0,
             timer: Box::pin(tokio::time::sleep(TICK)),
@@ -128,7 +131,7 @@ impl Writer {
     }
 
     fn next_look(&self) -> std::time::Instant {
-        let due = self.registry.next_due_ns().filter(|_| self.unstored.len() + 1 < UNSTORED_MAX);
+        let due = self.registry.next_due_ns().filter(|_| self.room() > 1);
         let tick = self.front.seen_ns + nanoseconds(TICK);
         self.front.clock.instant(due.map_or(tick, |due| due.min(tick)))
     }
@@ -179,7 +182,16 @@ impl Writer {
 
     /// Facts that may still be published: more would outrun the revisions that are reserved.
     fn room(&self) -> usize {
-        UNSTORED_MAX.saturating_sub(self.unstored.len())
+        UNSTORED_MAX.saturating_sub(self.unstored.len() + self.left_out)
+    }
+
+    /// A commit was refused whose last change has this revision, and may be there after a restart: its revisions mean that, and
+    /// nothing else, and nobody is told of a state at one of them.
+    fn leave_out(&mut self, newest: u64) {
+        let revision = newest + 1;
+        self.left_out += (revision - self.registry.revision()) as usize;
+        self.registry.advance(revision);
+        self.front.view.publish(&self.registry, &[]);
     }
 
     /// What happened anyway is so at once, and is stored with the next commit.
@@ -274,11 +286,13 @@ impl Writer {
         let stored = if changes.is_empty() && facts_can_wait {
             Ok(())
         } else {
-            let all: Vec<Change> = self.unstored.iter().chain(&changes).cloned().collect();
-            let stored = self.store(all, Reserve::Ahead).await;
-            self.note(&stored);
-            stored.map(|()| self.unstored.clear())
+            self.store(&changes, Reserve::Ahead).await
         };
+        if let (Err(failure), Some(newest)) = (&stored, changes.last())
+            && failure.is_doubtful()
+        {
+            self.leave_out(newest.revision);
+        }
         match &stored {
             Ok(()) => {
                 // A lease begins when it is given, not when the disk was asked.
@@ -305,7 +319,7 @@ impl Writer {
         let revision = self.registry.revision();
         for (checked, done, _) in answers {
             let verdict = match (checked, &stored) {
-                (Ok(range), Err(reason)) if !range.is_empty() => Err(Refusal::Unavailable(reason.clone())),
+                (Ok(range), Err(failure)) if !range.is_empty() => Err(unavailable(failure)),
                 (Ok(range), _) => Ok(Done { revision, changes: changes[range].to_vec() }),
                 (Err(refusal), _) => Err(refusal),
             };
@@ -314,7 +328,7 @@ impl Writer {
     }
 
     /// Shows the store's trouble, and logs where it begins and ends.
-    fn note(&self, stored: &Result<(), Arc<str>>) {
+    fn note(&self, stored: &Result<(), Failure>) {
         match (stored, self.front.view.store_trouble()) {
             (Ok(()), None) => {}
             (Ok(()), Some(_)) => {
@@ -336,10 +350,8 @@ impl Writer {
         let revision = self.registry.revision() + u64::from(more);
         if more > 0 {
             // Before anybody sees one of them, they are given out.
-            let stored = self.store(self.unstored.clone(), Reserve::Beyond(revision)).await;
-            self.note(&stored);
-            stored.map_err(Refusal::Unavailable)?;
-            self.unstored.clear();
+            let stored = self.store(&[], Reserve::Beyond(revision)).await;
+            stored.map_err(|failure| unavailable(&failure))?;
             self.registry.advance(revision);
             self.front.view.set_started(revision);
             self.front.view.publish(&self.registry, &[]);
@@ -352,10 +364,8 @@ impl Writer {
         are_free(&self.registry, &self.front.view, &files)?;
         let revision = self.registry.revision() + u64::from(files.trees_differ);
         if files.trees_differ {
-            let stored = self.store(self.unstored.clone(), Reserve::Beyond(revision)).await;
-            self.note(&stored);
-            stored.map_err(FilesRefused::Store)?;
-            self.unstored.clear();
+            let stored = self.store(&[], Reserve::Beyond(revision)).await;
+            stored.map_err(|failure| FilesRefused::Store(failure.to_string().into()))?;
         }
         // The revision that is left out belongs to no change: no difference leads over it.
         let trees_differ = files.trees_differ;
@@ -369,26 +379,40 @@ impl Writer {
         Ok(revision)
     }
 
-    /// Waits for the store, and looks at the time meanwhile: a slow disk is not our absence.
-    async fn store(&mut self, changes: Vec<Change>, reserve: Reserve) -> Result<(), Arc<str>> {
+    /// Stores all facts that are not yet, and what comes with them. Waits for that, and looks at the time meanwhile: a slow disk
+    /// is not our absence.
+    async fn store(&mut self, changes: &[Change], reserve: Reserve) -> Result<(), Failure> {
         let begun = self.front.clock.now();
-        let mut committing = std::pin::pin!(self.store.commit(changes, reserve));
-        loop {
-            let now = self.front.clock.now();
-            self.timer.as_mut().reset(self.front.clock.instant(now.mono_ns + nanoseconds(TICK)).into());
-            // Both arms are cancel-safe: the commit is polled on, and the timer is set anew.
-            let committed = tokio::select! {
-                biased;
-                committed = &mut committing => Some(committed),
-                () = &mut self.timer => None,
-            };
-            let now = self.front.look(&self.registry);
-            if let Some(committed) = committed {
-                self.front.written.commit.add(now.since(begun));
-                return committed.map_err(|failure| failure.to_string().into());
+        let all = self.unstored.iter().chain(changes).cloned().collect();
+        let stored = {
+            let mut committing = std::pin::pin!(self.store.commit(all, reserve));
+            loop {
+                let now = self.front.clock.now();
+                self.timer.as_mut().reset(self.front.clock.instant(now.mono_ns + nanoseconds(TICK)).into());
+                // Both arms are cancel-safe: the commit is polled on, and the timer is set anew.
+                let committed = tokio::select! {
+                    biased;
+                    committed = &mut committing => Some(committed),
+                    () = &mut self.timer => None,
+                };
+                let now = self.front.look(&self.registry);
+                if let Some(committed) = committed {
+                    self.front.written.commit.add(now.since(begun));
+                    break committed;
+                }
             }
+        };
+        self.note(&stored);
+        if stored.is_ok() {
+            self.unstored.clear();
+            self.left_out = 0;
         }
+        stored
     }
+}
+
+fn unavailable(failure: &Failure) -> Refusal {
+    Refusal::Unavailable(failure.to_string().into())
 }
 
 /// True for what happened, whether the store takes it or not: a closed connection, a probe's verdict.

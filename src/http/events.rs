@@ -175,13 +175,11 @@ impl Watching {
     /// client's place is on another server.
     fn can_resume(&self, since: u64) -> Option<u64> {
         let view = &self.office.desk.view;
-        let since = view.revision_of(since).or(Some(since)).filter(|since| *since <= self.revision)?;
-        if self.revision - since > REPLAY_MAX {
+        let since = view.revision_of(since).unwrap_or(since);
+        if self.revision.checked_sub(since)? > REPLAY_MAX {
             return None;
         }
-        let history = &self.office.desk.history;
-        let (_, oldest) = tokio::task::block_in_place(|| history.after(since, 1)).ok()?;
-        history.is_whole_after(since, oldest).then_some(since)
+        self.office.desk.reaches(since, self.revision).then_some(since)
     }
 
     /// Some of what the log has, no more of it at once than is written; `None` at its end.

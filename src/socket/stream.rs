@@ -38,13 +38,10 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
             self.reply(Reply::Error(stopping())).await;
             return self.flush().await;
         };
-        if let Some(since) = since.filter(|since| self.reaches(*since, watch.revision)) {
-            if let Err(problem) = self.past(since, watch.revision, Some(&filter)).await? {
+        if let Some(since) = since.filter(|since| self.desk.reaches(*since, watch.revision)) {
+            if let Err(problem) = self.past(since, &watch, Some(&filter)).await? {
                 self.reply(Reply::Error(problem)).await;
                 return self.flush().await;
-            }
-            for change in watch.unstored.iter().filter(|change| change.revision > since) {
-                self.put(change, Some(&filter));
             }
             self.flush().await?;
         } else {
@@ -60,13 +57,6 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
         }
         drop(std::mem::take(&mut watch.members)); // a watcher does not keep the past alive
         self.follow(watch, Some(&filter), "watch again for a new snapshot", reader, place).await
-    }
-
-    /// True where the log has all that came after `since`, and we are there already.
-    fn reaches(&self, since: u64, now: u64) -> bool {
-        let history = &self.desk.history;
-        let page = aside(|| history.after(since, 1));
-        since <= now && page.is_ok_and(|(_, oldest)| history.is_whole_after(since, oldest))
     }
 
     /// Every change from the watch's revision on, or those that the filter wants, until the client goes or
@@ -144,13 +134,17 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
                 self.reply(Reply::Error(Problem::new("compacted", text))).await;
                 return self.flush().await;
             }
+            Some(since) if !self.desk.reaches(since, now) => {
+                let text = format!(
+                    "the log does not have all since revision {since}; feed without `since` for what is registered now"
+                );
+                self.reply(Reply::Error(Problem::new("compacted", text))).await;
+                return self.flush().await;
+            }
             Some(since) => {
-                if let Err(problem) = self.past(since, now, None).await? {
+                if let Err(problem) = self.past(since, &watch, None).await? {
                     self.reply(Reply::Error(problem)).await;
                     return self.flush().await;
-                }
-                for change in watch.unstored.iter().filter(|change| change.revision > since) {
-                    self.put(change, None);
                 }
             }
         }
@@ -179,14 +173,16 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
         self.flush_large().await
     }
 
-    /// The log from `since` to `until`; a problem where it does not reach back so far.
+    /// What was after `since`, up to the watch's revision, each change once: from the log, and what was not in the log when the
+    /// watch began and is not yet; a problem where the log does not reach back so far.
     async fn past(
         &mut self,
         mut since: u64,
-        until: u64,
+        watch: &Watch,
         filter: Option<&Filter>,
     ) -> io::Result<Result<(), Problem>> {
-        loop {
+        let until = watch.revision;
+        while since < until {
             let page = aside(|| self.desk.history.after(since, LIST_MAX));
             let (changes, oldest) = match page {
                 Ok(page) => page,
@@ -207,16 +203,17 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
                 );
                 return Ok(Err(Problem::new("compacted", text)));
             }
-            let Some(last) = changes.last().map(|change| change.revision) else { return Ok(Ok(())) };
+            let Some(last) = changes.last().map(|change| change.revision) else { break };
             for change in changes.iter().filter(|change| change.revision <= until) {
                 self.put(change, filter);
             }
             self.flush().await?;
-            if last >= until {
-                return Ok(Ok(()));
-            }
             since = last;
         }
+        for change in watch.unstored.iter().filter(|change| change.revision > since) {
+            self.put(change, filter);
+        }
+        Ok(Ok(()))
     }
 
     async fn flush_large(&mut self) -> io::Result<()> {

@@ -41,9 +41,19 @@ pub enum Failure {
     /// Nothing was written; try again.
     #[error("{0}; it works again by itself once the disk does")]
     Refused(String),
-    /// Nothing will be written any more: restart.
-    #[error("{0}; restart the server once the disk is sound")]
-    Broken(String),
+    /// As above, but the commit may be on the disk all the same: its revisions are not to be given to anything else.
+    #[error("{0}; it works again by itself once the disk does")]
+    Doubtful(String),
+    /// Nothing will be written any more: restart. The commit at which that began is as doubtful.
+    #[error("{reason}; restart the server once the disk is sound")]
+    Broken { reason: String, doubtful: bool },
+}
+
+impl Failure {
+    /// True where the commit may be there after a restart.
+    pub fn is_doubtful(&self) -> bool {
+        matches!(self, Self::Doubtful(_) | Self::Broken { doubtful: true, .. })
+    }
 }
 
 impl Store {

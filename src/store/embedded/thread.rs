@@ -56,12 +56,12 @@ impl Thread {
         // The writer waits for the answer; where it does not, the server has ended.
         let answer = |result| drop(done.send(result));
         if self.sync_failed.load(Ordering::Acquire) {
-            return answer(Err(self.broken()));
+            return answer(Err(self.broken(false)));
         }
         let (limits, behind) = (self.limits, self.history.behind.clone());
         let engine = match self.reopen() {
             Ok(engine) => engine,
-            Err(error) => return answer(Err(self.after_failure(&error))),
+            Err(error) => return answer(Err(self.after_failure(&error, false))),
         };
         let failed = match engine.begin(&changes, reserve, limits) {
             Ok(begun) if begun.on_disk => {
@@ -70,7 +70,7 @@ impl Thread {
                 answer(Ok(()));
                 if let Err(error) = engine.finish(&changes, begun) {
                     // The redo log has it, and it goes into the tables when the file is opened anew.
-                    drop(self.after_failure(&error));
+                    drop(self.after_failure(&error, false));
                     drop(self.reopen());
                 }
                 return;
@@ -78,33 +78,37 @@ impl Thread {
             begun => begun.and_then(|begun| engine.finish(&changes, begun)),
         };
         let Err(error) = failed else { return answer(Ok(())) };
-        let failure = self.after_failure(&error);
-        if matches!(failure, Failure::Broken(_)) {
+        let failure = self.after_failure(&error, true);
+        if matches!(failure, Failure::Broken { .. }) {
             return answer(Err(failure));
         }
         // The error may have come after the sync: what is there is looked at before anybody is refused.
         // Where not even that can be done, the next commit looks.
         match self.reopen().and_then(|engine| engine.holds(&changes)) {
             Ok(true) => return answer(Ok(())),
-            Ok(false) => {}
-            Err(_) => self.doubtful = changes,
+            Ok(false) => answer(Err(Failure::Refused(format!("{}: {error}", self.name)))),
+            Err(_) => {
+                self.doubtful = changes;
+                answer(Err(failure));
+            }
         }
-        answer(Err(failure));
     }
 
     /// After an error redb refuses everything: the file is opened anew for the next commit.
-    fn after_failure(&mut self, error: &EngineError) -> Failure {
+    fn after_failure(&mut self, error: &EngineError, doubtful: bool) -> Failure {
         tracing::debug!(%error, path = %self.name, "a commit failed");
         self.engine = None;
         self.history.database.store(None);
         match self.sync_failed.load(Ordering::Acquire) {
-            true => self.broken(),
+            true => self.broken(doubtful),
+            false if doubtful => Failure::Doubtful(format!("{}: {error}", self.name)),
             false => Failure::Refused(format!("{}: {error}", self.name)),
         }
     }
 
-    fn broken(&self) -> Failure {
-        Failure::Broken(format!("{}: a sync failed, so nothing can be known to be stored", self.name))
+    fn broken(&self, doubtful: bool) -> Failure {
+        let reason = format!("{}: a sync failed, so nothing can be known to be stored", self.name);
+        Failure::Broken { reason, doubtful }
     }
 
     fn reopen(&mut self) -> Result<&mut Engine, EngineError> {
