@@ -176,7 +176,7 @@ fn differences_lead_from_one_zone_to_the_next() {
         let came = transfer(server.dns[0], APEX, Some(secondary.serial)).expect("what changed");
         looks += 1;
         if came.is_difference() || came.records.len() == 1 {
-            secondary.apply(&came);
+            secondary.apply(&came).expect("a difference that fits");
         } else {
             whole_instead += 1;
             secondary = Secondary::new(&came);

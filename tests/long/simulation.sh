@@ -27,15 +27,15 @@ while (($(done_so_far) < total)); do
     printf 'round from seed %s on\n' "$seed"
     output=$(CALLSIGN_SEED=$seed CALLSIGN_SIMULATIONS=$round "$rounds.test" \
         no_world_breaks_a_promise --exact --nocapture 2>&1) || fail "$output" "$seed"
-    # simulation: seed=1 worlds=2 lives=3 acknowledged=4 refused=5 unanswered=6 looks=7 simulated_s=8 wrong=9 seconds=10
+    # simulation: seed=1 worlds=2 lives=3 acknowledged=4 refused=5 unanswered=6 looks=7 transfers=8 simulated_s=9 wrong=10 seconds=11
     take "$output" '^simulation: seed=.* worlds=.*'
 done
 
 # shellcheck disable=SC2016 # the awk program's own fields
 report '
     NR == 1 { first = $1 }
-    { last = $1; worlds += $2; lives += $3; said += $4; refused += $5; lost += $6; looks += $7; simulated += $8; wrong += $9; seconds += $10 }
+    { last = $1; worlds += $2; lives += $3; said += $4; refused += $5; lost += $6; looks += $7; transfers += $8; simulated += $9; wrong += $10; seconds += $11 }
     END {
-        printf "| %s | %s | simulation.sh | from %s … %s on (%d) | %d worlds, %d starts of the server, %d requests acknowledged, %d refused, %d never answered, %d looks at every instance | %d promises broken; %.1f simulated hours, %.0f worlds a minute |\n",
-            date, commit, first, last, NR, worlds, lives, said, refused, lost, looks, wrong, simulated / 3600, worlds / seconds * 60
+        printf "| %s | %s | simulation.sh | from %s … %s on (%d) | %d worlds, %d starts of the server, %d requests acknowledged, %d refused, %d never answered, %d looks at every instance, %d zones held against a difference | %d promises broken; %.1f simulated hours, %.0f worlds a minute |\n",
+            date, commit, first, last, NR, worlds, lives, said, refused, lost, looks, transfers, wrong, simulated / 3600, worlds / seconds * 60
     }'

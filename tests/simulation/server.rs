@@ -9,6 +9,7 @@ use callsign::clock::Clock;
 use callsign::connections::Connections;
 use callsign::connections::mistakes::Mistakes;
 use callsign::desk::{Desk, Figures};
+use callsign::dns::transfer::{Allowed, Transfers};
 use callsign::dns::wire::{Policy, Responder};
 use callsign::name::{Apex, HostName};
 use callsign::protocol::ServerForm;
@@ -25,7 +26,9 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::harness::Draws;
 use crate::run::Planted;
+use crate::secondary;
 use crate::world::{INSTANCES_MAX, ServerEnd, Shared, chance, wall};
 
 /// Small enough to be full in every few seeds.
@@ -49,6 +52,8 @@ pub struct Server {
     writing: JoinHandle<()>,
     storing: JoinHandle<()>,
     serving: JoinHandle<io::Result<()>>,
+    transfers: Arc<Transfers>,
+    following: JoinHandle<()>,
 }
 
 impl Server {
@@ -61,7 +66,14 @@ impl Server {
         let clock = Clock::with_wall(wall);
         let apexes = vec![Apex::parse("service.local").expect("a name")];
         let view = Arc::new(View::new(Settings::new(apexes), Zones::default()));
-        world.lock().responder = Some(Arc::new(Responder::new(view.clone(), Policy::default(), clock)));
+        let everybody = vec![Allowed { network: None, key: None }];
+        let transfers = Arc::new(Transfers::new(view.clone(), clock, everybody, Arc::default()));
+        let responder = Responder {
+            transfers: Some(transfers.clone()),
+            ..Responder::new(view.clone(), Policy::default(), clock)
+        };
+        let responder = Arc::new(responder);
+        world.lock().responder = Some(responder.clone());
         world.lock().asks_in_vain();
         let disk = world.clone();
         let opened = embedded::over(move || disk.disk(), REDO_OCTETS, Limits::default(), clock.now());
@@ -76,8 +88,11 @@ impl Server {
         let (writer, handle) = Writer::new(registry, store, view.clone(), clock, access.clone());
         let writing = tokio::spawn(writer.run());
         let storing = tokio::spawn(store_changes(thread, world.clone(), planted));
+        transfers.begin(handle.clone(), history.clone());
         view.set_ready();
         world.lock().look_again();
+        let draws = Draws(world.lock().draws.next());
+        let following = tokio::spawn(secondary::keep(world.clone(), responder, draws));
         let node = Node {
             name: "here".into(),
             addresses: Vec::new(),
@@ -109,7 +124,7 @@ impl Server {
         let stop = CancellationToken::new();
         let streams = poll_fn(move |context| came.poll_recv(context).map(|came| came.map(Ok)));
         let serving = tokio::spawn(socket::run_over(streams, desk.clone(), stop.clone()));
-        Ok(Self { view, handle, desk, coming, stop, writing, storing, serving })
+        Ok(Self { view, handle, desk, coming, stop, writing, storing, serving, transfers, following })
     }
 
     /// A new connection to it; the client's end. None where too many wait already.
@@ -126,6 +141,7 @@ impl Server {
             ("writer", self.writing.is_finished()),
             ("store", self.storing.is_finished()),
             ("socket", self.serving.is_finished()),
+            ("secondary", self.following.is_finished()),
         ];
         tasks.into_iter().find(|(_, ended)| *ended).map(|(name, _)| name)
     }
@@ -137,8 +153,11 @@ impl Server {
 
     /// Down, in the order of `serve`.
     pub async fn stop(self) -> Result<(), String> {
-        let Self { view: _, handle, desk, coming, stop, writing, storing, serving } = self;
+        let Self { view: _, handle, desk, coming, stop, writing, storing, serving, transfers, following } =
+            self;
         stop.cancel();
+        following.abort();
+        transfers.end();
         drop((handle, desk, coming));
         let down = async {
             let served = serving.await.map_err(|error| error.to_string())?;

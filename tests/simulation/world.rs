@@ -25,6 +25,7 @@ use tokio::time::Instant;
 use crate::disk::Disk;
 use crate::expected::{Asked, Expected, Seen, Writing};
 use crate::harness::{Draws, dns};
+use crate::transfers::Secondary;
 
 pub const SERVICES: [&str; 2] = ["web", "db"];
 pub const IDS: [&str; 3] = ["a", "b", "c"];
@@ -85,6 +86,7 @@ pub struct Follower {
 pub struct World {
     pub expected: Expected,
     pub follower: Follower,
+    pub secondary: Option<Secondary>,
     pub draws: Draws,
     pub disk: Disk,
     pub cut: Option<Cut>,
@@ -105,6 +107,8 @@ pub struct World {
     lines: VecDeque<String>,
     pub traced: u64,
     pub looks: u64,
+    /// Times that a secondary had what it should.
+    pub transfers: u64,
 }
 
 #[derive(Clone)]
@@ -124,6 +128,7 @@ impl Shared {
         Self(Arc::new(Mutex::new(World {
             expected: Expected::new(KEYS),
             follower: Follower::default(),
+            secondary: None,
             draws,
             disk: Disk::default(),
             cut: None,
@@ -139,6 +144,7 @@ impl Shared {
             lines: VecDeque::new(),
             traced: 0,
             looks: 0,
+            transfers: 0,
         })))
     }
 
@@ -208,7 +214,7 @@ impl World {
         self.lines.iter().map(|line| format!("\n    {line}")).collect()
     }
 
-    fn found(&mut self, what: String) {
+    pub fn found(&mut self, what: String) {
         self.trace(format!("WRONG: {what}"));
         self.wrong.get_or_insert(what);
     }
@@ -261,6 +267,15 @@ impl World {
             Cut::Replies(more) => Some(more),
             Cut::Steps(_) => None,
         });
+    }
+
+    /// The secondary has a zone, or still the one before; and it is known to be right, or not.
+    pub fn transferred(&mut self, now: Option<(Secondary, bool)>) {
+        if let Some((secondary, is_right)) = now.filter(|_| self.has_power()) {
+            self.trace(format!("the secondary has {}", secondary.serial));
+            self.secondary = Some(secondary);
+            self.transfers += u64::from(is_right);
+        }
     }
 
     /// Something was told to the follower.
@@ -395,6 +410,13 @@ impl World {
             self.found(format!("revision and serial were {:?} and are {newest:?}", self.newest));
         }
         self.newest = newest;
+        let Follower { connection, told, since } = self.follower;
+        let has_all = connection != 0 && since == Some(revision);
+        if has_all && told.iter().zip(&seen).any(|(told, seen)| *told != seen.map(|(port, _)| port)) {
+            self.found(format!(
+                "at revision {revision} the follower was told {told:?}, and {seen:?} is there"
+            ));
+        }
         self.trace(format!("{seen:?} {newest:?}"));
     }
 

@@ -22,22 +22,25 @@ pub struct Came {
     pub authoritative: bool,
 }
 
+impl Default for Came {
+    fn default() -> Self {
+        Self { records: Vec::new(), messages: 0, authoritative: true }
+    }
+}
+
 /// Asks for a zone, or for what changed since a serial; the error is what the server says instead.
 pub fn transfer(server: SocketAddr, apex: &str, since: Option<u32>) -> Result<Came, Box<Message>> {
     let mut stream = connect(server);
     let asked = question(apex, since);
     send_framed(&mut stream, &asked.to_vec().expect("a query has a wire form")).expect("asking for a zone");
-    let mut came = Came { records: Vec::new(), messages: 0, authoritative: true };
+    let mut came = Came::default();
     loop {
         let reply = read(&receive_framed(&mut stream).expect("a message of a zone"));
         assert_eq!(reply.metadata.id, asked.metadata.id);
         if reply.metadata.response_code != ResponseCode::NoError {
             return Err(Box::new(reply));
         }
-        came.authoritative &= reply.metadata.authoritative;
-        assert!(!reply.answers.is_empty(), "a message of a zone has records");
-        came.messages += 1;
-        came.records.extend(reply.answers);
+        came.add(reply);
         if came.is_whole(since.is_some()) {
             return Ok(came);
         }
@@ -62,6 +65,14 @@ pub fn serial(record: &Record) -> Option<u32> {
 }
 
 impl Came {
+    /// One more of its messages.
+    pub fn add(&mut self, message: Message) {
+        assert!(!message.answers.is_empty(), "a message of a zone has records");
+        self.authoritative &= message.metadata.authoritative;
+        self.messages += 1;
+        self.records.extend(message.answers);
+    }
+
     fn soas(&self) -> usize {
         self.records.iter().filter(|record| serial(record).is_some()).count()
     }
@@ -101,6 +112,7 @@ pub fn line(record: &Record) -> Line {
 }
 
 /// The zone as the secondary has it.
+#[derive(Clone)]
 pub struct Secondary {
     pub serial: u32,
     pub lines: BTreeSet<Line>,
@@ -119,23 +131,28 @@ impl Secondary {
         Self { serial: came.serial(), lines }
     }
 
-    /// Takes a difference: what goes was there, and what comes was not.
-    pub fn apply(&mut self, came: &Came) {
+    /// Takes a difference: what goes was there, and what comes was not; the error says what is wrong with it.
+    pub fn apply(&mut self, came: &Came) -> Result<(), String> {
         let soas: Vec<usize> =
             (0..came.records.len()).filter(|at| serial(&came.records[*at]).is_some()).collect();
         let lines = came.lines();
         if soas.len() == 1 {
-            return assert_eq!(came.serial(), self.serial, "nothing has changed");
+            let same = came.serial() == self.serial;
+            return same
+                .then_some(())
+                .ok_or_else(|| format!("serial {} after {}", came.serial(), self.serial));
         }
-        let [0, 1, comes, last] = soas[..] else { panic!("not one difference: {soas:?}") };
-        assert_eq!(serial(&came.records[1]), Some(self.serial), "it begins where the secondary is");
-        assert_eq!(last, lines.len() - 1);
-        for line in &lines[1..comes] {
-            assert!(self.lines.remove(line), "{line:?} goes, and was not there");
+        let [0, 1, comes, last] = soas[..] else { return Err(format!("not one difference: {soas:?}")) };
+        if serial(&came.records[1]) != Some(self.serial) || last != lines.len() - 1 {
+            return Err(format!("it does not lead from {} to its end: {lines:?}", self.serial));
         }
-        for line in &lines[comes..last] {
-            assert!(self.lines.insert(line.clone()), "{line:?} comes, and was there");
+        if let Some(line) = lines[1..comes].iter().find(|line| !self.lines.remove(*line)) {
+            return Err(format!("{line:?} goes, and was not there"));
+        }
+        if let Some(line) = lines[comes..last].iter().find(|line| !self.lines.insert(Line::clone(line))) {
+            return Err(format!("{line:?} comes, and was there"));
         }
         self.serial = came.serial();
+        Ok(())
     }
 }
