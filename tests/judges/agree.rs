@@ -45,7 +45,8 @@ fn server(zones: &Path) -> Server {
     for (apex, zone) in [("corp.test", outer), ("inner.corp.test", inner)] {
         std::fs::write(zones.join(format!("{apex}.zone")), zone).expect("writing a zone file");
     }
-    let flags = ["--zones", &zones.display().to_string(), "--consul-domain", "consul"];
+    let flags =
+        ["--zones", &zones.display().to_string(), "--consul-domain", "consul", "--dns", "127.0.0.2:0"];
     let server = Server::start(&flags);
     let mut client = server.client();
     let mut register = |form: serde_json::Value| {
@@ -95,6 +96,10 @@ struct Reader {
     resolves: bool,
 }
 
+/// Where programs of BIND ask from: they let others in beside them on their port (SO_REUSEPORT), as our server does on its own,
+/// so the kernel may give them that one, and on an address that both have they read what they ask.
+const APART: &str = "127.0.0.1";
+
 fn readers() -> [Reader; 5] {
     [
         Reader {
@@ -105,6 +110,8 @@ fn readers() -> [Reader; 5] {
                     &format!("@{at}"),
                     "-p",
                     &port.to_string(),
+                    "-b",
+                    APART,
                     "+norec",
                     "+tries=1",
                     "+timeout=10",
@@ -150,7 +157,19 @@ fn readers() -> [Reader; 5] {
             name: "delv",
             program: needs("delv", "bind9-dnsutils"),
             words: |at, port, name, qtype| {
-                own(&[&format!("@{at}"), "-p", &port.to_string(), "-i", "+noroot", "-q", name, "-t", qtype])
+                own(&[
+                    &format!("@{at}"),
+                    "-p",
+                    &port.to_string(),
+                    "-b",
+                    APART,
+                    "-i",
+                    "+noroot",
+                    "-q",
+                    name,
+                    "-t",
+                    qtype,
+                ])
             },
             read: resolutions,
             resolves: true,

@@ -15,6 +15,7 @@ use crate::judges::Reply;
 use crate::queries::Query;
 
 const DNAME: u16 = 39;
+const DS: u16 = 43;
 /// What has to come up among the questions, or nothing is shown; what comes up a few times in thousands is left out.
 pub const KINDS: [&str; 12] = [
     "NXDOMAIN",
@@ -64,7 +65,7 @@ impl Agreement {
         }
         let said = judges.map(|(_, said)| parts(&said.message));
         let own = parts(&ours.message);
-        if crosses(apexes, &ours.message) && (said[0] != said[1] || said[1] != said[2]) {
+        if crosses(apexes, query, &ours.message) && (said[0] != said[1] || said[1] != said[2]) {
             *self.differ.entry("across zones").or_default() += 1;
             return;
         }
@@ -91,17 +92,21 @@ impl Agreement {
 }
 
 /// True where an alias leads into another of the zones. Knot and BIND stop there, NSD goes on and leaves the rcode as it was;
-/// we go on, and the rcode is that of the last name (RFC 1034 section 4.3.2, RFC 6604 section 3).
-fn crosses(apexes: &[Name], reply: &Message) -> bool {
-    let zone_of = |name: &hickory_proto::rr::Name| {
+/// we go on, and the rcode is that of the last name (RFC 1034 section 4.3.2, RFC 6604 section 3). The DS of an apex is in the
+/// zone above it (RFC 4035 section 3.1.4.1).
+fn crosses(apexes: &[Name], query: &Query, reply: &Message) -> bool {
+    let own = |name: &hickory_proto::rr::Name| {
         let labels: Vec<&[u8]> = name.iter().collect();
-        let name = Name::root().prepend_all(&labels).expect("a name that was read");
-        apexes.iter().filter(|apex| name.is_within(apex)).max_by_key(|apex| apex.as_wire().len())
+        Name::root().prepend_all(&labels).expect("a name that was read")
+    };
+    let zone_of = |name: &Name, above: bool| {
+        let holding = apexes.iter().filter(|apex| name.is_within(apex) && !(above && *apex == name));
+        holding.max_by_key(|apex| apex.as_wire().len())
     };
     reply.answers.iter().any(|record| match &record.data {
         RData::CNAME(target) => {
-            let to = zone_of(&target.0);
-            to.is_some() && to != zone_of(&record.name)
+            let to = zone_of(&own(&target.0), query.qtype == DS);
+            to.is_some() && to != zone_of(&own(&record.name), false)
         }
         _ => false,
     })
@@ -175,7 +180,7 @@ fn kinds(query: &Query, reply: &Message) -> BTreeSet<&'static str> {
     if targets.into_iter().any(|target| target == asked) {
         kinds.insert("loop");
     }
-    if query.qtype == 43 && count(43) > 0 {
+    if query.qtype == DS && count(DS) > 0 {
         kinds.insert("DS");
     }
     if query.qtype > 65_000 && !reply.answers.is_empty() {
