@@ -139,7 +139,7 @@ fn what_one_transaction_changed_at_several_names_is_in_one_difference() {
     put("db");
     let came = transfer(node.dns[0], APEX, Some(follower.serial)).expect("what changed");
     assert!(came.is_difference(), "the log has it");
-    follower.apply(&came);
+    follower.apply(&came).expect("a difference that fits");
     let whole = Secondary::new(&transfer(node.dns[0], APEX, None).expect("a zone"));
     let names =
         |lines: &BTreeSet<secondary::Line>| lines.iter().map(|line| line.0.clone()).collect::<BTreeSet<_>>();

@@ -83,7 +83,7 @@ fn what_one_node_is_told_all_of_them_have() {
     // A secondary of the other node hears of it as a difference, and has the same as from the first one.
     let came = transfer(b.dns[0], APEX, Some(begun)).expect("what changed");
     assert!(came.is_difference(), "since {begun}");
-    secondary.apply(&came);
+    secondary.apply(&came).expect("a difference that fits");
     let whole = Secondary::new(&transfer(a.dns[0], APEX, None).expect("the zone"));
     assert_eq!(secondary.lines, whole.lines);
     // What one node set, another changes; and it is in the log of both, with the key.

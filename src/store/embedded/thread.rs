@@ -85,7 +85,7 @@ impl Thread {
         // The error may have come after the sync: what is there is looked at before anybody is refused.
         // Where not even that can be done, the next commit looks.
         match self.reopen().and_then(|engine| engine.holds(&changes)) {
-            Ok(true) => return answer(Ok(())),
+            Ok(true) => answer(Ok(())),
             Ok(false) => answer(Err(Failure::Refused(format!("{}: {error}", self.name)))),
             Err(_) => {
                 self.doubtful = changes;
