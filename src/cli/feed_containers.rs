@@ -165,6 +165,7 @@ impl Feeder {
                 Trouble::Engine(what) => what.clone(),
                 Trouble::Server(error) => error.to_string(),
             };
+            let of_the_engine = matches!(trouble, Trouble::Engine(_));
             match trouble {
                 Trouble::Engine(_) if !begun => return Failure::new(FAILED, sentence),
                 Trouble::Server(error) if !begun => return error.into(),
@@ -178,7 +179,12 @@ impl Feeder {
                 said = sentence;
                 pause = AGAIN_MIN;
             }
-            sleep_until(now() + pause).await;
+            let mut again = now() + pause;
+            // The server is there: no lease waits for the engine.
+            if of_the_engine && self.is_believed() {
+                again = again.min(self.renew_at);
+            }
+            sleep_until(again).await;
             pause = (2 * pause).min(AGAIN_MAX).min(self.lease / RENEWALS_PER_LEASE);
         }
     }
@@ -229,13 +235,15 @@ impl Feeder {
         let mut work = std::pin::pin!(work);
         loop {
             let (renew_at, believed) = (self.renew_at, self.is_believed());
-            // Both are polled on where they were.
+            // Both are polled on where they were. What is due comes first: an engine that is away refuses at once, each time that it
+            // is tried.
             tokio::select! {
-                done = &mut work => return done.map_err(Trouble::Engine),
+                biased;
                 () = sleep_until(renew_at), if believed => {
                     self.renew_at = now() + self.lease / RENEWALS_PER_LEASE;
                     self.renew(client).await?;
                 }
+                done = &mut work => return done.map_err(Trouble::Engine),
             }
         }
     }
