@@ -179,7 +179,7 @@ impl Watching {
         if self.revision.checked_sub(since)? > REPLAY_MAX {
             return None;
         }
-        self.office.desk.reaches(since, self.revision).then_some(since)
+        self.office.desk.resume(since, self.revision).is_ok().then_some(since)
     }
 
     /// Some of what the log has, no more of it at once than is written; `None` at its end.
@@ -197,7 +197,7 @@ impl Watching {
             for change in changes.into_iter().filter(|change| change.revision <= self.revision) {
                 self.put_past(change, &mut out);
             }
-            from = last.unwrap_or(self.revision);
+            from = last.unwrap_or(from);
             if last.is_none() || from >= self.revision {
                 break;
             }
@@ -206,9 +206,8 @@ impl Watching {
                 return Some(out.into());
             }
         }
-        let stored = from;
         for change in std::mem::take(&mut self.unstored) {
-            if change.revision > stored {
+            if change.revision > from {
                 self.put_past(change, &mut out);
             }
         }

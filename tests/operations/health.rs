@@ -7,6 +7,7 @@ use hickory_proto::rr::RecordType;
 use serde_json::{Value, json};
 
 use crate::harness::ask::{request, try_request};
+use crate::harness::disk::{SmallDisk, fill};
 use crate::harness::program::free_ports;
 use crate::harness::strace::Attached;
 use crate::harness::{DEADLINE, Http, Server, eventually, srv, stays};
@@ -86,6 +87,41 @@ fn a_store_that_fails_is_told_and_everything_else_works() {
     let told = request(http, "GET", "/readyz", "").text().to_owned();
     assert!(!told.contains("callsign.redb") && told.contains("callsign status"), "{told}");
     drop(strace);
+}
+
+#[test]
+fn what_is_not_stored_yet_is_told_to_who_goes_on() {
+    let disk = SmallDisk::new();
+    let server = disk.start();
+    let (mut client, mut holder) = (server.client(), server.client());
+    let held =
+        json!({"service": "web", "id": "held", "address": "10.0.0.8", "port": 1, "lease": "connection"});
+    holder.done("registered", &json!({"register": held}));
+    fill(&disk.seen_from_here().join("filler"));
+    eventually("a refusal", DEADLINE, || {
+        (client.ask(&register("b"))["error"]["code"] == "unavailable").then_some(())
+    });
+    let mut there = server.client();
+    let before = there.done("snapshot", &json!({"watch": {"service": "web"}}))["revision"].clone();
+    drop(holder);
+    let left = there.receive()["change"].take();
+    assert_eq!((&left["id"], &left["reason"]), (&json!("held"), &json!("disconnected")));
+    let told_by_http = || {
+        let mut http = server.http();
+        http.send(
+            "GET",
+            &format!("/v1/watch/web?since={before}"),
+            &[("Accept", "application/x-ndjson")],
+            b"",
+        );
+        assert_eq!(http.head().expect("a reply").status, 200);
+        serde_json::from_str::<Value>(&http.line().expect("a line")).expect("JSON")["change"].take()
+    };
+    let told_by_socket =
+        || server.client().ask(&json!({"watch": {"service": "web", "since": before}}))["change"].take();
+    for told in [told_by_http(), told_by_socket()] {
+        assert_eq!((&told["id"], &told["revision"]), (&left["id"], &left["revision"]), "{told}");
+    }
 }
 
 #[test]
