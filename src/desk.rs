@@ -177,17 +177,32 @@ impl Desk {
         InstanceForm { held: member.held, ..form }
     }
 
-    /// True where the log has all that came after `since`, and this server, at `now`, or one before it on its disk told somebody
-    /// of that revision and still stands to it: what was published and never stored went with the process, so a revision from
-    /// before the start has to be in the log, or the one behind it.
-    pub fn reaches(&self, since: u64, now: u64) -> bool {
+    /// Whether a client can go on from `since`, where this server is at `now`: the log has all that came after it, and it means
+    /// what it meant when the client was told. What a process published and never stored went with it, so a revision from before
+    /// the start has to be in the log, or the one behind it.
+    ///
+    /// # Errors
+    ///
+    /// What the client is told instead: `compacted`, with what it does then; `unavailable` where the log cannot be read.
+    pub fn resume(&self, since: u64, now: u64) -> Result<(), Problem> {
+        if since > now {
+            return Err(anew(&format!(
+                "this server is at revision {now}: it is another one, or starts anew"
+            )));
+        }
         let (started, _) = self.view.beginnings();
         let from_before = since > 0 && since < started;
         let read = aside(|| self.history.after(since - u64::from(from_before), 1));
-        read.is_ok_and(|(first, oldest)| {
-            let known = !from_before || first.first().is_some_and(|change| change.revision <= since + 1);
-            since <= now && known && self.history.is_whole_after(since, oldest)
-        })
+        let (first, oldest) = read.map_err(|what| unreadable(&what))?;
+        if !self.history.is_whole_after(since, oldest) {
+            return Err(begins(oldest.unwrap_or(now)));
+        }
+        if from_before && first.first().is_none_or(|change| change.revision > since + 1) {
+            return Err(anew(&format!(
+                "revision {since} is not in the log: the server ended before it was stored"
+            )));
+        }
+        Ok(())
     }
 
     /// The next page of a snapshot, and what is left of it; at least one page, which may be empty.
@@ -239,6 +254,20 @@ impl Desk {
             }
         }
     }
+}
+
+/// The log cannot be read now.
+pub fn unreadable(what: &str) -> Problem {
+    Problem::new("unavailable", format!("reading the log: {what}; try again"))
+}
+
+/// The log has nothing before a revision.
+pub fn begins(oldest: u64) -> Problem {
+    anew(&format!("the log begins at revision {oldest}"))
+}
+
+fn anew(what: &str) -> Problem {
+    Problem::new("compacted", format!("{what}; feed without `since` for what is registered now"))
 }
 
 /// Does what takes its time on this thread; others are served by other threads meanwhile, where there are any.

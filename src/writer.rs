@@ -43,6 +43,8 @@ const BATCH_MAX: usize = 1024;
 /// Facts published and not yet stored, half of what is reserved for them: revisions are never given out
 /// twice. Where the store takes none for so long, leases stand still.
 const UNSTORED_MAX: usize = 32_768;
+/// Revisions left out since the last commit, of those that facts would have.
+const LEFT_OUT_MAX: usize = UNSTORED_MAX / 4;
 /// How often the time is looked at, whatever else happens.
 const TICK: Duration = Duration::from_millis(100);
 /// How long facts wait for another try where the store refused them.
@@ -147,10 +149,18 @@ impl Writer {
         let mut told = Vec::new();
         for event in std::mem::take(&mut self.undone).into_iter().chain(events) {
             match event {
-                Event::Command { command, by, done, asked } if is_fact(&command, &by) => {
-                    if self.room() == 0 {
+                Event::Command { mut command, by, done, asked } if is_fact(&command, &by) => {
+                    let room = self.room();
+                    if room == 0 {
                         self.undone.push(Event::Command { command, by, done, asked });
                         continue;
+                    }
+                    // One connection may have held more than that.
+                    if let Command::Closed { connection, keys } = &mut command
+                        && keys.len() > room
+                    {
+                        let rest = Command::Closed { connection: *connection, keys: keys.split_off(room) };
+                        self.undone.push(Event::Command { command: rest, by, done, asked });
                     }
                     let found = self.registry.check(&command, now).unwrap_or_default();
                     told.extend((!found.is_empty()).then_some(asked));
@@ -283,11 +293,8 @@ impl Writer {
     async fn commit(&mut self, round: Round, now: Now) {
         let Round { mut changes, answers, .. } = round;
         let facts_can_wait = self.unstored.is_empty() || now.mono_ns < self.again_ns;
-        let stored = if changes.is_empty() && facts_can_wait {
-            Ok(())
-        } else {
-            self.store(&changes, Reserve::Ahead).await
-        };
+        let stored =
+            if changes.is_empty() && facts_can_wait { Ok(()) } else { self.store_round(&changes).await };
         if let (Err(failure), Some(newest)) = (&stored, changes.last())
             && failure.is_doubtful()
         {
@@ -377,6 +384,15 @@ impl Writer {
             self.front.journal.publish(&Arc::from([]), &[]); // secondaries are told
         }
         Ok(revision)
+    }
+
+    /// Stores a round. Where many revisions were left out, others are reserved first: none is shown that is not.
+    async fn store_round(&mut self, changes: &[Change]) -> Result<(), Failure> {
+        if self.left_out > LEFT_OUT_MAX {
+            self.store(&[], Reserve::Beyond(self.registry.revision())).await?;
+        }
+        let newest = changes.last().map_or(self.registry.revision(), |change| change.revision);
+        self.store(changes, Reserve::Beyond(newest)).await
     }
 
     /// Stores all facts that are not yet, and what comes with them. Waits for that, and looks at the time meanwhile: a slow disk

@@ -92,14 +92,21 @@ pub async fn go_on(
         // The one before the last may be older than the server's log: what is left to lose then is the rest of one revision.
         let since = if tries % 2 == 0 { shown.since() } else { shown.revision };
         client.send(&request(since)).await?;
-        let first = match tokio::time::timeout(REFUSES_WITHIN, client.receive()).await {
-            Err(_) => {
-                way.worked();
-                return Ok((client, None));
-            }
-            Ok(first) => first,
-        };
+        let first = tokio::time::timeout(REFUSES_WITHIN, client.receive()).await.ok();
         tries += 1;
+        // Who goes on from the revision before says the last one again; where it does not, it never had that, and is asked for it.
+        let says_it_again = match &first {
+            Some(Ok(Reply::Change(change))) => Some(change.revision) == shown.revision,
+            Some(Ok(Reply::Snapshot(_)) | Err(_)) => true,
+            _ => since == shown.revision,
+        };
+        if !says_it_again && tries < TRIES_MAX {
+            continue;
+        }
+        let Some(first) = first else {
+            way.worked();
+            return Ok((client, None));
+        };
         let is_behind = match &first {
             Ok(Reply::Snapshot(snapshot)) => Some(snapshot.revision) < shown.revision,
             Err(ClientError::Refused(problem)) => problem.code == "compacted",

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use super::session::{Session, stopping};
 use crate::access::{On, Verb};
 use crate::connections::Place;
-use crate::desk::aside;
+use crate::desk::{aside, begins, unreadable};
 use crate::instance::Instance;
 use crate::journal::Ended;
 use crate::protocol::moving::{
@@ -38,7 +38,7 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
             self.reply(Reply::Error(stopping())).await;
             return self.flush().await;
         };
-        if let Some(since) = since.filter(|since| self.desk.reaches(*since, watch.revision)) {
+        if let Some(since) = since.filter(|since| self.desk.resume(*since, watch.revision).is_ok()) {
             if let Err(problem) = self.past(since, &watch, Some(&filter)).await? {
                 self.reply(Reply::Error(problem)).await;
                 return self.flush().await;
@@ -127,22 +127,12 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
                     self.registered_before(&member.instance, now).await?;
                 }
             }
-            Some(since) if since > now => {
-                let text = format!(
-                    "this server is at revision {now}: it is another one, or starts anew; feed without `since`"
-                );
-                self.reply(Reply::Error(Problem::new("compacted", text))).await;
-                return self.flush().await;
-            }
-            Some(since) if !self.desk.reaches(since, now) => {
-                let text = format!(
-                    "the log does not have all since revision {since}; feed without `since` for what is registered now"
-                );
-                self.reply(Reply::Error(Problem::new("compacted", text))).await;
-                return self.flush().await;
-            }
             Some(since) => {
-                if let Err(problem) = self.past(since, &watch, None).await? {
+                let told = match self.desk.resume(since, now) {
+                    Ok(()) => self.past(since, &watch, None).await?,
+                    refused => refused,
+                };
+                if let Err(problem) = told {
                     self.reply(Reply::Error(problem)).await;
                     return self.flush().await;
                 }
@@ -186,22 +176,12 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
             let page = aside(|| self.desk.history.after(since, LIST_MAX));
             let (changes, oldest) = match page {
                 Ok(page) => page,
-                Err(what) => {
-                    return Ok(Err(Problem::new(
-                        "unavailable",
-                        format!("reading the log: {what}; try again"),
-                    )));
-                }
+                Err(what) => return Ok(Err(unreadable(&what))),
             };
-            // A log that begins later than the next revision has lost what was between. Revisions are not
-            // dense (a crash leaves a gap), so a log that begins with the registry's first change has not.
-            let whole = self.desk.history.is_whole_after(since, oldest);
-            if !whole {
-                let text = format!(
-                    "the log begins at revision {}; feed without `since` for what is registered now",
-                    oldest.unwrap_or(until)
-                );
-                return Ok(Err(Problem::new("compacted", text)));
+            // Each time: what is old is taken out of the log while it is read. Revisions are not dense (a crash leaves a gap), so a
+            // log that begins with the registry's first change has lost nothing.
+            if !self.desk.history.is_whole_after(since, oldest) {
+                return Ok(Err(begins(oldest.unwrap_or(until))));
             }
             let Some(last) = changes.last().map(|change| change.revision) else { break };
             for change in changes.iter().filter(|change| change.revision <= until) {
