@@ -75,8 +75,6 @@ struct Terms {
     may_ns: u64,
     /// It was answered, or never will be.
     settled: bool,
-    /// It was seen that it is not there: it does not come back in this life of the server, and nothing makes it longer.
-    over: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -156,7 +154,7 @@ impl Expected {
                 Lease::Timed(duration) => asked.at_ns + nanoseconds(duration),
                 Lease::Connection | Lease::None => NEVER,
             };
-            let terms = Terms { lease, connection, must_ns, may_ns: NEVER, settled: false, over: false };
+            let terms = Terms { lease, connection, must_ns, may_ns: NEVER, settled: false };
             self.keys[asked.key].terms.insert(port, terms);
         }
         self.open.entry(connection).or_default().push_back(asked);
@@ -344,12 +342,10 @@ impl Expected {
         let has_open = self.open.values().flatten().any(|asked| asked.key == key);
         let keyed = &mut self.keys[key];
         keyed.note(&allowed, now_ns);
-        if seen.is_none() {
-            for facts in keyed.base.iter().flatten() {
-                keyed.terms.entry(facts.port).and_modify(|terms| terms.over = true);
-            }
-        }
-        if !has_open {
+        if has_open {
+            // What it was before stays possible, for a reply that waits may be about that.
+            merge(&mut keyed.base, matching);
+        } else {
             if seen.is_none() {
                 keyed.leave(&reached, now_ns, revision);
             }
@@ -376,7 +372,7 @@ impl Expected {
             && let Some(terms) = keyed.terms.get_mut(&port)
         {
             // Nobody knows when it was renewed, so its lease begins anew.
-            (terms.settled, terms.over) = (true, false);
+            terms.settled = true;
             if terms.lease == Lease::Connection {
                 terms.lease = Lease::Timed(CONNECTION_GRACE);
             }
@@ -398,9 +394,6 @@ impl Expected {
     pub fn stopped(&mut self, away: Duration, now_ns: u64) {
         for terms in self.keys.iter_mut().flat_map(|keyed| keyed.terms.values_mut()) {
             let Lease::Timed(duration) = terms.lease else { continue };
-            if terms.over {
-                continue;
-            }
             let anew_ns = now_ns + nanoseconds(duration);
             // It may have looked at the time a little before it was stopped.
             if away > AWAY_MIN {
