@@ -342,10 +342,7 @@ impl Expected {
         let has_open = self.open.values().flatten().any(|asked| asked.key == key);
         let keyed = &mut self.keys[key];
         keyed.note(&allowed, now_ns);
-        if has_open {
-            // What it was before stays possible, for a reply that waits may be about that.
-            merge(&mut keyed.base, matching);
-        } else {
+        if !has_open {
             if seen.is_none() {
                 keyed.leave(&reached, now_ns, revision);
             }
@@ -395,8 +392,8 @@ impl Expected {
         for terms in self.keys.iter_mut().flat_map(|keyed| keyed.terms.values_mut()) {
             let Lease::Timed(duration) = terms.lease else { continue };
             let anew_ns = now_ns + nanoseconds(duration);
-            // It may have looked at the time a little before it was stopped.
-            if away > AWAY_MIN {
+            // It may have looked at the time a little before it was stopped. What may have been over by then gets no longer.
+            if away > AWAY_MIN && terms.must_ns > now_ns - nanoseconds(away) {
                 terms.must_ns = match away {
                     away if away >= AWAY_LONG => anew_ns,
                     away if away + TICK >= AWAY_LONG => anew_ns.min(terms.must_ns + nanoseconds(away)),
