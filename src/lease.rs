@@ -101,8 +101,11 @@ impl<T> LeaseCell<T> {
         }
     }
 
-    fn extend(&self, by: Duration) {
-        let _ = self.replace(|deadline| (deadline < ELSEWHERE).then(|| deadline + nanoseconds(by)));
+    /// Adds what we were away for until `now`; whoever was heard since has a whole duration already, and no more.
+    fn extend(&self, by: Duration, now: Now) {
+        let anew = now.mono_ns + self.duration_ns;
+        let longer = |deadline: u64| (deadline + nanoseconds(by)).min(anew).max(deadline);
+        let _ = self.replace(|deadline| (deadline < ELSEWHERE).then(|| longer(deadline)));
     }
 
     /// Another node watches over the lease from here on.
@@ -177,7 +180,7 @@ impl<T> Leases<T> {
         for cell in self.buckets.values().flatten() {
             match away {
                 away if away >= ABSENCE_LONG => drop(cell.renew(now)),
-                away => cell.extend(away),
+                away => cell.extend(away, now),
             }
         }
     }
@@ -258,6 +261,13 @@ mod tests {
         leases.arm(&cell);
         leases.after_absence(Duration::from_millis(300), at(9_000));
         assert_eq!(cell.deadline_ns(), at(10_300).mono_ns.into());
+        cell.renew(at(9_400));
+        leases.after_absence(Duration::from_millis(300), at(9_500));
+        assert_eq!(
+            cell.deadline_ns(),
+            at(19_500).mono_ns.into(),
+            "a whole duration is all that a holder asked for"
+        );
         leases.after_absence(Duration::from_secs(60), at(69_000));
         assert_eq!(cell.deadline_ns(), at(79_000).mono_ns.into());
         assert_eq!(leases.expired(at(79_000), 10).len(), 1);
