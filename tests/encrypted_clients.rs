@@ -99,8 +99,8 @@ fn kdig_sees_the_same_over_every_transport() {
     }
     // Another pin is another server.
     let words = ["@127.0.0.1", "-p", &ports.dot, "+retry=0", "+tls", "service.local", "SOA"];
-    let wrong = format!("+tls-pin={}A=", &ports.pin[..42]);
-    assert_ne!(wrong, format!("+tls-pin={}", ports.pin));
+    let first = if ports.pin.starts_with('A') { 'B' } else { 'A' };
+    let wrong = format!("+tls-pin={first}{}", &ports.pin[1..]);
     assert!(!run(&kdig, &[&words[..], &[&wrong]].concat()).0, "kdig takes a wrong pin");
 }
 
