@@ -295,11 +295,6 @@ impl Writer {
         let facts_can_wait = self.unstored.is_empty() || now.mono_ns < self.again_ns;
         let stored =
             if changes.is_empty() && facts_can_wait { Ok(()) } else { self.store_round(&changes).await };
-        if let (Err(failure), Some(newest)) = (&stored, changes.last())
-            && failure.is_doubtful()
-        {
-            self.leave_out(newest.revision);
-        }
         match &stored {
             Ok(()) => {
                 // A lease begins when it is given, not when the disk was asked.
@@ -392,7 +387,11 @@ impl Writer {
             self.store(&[], Reserve::Beyond(self.registry.revision())).await?;
         }
         let newest = changes.last().map_or(self.registry.revision(), |change| change.revision);
-        self.store(changes, Reserve::Beyond(newest)).await
+        let stored = self.store(changes, Reserve::Beyond(newest)).await;
+        if stored.as_ref().is_err_and(Failure::is_doubtful) && !changes.is_empty() {
+            self.leave_out(newest);
+        }
+        stored
     }
 
     /// Stores all facts that are not yet, and what comes with them. Waits for that, and looks at the time meanwhile: a slow disk
