@@ -193,7 +193,7 @@ impl Desk {
         let (started, _) = self.view.beginnings();
         let from_before = since > 0 && since < started;
         let read = aside(|| self.history.after(since - u64::from(from_before), 1));
-        let (first, oldest) = read.map_err(|what| unreadable(&what))?;
+        let (first, oldest) = read.map_err(unreadable)?;
         if !self.history.is_whole_after(since, oldest) {
             return Err(begins(oldest.unwrap_or(now)));
         }
@@ -257,7 +257,7 @@ impl Desk {
 }
 
 /// The log cannot be read now.
-pub fn unreadable(what: &str) -> Problem {
+pub fn unreadable(what: String) -> Problem {
     Problem::new("unavailable", format!("reading the log: {what}; try again"))
 }
 

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::Desk;
+use super::{Desk, unreadable};
 use crate::availability::{Known, Past, SPAN_MAX, SPANS, ServiceTimes, Times, start_of};
 use crate::counters::{Mean, Probes, Queries};
 use crate::instance::Key;
@@ -137,9 +137,7 @@ impl Desk {
         let enough_ms = start_of(start_of(now.unix_ms, SPAN_MAX), known_for);
         let (mut before, mut undone, mut oldest) = (u64::MAX, 0, now);
         let known = loop {
-            let page = self.history.before(before, LIST_MAX);
-            let page = page
-                .map_err(|what| Problem::new("unavailable", format!("reading the log: {what}; try again")))?;
+            let page = self.history.before(before, LIST_MAX).map_err(unreadable)?;
             let Some(last) = page.last() else {
                 break match self.history.is_whole() {
                     true => Known::WHOLE,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::Desk;
+use super::{Desk, unreadable};
 use crate::instance::{Instance, Key};
 use crate::name::ServiceName;
 use crate::protocol::{
@@ -107,8 +107,4 @@ fn key_of(change: &Change) -> Option<&Key> {
         | What::Token { .. }
         | What::Plain { .. } => None,
     }
-}
-
-fn unreadable(what: String) -> Problem {
-    Problem::new("unavailable", format!("reading the log: {what}; try again"))
 }

@@ -176,7 +176,7 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
             let page = aside(|| self.desk.history.after(since, LIST_MAX));
             let (changes, oldest) = match page {
                 Ok(page) => page,
-                Err(what) => return Ok(Err(unreadable(&what))),
+                Err(what) => return Ok(Err(unreadable(what))),
             };
             // Each time: what is old is taken out of the log while it is read. Revisions are not dense (a crash leaves a gap), so a
             // log that begins with the registry's first change has lost nothing.

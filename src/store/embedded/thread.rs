@@ -78,18 +78,18 @@ impl Thread {
             begun => begun.and_then(|begun| engine.finish(&changes, begun)),
         };
         let Err(error) = failed else { return answer(Ok(())) };
-        let failure = self.after_failure(&error, true);
-        if matches!(failure, Failure::Broken { .. }) {
-            return answer(Err(failure));
-        }
+        let reason = match self.after_failure(&error, true) {
+            Failure::Doubtful(reason) => reason,
+            broken => return answer(Err(broken)),
+        };
         // The error may have come after the sync: what is there is looked at before anybody is refused.
         // Where not even that can be done, the next commit looks.
         match self.reopen().and_then(|engine| engine.holds(&changes)) {
             Ok(true) => answer(Ok(())),
-            Ok(false) => answer(Err(Failure::Refused(format!("{}: {error}", self.name)))),
+            Ok(false) => answer(Err(Failure::Refused(reason))),
             Err(_) => {
                 self.doubtful = changes;
-                answer(Err(failure));
+                answer(Err(Failure::Doubtful(reason)));
             }
         }
     }
@@ -99,11 +99,11 @@ impl Thread {
         tracing::debug!(%error, path = %self.name, "a commit failed");
         self.engine = None;
         self.history.database.store(None);
-        match self.sync_failed.load(Ordering::Acquire) {
-            true => self.broken(doubtful),
-            false if doubtful => Failure::Doubtful(format!("{}: {error}", self.name)),
-            false => Failure::Refused(format!("{}: {error}", self.name)),
+        if self.sync_failed.load(Ordering::Acquire) {
+            return self.broken(doubtful);
         }
+        let reason = format!("{}: {error}", self.name);
+        if doubtful { Failure::Doubtful(reason) } else { Failure::Refused(reason) }
     }
 
     fn broken(&self, doubtful: bool) -> Failure {
