@@ -18,7 +18,8 @@ use hickory_proto::rr::RecordType;
 use serde_json::json;
 
 use harness::ask::get;
-use harness::program::{Program, faketime, free_ports, needs};
+use harness::program::{Program, faketime, needs};
+use harness::prometheus;
 use harness::{DEADLINE, Server, eventually, srv};
 
 fn top() -> &'static Path {
@@ -148,29 +149,18 @@ fn what_was_registered_without_a_check_is_there_an_hour_later_and_after_a_restar
 #[test]
 fn prometheus_scrapes_what_is_registered() {
     let server = Server::start(&["--store", "memory"]);
-    let directory = tempfile::tempdir().expect("a directory");
-    let configuration = directory.path().join("prometheus.yml");
     let text = format!(
         "scrape_configs:\n- job_name: callsign\n  http_sd_configs:\n  - url: http://{}/sd/prometheus\n    refresh_interval: 1s\n  \
          relabel_configs:\n  - {{source_labels: [__meta_callsign_service], target_label: service}}\n",
         server.http[0]
     );
-    std::fs::write(&configuration, text).expect("writing a file");
-    let [port] = free_ports();
-    let words = [
-        format!("--config.file={}", configuration.display()),
-        format!("--storage.tsdb.path={}", directory.path().join("data").display()),
-        format!("--web.listen-address=127.0.0.1:{port}"),
-        "--log.level=warn".to_owned(),
-    ];
-    let mut prometheus = Program::start(&needs("prometheus", "prometheus"), directory, &words);
+    let (mut prometheus, at) = prometheus::start(&needs("prometheus", "prometheus"), &text);
     let mut client = server.client();
     let mut expected = Vec::new();
     let mut targets = |expected: &[String]| {
         eventually(&format!("the targets {expected:?}"), DEADLINE, || {
             prometheus.must_run();
-            let reply =
-                harness::ask::try_request(([127, 0, 0, 1], port).into(), "GET", "/api/v1/targets", "")?;
+            let reply = harness::ask::try_request(at, "GET", "/api/v1/targets", "")?;
             if reply.status != 200 {
                 return None; // it is still starting
             }

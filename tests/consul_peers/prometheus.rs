@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::agent::peer;
 use crate::harness::ask::{request, try_request};
-use crate::harness::program::{Program, free_ports};
+use crate::harness::prometheus;
 use crate::harness::{DEADLINE, Server, eventually};
 
 #[test]
@@ -13,8 +13,6 @@ fn targets_follow_the_catalog_with_their_labels() {
     let http = server.http[0];
     let put =
         |target: &str, body: &Value| assert_eq!(request(http, "PUT", target, &body.to_string()).status, 200);
-    let directory = tempfile::tempdir().expect("a directory");
-    let configuration = directory.path().join("prometheus.yml");
     let text = format!(
         "scrape_configs:\n- job_name: consul\n  consul_sd_configs:\n  - {{server: '{http}', allow_stale: true, refresh_interval: 1s}}\n  \
          relabel_configs:\n  - {{source_labels: [__meta_consul_service_id], target_label: id}}\n  \
@@ -23,20 +21,12 @@ fn targets_follow_the_catalog_with_their_labels() {
          - {{source_labels: [__meta_consul_service_metadata_env], target_label: env}}\n  \
          - {{source_labels: [__meta_consul_dc], target_label: dc}}\n"
     );
-    std::fs::write(&configuration, text).expect("writing a file");
-    let [port] = free_ports();
-    let words = [
-        format!("--config.file={}", configuration.display()),
-        format!("--storage.tsdb.path={}", directory.path().join("data").display()),
-        format!("--web.listen-address=127.0.0.1:{port}"),
-        "--log.level=warn".to_owned(),
-    ];
-    let mut prometheus = Program::start(&peer("prometheus"), directory, &words);
+    let (mut prometheus, at) = prometheus::start(&peer("prometheus"), &text);
     let mut targets = |expected: &[&str]| {
         let mut last = Vec::new();
         eventually(&format!("the targets {expected:?}"), DEADLINE, || {
             prometheus.must_run();
-            let reply = try_request(([127, 0, 0, 1], port).into(), "GET", "/api/v1/targets", "")?;
+            let reply = try_request(at, "GET", "/api/v1/targets", "")?;
             if reply.status != 200 {
                 return None; // it is still starting
             }

@@ -20,6 +20,7 @@ pub mod namespaces;
 pub mod nginx;
 pub mod process;
 pub mod program;
+pub mod prometheus;
 pub mod space;
 pub mod strace;
 pub mod tls;

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::json;
 
 use crate::harness::ask::try_request;
-use crate::harness::program::{Program, free_ports};
+use crate::harness::prometheus;
 use crate::harness::{DEADLINE, Server, eventually};
 
 /// This Prometheus scrapes a server, and has our numbers, types and units; no rule of ours fails in it.
@@ -13,8 +13,6 @@ pub fn by(program: &Path) {
     let server = Server::start(&["--store", "memory"]);
     let form = json!({"service": "web", "id": "a", "address": "10.0.0.7", "port": 80, "lease": "none"});
     server.client().done("registered", &json!({ "register": form }));
-    let directory = tempfile::tempdir().expect("a directory");
-    let configuration = directory.path().join("prometheus.yml");
     let rules = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/prometheus/callsign.rules.yml");
     let text = format!(
         "global: {{scrape_interval: 1s, evaluation_interval: 1s}}\nrule_files: [{:?}]\nscrape_configs:\n\
@@ -22,19 +20,11 @@ pub fn by(program: &Path) {
         rules.display().to_string(),
         server.http[0]
     );
-    std::fs::write(&configuration, text).expect("writing a file");
-    let [port] = free_ports();
-    let words = [
-        format!("--config.file={}", configuration.display()),
-        format!("--storage.tsdb.path={}", directory.path().join("data").display()),
-        format!("--web.listen-address=127.0.0.1:{port}"),
-        "--log.level=warn".to_owned(),
-    ];
-    let mut prometheus = Program::start(program, directory, &words);
+    let (mut prometheus, at) = prometheus::start(program, &text);
     let mut ask = |what: &str, target: &str| {
         eventually(what, DEADLINE, || {
             prometheus.must_run();
-            let reply = try_request(([127, 0, 0, 1], port).into(), "GET", target, "")?;
+            let reply = try_request(at, "GET", target, "")?;
             let found = (reply.status == 200).then(|| reply.json())?; // it may still be starting
             let data = found["data"].clone();
             let is_there = match target {
