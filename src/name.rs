@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
+pub(crate) use self::wire_form::Folded;
 pub use self::wire_form::{Labels, NAME_OCTETS_MAX, Name, NameError, Suffixes};
 
 /// Longest label (RFC 1035 section 2.3.4).

@@ -6,11 +6,10 @@
 //! what is left. A stream has no TC to say that anything is missing: what no message holds is SERVFAIL there.
 
 use std::collections::HashMap;
-use std::hash::{Hash, Hasher};
 
 use super::edns::{self, OPTION_OCTETS};
 use crate::answer::{Answer, CLASS_IN, Ede, Over, Rcode, Signed};
-use crate::name::Name;
+use crate::name::{Folded, Name};
 use crate::record::{Data, Record, Type};
 
 /// Octets of a header (RFC 1035 section 4.1.1).
@@ -183,26 +182,6 @@ struct Writer<'a> {
     names: HashMap<Folded<'a>, u16>,
     /// Where pointers stand, for who wants to know; of records that were taken back too.
     pointers: Option<Vec<usize>>,
-}
-
-/// A name in wire form that compares without case (RFC 4343).
-#[derive(Clone, Copy)]
-struct Folded<'a>(&'a [u8]);
-
-impl PartialEq for Folded<'_> {
-    fn eq(&self, other: &Self) -> bool {
-        self.0.eq_ignore_ascii_case(other.0)
-    }
-}
-
-impl Eq for Folded<'_> {}
-
-impl Hash for Folded<'_> {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        for octet in self.0 {
-            state.write_u8(octet.to_ascii_lowercase());
-        }
-    }
 }
 
 impl<'a> Writer<'a> {
