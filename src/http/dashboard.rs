@@ -72,11 +72,13 @@ static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
 });
 
 /// What every file carries besides.
-const HEADERS: [(HeaderName, &str); 6] = [
+///
+/// No cross-origin-opener-policy: it would have the browser make a new process for the page, a third of the time until
+/// something is seen. Who opened the page may leave it, and learns nothing: there is no frame in it and it hears no message.
+const HEADERS: [(HeaderName, &str); 5] = [
     (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
     (header::REFERRER_POLICY, "no-referrer"),
     (header::X_FRAME_OPTIONS, "DENY"), // for browsers that do not know frame-ancestors
-    (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
     (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
     // Kept, and asked about each time: another version of the server may stand behind the same address.
     (header::CACHE_CONTROL, "no-cache"),
