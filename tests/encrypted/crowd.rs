@@ -252,7 +252,8 @@ fn receive_with_time(socket: &UdpSocket) -> io::Result<(Vec<u8>, Duration)> {
     let (mut buffer, mut space) = (vec![0; 512], cmsg_space!(TimeSpec));
     let (octets, at) = {
         let mut into = [IoSliceMut::new(&mut buffer)];
-        let received = recvmsg::<()>(socket.as_raw_fd(), &mut into, Some(&mut space), MsgFlags::MSG_DONTWAIT)?;
+        let received =
+            recvmsg::<()>(socket.as_raw_fd(), &mut into, Some(&mut space), MsgFlags::MSG_DONTWAIT)?;
         let at = received.cmsgs()?.find_map(|message| match message {
             ControlMessageOwned::ScmTimestampns(at) => Some(at.into()),
             _ => None,
