@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -105,7 +105,7 @@ struct Begun {
 
 async fn serve(config: Config, begun: Begun) -> Result<()> {
     let Begun { clock, started, identity, keys, mut bound, confined } = begun;
-    let mut signals = Signals::new()?;
+    let signals = Signals::new()?;
     let hangups = zones::hangups()?;
     let folder = config.zones.as_ref().map(|folder| zones::Folder::read(folder, &config)).transpose()?;
     let (zones, taken) = folder.as_ref().map(zones::Folder::zones).unwrap_or_default();
@@ -124,40 +124,17 @@ async fn serve(config: Config, begun: Begun) -> Result<()> {
     // DNS answers SERVFAIL until the registry is loaded: at once, or where the sockets were handed over after
     // a moment, for what waits in them was asked of the server before us and shall not hear of the change.
     let patience = if bound.dns_handed { HANDED_WAIT_MAX } else { Duration::ZERO };
-    let access = Arc::new(Access {
-        rules: config.access.clone(),
-        others_trusted: config.allow_unauthenticated,
-        own_user: nix::unistd::geteuid().as_raw(),
-        owned_max: config.identity_instances_max,
-    });
+    let access = access(&config);
     let view = server.view.clone();
     let link = server.link(&config, &bound, &access)?;
-    let mut loading = std::pin::pin!(load(&config, taken, clock, &view, link));
-    let loaded = match tokio::time::timeout(patience, &mut loading).await {
-        Ok(loaded) => loaded,
-        Err(_) => {
-            begin.cancel();
-            loading.await
-        }
-    };
+    let loaded = begun_after(patience, &begin, load(&config, taken, clock, &view, link)).await;
     let mut writing = JoinSet::new(); // its end is waited for apart: it comes before that of DNS
     let (history, store_name, handle) = loaded?.begin(&mut writing, &server.view, clock, &access);
     server.transfers.begin(handle.clone(), history.clone());
-    let journal = handle.journal.clone();
     server.updates.begin(handle.clone());
     server.view.set_ready();
     begin.cancel();
-    let (changed, files) = watch::channel(());
-    server.tell_secondaries(&config, journal, files)?;
-    let keeper = zones::Keeper {
-        folder,
-        view: server.view.clone(),
-        writer: handle.clone(),
-        transfers: server.transfers.clone(),
-        changed,
-        data: config.data.clone(),
-    };
-    server.tasks.spawn("zone files", keeper.run(hangups, server.stop_registrations.clone()));
+    server.follow_files(&config, folder, &handle, hangups)?;
 
     server.lines.extend(bound.spoken());
     let node = own_node(&config, &bound, &server.view);
@@ -185,19 +162,17 @@ async fn serve(config: Config, begun: Begun) -> Result<()> {
     announce(&server.lines)?;
     tell_supervisor(sd_notify::NotifyState::Ready);
 
-    tokio::select! {
-        signal = signals.next() => tracing::info!(signal, "stopping"),
-        ended = server.tasks.first_end() => bail!("{ended}"),
-        ended = writing.join_next() => bail!("the writer ended early: {ended:?}"),
-    }
-    tell_supervisor(sd_notify::NotifyState::Stopping);
-    tokio::select! {
-        done = server.end(writing, unix_file, watchdog, config.grace) => done,
-        signal = signals.next() => {
-            tracing::warn!(signal, "stopping at once");
-            Ok(())
-        }
-    }
+    server.live(signals, writing, unix_file, watchdog, config.grace).await
+}
+
+/// Who may do what.
+fn access(config: &Config) -> Arc<Access> {
+    Arc::new(Access {
+        rules: config.access.clone(),
+        others_trusted: config.allow_unauthenticated,
+        own_user: nix::unistd::geteuid().as_raw(),
+        owned_max: config.identity_instances_max,
+    })
 }
 
 /// What the parts of the start share.
@@ -429,6 +404,30 @@ impl Server {
         Ok(watchdog)
     }
 
+    /// Until a signal, and the way down then; a second signal cuts that short.
+    async fn live(
+        &mut self,
+        mut signals: Signals,
+        mut writing: JoinSet<()>,
+        unix_file: Option<bind::UnixFile>,
+        watchdog: JoinSet<()>,
+        grace: Duration,
+    ) -> Result<()> {
+        tokio::select! {
+            signal = signals.next() => tracing::info!(signal, "stopping"),
+            ended = self.tasks.first_end() => bail!("{ended}"),
+            ended = writing.join_next() => bail!("the writer ended early: {ended:?}"),
+        }
+        tell_supervisor(sd_notify::NotifyState::Stopping);
+        tokio::select! {
+            done = self.end(writing, unix_file, watchdog, grace) => done,
+            signal = signals.next() => {
+                tracing::warn!(signal, "stopping at once");
+                Ok(())
+            }
+        }
+    }
+
     /// The way down, in order.
     async fn end(
         &mut self,
@@ -471,6 +470,18 @@ pub fn check(config: &Config) -> Result<()> {
     match &config.zones {
         Some(folder) => zones::Folder::read(folder, config).map(|_| ()),
         None => Ok(()),
+    }
+}
+
+/// What a task comes to; `begin` is said meanwhile where it takes longer than `patience`.
+async fn begun_after<T>(patience: Duration, begin: &CancellationToken, task: impl Future<Output = T>) -> T {
+    let mut task = std::pin::pin!(task);
+    match tokio::time::timeout(patience, &mut task).await {
+        Ok(done) => done,
+        Err(_) => {
+            begin.cancel();
+            task.await
+        }
     }
 }
 

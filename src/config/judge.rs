@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{anyhow, bail};
 
@@ -26,6 +27,8 @@ use crate::name::{Apex, Datacenter};
 use crate::registry::{FORGET_AFTER, INSTANCES_MAX};
 use crate::store::{Limits, etcd};
 
+/// Where DNS and HTTP are served unless somebody says otherwise; HTTP on the first alone.
+const LOOPBACK: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
 /// Keys that mean something for a store on etcd alone.
 const ETCD_KEYS: [&str; 8] = [
     "node",
@@ -39,8 +42,134 @@ const ETCD_KEYS: [&str; 8] = [
 ];
 
 impl Given {
+    /// The one place of defaults: each key, and what holds where nothing is said.
+    pub(super) fn config(&self, around: &Surroundings) -> anyhow::Result<Config> {
+        let store = self.one("store", store)?.unwrap_or(StoreChoice::Embedded);
+        let limits = Limits::default();
+        self.judged(Config {
+            domain: self.list("domain", domain)?.unwrap_or_else(domain_default),
+            consul_domain: self.one("consul-domain", domain)?,
+            datacenter: self.one("datacenter", datacenter)?.unwrap_or_else(datacenter_default),
+            dns: self.list("dns", address)?.unwrap_or_else(dns_default),
+            dns_is_default: !self.0.contains_key("dns"),
+            dot: self.list("dot", address)?.unwrap_or_default(),
+            doh: self.list("doh", address)?.unwrap_or_default(),
+            doq: self.list("doq", address)?.unwrap_or_default(),
+            certificate: self.certificate()?,
+            socket: self.socket(around)?,
+            listen: self.list("listen", address)?.unwrap_or_default(),
+            http: self.http()?,
+            http_hosts: self.list("http-hosts", http_host)?.unwrap_or_default(),
+            underscore_is_hyphen: self.one("underscore", underscore)?.unwrap_or(false),
+            allow_unauthenticated: self.one("allow-unauthenticated", flag)?.unwrap_or(false),
+            zones: self.zones(around)?,
+            services: self.one("services", directory)?,
+            allow_empty: self.one("allow-empty", flag)?.unwrap_or(false),
+            data: self.data(&store, around)?,
+            node: self.one("node", node)?,
+            etcd: self.etcd(&store)?,
+            store,
+            history_changes: self.one("history-changes", any_number)?.unwrap_or(limits.history_changes),
+            history_age: self.one("history-age", history_age)?.unwrap_or(limits.history_age),
+            user: self.one("user", account)?,
+            group: self.one("group", account)?,
+            listen_tls: self.list("listen-tls", address)?.unwrap_or_default(),
+            https: self.list("https", address)?.unwrap_or_default(),
+            client_authority: self.one("client-authority", path)?,
+            access: self.list("access", rule)?,
+            advertise: self.one("advertise", advertise)?,
+            advertise_listen: self.one("advertise-listen", advertise_listen)?,
+            stale_for: self.one("stale-for", |text| duration(text, STALE_FOR_MAX))?,
+            tell_stale: self.one("tell-stale", flag)?.unwrap_or(false),
+            reverse: self.list("reverse", network)?.unwrap_or_default(),
+            regions: self.list("regions", region)?.unwrap_or_default(),
+            ttl: self.one("ttl", |text| number(text, 0, TTL_MAX.into()))?.unwrap_or(TTL_DEFAULT),
+            known_for: self.one("known-for", |text| duration(text, KNOWN_FOR_MAX))?.unwrap_or(FORGET_AFTER),
+            instances_max: self.one("instances-max", at_least_one)?.unwrap_or(INSTANCES_MAX),
+            identity_instances_max: self.one("identity-instances-max", at_least_one)?.unwrap_or(OWNED_MAX),
+            allow_loopback: self.one("allow-loopback", flag)?.unwrap_or(false),
+            udp_octets_loopback: self.one("udp-octets-loopback", udp_octets)?.unwrap_or(UDP_OCTETS_DEFAULT),
+            rate_limit: self.one("rate-limit", rate_limit)?.unwrap_or(0),
+            nsid: self.one("nsid", nsid)?,
+            cookie_secret: self.cookie_secrets()?,
+            query_allow: self.list("query-allow", network)?,
+            tsig_keys: self.list("tsig-keys", path)?.unwrap_or_default(),
+            dnssec_keys: self.one("dnssec-keys", path)?,
+            transfer_allow: self.list("transfer-allow", allowed)?.unwrap_or_else(whoever_is_here),
+            update_allow: self.list("update-allow", updater)?.unwrap_or_default(),
+            notify: self.list("notify", secondary)?.unwrap_or_default(),
+            forward: self.list("forward", upstream)?.unwrap_or_default(),
+            forward_allow: self.list("forward-allow", network)?.unwrap_or_else(this_machine),
+            forward_special: self.list("forward-special", special_name)?.unwrap_or_default(),
+            forward_trust_ad: self.one("forward-trust-ad", flag)?.unwrap_or(false),
+            claim_local: self.one("claim-local", flag)?.unwrap_or(false),
+            log: self.log(around)?,
+            log_format: self.one("log-format", log_format)?.unwrap_or_default(),
+            grace: self.one("grace", |text| duration(text, GRACE_MAX))?.unwrap_or_default(),
+            probe_allow: self.list("probe-allow", network)?.unwrap_or_default(),
+            probe_commands: self.one("probe-commands", flag)?.unwrap_or(false),
+            confine: self.one("confine", confine)?.unwrap_or(true),
+            confine_read: self.list("confine-read", path)?.unwrap_or_default(),
+        })
+    }
+
+    /// Two files, or one made here, and not both: which of them is shown would be a guess.
+    fn certificate(&self) -> anyhow::Result<Option<CertificateChoice>> {
+        let made = self.one("tls-self-signed", flag)?.unwrap_or(false);
+        let (certificate, key) = (self.one("tls-certificate", path)?, self.one("tls-key", path)?);
+        let origin = |key: &str| &self.0[key][0].origin;
+        match (certificate, key, made) {
+            (None, None, false) => Ok(None),
+            (None, None, true) => Ok(Some(CertificateChoice::SelfSigned)),
+            (Some(certificate), Some(key), false) => Ok(Some(CertificateChoice::Files { certificate, key })),
+            (Some(_), None, _) => {
+                bail!("{} needs its key: name the file in PEM form with `tls-key`", origin("tls-certificate"))
+            }
+            (None, Some(_), _) => {
+                bail!(
+                    "{} needs its certificate: name the file in PEM form with `tls-certificate`",
+                    origin("tls-key")
+                )
+            }
+            (Some(_), Some(_), true) => {
+                bail!(
+                    "{} makes a certificate, and `tls-certificate` names one; leave one of them out",
+                    origin("tls-self-signed")
+                )
+            }
+        }
+    }
+
+    /// The registration socket.
+    fn socket(&self, around: &Surroundings) -> anyhow::Result<PathBuf> {
+        match self.one("socket", socket)? {
+            Some(path) => Ok(path),
+            None => around.socket().ok_or_else(|| {
+                anyhow!("socket: there is no directory of your own to put it in, because XDG_RUNTIME_DIR is not set; name a path that only you can write to with --socket")
+            }),
+        }
+    }
+
+    /// Where HTTP is served; `none` is nowhere.
+    fn http(&self) -> anyhow::Result<Vec<SocketAddr>> {
+        match self.0.get("http").map(Vec::as_slice) {
+            Some([none]) if none.text == "none" => Ok(Vec::new()),
+            _ => Ok(self
+                .list("http", address)?
+                .unwrap_or_else(|| vec![SocketAddr::new(LOOPBACK[0], HTTP_PORT)])),
+        }
+    }
+
+    /// The directory of static zones: `zones` where the server was started, if there is one.
+    fn zones(&self, around: &Surroundings) -> anyhow::Result<Option<PathBuf>> {
+        Ok(match self.one("zones", directory)? {
+            Some(path) => Some(path),
+            None => Some(around.directory.join("zones")).filter(|path| path.is_dir()),
+        })
+    }
+
     /// The directory of the store, where it needs one.
-    pub(super) fn data(&self, store: &StoreChoice, around: &Surroundings) -> anyhow::Result<Option<PathBuf>> {
+    fn data(&self, store: &StoreChoice, around: &Surroundings) -> anyhow::Result<Option<PathBuf>> {
         let given = self.one("data", path)?;
         match (store, given) {
             (StoreChoice::Memory, Some(_)) => {
@@ -67,7 +196,7 @@ impl Given {
     }
 
     /// How etcd is reached, where it is the store; and what is said of etcd where it is not is a mistake.
-    pub(super) fn etcd(&self, store: &StoreChoice) -> anyhow::Result<Option<etcd::Settings>> {
+    fn etcd(&self, store: &StoreChoice) -> anyhow::Result<Option<etcd::Settings>> {
         let origin = |key: &str| &self.0[key][0].origin;
         let StoreChoice::Etcd(choice) = store else {
             for key in ETCD_KEYS {
@@ -119,104 +248,28 @@ impl Given {
         values.iter().map(|value| cookie_secret(&value.text).map_err(|rule| value.complaint(rule))).collect()
     }
 
-    /// The one place of defaults and rules.
-    pub(super) fn config(&self, around: &Surroundings) -> anyhow::Result<Config> {
-        let loopback = [IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)];
-        let store = self.one("store", store)?.unwrap_or(StoreChoice::Embedded);
-        let config = Config {
-            domain: self.list("domain", domain)?.unwrap_or_else(|| {
-                vec![Apex::parse("service.local").expect("the default domain is a name")]
-            }),
-            consul_domain: self.one("consul-domain", domain)?,
-            datacenter: self
-                .one("datacenter", datacenter)?
-                .unwrap_or_else(|| Datacenter::parse(DATACENTER_DEFAULT).expect("the default is a name")),
-            dns: self
-                .list("dns", address)?
-                .unwrap_or_else(|| loopback.map(|address| SocketAddr::new(address, DNS_PORT)).to_vec()),
-            dns_is_default: !self.0.contains_key("dns"),
-            dot: self.list("dot", address)?.unwrap_or_default(),
-            doh: self.list("doh", address)?.unwrap_or_default(),
-            doq: self.list("doq", address)?.unwrap_or_default(),
-            certificate: self.certificate()?,
-            socket: match self.one("socket", socket)? {
-                Some(path) => path,
-                None => around.socket().ok_or_else(|| {
-                    anyhow!("socket: there is no directory of your own to put it in, because XDG_RUNTIME_DIR is not set; name a path that only you can write to with --socket")
-                })?,
-            },
-            listen: self.list("listen", address)?.unwrap_or_default(),
-            http: match self.0.get("http").map(Vec::as_slice) {
-                Some([none]) if none.text == "none" => Vec::new(),
-                _ => self.list("http", address)?.unwrap_or_else(|| vec![SocketAddr::new(loopback[0], HTTP_PORT)]),
-            },
-            http_hosts: self.list("http-hosts", http_host)?.unwrap_or_default(),
-            underscore_is_hyphen: self.one("underscore", underscore)?.unwrap_or(false),
-            allow_unauthenticated: self.one("allow-unauthenticated", flag)?.unwrap_or(false),
-            zones: match self.one("zones", directory)? {
-                Some(path) => Some(path),
-                None => Some(around.directory.join("zones")).filter(|path| path.is_dir()),
-            },
-            services: self.one("services", directory)?,
-            allow_empty: self.one("allow-empty", flag)?.unwrap_or(false),
-            data: self.data(&store, around)?,
-            node: self.one("node", node)?,
-            etcd: self.etcd(&store)?,
-            store,
-            history_changes: self.one("history-changes", |text| number(text, 0, u64::MAX))?.unwrap_or(Limits::default().history_changes),
-            history_age: self.one("history-age", |text| duration(text, HISTORY_AGE_MAX))?.unwrap_or(Limits::default().history_age),
-            user: self.one("user", account)?,
-            group: self.one("group", account)?,
-            listen_tls: self.list("listen-tls", address)?.unwrap_or_default(),
-            https: self.list("https", address)?.unwrap_or_default(),
-            client_authority: self.one("client-authority", path)?,
-            access: self.list("access", rule)?,
-            advertise: self.one("advertise", advertise)?,
-            advertise_listen: self.one("advertise-listen", advertise_listen)?,
-            stale_for: self.one("stale-for", |text| duration(text, STALE_FOR_MAX))?,
-            tell_stale: self.one("tell-stale", flag)?.unwrap_or(false),
-            reverse: self.list("reverse", network)?.unwrap_or_default(),
-            regions: self.list("regions", region)?.unwrap_or_default(),
-            ttl: self.one("ttl", |text| number(text, 0, TTL_MAX.into()))?.unwrap_or(TTL_DEFAULT),
-            known_for: self.one("known-for", |text| duration(text, KNOWN_FOR_MAX))?.unwrap_or(FORGET_AFTER),
-            instances_max: self.one("instances-max", |text| number(text, 1, u64::MAX))?.unwrap_or(INSTANCES_MAX),
-            identity_instances_max: self
-                .one("identity-instances-max", |text| number(text, 1, u64::MAX))?
-                .unwrap_or(OWNED_MAX),
-            allow_loopback: self.one("allow-loopback", flag)?.unwrap_or(false),
-            udp_octets_loopback: self
-                .one("udp-octets-loopback", |text| number(text, UDP_OCTETS_MIN.into(), UDP_OCTETS_MAX.into()))?
-                .unwrap_or(UDP_OCTETS_DEFAULT),
-            rate_limit: self
-                .one("rate-limit", |text| number(text, 0, REPLIES_PER_SECOND_MAX.into()))?
-                .unwrap_or(0),
-            nsid: self.one("nsid", nsid)?,
-            cookie_secret: self.cookie_secrets()?,
-            query_allow: self.list("query-allow", network)?,
-            tsig_keys: self.list("tsig-keys", path)?.unwrap_or_default(),
-            dnssec_keys: self.one("dnssec-keys", path)?,
-            transfer_allow: self.list("transfer-allow", allowed)?.unwrap_or_else(|| {
-                let network = |network| Allowed { network: Some(network), key: None };
-                this_machine().into_iter().map(network).collect()
-            }),
-            update_allow: self.list("update-allow", updater)?.unwrap_or_default(),
-            notify: self.list("notify", secondary)?.unwrap_or_default(),
-            forward: self.list("forward", upstream)?.unwrap_or_default(),
-            forward_allow: self.list("forward-allow", network)?.unwrap_or_else(this_machine),
-            forward_special: self.list("forward-special", special_name)?.unwrap_or_default(),
-            forward_trust_ad: self.one("forward-trust-ad", flag)?.unwrap_or(false),
-            claim_local: self.one("claim-local", flag)?.unwrap_or(false),
-            log: match self.one("log", log)? {
-                Some(filter) => filter,
-                None => around.rust_log()?.unwrap_or_else(|| "info".to_owned()),
-            },
-            log_format: self.one("log-format", log_format)?.unwrap_or_default(),
-            grace: self.one("grace", |text| duration(text, GRACE_MAX))?.unwrap_or_default(),
-            probe_allow: self.list("probe-allow", network)?.unwrap_or_default(),
-            probe_commands: self.one("probe-commands", flag)?.unwrap_or(false),
-            confine: self.one("confine", confine)?.unwrap_or(true),
-            confine_read: self.list("confine-read", path)?.unwrap_or_default(),
-        };
+    /// What is logged: as the key says, as other programs in Rust are told, or `info`.
+    fn log(&self, around: &Surroundings) -> anyhow::Result<String> {
+        match self.one("log", log)? {
+            Some(filter) => Ok(filter),
+            None => Ok(around.rust_log()?.unwrap_or_else(|| "info".to_owned())),
+        }
+    }
+
+    /// What no key says alone: who needs another, who may not be with another, and of what there is too much.
+    fn judged(&self, config: Config) -> anyhow::Result<Config> {
+        self.each_of_use(&config)?;
+        self.authenticated(&config)?;
+        self.certified(&config)?;
+        self.one_grammar_a_name(&config)?;
+        self.few_networks(&config)?;
+        self.few_upstreams(&config)?;
+        self.few_secondaries(&config)?;
+        Ok(config)
+    }
+
+    /// What would do nothing without another key is a mistake, and is not passed over.
+    fn each_of_use(&self, config: &Config) -> anyhow::Result<()> {
         if !config.confine_read.is_empty() && (config.probe_commands || !config.confine) {
             bail!(
                 "{} is of no use: nothing is confined where `confine` is `none` or `probe-commands` is true",
@@ -232,113 +285,7 @@ impl Given {
                 self.0["advertise-listen"][0].origin
             );
         }
-        self.authenticated(&config)?;
-        self.certified(&config)?;
-        self.one_grammar_a_name(&config)?;
-        if let Some(beyond) = config.reverse.get(REVERSE_MAX) {
-            bail!(
-                "{} {beyond} is one network too many; there may be {REVERSE_MAX}",
-                self.0["reverse"][REVERSE_MAX].origin
-            );
-        }
-        if let Some(beyond) = config.query_allow.as_ref().and_then(|networks| networks.get(CLIENTS_MAX)) {
-            bail!(
-                "{} {beyond} is one network too many; there may be {CLIENTS_MAX}",
-                self.0["query-allow"][CLIENTS_MAX].origin
-            );
-        }
-        if let Some(beyond) = config.regions.get(REGIONS_MAX) {
-            bail!(
-                "{} {}={} is one network too many; there may be {REGIONS_MAX}",
-                self.0["regions"][REGIONS_MAX].origin,
-                beyond.name,
-                beyond.network
-            );
-        }
-        self.few_upstreams(&config)?;
-        if config.notify.len() > SECONDARIES_MAX {
-            bail!(
-                "{} is one secondary more than {SECONDARIES_MAX}; let others follow one of them",
-                self.0["notify"][SECONDARIES_MAX].origin
-            );
-        }
-        Ok(config)
-    }
-
-    /// Two files, or one made here, and not both: which of them is shown would be a guess.
-    fn certificate(&self) -> anyhow::Result<Option<CertificateChoice>> {
-        let made = self.one("tls-self-signed", flag)?.unwrap_or(false);
-        let (certificate, key) = (self.one("tls-certificate", path)?, self.one("tls-key", path)?);
-        let origin = |key: &str| &self.0[key][0].origin;
-        match (certificate, key, made) {
-            (None, None, false) => Ok(None),
-            (None, None, true) => Ok(Some(CertificateChoice::SelfSigned)),
-            (Some(certificate), Some(key), false) => Ok(Some(CertificateChoice::Files { certificate, key })),
-            (Some(_), None, _) => {
-                bail!("{} needs its key: name the file in PEM form with `tls-key`", origin("tls-certificate"))
-            }
-            (None, Some(_), _) => {
-                bail!(
-                    "{} needs its certificate: name the file in PEM form with `tls-certificate`",
-                    origin("tls-key")
-                )
-            }
-            (Some(_), Some(_), true) => {
-                bail!(
-                    "{} makes a certificate, and `tls-certificate` names one; leave one of them out",
-                    origin("tls-self-signed")
-                )
-            }
-        }
-    }
-
-    fn certified(&self, config: &Config) -> anyhow::Result<()> {
-        let encrypted = [
-            ("dot", &config.dot),
-            ("doh", &config.doh),
-            ("doq", &config.doq),
-            ("listen-tls", &config.listen_tls),
-            ("https", &config.https),
-        ];
-        for (key, addresses) in encrypted {
-            if let (Some(first), None) = (addresses.first(), &config.certificate) {
-                bail!(
-                    "{} {first} needs a certificate: name its files with `tls-certificate` and `tls-key`, or set `tls-self-signed = true` (--tls-self-signed) for a first try",
-                    self.0[key][0].origin
-                );
-            }
-        }
-        if config.client_authority.is_some() && config.listen_tls.is_empty() && config.https.is_empty() {
-            bail!(
-                "{} is of no use without `listen-tls` or `https`: clients show certificates there",
-                self.0["client-authority"][0].origin
-            );
-        }
         Ok(())
-    }
-
-    fn few_upstreams(&self, config: &Config) -> anyhow::Result<()> {
-        if config.forward.len() > UPSTREAMS_MAX {
-            bail!(
-                "{} is one more server than {UPSTREAMS_MAX}: one name is asked of three at most",
-                self.0["forward"][UPSTREAMS_MAX].origin
-            );
-        }
-        Ok(())
-    }
-
-    /// `web.service.consul` means one thing: the two grammars have no name in common.
-    fn one_grammar_a_name(&self, config: &Config) -> anyhow::Result<()> {
-        let Some(alias) = config.consul_domain.as_ref().map(Apex::name) else { return Ok(()) };
-        let shared = config
-            .domain
-            .iter()
-            .find(|domain| domain.name().is_within(alias) || alias.is_within(domain.name()));
-        let Some(shared) = shared else { return Ok(()) };
-        let origin = &self.0["consul-domain"][0].origin;
-        bail!(
-            "{origin} {alias} must be neither the domain {shared} nor above or below it: one name would have two meanings"
-        );
     }
 
     /// Nobody reaches the registration socket from elsewhere unless somebody asked for that by name.
@@ -377,4 +324,125 @@ impl Given {
         }
         Ok(())
     }
+
+    fn certified(&self, config: &Config) -> anyhow::Result<()> {
+        let encrypted = [
+            ("dot", &config.dot),
+            ("doh", &config.doh),
+            ("doq", &config.doq),
+            ("listen-tls", &config.listen_tls),
+            ("https", &config.https),
+        ];
+        for (key, addresses) in encrypted {
+            if let (Some(first), None) = (addresses.first(), &config.certificate) {
+                bail!(
+                    "{} {first} needs a certificate: name its files with `tls-certificate` and `tls-key`, or set `tls-self-signed = true` (--tls-self-signed) for a first try",
+                    self.0[key][0].origin
+                );
+            }
+        }
+        if config.client_authority.is_some() && config.listen_tls.is_empty() && config.https.is_empty() {
+            bail!(
+                "{} is of no use without `listen-tls` or `https`: clients show certificates there",
+                self.0["client-authority"][0].origin
+            );
+        }
+        Ok(())
+    }
+
+    /// `web.service.consul` means one thing: the two grammars have no name in common.
+    fn one_grammar_a_name(&self, config: &Config) -> anyhow::Result<()> {
+        let Some(alias) = config.consul_domain.as_ref().map(Apex::name) else { return Ok(()) };
+        let shared = config
+            .domain
+            .iter()
+            .find(|domain| domain.name().is_within(alias) || alias.is_within(domain.name()));
+        let Some(shared) = shared else { return Ok(()) };
+        let origin = &self.0["consul-domain"][0].origin;
+        bail!(
+            "{origin} {alias} must be neither the domain {shared} nor above or below it: one name would have two meanings"
+        );
+    }
+
+    fn few_networks(&self, config: &Config) -> anyhow::Result<()> {
+        if let Some(beyond) = config.reverse.get(REVERSE_MAX) {
+            bail!(
+                "{} {beyond} is one network too many; there may be {REVERSE_MAX}",
+                self.0["reverse"][REVERSE_MAX].origin
+            );
+        }
+        if let Some(beyond) = config.query_allow.as_ref().and_then(|networks| networks.get(CLIENTS_MAX)) {
+            bail!(
+                "{} {beyond} is one network too many; there may be {CLIENTS_MAX}",
+                self.0["query-allow"][CLIENTS_MAX].origin
+            );
+        }
+        if let Some(beyond) = config.regions.get(REGIONS_MAX) {
+            bail!(
+                "{} {}={} is one network too many; there may be {REGIONS_MAX}",
+                self.0["regions"][REGIONS_MAX].origin,
+                beyond.name,
+                beyond.network
+            );
+        }
+        Ok(())
+    }
+
+    fn few_upstreams(&self, config: &Config) -> anyhow::Result<()> {
+        if config.forward.len() > UPSTREAMS_MAX {
+            bail!(
+                "{} is one more server than {UPSTREAMS_MAX}: one name is asked of three at most",
+                self.0["forward"][UPSTREAMS_MAX].origin
+            );
+        }
+        Ok(())
+    }
+
+    fn few_secondaries(&self, config: &Config) -> anyhow::Result<()> {
+        if config.notify.len() > SECONDARIES_MAX {
+            bail!(
+                "{} is one secondary more than {SECONDARIES_MAX}; let others follow one of them",
+                self.0["notify"][SECONDARIES_MAX].origin
+            );
+        }
+        Ok(())
+    }
+}
+
+fn domain_default() -> Vec<Apex> {
+    vec![Apex::parse("service.local").expect("the default domain is a name")]
+}
+
+fn datacenter_default() -> Datacenter {
+    Datacenter::parse(DATACENTER_DEFAULT).expect("the default is a name")
+}
+
+fn dns_default() -> Vec<SocketAddr> {
+    LOOPBACK.map(|address| SocketAddr::new(address, DNS_PORT)).to_vec()
+}
+
+/// Who is on this machine may have whole zones.
+fn whoever_is_here() -> Vec<Allowed> {
+    let network = |network| Allowed { network: Some(network), key: None };
+    this_machine().into_iter().map(network).collect()
+}
+
+fn any_number(text: &str) -> Result<u64, String> {
+    number(text, 0, u64::MAX)
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    number(text, 1, u64::MAX)
+}
+
+fn history_age(text: &str) -> Result<Duration, String> {
+    duration(text, HISTORY_AGE_MAX)
+}
+
+fn udp_octets(text: &str) -> Result<u16, String> {
+    number(text, UDP_OCTETS_MIN.into(), UDP_OCTETS_MAX.into())
+}
+
+fn rate_limit(text: &str) -> Result<u32, String> {
+    number(text, 0, REPLIES_PER_SECOND_MAX.into())
 }

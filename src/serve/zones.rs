@@ -10,36 +10,26 @@
 //! lines are all good cannot be told from a whole: BIND, Knot and NSD read a file only when they are told to, and CoreDNS
 //! when its serial is another one, which stands at the top of the half too.
 
+mod keeper;
+mod resting;
+
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 
-use super::secondaries;
+pub use self::keeper::hangups;
+use self::resting::{Coming, LOOKS_RESTLESS, RESTLESS, is_as_rested};
 use crate::config::Config;
-use crate::dns::transfer::Transfers;
 use crate::dns::transfer::steps::Edit;
 use crate::grammar::reverse;
 use crate::name::{Name, ServiceName};
-use crate::view::{View, Zones};
-use crate::writer::{self, FilesRefused, Handle};
+use crate::view::Zones;
 use crate::zone::{Kind, Zone};
 use crate::zone_file::Files;
 use crate::zone_folder::{Complaint, Loaded, Mark, apex_of, files_in, load, mark};
 
-/// How long a change waits to be seen, at most; it is read one look later.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Looks that a file which is written in place has to rest: a copy over a line that stalls, an editor that writes in pieces.
-const LOOKS_IN_PLACE: u32 = 5;
-/// Looks after which a file that never rests is said to be one: longer than an editor or a copy goes on.
-const LOOKS_RESTLESS: u32 = 30;
-/// What is said of it.
-const RESTLESS: &str = "the file does not come to rest; SIGHUP reads it as it is";
 /// Troubles that the status names; the log has all of them.
 const TROUBLES_MAX: usize = 100;
 
@@ -83,20 +73,6 @@ struct Due<'a> {
     rested: Option<Coming>,
 }
 
-/// Files that are otherwise than when they were read.
-#[derive(Default)]
-struct Coming {
-    /// As they were at the last look.
-    marks: BTreeMap<PathBuf, Mark>,
-    /// For how many looks before that.
-    rested: u32,
-    in_place: bool,
-    /// At how many looks they were otherwise than when they were read, however often they changed.
-    looks: u32,
-    /// It is said that they do not come to rest.
-    is_told: bool,
-}
-
 #[derive(Clone)]
 struct Served {
     zone: Arc<Zone>,
@@ -110,49 +86,6 @@ struct Served {
 struct Waiting {
     served: Served,
     edit: Option<Edit>,
-}
-
-impl Known {
-    /// The files, which are otherwise than when they were read, where they have been so for long enough.
-    fn rested(&mut self, marks: BTreeMap<PathBuf, Mark>) -> Option<Coming> {
-        let mut coming = match self.coming.take() {
-            Some(before) if before.marks == marks => Coming { rested: before.rested + 1, ..before },
-            before => {
-                let coming = before.unwrap_or_default().anew(marks);
-                let in_place = coming.in_place || is_rewritten(&self.marks, &coming.marks);
-                Coming { in_place, ..coming }
-            }
-        };
-        coming.looks += 1;
-        let has_rested = coming.rested >= if coming.in_place { LOOKS_IN_PLACE } else { 1 };
-        match has_rested {
-            true => Some(coming),
-            false => {
-                self.coming = Some(coming);
-                None
-            }
-        }
-    }
-}
-
-impl Coming {
-    /// The same files, which are otherwise again and have to rest from here on.
-    fn anew(self, marks: BTreeMap<PathBuf, Mark>) -> Self {
-        Self { in_place: is_rewritten(&self.marks, &marks), marks, rested: 0, ..self }
-    }
-}
-
-/// True where what was read is what has rested, each file of it: nobody wrote into one meanwhile, and none is new.
-fn is_as_rested(loaded: &Loaded, rested: &BTreeMap<PathBuf, Mark>) -> bool {
-    loaded.marks.iter().all(|(path, read)| rested.get(path) == Some(read) && mark(path) == *read)
-}
-
-/// True where somebody has written into one of these files.
-fn is_rewritten(before: &BTreeMap<PathBuf, Mark>, now: &BTreeMap<PathBuf, Mark>) -> bool {
-    now.iter().any(|(path, now)| match (before.get(path), now) {
-        (Some(Some(before)), Some(now)) => now.is_rewritten(before),
-        _ => false,
-    })
 }
 
 impl Rules {
@@ -275,8 +208,7 @@ impl Folder {
                     known.trouble.retain(|reason| !reason.ends_with(RESTLESS));
                 }
                 if known.twin.is_some() {
-                    let rested = Some(Coming { marks, ..Coming::default() });
-                    due.push(Due { path, has_changed: false, rested });
+                    due.push(Due { path, has_changed: false, rested: Some(Coming::of(marks)) });
                 }
             } else if let Some(rested) = known.rested(marks) {
                 due.push(Due { path, has_changed: true, rested: Some(rested) });
@@ -353,220 +285,15 @@ fn place(files: &Files, line: usize) -> String {
     format!("{file}:{line}")
 }
 
-/// What is served of a file that is not taken over.
-fn stays(known: &Known) -> &'static str {
-    match &known.served {
-        Some(_) => "the zone stays as it was",
-        None => "there is no zone of it",
-    }
-}
-
 fn warn(warnings: &[Complaint]) {
     for warning in warnings {
         tracing::warn!("{warning}");
     }
 }
 
-/// What a change of the files is told to.
-pub struct Keeper {
-    pub folder: Option<Folder>,
-    pub view: Arc<View>,
-    pub writer: Handle,
-    pub transfers: Arc<Transfers>,
-    /// Told of each change of static zones.
-    pub changed: watch::Sender<()>,
-    /// Where the store is.
-    pub data: Option<PathBuf>,
-}
-
-/// SIGHUP, from the moment on when this is made: unheard, it ends a process.
-pub fn hangups() -> Result<Signal> {
-    signal(SignalKind::hangup()).context("listening for signals")
-}
-
-impl Keeper {
-    pub async fn run(mut self, mut hangups: Signal, stop: CancellationToken) -> std::io::Result<()> {
-        loop {
-            // Every arm is cancel-safe.
-            let forced = tokio::select! {
-                () = stop.cancelled() => return Ok(()),
-                () = tokio::time::sleep(LOOK_EVERY) => false,
-                _ = hangups.recv() => true,
-            };
-            match (&mut self.folder, forced) {
-                (Some(_), _) => self.look(forced).await,
-                (None, true) => tracing::info!("SIGHUP: there are no zone files to read again"),
-                (None, false) => {}
-            }
-        }
-    }
-
-    /// One look at the files; what is good is served when it returns.
-    async fn look(&mut self, forced: bool) {
-        let Some(folder) = &mut self.folder else { return };
-        // Disks wait, and a large zone takes its time; others on this thread go on meanwhile.
-        let read: Vec<_> = tokio::task::block_in_place(|| {
-            self.view.free_zones();
-            let read = folder.look(forced).into_iter();
-            read.map(|(path, loaded)| (path, serve(&loaded), loaded)).collect()
-        });
-        let (mut edits, mut refused) = (Vec::new(), 0);
-        for (path, served, loaded) in read {
-            warn(&loaded.warnings);
-            let Some(known) = folder.files.get_mut(&path) else { continue };
-            known.marks = loaded.marks;
-            known.waiting = None;
-            let Some(served) = served else {
-                let stays = stays(known);
-                for error in &loaded.errors {
-                    tracing::error!("{error}; {stays}");
-                }
-                known.trouble = loaded.errors.iter().map(|error| format!("{error}; {stays}")).collect();
-                refused += 1;
-                continue;
-            };
-            let before = known.served.replace(served.clone());
-            let edit = before.as_ref().map(|before| between(&before.zone, &served.zone));
-            match edit {
-                Some(Edit::Same) => known.trouble.clear(),
-                edit => {
-                    if let (Some(edit), Some((soa, _))) = (&edit, served.zone.soa()) {
-                        self.transfers.steps.add(&served.zone.apex, soa.serial, edit);
-                    }
-                    edits.push(Edited { path, before, edit });
-                }
-            }
-        }
-        let unchanged = folder.files.iter_mut().filter(|(_, known)| known.coming.is_none());
-        for (path, known) in unchanged {
-            if let Some(Waiting { served, edit }) = known.waiting.take() {
-                let before = known.served.replace(served);
-                edits.push(Edited { path: path.clone(), before, edit });
-            }
-        }
-        let taken = self.publish(edits).await;
-        self.view.note_zone_reads(taken.0, refused + taken.1);
-        if let Some(folder) = &self.folder {
-            self.view.set_zone_troubles(folder.troubles());
-        }
-    }
-
-    /// Serves what was read, and tells secondaries. A record tree that cannot be is put back, and the rest tried again.
-    ///
-    /// Returns how many files were taken over, and how many were not.
-    async fn publish(&mut self, mut edits: Vec<Edited>) -> (u64, u64) {
-        let Some(folder) = &mut self.folder else { return (0, 0) };
-        let mut refused = 0;
-        while !edits.is_empty() {
-            let served = |edit: &Edited| folder.files.get(&edit.path)?.served.as_ref();
-            let of_tree = |edit: &Edited| served(edit).is_some_and(|served| served.zone.kind == Kind::Tree);
-            let trees_differ = edits.iter().any(of_tree);
-            let (zones, taken) = folder.zones();
-            match self.writer.files(writer::Files { zones, taken, trees_differ }).await {
-                Err(_) => return (0, refused), // on the way down
-                Ok(Ok(revision)) => {
-                    if let Some(data) = self.data.as_ref().filter(|_| trees_differ) {
-                        secondaries::remember(data, &self.view, revision);
-                    }
-                    break;
-                }
-                Ok(Err(reason)) => {
-                    let is_wrong = |edit: &Edited| match &reason {
-                        FilesRefused::Taken { name, .. } => {
-                            served(edit).is_some_and(|served| served.taken.contains_key(name))
-                        }
-                        FilesRefused::Covered { apex, .. } | FilesRefused::Hidden { apex, .. } => {
-                            served(edit).is_some_and(|served| served.zone.apex == *apex)
-                        }
-                        FilesRefused::Store(_) => of_tree(edit),
-                    };
-                    // Where it is nobody's, nothing is taken over.
-                    let wrong = match edits.iter().position(is_wrong) {
-                        Some(wrong) => vec![edits.remove(wrong)],
-                        None => std::mem::take(&mut edits),
-                    };
-                    for Edited { path, before, edit } in wrong {
-                        let Some(known) = folder.files.get_mut(&path) else { continue };
-                        let tried = std::mem::replace(&mut known.served, before);
-                        let at = match (&reason, &tried) {
-                            (
-                                FilesRefused::Covered { line, .. } | FilesRefused::Hidden { line, .. },
-                                Some(tried),
-                            ) => format!("{}: ", place(&tried.files, *line)),
-                            _ => String::new(),
-                        };
-                        let reason = format!("{at}{reason}; {}", stays(known));
-                        // It is nothing in the file, so what was read is tried again until it is taken.
-                        known.waiting = tried.map(|served| Waiting { served, edit });
-                        if known.trouble[..] != [reason.as_str()] {
-                            tracing::error!("{reason}");
-                            refused += 1;
-                        }
-                        known.trouble = vec![reason];
-                    }
-                }
-            }
-        }
-        let taken = edits.len() as u64;
-        for Edited { path, before, edit } in edits {
-            if let Some(known) = folder.files.get_mut(&path) {
-                known.trouble.clear();
-                if let Some(served) = &known.served {
-                    tell(&path, &served.zone, edit.as_ref());
-                    tell_if_shrunken(&path, before.as_ref(), served);
-                }
-            }
-        }
-        if taken > 0 {
-            self.changed.send_replace(());
-        }
-        (taken, refused)
-    }
-}
-
-/// A file that was read, with what was served of it before, and how it differs from that.
-struct Edited {
-    path: PathBuf,
-    before: Option<Served>,
-    edit: Option<Edit>,
-}
-
-fn between(before: &Zone, after: &Zone) -> Edit {
-    tokio::task::block_in_place(|| Edit::between(before, after))
-}
-
-/// Says what became of a zone.
-fn tell(path: &Path, zone: &Zone, edit: Option<&Edit>) {
-    let (file, apex) = (path.display(), &zone.apex);
-    let Some(serial) = zone.soa().map(|(soa, _)| soa.serial) else {
-        return tracing::info!(%file, zone = %apex, "the record tree is read");
-    };
-    let Some(edit) = edit else {
-        return tracing::info!(%file, zone = %apex, serial, "the zone is served");
-    };
-    match edit {
-        Edit::Same => {}
-        Edit::Step(step) => {
-            let (gone, come) = step.counts();
-            tracing::info!(%file, zone = %apex, serial, gone, come, "the zone is read");
-        }
-        Edit::Unseen { .. } => {
-            tracing::warn!(%file, zone = %apex, serial, "the zone is read, and its serial did not rise: secondaries stay at what they have");
-        }
-    }
-}
-
-/// A half that somebody left lying is a zone too, if its lines are good.
-fn tell_if_shrunken(path: &Path, before: Option<&Served>, after: &Served) {
-    let (records, before) = (after.records, before.map_or(0, |before| before.records));
-    if 2 * records < before {
-        let (file, apex) = (path.display(), &after.zone.apex);
-        tracing::warn!(%file, zone = %apex, records, before, "the zone has less than half of the records that it had: is the file whole?");
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::resting::LOOKS_IN_PLACE;
     use super::*;
 
     const WHOLE: &str = "$TTL 60\n@ SOA ns h 1 2 3 4 5\n@ NS ns\nns A 10.0.0.1\nwww A 10.0.0.2\n";
@@ -646,11 +373,7 @@ mod tests {
         assert!((0..LOOKS_IN_PLACE).all(|_| folder.look(false).is_empty()));
         let rested = folder.files[&path].coming.as_ref().map(|coming| coming.marks.clone());
         std::fs::write(&part, "a A 10.0.0.3\nb A 10.0.0.4\nc A 10.0.0.5\n").unwrap();
-        let due = Due {
-            path: &path,
-            has_changed: true,
-            rested: rested.map(|marks| Coming { marks, ..Coming::default() }),
-        };
+        let due = Due { path: &path, has_changed: true, rested: rested.map(Coming::of) };
         assert!(folder.load(std::slice::from_ref(&path), vec![due]).is_empty());
         assert_eq!(looks(&mut folder), (LOOKS_IN_PLACE, 7));
     }

@@ -239,69 +239,8 @@ pub const CHECK_FIELDS: &[&str] = &[
 /// `id` is the one that it has where it does not name one.
 pub fn check(value: &Value, id: &str, name: &str) -> Result<Option<CheckForm>, Failure> {
     let fields = Fields::of(value, CHECK_FIELDS)?;
-    let invalid = |what: &str| Failure::bad(format!("Invalid check: {what}"));
-    for (field, what) in [
-        ("UDP", "UDP checks"),
-        ("H2PING", "H2PING checks"),
-        ("OSService", "OSService checks"),
-        ("DockerContainerID", "checks inside a Docker container"),
-        ("Script", "checks with Script; give Args, the program and its arguments,"),
-    ] {
-        if fields.text(field)?.is_some() {
-            return Err(invalid(&format!(
-                "{what} are not run by callsign; use HTTP, TCP, GRPC, TTL or Args"
-            )));
-        }
-    }
-    let command = match fields.texts("Args")? {
-        args if args.is_empty() => fields.texts("ScriptArgs")?,
-        args => args,
-    };
-    let headers = match fields.get("Header") {
-        None => Vec::new(),
-        Some(Value::Object(map)) => {
-            let header = |(name, values): (&String, &Value)| match values {
-                Value::String(text) => Ok((name.clone(), Several(vec![text.clone()]))),
-                Value::Array(list) if list.iter().all(Value::is_string) => {
-                    let texts = list.iter().filter_map(Value::as_str).map(str::to_owned);
-                    Ok((name.clone(), Several(texts.collect())))
-                }
-                other => Err(Fields::wrong("Header", other, "[]string")),
-            };
-            map.iter().map(header).collect::<Result<Vec<_>, _>>()?
-        }
-        Some(other) => return Err(Fields::wrong("Header", other, "map[string][]string")),
-    };
-    let mut form = CheckForm {
-        id: match fields.text("CheckID")? {
-            Some(id) => id.to_owned(),
-            None => fields.text("ID")?.unwrap_or(id).to_owned(),
-        },
-        name: Some(fields.text("Name")?.unwrap_or(name).to_owned()),
-        notes: fields.owned("Notes")?,
-        status: fields.owned("Status")?,
-        ttl: fields.duration_text("TTL")?,
-        tcp: fields.owned("TCP")?,
-        http: fields.owned("HTTP")?,
-        grpc: fields.owned("GRPC")?,
-        command: (!command.is_empty()).then_some(command),
-        alias: fields.owned("AliasService")?,
-        alias_host: fields.owned("AliasNode")?,
-        tls: fields.flag("GRPCUseTLS")?.filter(|tls| *tls),
-        tls_skip_verify: fields.flag("TLSSkipVerify")?,
-        tls_server_name: fields.owned("TLSServerName")?,
-        timeout: fields.duration("Timeout")?.map(|timeout| whole(timeout.max(Duration::from_millis(1)))),
-        rise: at_least_one(fields.number("SuccessBeforePassing")?),
-        fall: at_least_one(fields.number("FailuresBeforeCritical")?),
-        warn: fields.number("FailuresBeforeWarning")?.filter(|count| *count > 0),
-        deregister_after: fields.duration_text("DeregisterCriticalServiceAfter")?,
-        ..CheckForm::default()
-    };
-    if form.http.is_some() {
-        form.method = fields.owned("Method")?;
-        form.body = fields.owned("Body")?;
-        form.headers = (!headers.is_empty()).then_some(Pairs(headers));
-    }
+    run_here(&fields)?;
+    let mut form = form(&fields, id, name)?;
     if form.status.as_deref().is_some_and(|status| !is_status(status)) {
         return Err(Failure::bad("Status for checks must 'passing', 'warning', 'critical'"));
     }
@@ -336,6 +275,87 @@ pub fn check(value: &Value, id: &str, name: &str) -> Result<Option<CheckForm>, F
     }
     form.interval = interval.filter(|_| probed);
     Ok(Some(form))
+}
+
+fn invalid(what: &str) -> Failure {
+    Failure::bad(format!("Invalid check: {what}"))
+}
+
+/// Refuses the kinds of checks that callsign does not run.
+fn run_here(fields: &Fields<'_>) -> Result<(), Failure> {
+    for (field, what) in [
+        ("UDP", "UDP checks"),
+        ("H2PING", "H2PING checks"),
+        ("OSService", "OSService checks"),
+        ("DockerContainerID", "checks inside a Docker container"),
+        ("Script", "checks with Script; give Args, the program and its arguments,"),
+    ] {
+        if fields.text(field)?.is_some() {
+            return Err(invalid(&format!(
+                "{what} are not run by callsign; use HTTP, TCP, GRPC, TTL or Args"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// What a check says, as far as each member can be read by itself.
+fn form(fields: &Fields<'_>, id: &str, name: &str) -> Result<CheckForm, Failure> {
+    let command = match fields.texts("Args")? {
+        args if args.is_empty() => fields.texts("ScriptArgs")?,
+        args => args,
+    };
+    let headers = headers(fields)?;
+    let mut form = CheckForm {
+        id: match fields.text("CheckID")? {
+            Some(id) => id.to_owned(),
+            None => fields.text("ID")?.unwrap_or(id).to_owned(),
+        },
+        name: Some(fields.text("Name")?.unwrap_or(name).to_owned()),
+        notes: fields.owned("Notes")?,
+        status: fields.owned("Status")?,
+        ttl: fields.duration_text("TTL")?,
+        tcp: fields.owned("TCP")?,
+        http: fields.owned("HTTP")?,
+        grpc: fields.owned("GRPC")?,
+        command: (!command.is_empty()).then_some(command),
+        alias: fields.owned("AliasService")?,
+        alias_host: fields.owned("AliasNode")?,
+        tls: fields.flag("GRPCUseTLS")?.filter(|tls| *tls),
+        tls_skip_verify: fields.flag("TLSSkipVerify")?,
+        tls_server_name: fields.owned("TLSServerName")?,
+        timeout: fields.duration("Timeout")?.map(|timeout| whole(timeout.max(Duration::from_millis(1)))),
+        rise: at_least_one(fields.number("SuccessBeforePassing")?),
+        fall: at_least_one(fields.number("FailuresBeforeCritical")?),
+        warn: fields.number("FailuresBeforeWarning")?.filter(|count| *count > 0),
+        deregister_after: fields.duration_text("DeregisterCriticalServiceAfter")?,
+        ..CheckForm::default()
+    };
+    if form.http.is_some() {
+        form.method = fields.owned("Method")?;
+        form.body = fields.owned("Body")?;
+        form.headers = (!headers.is_empty()).then_some(Pairs(headers));
+    }
+    Ok(form)
+}
+
+/// The headers of a probe: one text each, or several.
+fn headers(fields: &Fields<'_>) -> Result<Vec<(String, Several)>, Failure> {
+    match fields.get("Header") {
+        None => Ok(Vec::new()),
+        Some(Value::Object(map)) => {
+            let header = |(name, values): (&String, &Value)| match values {
+                Value::String(text) => Ok((name.clone(), Several(vec![text.clone()]))),
+                Value::Array(list) if list.iter().all(Value::is_string) => {
+                    let texts = list.iter().filter_map(Value::as_str).map(str::to_owned);
+                    Ok((name.clone(), Several(texts.collect())))
+                }
+                other => Err(Fields::wrong("Header", other, "[]string")),
+            };
+            map.iter().map(header).collect()
+        }
+        Some(other) => Err(Fields::wrong("Header", other, "map[string][]string")),
+    }
 }
 
 pub fn is_status(text: &str) -> bool {

@@ -127,25 +127,7 @@ impl<'a> Session<'a> {
     pub(super) async fn work(mut self, served: &mut bool) -> Result<Left, String> {
         self.hear(Input::Connected).await?;
         loop {
-            let taking = self.transactions.len() < AT_ONCE_MAX;
-            // Every arm is cancel-safe: tasks are polled on where they were, times are points in time, and a job or a
-            // message that is not taken stays where it is.
-            let happened = tokio::select! {
-                reason = &mut self.connection => Happened::Ended(reason),
-                () = due(Some(self.renew_at)), if self.renewing.is_none() => Happened::RenewDue,
-                renewed = ended(&mut self.renewing) => Happened::Renewed(renewed),
-                joined = ended(&mut self.joining) => Happened::Joined(joined),
-                Some((number, answer)) = self.transactions.next() => Happened::Answered(number, answer),
-                page = ended(&mut self.reading) => Happened::Read(page),
-                page = ended(&mut self.comparing) => Happened::Compared(page),
-                opened = ended(&mut self.opening) => Happened::Opened(opened),
-                message = next(&mut self.watch) => Happened::Watched(message),
-                () = due(self.join_at) => Happened::JoinDue,
-                () = due(self.judge_at) => Happened::JudgeDue,
-                () = due(Some(self.compare_at)) => Happened::CompareDue,
-                job = self.link.end.jobs.recv(), if taking => Happened::Job(job),
-            };
-            match happened {
+            match self.happened().await {
                 Happened::Ended(reason) => return Err(reason),
                 Happened::Job(None) => return Ok(Left),
                 Happened::Job(Some(Job::Leave { done })) => {
@@ -159,42 +141,13 @@ impl<'a> Session<'a> {
                     let task = transact(self.caller.clone(), conditions, operations, number);
                     self.transactions.push(Box::pin(task));
                 }
-                Happened::Answered(number, answer) => {
-                    self.link.under_way.remove(&number);
-                    // Tokens of users end; a new connection shows the password again.
-                    let over = match &answer {
-                        Answer::NotAsked(reason) if reason.starts_with("UNAUTHENTICATED") => {
-                            Some(reason.clone())
-                        }
-                        _ => None,
-                    };
-                    self.tell(News::Answered { number, answer }).await?;
-                    if let Some(reason) = over {
-                        return Err(reason);
-                    }
-                }
+                Happened::Answered(number, answer) => self.answered(number, answer).await?,
                 Happened::Read(page) => self.read(page).await?,
-                Happened::Compared(page) => {
-                    let input = match page.read {
-                        Ok(page) => Input::Compared(page),
-                        Err(lost) => {
-                            self.shrink(&lost);
-                            Input::CompareFailed
-                        }
-                    };
-                    self.hear(input).await?;
-                }
+                Happened::Compared(page) => self.compared(page).await?,
                 Happened::Opened(opened) => self.watch = Some(opened.map_err(|lost| lost.to_string())?),
                 Happened::Watched(message) => {
                     let message = message.map_err(|failure| failure.to_string())?;
-                    let message = message.ok_or("it ended the watch")?;
-                    self.hear(Input::Watched(words(messages::watched(&message))?)).await?;
-                    // The first one says that the watch was made.
-                    if let Some(revision) = self.nearly.take() {
-                        self.caught_up = true;
-                        self.tell(News::CaughtUp(revision)).await?;
-                        self.join();
-                    }
+                    self.watched(message.ok_or("it ended the watch")?).await?;
                 }
                 Happened::RenewDue => self.renew(),
                 Happened::Renewed(lease) => {
@@ -202,14 +155,7 @@ impl<'a> Session<'a> {
                     self.renewed(lease.map_err(|lost| lost.to_string())?).await?;
                 }
                 Happened::JoinDue => self.join(),
-                Happened::Joined(joined) => {
-                    self.member = joined.map_err(|lost| lost.to_string())?;
-                    self.join_at = self.member.is_none().then(|| self.link.after(JOIN_EVERY));
-                    match self.member {
-                        Some(_) => self.tell_member().await?,
-                        None => self.tell(News::Taken(self.link.node.clone())).await?,
-                    }
-                }
+                Happened::Joined(joined) => self.joined(joined.map_err(|lost| lost.to_string())?).await?,
                 Happened::JudgeDue => {
                     self.judge_at = None;
                     self.hear(Input::JudgeDue).await?;
@@ -220,6 +166,28 @@ impl<'a> Session<'a> {
                     self.hear(Input::CompareDue).await?;
                 }
             }
+        }
+    }
+
+    /// The next thing that happens.
+    async fn happened(&mut self) -> Happened {
+        let taking = self.transactions.len() < AT_ONCE_MAX;
+        // Every arm is cancel-safe: tasks are polled on where they were, times are points in time, and a job or a
+        // message that is not taken stays where it is.
+        tokio::select! {
+            reason = &mut self.connection => Happened::Ended(reason),
+            () = due(Some(self.renew_at)), if self.renewing.is_none() => Happened::RenewDue,
+            renewed = ended(&mut self.renewing) => Happened::Renewed(renewed),
+            joined = ended(&mut self.joining) => Happened::Joined(joined),
+            Some((number, answer)) = self.transactions.next() => Happened::Answered(number, answer),
+            page = ended(&mut self.reading) => Happened::Read(page),
+            page = ended(&mut self.comparing) => Happened::Compared(page),
+            opened = ended(&mut self.opening) => Happened::Opened(opened),
+            message = next(&mut self.watch) => Happened::Watched(message),
+            () = due(self.join_at) => Happened::JoinDue,
+            () = due(self.judge_at) => Happened::JudgeDue,
+            () = due(Some(self.compare_at)) => Happened::CompareDue,
+            job = self.link.end.jobs.recv(), if taking => Happened::Job(job),
         }
     }
 
@@ -252,6 +220,18 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
+    /// Tells how a transaction ended.
+    async fn answered(&mut self, number: u64, answer: Answer) -> Result<(), String> {
+        self.link.under_way.remove(&number);
+        // Tokens of users end; a new connection shows the password again.
+        let over = match &answer {
+            Answer::NotAsked(reason) if reason.starts_with("UNAUTHENTICATED") => Some(reason.clone()),
+            _ => None,
+        };
+        self.tell(News::Answered { number, answer }).await?;
+        over.map_or(Ok(()), Err)
+    }
+
     async fn tell(&mut self, news: News) -> Result<(), String> {
         self.link.end.news.send(news).await.map_err(|_| NOBODY.to_owned())
     }
@@ -279,6 +259,17 @@ impl<'a> Session<'a> {
         }
     }
 
+    async fn compared(&mut self, page: Page) -> Result<(), String> {
+        let input = match page.read {
+            Ok(page) => Input::Compared(page),
+            Err(lost) => {
+                self.shrink(&lost);
+                Input::CompareFailed
+            }
+        };
+        self.hear(input).await
+    }
+
     /// Halves the pages where one was too long; false where that is of no use.
     fn shrink(&mut self, lost: &Lost) -> bool {
         let shrinks = lost.is_too_long() && self.link.page > 1;
@@ -286,6 +277,17 @@ impl<'a> Session<'a> {
             self.link.page /= 2;
         }
         shrinks
+    }
+
+    async fn watched(&mut self, message: Bytes) -> Result<(), String> {
+        self.hear(Input::Watched(words(messages::watched(&message))?)).await?;
+        // The first one says that the watch was made.
+        if let Some(revision) = self.nearly.take() {
+            self.caught_up = true;
+            self.tell(News::CaughtUp(revision)).await?;
+            self.join();
+        }
+        Ok(())
     }
 
     /// Renews the etcd lease, or asks for one.
@@ -337,6 +339,16 @@ impl<'a> Session<'a> {
         let key = format!("{}{}", settings.prefix, place::node(&self.link.node)).into_bytes();
         let (caller, value, lease) = (self.caller.clone(), self.link.member.clone(), self.link.lease);
         self.joining = Some(Box::pin(join(caller, key, value, lease)));
+    }
+
+    /// A member since that revision, or not while the name is another's.
+    async fn joined(&mut self, since: Option<u64>) -> Result<(), String> {
+        self.member = since;
+        self.join_at = since.is_none().then(|| self.link.after(JOIN_EVERY));
+        match since {
+            Some(_) => self.tell_member().await,
+            None => self.tell(News::Taken(self.link.node.clone())).await,
+        }
     }
 
     /// Ends the membership at once.
