@@ -22,7 +22,7 @@ use super::Office;
 use super::reply::Failure;
 use crate::availability::SPANS;
 use crate::counters::{
-    Forwarding, PROTOS, Queries, RCODES, SIZES, Seen, SeenSizes, TYPES, Transfers, Updates, Written,
+    Forwarding, PROTOS, Probes, Queries, RCODES, SIZES, Seen, SeenSizes, TYPES, Transfers, Updates, Written,
 };
 use crate::view::View;
 
@@ -47,6 +47,29 @@ fn text(office: &Office, form: Form) -> String {
     let view = &office.desk.view;
     let mut page = Page::new(form);
     process::process(&mut page, office.started);
+    server(&mut page, office);
+    registered(&mut page, view);
+    live_time(&mut page, office);
+    changes(&mut page, &office.desk.writer.written);
+    queries(&mut page, &office.queries);
+    connections(&mut page, office);
+    refused(&mut page, office);
+    probes(&mut page, &office.probes);
+    transfers(&mut page, &office.transferred);
+    zone_files(&mut page, view);
+    updates(&mut page, &office.updates);
+    page.counter("callsign_dnssec_signatures", "Signatures made (DNSSEC).", office.signing.made.read());
+    page.counter(
+        "callsign_dnssec_put_off",
+        "Replies over UDP that were sent to TCP, for too many signatures were made in that second.",
+        office.signing.put_off.read(),
+    );
+    forwarding(&mut page, &office.forwarding);
+    page.finish()
+}
+
+fn server(page: &mut Page, office: &Office) {
+    let view = &office.desk.view;
     page.head("callsign_build", "info", "The version of the server.");
     page.line("callsign_build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1.0);
     page.gauge("callsign_ready", "1 once the registry is loaded.", f64::from(u8::from(view.is_ready())));
@@ -68,7 +91,9 @@ fn text(office: &Office, form: Form) -> String {
         "Nodes that are members now; 0 where this server is alone.",
         view.nodes().len() as f64,
     );
+}
 
+fn registered(page: &mut Page, view: &View) {
     let census = view.census();
     page.gauge("callsign_services", "Services that are known.", census.services as f64);
     page.head(
@@ -101,16 +126,19 @@ fn text(office: &Office, form: Form) -> String {
         "Live instances and services with one, of instances registered and services known; 1 where there are none.",
         census.ratio(),
     );
-    live_time(&mut page, office);
-    changes(&mut page, &office.desk.writer.written);
-    queries(&mut page, &office.queries);
+}
+
+fn connections(page: &mut Page, office: &Office) {
     page.head("callsign_connections", "gauge", "Open connections.");
     page.line("callsign_connections", &[("port", "registration")], office.desk.connections.open() as f64);
     page.line("callsign_connections", &[("port", "http")], office.connections.open() as f64);
     page.line("callsign_connections", &[("port", "dns")], office.dns_streams.open() as f64);
     page.line("callsign_connections", &[("port", "doq")], office.dns_quic.open() as f64);
-    encrypted(&mut page, office);
+    encrypted(page, office);
+}
 
+/// What was asked for too often, or with no right.
+fn refused(page: &mut Page, office: &Office) {
     let limited = &office.limited;
     page.head("callsign_limited_replies", "counter", "Replies over the rate limit, by what became of them.");
     for (fate, count) in [("dropped", &limited.dropped), ("slipped", &limited.slipped)] {
@@ -122,8 +150,9 @@ fn text(office: &Office, form: Form) -> String {
         "Tokens that were none.",
         office.desk.mistakes.made.load(Ordering::Relaxed),
     );
+}
 
-    let probes = &office.probes;
+fn probes(page: &mut Page, probes: &Probes) {
     page.head("callsign_probes", "counter", "Probes of checks, by kind and outcome; void: not judged.");
     for (kind, outcome, count) in probes.made() {
         page.line("callsign_probes_total", &[("kind", kind), ("outcome", outcome)], count as f64);
@@ -149,17 +178,6 @@ fn text(office: &Office, form: Form) -> String {
         "How long after their time probes began.",
         &probes.lateness,
     );
-    transfers(&mut page, &office.transferred);
-    zone_files(&mut page, view);
-    updates(&mut page, &office.updates);
-    page.counter("callsign_dnssec_signatures", "Signatures made (DNSSEC).", office.signing.made.read());
-    page.counter(
-        "callsign_dnssec_put_off",
-        "Replies over UDP that were sent to TCP, for too many signatures were made in that second.",
-        office.signing.put_off.read(),
-    );
-    forwarding(&mut page, &office.forwarding);
-    page.finish()
 }
 
 /// What the writer did.

@@ -1,8 +1,9 @@
-//! The reply to one message, from its header to what goes out: one function, top to bottom.
+//! The reply to one message, from its header to what goes out.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use hickory_proto::op::LowerQuery;
 use hickory_proto::rr::RData;
 use hickory_server::net::xfer::Protocol;
 use hickory_server::server::Request;
@@ -122,143 +123,223 @@ enum Signature<'a> {
     By(&'a Signer),
 }
 
+impl<'a> Signature<'a> {
+    fn signer(self) -> Option<&'a Signer> {
+        match self {
+            Signature::By(signer) => Some(signer),
+            Signature::Malformed | Signature::None => None,
+        }
+    }
+}
+
 /// The reply to a message whose signature is taken off, with room for one on the reply.
 fn respond_to(around: &Around<'_>, arrival: &Arrival, message: &[u8], signature: Signature<'_>) -> Verdict {
     let Some(header) = message.first_chunk::<HEADER_OCTETS>() else { return Verdict::Silence };
-    let [id, flags, questions, answers, authorities, additionals] = numbers(header);
     let glimpse = Glimpse::of(message);
     let options = glimpse.edns.map_or(Ok(Options::default()), |edns| edns.options());
     let wanted = options.unwrap_or_default();
     let client = arrival.client.ip().to_canonical();
     let cookie = around.judge(wanted, client);
+    let exchange = Exchange {
+        around,
+        arrival,
+        message,
+        header: numbers(header),
+        signature,
+        client,
+        cookie,
+        edns: glimpse.edns,
+        wanted,
+        options_are_read: options.is_ok(),
+    };
     let nsid = around.policy.nsid.as_deref();
     let reply_options = wanted.reply(nsid, cookie.map(|judged| judged.cookie), arrival.over);
-    let is_update = flags & OPCODE == OPCODE_UPDATE;
-    let mut frame = Frame {
-        id,
-        flags: flags & (OPCODE | RD | CD),
-        // Nothing of an UPDATE is repeated but its header (RFC 2136 section 3.8).
-        question: if is_update { &[] } else { glimpse.question },
-        edns: glimpse.edns.is_some(),
-        dnssec_ok: glimpse.edns.is_some_and(|edns| edns.dnssec_ok),
-        options: &reply_options,
-        padded: wanted.padding && arrival.over.is_encrypted(),
-        limit: limit(around.policy, arrival, glimpse.edns.map(|edns| edns.udp_octets)),
-        over: arrival.over,
-    };
-    if let Signature::By(signer) = signature {
-        frame.limit = frame.limit.saturating_sub(signer.octets());
+    exchange.verdict(exchange.frame(glimpse.question, &reply_options))
+}
+
+/// One message and what was read of it before a decoder was.
+struct Exchange<'a> {
+    around: &'a Around<'a>,
+    arrival: &'a Arrival,
+    message: &'a [u8],
+    /// Id, flags, and how many there are of each section.
+    header: [u16; 6],
+    signature: Signature<'a>,
+    client: IpAddr,
+    cookie: Option<Judged>,
+    edns: Option<Edns<'a>>,
+    /// The options, or none where they are malformed.
+    wanted: Options<'a>,
+    options_are_read: bool,
+}
+
+impl Exchange<'_> {
+    fn is_update(&self) -> bool {
+        self.header[1] & OPCODE == OPCODE_UPDATE
     }
-    let send = |frame: &Frame<'_>, answer: &Answer| around.send(frame, answer, client, cookie);
-    if !around.policy.serves(client) {
-        // Whatever it is that is asked (RFC 8914 section 4.19).
-        let why = Ede::new(Ede::PROHIBITED, "this client may not ask");
-        return send(&frame, &Answer::bare(Rcode::Refused, Some(why)));
+
+    /// What every reply to this message has in common.
+    fn frame<'b>(&self, question: &'b [u8], options: &'b [u8]) -> Frame<'b> {
+        let takes = self.edns.map(|edns| edns.udp_octets);
+        let signature = self.signature.signer().map_or(0, Signer::octets);
+        Frame {
+            id: self.header[0],
+            flags: self.header[1] & (OPCODE | RD | CD),
+            // Nothing of an UPDATE is repeated but its header (RFC 2136 section 3.8).
+            question: if self.is_update() { &[] } else { question },
+            edns: self.edns.is_some(),
+            dnssec_ok: self.edns.is_some_and(|edns| edns.dnssec_ok),
+            options,
+            padded: self.wanted.padding && self.arrival.over.is_encrypted(),
+            limit: limit(self.around.policy, self.arrival, takes).saturating_sub(signature),
+            over: self.arrival.over,
+        }
     }
-    match signature {
-        Signature::Malformed => return send(&frame, &Answer::bare(Rcode::FormErr, None)),
-        // RFC 8945 section 5.2: nothing is done for who shows a wrong signature.
-        Signature::By(signer) if signer.believed().is_none() => {
-            return send(&frame, &Answer::bare(Rcode::NotAuth, None));
-        }
-        Signature::By(_) | Signature::None => {}
+
+    fn send(&self, frame: &Frame<'_>, answer: &Answer) -> Verdict {
+        self.around.send(frame, answer, self.client, self.cookie)
     }
-    if is_update {
-        frame.flags = OPCODE_UPDATE;
-        if options.is_err() || additionals > ADDITIONAL_MAX {
-            return send(&frame, &Answer::bare(Rcode::FormErr, None));
+
+    fn send_bare(&self, frame: &Frame<'_>, rcode: Rcode) -> Verdict {
+        self.send(frame, &Answer::bare(rcode, None))
+    }
+
+    /// Who may not ask at all, and what is asked by opcode.
+    fn verdict(&self, mut frame: Frame<'_>) -> Verdict {
+        if !self.around.policy.serves(self.client) {
+            // Whatever it is that is asked (RFC 8914 section 4.19).
+            let why = Ede::new(Ede::PROHIBITED, "this client may not ask");
+            return self.send(&frame, &Answer::bare(Rcode::Refused, Some(why)));
         }
-        if glimpse.edns.is_some_and(|edns| edns.version != 0) {
-            return send(&frame, &Answer::bare(Rcode::BadVers, None));
+        match self.signature {
+            Signature::Malformed => return self.send_bare(&frame, Rcode::FormErr),
+            // RFC 8945 section 5.2: nothing is done for who shows a wrong signature.
+            Signature::By(signer) if signer.believed().is_none() => {
+                return self.send_bare(&frame, Rcode::NotAuth);
+            }
+            Signature::By(_) | Signature::None => {}
         }
-        let signer = match signature {
-            Signature::By(signer) => Some(signer),
-            Signature::Malformed | Signature::None => None,
+        let [_, flags, questions, answers, authorities, additionals] = self.header;
+        if self.is_update() {
+            frame.flags = OPCODE_UPDATE;
+            return self.update(&frame);
+        }
+        if flags & OPCODE != 0 {
+            // RD and CD mean nothing to an opcode that we do not know (RFC 8906 section 8.1.4).
+            frame.flags = flags & OPCODE;
+            return self.send_bare(&frame, Rcode::NotImp);
+        }
+        if let (Some(judged), [0, 0, 0]) = (self.cookie, [questions, answers, authorities]) {
+            // Only a cookie is asked for, or about (RFC 7873 section 5.4).
+            let bad = judged.server_part == ServerPart::Bad;
+            return self.send_bare(&frame, if bad { Rcode::BadCookie } else { Rcode::NoError });
+        }
+        if questions != 1 || answers != 0 || authorities > 1 || additionals > ADDITIONAL_MAX {
+            // Several questions, or none: RFC 9619 section 4. One authority record is IXFR's SOA.
+            return self.send_bare(&frame, Rcode::FormErr);
+        }
+        self.query(frame)
+    }
+
+    fn update(&self, frame: &Frame<'_>) -> Verdict {
+        if !self.options_are_read || self.header[5] > ADDITIONAL_MAX {
+            return self.send_bare(frame, Rcode::FormErr);
+        }
+        if self.edns.is_some_and(|edns| edns.version != 0) {
+            return self.send_bare(frame, Rcode::BadVers);
+        }
+        let wish = update::Wish {
+            message: self.message,
+            client: self.client,
+            over: self.arrival.over,
+            signer: self.signature.signer(),
+            lease: self.wanted.update_lease,
+            draw: self.arrival.draw,
         };
-        let (over, lease, draw) = (arrival.over, wanted.update_lease, arrival.draw);
-        let wish = update::Wish { message, client, over, signer, lease, draw };
-        return match Updates::take(around.updates, around.view, &wish, &frame) {
+        match Updates::take(self.around.updates, self.around.view, &wish, frame) {
             update::Taken::Wanted(update) => Verdict::Update(update),
-            update::Taken::Answer(answer) => send(&frame, &answer),
+            update::Taken::Answer(answer) => self.send(frame, &answer),
             update::Taken::UnderWay => Verdict::Silence,
             update::Taken::TooOld => Verdict::TooOld(frame.encode(&Answer::bare(Rcode::NotAuth, None))),
-        };
+        }
     }
-    if flags & OPCODE != 0 {
-        // RD and CD mean nothing to an opcode that we do not know (RFC 8906 section 8.1.4).
-        frame.flags = flags & OPCODE;
-        return send(&frame, &Answer::bare(Rcode::NotImp, None));
-    }
-    let malformed = Answer::bare(Rcode::FormErr, None);
-    if let (Some(judged), [0, 0, 0]) = (cookie, [questions, answers, authorities]) {
-        // Only a cookie is asked for, or about (RFC 7873 section 5.4).
-        let bad = judged.server_part == ServerPart::Bad;
-        return send(&frame, &Answer::bare(if bad { Rcode::BadCookie } else { Rcode::NoError }, None));
-    }
-    if questions != 1 || answers != 0 || authorities > 1 || additionals > ADDITIONAL_MAX {
-        // Several questions, or none: RFC 9619 section 4. One authority record is IXFR's SOA.
-        return send(&frame, &malformed);
-    }
-    let Some(request) = decode(arrival, message, glimpse.edns) else { return send(&frame, &malformed) };
-    if glimpse.edns.is_some_and(|edns| edns.version != 0) {
-        return send(&frame, &Answer::bare(Rcode::BadVers, None)); // RFC 6891 section 6.1.3
-    }
-    let (Some(query), Ok(_)) = (request.queries.queries().first(), options) else {
-        return send(&frame, &malformed);
-    };
-    let (qtype, class) = (Type(query.query_type().into()), u16::from(query.query_class()));
 
-    // A compressed name in the question is legal, and useless: it is written out in the reply.
-    let written_out;
-    if frame.question.is_empty() {
-        let labels = query.original().name().iter();
-        let mut octets: Vec<u8> = labels.flat_map(|label| [&[label.len() as u8], label].concat()).collect();
-        octets.push(0);
-        octets.extend([qtype.0.to_be_bytes(), class.to_be_bytes()].concat());
-        written_out = octets;
-        frame.question = &written_out;
-    }
-    let Ok(name) = Name::from_wire(frame.question) else { return send(&frame, &malformed) };
-    let question = Question { name, qtype, class };
-    if question.is_transfer() {
-        let key = match signature {
-            Signature::By(signer) => signer.believed(),
-            Signature::Malformed | Signature::None => None,
+    fn query(&self, frame: Frame<'_>) -> Verdict {
+        let Some(request) = decode(self.arrival, self.message, self.edns) else {
+            return self.send_bare(&frame, Rcode::FormErr);
         };
+        if self.edns.is_some_and(|edns| edns.version != 0) {
+            return self.send_bare(&frame, Rcode::BadVers); // RFC 6891 section 6.1.3
+        }
+        let (Some(query), true) = (request.queries.queries().first(), self.options_are_read) else {
+            return self.send_bare(&frame, Rcode::FormErr);
+        };
+        // A compressed name in the question is legal, and useless: it is written out in the reply.
+        let written_out;
+        let mut frame = frame;
+        if frame.question.is_empty() {
+            written_out = in_wire_form(query);
+            frame.question = &written_out;
+        }
+        let Ok(name) = Name::from_wire(frame.question) else { return self.send_bare(&frame, Rcode::FormErr) };
+        let (qtype, class) = (Type(query.query_type().into()), u16::from(query.query_class()));
+        let question = Question { name, qtype, class };
+        if !question.is_transfer() {
+            return self.answer(&question, frame);
+        }
         let since = request.authorities.first().and_then(|record| match &record.data {
             RData::SOA(soa) => Some(soa.serial),
             _ => None,
         });
-        let wish = transfer::Wish { question: &question, since, client, over: arrival.over, key };
-        return match Transfers::plan(around.transfers, around.view, &wish) {
+        let key = self.signature.signer().and_then(Signer::believed);
+        let wish =
+            transfer::Wish { question: &question, since, client: self.client, over: self.arrival.over, key };
+        match Transfers::plan(self.around.transfers, self.around.view, &wish) {
             Ok(plan) => Verdict::Transfer(Box::new(Transfer::new(plan, &frame))),
-            Err(refused) => send(&frame, &refused),
-        };
-    }
-    let special = refuse(&question, authorities).or_else(|| identity(around.policy, &question));
-    let mut answer = special.unwrap_or_else(|| {
-        let (over, room, edns, draw) = (arrival.over, frame.room(), frame.edns, arrival.draw);
-        let dnssec = glimpse.edns.map_or(Dnssec::Nothing, |edns| Dnssec::of(edns.dnssec_ok, edns.compact_ok));
-        let taken = Taken::Chosen;
-        answer(around.view, &Asked { question: &question, client, over, room, edns, draw, dnssec, taken })
-    });
-    // What is ours is signed, and nothing that an upstream says: it may use our names.
-    let onward_name = answer.onward.take();
-    let mut answer = around.zone_signer.sign(around.view, answer, arrival.over, frame.room(), around.now);
-    if let Some(onward) = &around.onward {
-        let asker = Asker { permitted: onward.forwarder.permits(client), recursion: flags & RD != 0 };
-        frame.flags |= if asker.permitted { RA } else { 0 };
-        let is_whole = !answer.truncated && answer.rcode != Rcode::ServFail;
-        if let Some(name) = onward_name.filter(|_| is_whole) {
-            let query = Query { name, qtype, dnssec_ok: frame.dnssec_ok, checking_disabled: flags & CD != 0 };
-            let Some(authentic) = onward.lead(&query, asker, arrival.over, &mut answer) else {
-                return Verdict::Ask(query);
-            };
-            // AD is for those who ask for it (RFC 6840 section 5.8).
-            frame.flags |= if authentic && (flags & AD != 0 || frame.dnssec_ok) { AD } else { 0 };
+            Err(refused) => self.send(&frame, &refused),
         }
     }
-    send(&frame, &answer)
+
+    fn answer(&self, question: &Question, mut frame: Frame<'_>) -> Verdict {
+        let (around, over, flags) = (self.around, self.arrival.over, self.header[1]);
+        let special = refuse(question, self.header[4]).or_else(|| identity(around.policy, question));
+        let mut answer = special.unwrap_or_else(|| {
+            let (room, edns, draw) = (frame.room(), frame.edns, self.arrival.draw);
+            let dnssec =
+                self.edns.map_or(Dnssec::Nothing, |edns| Dnssec::of(edns.dnssec_ok, edns.compact_ok));
+            let (client, taken) = (self.client, Taken::Chosen);
+            answer(around.view, &Asked { question, client, over, room, edns, draw, dnssec, taken })
+        });
+        // What is ours is signed, and nothing that an upstream says: it may use our names.
+        let onward_name = answer.onward.take();
+        let mut answer = around.zone_signer.sign(around.view, answer, over, frame.room(), around.now);
+        if let Some(onward) = &around.onward {
+            let permitted = onward.forwarder.permits(self.client);
+            let asker = Asker { permitted, recursion: flags & RD != 0 };
+            frame.flags |= if permitted { RA } else { 0 };
+            let is_whole = !answer.truncated && answer.rcode != Rcode::ServFail;
+            if let Some(name) = onward_name.filter(|_| is_whole) {
+                let (qtype, checking_disabled) = (question.qtype, flags & CD != 0);
+                let query = Query { name, qtype, dnssec_ok: frame.dnssec_ok, checking_disabled };
+                let Some(authentic) = onward.lead(&query, asker, over, &mut answer) else {
+                    return Verdict::Ask(query);
+                };
+                // AD is for those who ask for it (RFC 6840 section 5.8).
+                frame.flags |= if authentic && (flags & AD != 0 || frame.dnssec_ok) { AD } else { 0 };
+            }
+        }
+        self.send(&frame, &answer)
+    }
+}
+
+/// Name, type and class of a question, the name written out.
+fn in_wire_form(query: &LowerQuery) -> Vec<u8> {
+    let labels = query.original().name().iter();
+    let mut octets: Vec<u8> = labels.flat_map(|label| [&[label.len() as u8], label].concat()).collect();
+    octets.push(0);
+    octets.extend(u16::from(query.query_type()).to_be_bytes());
+    octets.extend(u16::from(query.query_class()).to_be_bytes());
+    octets
 }
 
 /// What hickory reads, and finds in order; the options are not its to judge.
