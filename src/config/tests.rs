@@ -4,6 +4,7 @@ use super::keys::KEYS;
 use super::sources::variable_of;
 use super::values::SOCKET_PATH_OCTETS_MAX;
 use super::*;
+use crate::balance::Draws;
 
 /// An ordinary user in an empty directory with these variables.
 fn around(variables: &[(&str, &str)]) -> Surroundings {
@@ -92,11 +93,9 @@ fn what_rust_programs_log_is_the_last_word_on_it() {
     assert!(unfit.starts_with("RUST_LOG must be a filter"), "{unfit}");
 }
 
-#[test]
-fn every_key_can_be_said_everywhere() {
-    let directory = tempfile::tempdir().unwrap();
-    let directory = directory.path().to_str().unwrap();
-    let said = [
+/// Every key that may stand beside the others.
+fn every_key(directory: &str) -> [(&'static str, &str); 58] {
+    [
         ("advertise", "10.0.0.1"),
         ("advertise-listen", "10.0.0.1:5301"),
         ("allow-empty", "true"),
@@ -155,7 +154,13 @@ fn every_key_can_be_said_everywhere() {
         ("update-allow", "10.0.0.0/8 key:dhcp"),
         ("user", "65534"),
         ("zones", directory),
-    ];
+    ]
+}
+
+#[test]
+fn every_key_can_be_said_everywhere() {
+    let directory = tempfile::tempdir().unwrap();
+    let said = every_key(directory.path().to_str().unwrap());
     // What is said of etcd is a mistake beside another store, rules are one beside `allow-unauthenticated`, and what may be
     // read nonetheless is one where everything may.
     let of_etcd = [
@@ -452,4 +457,66 @@ fn an_open_listener_has_to_be_asked_for_by_name() {
         let flags = vec![Setting::flag("listen", vec![closed.to_owned()])];
         assert!(Config::load(None, flags, &around(&[])).is_ok(), "{closed}");
     }
+}
+
+#[test]
+fn no_file_that_was_spoilt_does_harm() {
+    const FILES: usize = 10_000;
+    let directory = tempfile::tempdir().unwrap();
+    let said = every_key(directory.path().to_str().unwrap());
+    let whole: String = said.iter().map(|(key, text)| format!("{key} = \"{text}\"\n")).collect();
+    let mut draws = Draws::new(700_000);
+    let mut taken = 0;
+    for _ in 0..FILES {
+        let mut text = whole.clone();
+        for _ in 0..=draws.below(3) {
+            text = spoilt(&text, &mut draws);
+        }
+        let Err(error) = from_file(&text, &[], Vec::new()) else {
+            taken += 1;
+            continue;
+        };
+        // The place in the file, or by their names the keys that do not go together.
+        let error = error.to_string();
+        let place =
+            error.strip_prefix("callsign.toml:").and_then(|rest| rest.split(':').next()?.parse().ok());
+        let named = KEYS.iter().any(|key| error.contains(key.name));
+        assert!(place.map_or(named, |line: usize| (1..=text.lines().count() + 1).contains(&line)), "{error}");
+    }
+    assert!((FILES / 50..FILES).contains(&taken), "{taken} of {FILES} were taken");
+}
+
+/// A configuration with one edit that its author did not mean.
+fn spoilt(text: &str, draws: &mut Draws) -> String {
+    let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+    let at = draws.below(lines.len());
+    let mut letters: Vec<char> = lines[at].chars().collect();
+    let place = draws.below(letters.len() + 1);
+    match draws.below(6) {
+        0 => drop(lines.remove(at)),
+        1 => lines.insert(at, lines[draws.below(lines.len())].clone()),
+        2 => {
+            // Another key's value.
+            let other = lines[draws.below(lines.len())].clone();
+            let value = other.split_once('=').map_or("", |(_, value)| value);
+            lines[at] = format!("{}={value}", lines[at].split('=').next().unwrap_or_default());
+        }
+        3 => lines[at] = letters.drain(..place).collect(),
+        4 => {
+            letters.insert(
+                place,
+                ['"', '=', '[', ']', '\n', '#', '-', '0', '\u{1b}', 'é', '\0'][draws.below(11)],
+            );
+            lines[at] = letters.into_iter().collect();
+        }
+        _ => {
+            if !letters.is_empty() {
+                let place = draws.below(letters.len());
+                letters[place] = char::from(draws.below(128) as u8);
+            }
+            lines[at] = letters.into_iter().collect();
+        }
+    }
+    lines.push(String::new()); // which ends the last line
+    lines.join("\n")
 }
