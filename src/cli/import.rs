@@ -33,6 +33,8 @@ const UNDER_WAY_MAX: usize = 256;
 /// Lines of a replacement that are put in once more for what stood in their way: a few MiB of their numbers and of what was
 /// said of them.
 const AGAIN_MAX: usize = 10_000;
+/// Services that a complaint names.
+const NAMED_MAX: usize = 5;
 /// How often at most: each time reads the file from its beginning, and a chain of lines that wait for one another is short.
 const AGAIN_TIMES_MAX: usize = 16;
 
@@ -50,17 +52,18 @@ pub struct Import {
     #[arg(required_unless_present = "from_consul", conflicts_with = "from_consul")]
     file: Option<PathBuf>,
     /// Make the registry what the file says: change what is otherwise here, and take away what is not in it
-    #[arg(long, conflicts_with = "from_consul")]
+    #[arg(long, conflicts_with = "from_consul", group = "taking_away")]
     replace: bool,
     /// Read the nodes, services and checks of this Consul instead; http://HOST:PORT or https://HOST:PORT
     /// [env: CONSUL_HTTP_TOKEN holds its token]
     #[arg(long, value_name = "URL")]
     from_consul: Option<Base>,
     /// Go on with what changes at Consul, until stopped
-    #[arg(long, requires = "from_consul", conflicts_with = "file")]
+    #[arg(long, requires = "from_consul", conflicts_with = "file", group = "taking_away")]
     follow: bool,
-    /// Follow Consul also where it has suddenly no service any more
-    #[arg(long, requires = "follow")]
+    /// Take away the last instance of a service too, where the file has none of it; follow Consul also where it has
+    /// suddenly no service any more
+    #[arg(long, requires = "taking_away")]
     allow_empty: bool,
     /// What to mark as from there, and know again: the same name for the same Consul, at whatever URL [default: the URL]
     #[arg(long, value_name = "NAME", value_parser = mark, requires = "from_consul", conflicts_with = "file")]
@@ -112,6 +115,9 @@ impl Import {
             true => Others::of(&mut client, held).await?,
             false => Others::default(),
         };
+        if !self.allow_empty {
+            others.look_for_emptied(path, held)?;
+        }
         let mut putting = Putting::new(client, self.asking.timeout);
         putting.again_max = if self.replace { AGAIN_MAX } else { 0 };
         let put = self.put_all(&mut putting, path, held, others).await;
@@ -260,6 +266,8 @@ impl Lines {
 #[derive(Debug, Default)]
 struct Held {
     names: BTreeSet<String>,
+    /// Those that have an instance.
+    services: BTreeSet<String>,
     /// See `EndForm`.
     records_left_out: u64,
 }
@@ -267,7 +275,7 @@ struct Held {
 /// Looks at every line of a file.
 fn check(path: &Path) -> Result<Held, Failure> {
     let mut lines = Lines::open(path)?;
-    let (mut names, mut count) = (BTreeSet::new(), 0);
+    let (mut names, mut services, mut count) = (BTreeSet::new(), BTreeSet::new(), 0);
     loop {
         let Some(line) = lines.next()? else {
             return Err(lines.wrong("the export is not whole: its last line is missing"));
@@ -282,12 +290,13 @@ fn check(path: &Path) -> Result<Held, Failure> {
             }
             (Line::End(end), _) => {
                 return match lines.next()? {
-                    None => Ok(Held { names, records_left_out: end.records_left_out }),
+                    None => Ok(Held { names, services, records_left_out: end.records_left_out }),
                     Some(_) => Err(lines.wrong("there is more behind the last line")),
                 };
             }
             _ => count += 1,
         }
+        services.extend(service(&line));
         let name = name(&line).map_err(|problem| lines.wrong(&problem.message))?;
         if let Some(name) = name
             && !names.insert(name.clone())
@@ -335,11 +344,39 @@ impl Others {
         Ok(others)
     }
 
+    /// A file of another registry, or of long ago, looks like any other: what would leave services without an instance has to
+    /// be meant.
+    fn look_for_emptied(&self, path: &Path, held: &Held) -> Result<(), Failure> {
+        let here: BTreeSet<String> = self.lines.iter().flatten().filter_map(service).collect();
+        let emptied: Vec<&str> = here.difference(&held.services).map(String::as_str).collect();
+        if emptied.is_empty() {
+            return Ok(());
+        }
+        let more = match emptied.len().saturating_sub(NAMED_MAX) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        let named = emptied[..emptied.len().min(NAMED_MAX)].join(", ");
+        let path = path.display();
+        Err(Failure::new(
+            FAILED,
+            format!(
+                "{path} has no instance of {named}{more}, and nothing was changed; with --allow-empty they are taken away"
+            ),
+        ))
+    }
+
     /// Takes out the instance that has the label of the one of this line.
     fn named_as(&mut self, line: &Line) -> Option<Line> {
         let at = self.labels.get(&label(line)?)?;
         self.lines[*at].take()
     }
+}
+
+/// The service of an instance, in small letters.
+fn service(line: &Line) -> Option<String> {
+    let Line::Instance(instance) = line else { return None };
+    Some(instance.register.service.to_lowercase())
 }
 
 /// The service of an instance, and its own label below that.

@@ -189,7 +189,13 @@ fn one_replacement_reaches_what_the_file_says() {
     }
     let (_, lines) = exported(&source);
     let path = file(&source).display().to_string();
-    let counted = import(&target, &[&path, "--replace"]);
+    // It would be of another registry: one of the services here has no instance in it.
+    let (_, before) = exported(&target);
+    let refused = at(&target, &["import", &path, "--replace"]);
+    let said = "has no instance of printer, and nothing was changed; with --allow-empty they are taken away";
+    assert_eq!((refused.code, refused.stderr.contains(said)), (Some(1), true), "{}", refused.stderr);
+    assert_eq!(exported(&target).1, before);
+    let counted = import(&target, &[&path, "--replace", "--allow-empty"]);
     assert_eq!(counted["refused"], 0, "{counted}");
     assert_same(&exported(&target).1, &lines, "after one run");
     assert_eq!(without_serial(import(&target, &[&path, "--replace"])), counts(0, lines.len(), 0, 0));
