@@ -10,7 +10,7 @@ use crate::harness::ask::{request, try_request};
 use crate::harness::disk::{SmallDisk, fill};
 use crate::harness::program::free_ports;
 use crate::harness::strace::Attached;
-use crate::harness::{DEADLINE, Http, Server, eventually, srv, stays};
+use crate::harness::{DEADLINE, Http, Server, callsign, eventually, srv, stays};
 
 /// The status of `/readyz`, and the checks that fail.
 fn ready(address: SocketAddr, query: &str) -> (u16, Vec<String>) {
@@ -86,6 +86,16 @@ fn a_store_that_fails_is_told_and_everything_else_works() {
     // What the store said is not for everybody who may ask for health.
     let told = request(http, "GET", "/readyz", "").text().to_owned();
     assert!(!told.contains("callsign.redb") && told.contains("callsign status"), "{told}");
+    // Who asks on the machine is told, by the commands for just that.
+    let at = format!("unix:{}", server.socket.display());
+    let found = callsign(&["doctor", "--server", &at]);
+    assert_eq!(found.code, Some(1), "{found:?}");
+    assert!(found.stdout.contains("its store takes nothing"), "{}", found.stdout);
+    for words in [&["status"][..], &["ls"], &["explain", "web"], &["show", "web"]] {
+        let words: Vec<&str> = words.iter().copied().chain(["--server", &at]).collect();
+        let told = callsign(&words);
+        assert_eq!(told.code, Some(0), "{words:?}: {told:?}");
+    }
     drop(strace);
 }
 
