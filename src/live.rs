@@ -16,6 +16,7 @@ pub(crate) mod reverse;
 pub(crate) mod walk;
 pub(crate) mod whole;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -54,11 +55,12 @@ pub(crate) fn addresses(view: &View, apex: &Apex, name: &Name) -> Vec<Record> {
             // As at the name itself: what is in reserve is no answer while others are live.
             let lowest = live.iter().map(|member| member.instance.priority).min();
             let lowest = live.into_iter().filter(|member| Some(member.instance.priority) == lowest);
-            let mut records: Vec<Record> =
-                lowest.flat_map(|member| instance_addresses(view, &member.instance, name)).collect();
-            records.sort_by_key(|record| record.data.rtype());
-            records.dedup();
-            records
+            let addresses: BTreeSet<IpAddr> =
+                lowest.flat_map(|member| member.instance.addresses()).copied().collect();
+            // They are one RRset, which has one TTL (RFC 2181 section 5.2).
+            let ttl = service.as_ref().map_or(view.settings.ttl, |service| service.ttl);
+            let record = |address| Record { owner: name.clone(), ttl, data: address_data(address) };
+            addresses.into_iter().map(record).collect()
         }
         _ => {
             let zones = view.zones();

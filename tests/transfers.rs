@@ -361,3 +361,21 @@ fn a_zone_comes_over_tls() {
     let said = ask(&port("doq 127.0.0.1:"), "+quic");
     assert!(said.contains("REFUSED"), "{said}");
 }
+
+/// A tag and the name of a port may be as long as a label, and with `_` in front they are none.
+#[test]
+fn names_that_are_too_long_are_not_in_the_zone() {
+    let server = Server::start(&["--store", "memory"]);
+    let before = whole(&server);
+    let (tag, port) = ("t".repeat(63), "p".repeat(63));
+    let form = json!({"service": "web", "id": "web-1", "address": "10.0.0.7", "port": 80, "lease": "none",
+                      "tags": [tag], "ports": {port: 81}});
+    server.client().done("registered", &json!({ "register": form }));
+    let lines = Secondary::new(&whole(&server)).lines;
+    let owners: BTreeSet<String> = lines.iter().map(|line| line.0.to_string()).collect();
+    assert!(owners.contains(&format!("{tag}.web.{APEX}")), "{owners:?}");
+    let difference = transfer(server.dns[0], APEX, Some(before.serial())).expect("a difference");
+    let mut follower = Secondary::new(&before);
+    follower.apply(&difference).expect("it adds up");
+    assert_eq!(follower.lines, lines);
+}

@@ -49,7 +49,9 @@ pub(crate) fn addresses(view: &View, zone: &ConsulZone, name: &Name) -> Vec<Reco
         },
         Ok(Owner::Service { service, tag: None }) => {
             let service = view.service(service);
-            let live = service.iter().flat_map(|service| service.in_answers());
+            let live: Vec<&Member> = service.iter().flat_map(|service| service.in_answers()).collect();
+            let lowest = live.iter().map(|member| member.instance.priority).min();
+            let live = live.into_iter().filter(|member| Some(member.instance.priority) == lowest);
             let mut addresses: Vec<IpAddr> =
                 live.flat_map(|member| member.instance.addresses()).copied().collect();
             addresses.sort_unstable();

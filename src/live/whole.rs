@@ -283,10 +283,12 @@ impl<'a> Whole<'a> {
         }
     }
 
-    /// The name of these labels, where they are read as what is meant.
+    /// The name of these labels, where they are read as what is meant and are one: a tag or the name of a port may be as long
+    /// as a label, and with `_` in front it is none.
     fn spelt(&self, labels: &[&str], asked: Owner<'_>) -> Option<Name> {
         let octets: Vec<&[u8]> = labels.iter().map(|label| label.as_bytes()).collect();
-        (grammar::parse(&octets) == Some(asked)).then(|| self.around.apex.owner(labels))
+        let is_meant = grammar::parse(&octets) == Some(asked);
+        is_meant.then(|| self.around.apex.name().prepend_all(&octets).ok()).flatten()
     }
 
     /// A and AAAA of the lowest priority; true where it is an alias, beside which nothing else may stand.
