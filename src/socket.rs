@@ -10,11 +10,13 @@ mod stream;
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::stream::{Stream, poll_fn};
-use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 use tokio_util::either::Either;
 use tokio_util::sync::CancellationToken;
 
@@ -105,6 +107,12 @@ pub async fn run_over(
     desk.connections.serve(stop.clone(), coming, serve).await
 }
 
+/// What HTTP is told where it is not spoken.
+const NO_HTTP: &str = "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\n\
+    this port takes registrations, one JSON object a line; HTTP has a port of its own (`http`)\n";
+/// How long that may take.
+const NO_HTTP_MAX: Duration = Duration::from_secs(1);
+
 async fn connection(
     stream: impl Octets + 'static,
     desk: Arc<Desk>,
@@ -115,17 +123,19 @@ async fn connection(
     stop: CancellationToken,
 ) {
     let mut stream = BufReader::new(stream);
-    if let Some(hand_over) = hand_over {
-        // The line that never comes is timed by the session; here, only a first octet is waited for.
-        let first = tokio::select! {
-            first = stream.fill_buf() => first.ok().and_then(|octets| octets.first().copied()),
-            () = place.closing().cancelled() => None,
-        };
-        if first.is_some_and(|octet| octet.is_ascii_uppercase()) {
+    // The line that never comes is timed by the session; here, only a first octet is waited for.
+    let first = tokio::select! {
+        first = stream.fill_buf() => first.ok().and_then(|octets| octets.first().copied()),
+        () = place.closing().cancelled() => None,
+    };
+    if first.is_some_and(|octet| octet.is_ascii_uppercase()) {
+        match hand_over {
             // Full or gone: the client sees a closed connection, and comes again.
-            drop(hand_over.try_send((Box::new(stream), who)));
-            return;
+            Some(hand_over) => drop(hand_over.try_send((Box::new(stream), who))),
+            // Nothing of it is read: a page in a browser here may have had it sent, with lines of ours in its body.
+            None => drop(timeout(NO_HTTP_MAX, stream.write_all(NO_HTTP.as_bytes())).await),
         }
+        return;
     }
     let (reader, writer) = tokio::io::split(stream);
     let mut session = Session::new(&desk, who, peer, writer, place.closing().clone());

@@ -1,5 +1,8 @@
 //! What is refused, and what it costs: nothing changes, nobody else notices, and nothing is kept.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
@@ -448,4 +451,23 @@ fn a_host_takes_the_last_live_instance_of_no_service_along() {
     assert_eq!(deregister(&mut http, "", "three").status, 200);
     assert_eq!(deregister(&mut http, "?allow-empty", "one").status, 200);
     assert_eq!(server.client().list().len(), 1);
+}
+
+/// What a page in a browser here may have sent to it: HTTP with lines of ours in its body.
+#[test]
+fn http_is_not_read_where_registrations_are_taken() {
+    let server = Server::start(&["--store", "memory", "--listen", "127.0.0.1:0"]);
+    let before = revision(&server);
+    let line = json!({"register": {"service": "web", "id": "evil", "address": "10.0.0.7", "port": 80, "lease": "none"}});
+    for head in ["POST / HTTP/1.1", "OPTIONS / HTTP/1.1", "GET / HTTP/1.1"] {
+        let mut stream = TcpStream::connect(server.listen[0]).expect("a connection");
+        stream.set_read_timeout(Some(DEADLINE)).expect("an option of a socket of ours");
+        let whole = format!("{head}\r\nHost: evil.example\r\n\r\n{line}\n");
+        stream.write_all(whole.as_bytes()).expect("sending");
+        let mut told = String::new();
+        stream.read_to_string(&mut told).expect("a reply, and its end");
+        assert!(told.starts_with("HTTP/1.1 400 ") && told.contains("HTTP has a port of its own"), "{told}");
+    }
+    assert_eq!(revision(&server), before);
+    server.tcp_client().done("registered", &line);
 }
