@@ -28,6 +28,7 @@ mod tls;
 
 use std::collections::BTreeSet;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -72,6 +73,8 @@ const READ_MAX: usize = 1024;
 /// Verdicts waiting for the writer, and as many that it has and did not answer. One that finds no room is said again by the
 /// next probe.
 const REPORTS_MAX: usize = 1024;
+/// Aliases looked at before the loop looks at what else there is: whoever registers many may not hold up the probes of others.
+const ALIASES_MAX: usize = 1024;
 /// How long an alias's verdict waits that found no room.
 const ALIASES_AGAIN: Duration = Duration::from_millis(100);
 /// How often we look whether verdicts are taken again.
@@ -86,6 +89,8 @@ pub struct Probing {
     pub clock: Clock,
     /// Where probes may go besides their own addresses and loopback.
     pub allow: Vec<IpNet>,
+    /// Where this server takes registrations and HTTP: no probe goes there.
+    pub own: Vec<SocketAddr>,
     /// Programs may be run.
     pub commands: bool,
     /// For the jitter of the starts.
@@ -161,8 +166,11 @@ struct Scheduler {
     circles: watch::Receiver<Option<Arc<Circle>>>,
     /// By which the book was made; `None` where everything is ours.
     circle: Option<Arc<Circle>>,
-    /// Aliases that have to be looked at.
+    /// Aliases that have to be looked at, and the last one that was: those behind it are next.
     dirty: BTreeSet<u64>,
+    looked_at: u64,
+    /// There was no time for all of them.
+    more_aliases: bool,
     /// When the log may say again that we lack what probes need.
     lack_again_ns: u64,
     counters: Arc<Probes>,
@@ -170,8 +178,8 @@ struct Scheduler {
 
 impl Scheduler {
     fn new(probing: Probing, reports: mpsc::Sender<Told>, refused: mpsc::Receiver<u64>) -> Self {
-        let Probing { view, writer, clock, allow, commands, seed, counters } = probing;
-        let prober = Prober { clock, reach: Reach::new(allow), trust: Trust::default(), commands };
+        let Probing { view, writer, clock, allow, own, commands, seed, counters } = probing;
+        let prober = Prober { clock, reach: Reach::new(allow, own), trust: Trust::default(), commands };
         let descriptors = descriptors() / DESCRIPTORS_PART;
         let places = LANES.map(|lane| match lane {
             Lane::Quick => QUICK_MAX.min(descriptors * 2 / 3),
@@ -192,6 +200,8 @@ impl Scheduler {
             tasks: JoinSet::new(),
             reports,
             dirty: BTreeSet::new(),
+            looked_at: 0,
+            more_aliases: false,
             lack_again_ns: 0,
             counters,
         }
@@ -268,7 +278,8 @@ impl Scheduler {
 
     fn wake_ns(&self) -> Option<u64> {
         let now = self.clock.now();
-        let aliases = (!self.dirty.is_empty()).then(|| now.after(ALIASES_AGAIN).mono_ns);
+        let wait = if self.more_aliases { Duration::ZERO } else { ALIASES_AGAIN };
+        let aliases = (!self.dirty.is_empty()).then(|| now.after(wait).mono_ns);
         let unsaid = (!self.unsaid.is_empty()).then(|| now.after(UNSAID_AGAIN).mono_ns);
         self.book.next_ns().into_iter().chain(aliases).chain(unsaid).min()
     }
@@ -325,6 +336,8 @@ impl Scheduler {
     /// What a batch of changes means for checks, and for those that are aliases of what it changed.
     fn learn(&mut self, batch: &Batch) {
         let now_ns = self.clock.now().mono_ns;
+        // Whose aliases have to be looked at: each once, however many of the changes are about it.
+        let (mut ids, mut hosts) = (BTreeSet::new(), BTreeSet::new());
         for event in batch.iter() {
             match &event.change.what {
                 What::Instance { before, after } => {
@@ -332,18 +345,18 @@ impl Scheduler {
                     let checks = after.as_ref().map(|after| after.checks.as_slice()).unwrap_or_default();
                     let of = Leased::Instance(instance.key.clone());
                     self.learn_of(&of, checks, now_ns);
-                    self.dirty.extend(self.book.aliases_of_instance(&instance.key));
+                    ids.insert(instance.key.id.clone());
+                    hosts.insert(instance.key.host.clone());
                 }
                 What::Host { before, after } => {
                     let Some(host) = after.as_ref().or(before.as_ref()) else { continue };
                     let checks = after.as_ref().map(|after| after.checks.as_slice()).unwrap_or_default();
                     self.learn_of(&Leased::Host(host.name.clone()), checks, now_ns);
                     if self.book.has_aliases() {
-                        self.dirty.extend(self.book.aliases_of_host(&host.name));
+                        hosts.insert(host.name.clone());
                         // A host's checks count for every instance on it.
-                        for member in self.view.on_host(&host.name) {
-                            self.dirty.extend(self.book.aliases_of_instance(&member.instance.key));
-                        }
+                        let on_host = self.view.on_host(&host.name);
+                        ids.extend(on_host.iter().map(|member| member.instance.key.id.clone()));
                     }
                 }
                 What::Forgotten { .. }
@@ -353,6 +366,8 @@ impl Scheduler {
                 | What::Plain { .. } => {}
             }
         }
+        self.dirty.extend(ids.iter().flat_map(|id| self.book.aliases_of_id(id)));
+        self.dirty.extend(hosts.iter().flat_map(|host| self.book.aliases_of_host(host)));
     }
 
     fn learn_of(&mut self, of: &Leased, checks: &[Check], now_ns: u64) {
@@ -455,7 +470,13 @@ impl Scheduler {
     }
 
     fn look_at_aliases(&mut self) {
-        for number in std::mem::take(&mut self.dirty) {
+        let behind = self.dirty.range(self.looked_at.saturating_add(1)..);
+        let next: Vec<u64> =
+            behind.chain(self.dirty.range(..=self.looked_at)).copied().take(ALIASES_MAX).collect();
+        self.more_aliases = next.len() < self.dirty.len();
+        for number in next {
+            self.dirty.remove(&number);
+            self.looked_at = number;
             let Some(entry) = self.book.entry(number) else { continue };
             let (of, id, definition) = (entry.of.clone(), entry.id.clone(), entry.definition.clone());
             let Some(check) = check_of(&self.view, &of, &id) else { continue };

@@ -348,6 +348,7 @@ impl Server {
             writer: desk.writer.clone(),
             clock: self.clock,
             allow: config.probe_allow.clone(),
+            own: bound.ways_in(),
             commands: config.probe_commands,
             seed: self.seeds.next_u64(),
             counters: self.probes.clone(),

@@ -22,6 +22,15 @@ const LOOKUPS_MAX: usize = 64;
 /// Addresses of one name that are tried: who has more answers under each of them.
 const TRIED_MAX: usize = 4;
 
+/// Where clouds give out the credentials of a machine to whoever asks from it, beside link-local addresses: AWS and Google over
+/// IPv6, Alibaba, Azure.
+const CREDENTIALS: [IpAddr; 4] = [
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
+    IpAddr::V6(Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)),
+    IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
+    IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
+];
+
 /// Whose check it is, as it was when the probe began.
 #[derive(Clone, Debug, Default)]
 pub struct Whose {
@@ -33,6 +42,8 @@ pub struct Whose {
 #[derive(Debug)]
 pub struct Reach {
     allow: Vec<IpNet>,
+    /// Where this server itself takes registrations and HTTP.
+    own: Vec<SocketAddr>,
     lookups: Arc<Semaphore>,
 }
 
@@ -53,8 +64,8 @@ impl Whose {
 }
 
 impl Reach {
-    pub fn new(allow: Vec<IpNet>) -> Self {
-        Self { allow, lookups: Arc::new(Semaphore::new(LOOKUPS_MAX)) }
+    pub fn new(allow: Vec<IpNet>, own: Vec<SocketAddr>) -> Self {
+        Self { allow, own, lookups: Arc::new(Semaphore::new(LOOKUPS_MAX)) }
     }
 
     /// A connection to a place that may be probed; or in words, why there is none.
@@ -69,6 +80,12 @@ impl Reach {
         for ip in allowed {
             let address = SocketAddr::new(ip, at.port);
             match TcpStream::connect(address).await {
+                Ok(stream) if self.is_own(&stream) => {
+                    let text = format!(
+                        "not probed: {address} is this server itself, which `callsign status` tells of"
+                    );
+                    return Err(Failure::Target(text));
+                }
                 Ok(stream) => {
                     // Nothing more can be said of a socket that does not take the option; the probe says the rest.
                     let _ = stream.set_nodelay(true);
@@ -89,12 +106,22 @@ impl Reach {
         if self.allow.iter().any(|network| network.contains(&address)) {
             return true;
         }
-        // A link-local address is anybody's to claim, and the one of cloud machines gives out their credentials.
+        // A link-local address is anybody's to claim, and that of cloud machines gives out their credentials.
         let link_local = match address {
             IpAddr::V4(v4) => v4.is_link_local(),
             IpAddr::V6(v6) => v6.is_unicast_link_local(),
         };
-        address.is_loopback() || (whose.has(address) && !link_local)
+        address.is_loopback() || (whose.has(address) && !link_local && !CREDENTIALS.contains(&address))
+    }
+
+    /// True where a connection ends at this server's own way in. There a check would speak as this machine, which is trusted
+    /// with more than whoever registered it.
+    fn is_own(&self, stream: &TcpStream) -> bool {
+        let (Ok(here), Ok(there)) = (stream.local_addr(), stream.peer_addr()) else { return true };
+        let address = there.ip().to_canonical();
+        let on_this_machine = address.is_loopback() || address == here.ip().to_canonical();
+        let is_at = |own: IpAddr| own.is_unspecified() || own.to_canonical() == address;
+        on_this_machine && self.own.iter().any(|own| own.port() == there.port() && is_at(own.ip()))
     }
 
     async fn resolve(&self, at: &Place) -> Result<Vec<SocketAddr>, String> {
@@ -144,8 +171,9 @@ mod tests {
     use crate::name::HostName;
 
     fn allows(allow: &[&str], address: &str) -> bool {
-        let reach = Reach::new(allow.iter().map(|network| network.parse().unwrap()).collect());
-        let own = ["10.0.0.7", "2001:db8::7", "169.254.169.254", "fe80::7"];
+        let reach = Reach::new(allow.iter().map(|network| network.parse().unwrap()).collect(), Vec::new());
+        let own =
+            ["10.0.0.7", "2001:db8::7", "169.254.169.254", "fe80::7", "fd00:ec2::254", "100.100.100.200"];
         let addresses = own.map(|address| address.parse().unwrap()).to_vec();
         let host = Host { addresses, ..Host::new(HostName::parse("m").unwrap()) };
         reach.allows(address.parse().unwrap(), &Whose { instance: None, host: Some(Arc::new(host)) })
@@ -167,6 +195,9 @@ mod tests {
             (&[], "::", false),
             (&[], "169.254.169.254", false),
             (&[], "fe80::7", false),
+            (&[], "fd00:ec2::254", false),
+            (&[], "100.100.100.200", false),
+            (&["fd00::/8"], "fd00:ec2::254", true),
             (&["10.0.0.0/29"], "10.0.0.8", false),
             (&["10.0.0.0/28"], "10.0.0.8", true),
             (&["10.0.0.0/28"], "::ffff:10.0.0.8", true),

@@ -31,6 +31,12 @@ pub(super) struct Bound {
 }
 
 impl Bound {
+    /// Where registrations and HTTP are taken over the network.
+    pub(super) fn ways_in(&self) -> Vec<SocketAddr> {
+        let all = [&self.listen, &self.listen_tls, &self.http, &self.https];
+        all.into_iter().flatten().filter_map(|listener| listener.local_addr().ok()).collect()
+    }
+
     pub(super) fn new(config: &Config) -> Result<Self> {
         let handed = bind::handed()?.unwrap_or_default();
         let mut dns = handed.dns;

@@ -123,3 +123,31 @@ fn bad_targets_end_at_their_limits_and_delay_nobody() {
     }
     assert!(bad[0].1.connections() <= 3, "a check has one probe at a time");
 }
+
+/// A check there would speak as this machine, which is trusted with more than who registered it.
+#[test]
+fn this_server_itself_is_not_probed() {
+    let server = Server::start(&["--store", "memory", "--listen", "127.0.0.1:0"]);
+    let (http, listen) = (server.http[0], server.listen[0]);
+    let body = json!({"failover": ["evil"]}).to_string();
+    let checks = json!([
+        named(
+            "http",
+            json!({"http": format!("http://{http}/v1/settings/web"), "method": "PUT", "body": body, "status": "passing"})
+        ),
+        named(
+            "name",
+            json!({"http": format!("http://localhost:{}/healthz", http.port()), "status": "passing"})
+        ),
+        named("mapped", json!({"tcp": format!("[::ffff:127.0.0.1]:{}", http.port()), "status": "passing"})),
+        named("listen", json!({"tcp": listen.to_string(), "status": "passing"})),
+    ]);
+    let mut web = Watched::with(&server, "web", checks);
+    for check in ["http", "name", "mapped", "listen"] {
+        eventually("the verdict", DEADLINE, || {
+            web.now(check).filter(|(_, output)| output.contains("is this server itself"))
+        });
+    }
+    let settings = server.client().done("settings", &json!({"settings": {"service": "web"}}));
+    assert!(!settings.to_string().contains("evil"), "{settings}");
+}

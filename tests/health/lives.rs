@@ -120,6 +120,7 @@ impl Within {
             writer: writer.clone(),
             clock,
             allow: Vec::new(),
+            own: Vec::new(),
             commands: false,
             seed: 1,
             counters: counters.clone(),
