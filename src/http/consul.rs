@@ -165,13 +165,17 @@ impl Office {
         names
     }
 
-    /// The instance with this id on the client's host: one that came through Consul's API before another.
+    /// The instance with this id on the client's host: one that an agent's client registered before one of the catalog, where
+    /// anybody may name any host, and that before another.
     pub(super) fn on_agent(&self, id: &str, client: &Client) -> Option<Member> {
         let id = InstanceId::parse(id).ok()?;
         let mut members = self.desk.view.by_id(&id);
         members.retain(|member| member.instance.key.host == client.peer.host);
-        let through_api = members.iter().position(|member| member.instance.consul.is_some());
-        let at = through_api.unwrap_or(0);
+        let came = |through_catalog: bool| {
+            let facts = |member: &Member| member.instance.consul.as_ref().map(|facts| facts.through_catalog);
+            members.iter().position(|member| facts(member) == Some(through_catalog))
+        };
+        let at = came(false).or_else(|| came(true)).unwrap_or(0);
         (at < members.len()).then(|| members.swap_remove(at))
     }
 

@@ -157,3 +157,34 @@ fn one_identity_registers_so_many_and_no_more() {
     let mut client = hello(server.tcp_client(), &first);
     assert_eq!(client.done("error", &register("5"))["code"], "full");
 }
+
+/// Over the catalog anybody may name any host, and an id there that is spelt as another's is no hold on the other.
+#[test]
+fn an_id_in_the_catalog_takes_nothing_from_the_agents() {
+    let server = Server::start(&["--listen", "127.0.0.1:0", "--access", "allow anyone read"]);
+    let (first, second) = (
+        token(&server, "first", &["register+deregister+report"], &[]),
+        token(&server, "second", &["register:api"], &[]),
+    );
+    let put = |path: &str, token: &str, body: Value| {
+        let response = over_http(server.http(), "PUT", path, Some(token), &body);
+        (response.status, response.text().to_owned())
+    };
+    let own = json!({"Name": "web", "ID": "c", "Port": 1, "Address": "10.0.0.7", "Check": {"TTL": "1m"}});
+    assert_eq!(put("/v1/agent/service/register", &first, own.clone()).0, 200);
+    let host = server.client().list()[0]["host"].as_str().expect("a host").to_owned();
+    let other = json!({"Node": host, "SkipNodeUpdate": true,
+        "Service": {"ID": "c", "Service": "api", "Address": "10.0.0.9", "Port": 1, "Check": {"TTL": "1m"}}});
+    assert_eq!(put("/v1/catalog/register", &second, other), (200, "true".to_owned()));
+    for (path, body) in [
+        ("/v1/agent/check/pass/service:c", Value::Null),
+        ("/v1/agent/service/register", own.clone()),
+        ("/v1/agent/service/maintenance/c?enable=true", Value::Null),
+        ("/v1/agent/service/deregister/c", Value::Null),
+        // Nor is it in the way of who comes now.
+        ("/v1/agent/service/register", own),
+    ] {
+        let (status, said) = put(path, &first, body);
+        assert_eq!(status, 200, "{path}: {said}");
+    }
+}

@@ -279,7 +279,8 @@ pub async fn register(
     registration.keeps_checks = !replace;
     let displaced = office.on_agent(registration.key.id.as_str(), &client).map(|member| member.instance);
     registration.displaces = displaced
-        .filter(|other| other.consul.is_some() && other.key.service != registration.key.service)
+        .filter(|other| other.consul.as_ref().is_some_and(|facts| !facts.through_catalog))
+        .filter(|other| other.key.service != registration.key.service)
         .map(|other| other.key.clone());
     office.carry_out(Command::Register(Box::new(registration)), &client).await?;
     Ok(done())
