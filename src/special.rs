@@ -24,9 +24,8 @@ const ABSENT: [(&str, &str); 5] = [
 ];
 
 /// Zones that are empty wherever they are asked for: the name itself exists.
-const EMPTY: [(&str, &str); 4] = [
+const EMPTY: [(&str, &str); 3] = [
     ("home.arpa", "home.arpa. is of the home alone (RFC 8375)"),
-    ("resolver.arpa", "no encrypted resolver is announced here (RFC 9462)"),
     ("service.arpa", "service.arpa. is of the local network alone (RFC 9665)"),
     ("255.255.255.255.in-addr.arpa", PRIVATE),
 ];
@@ -34,7 +33,10 @@ const EMPTY: [(&str, &str); 4] = [
 const PRIVATE: &str = "addresses of private use are asked of nobody (RFC 6303)";
 
 /// Names below one of which are never forwarded, whatever the operator says: they have their answer here.
-const FIRM: [&str; 2] = ["localhost", "resolver.arpa"];
+const FIRM: [&str; 2] = ["localhost", RESOLVERS];
+
+/// Where clients ask which encrypted resolver is meant for them (RFC 9462 section 4).
+const RESOLVERS: &str = "resolver.arpa";
 
 /// What the operator has changed of this.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -71,6 +73,12 @@ pub fn answer(name: &Name, qtype: Type, exceptions: &Exceptions) -> Option<Answe
     }
     let listed = EMPTY.iter().find(|(zone, _)| is_below(name, zone));
     let listed = listed.map(|(zone, why)| (zone.split('.').count(), *why));
+    if is_below(name, RESOLVERS) {
+        let (apex, why) = (name.last_labels(2), "no encrypted resolver is announced here (RFC 9462)");
+        // Nothing is denied but records: a denied name would be denied for good (RFC 9462 section 4).
+        let is_soa = *name == apex && matches!(qtype, Type::SOA | Type::ANY);
+        return Some(if is_soa { empty_zone(name, qtype, apex, why) } else { no_data(apex, why) });
+    }
     let (labels, why) = listed.or_else(|| reverse(name).map(|labels| (labels, PRIVATE)))?;
     Some(empty_zone(name, qtype, name.last_labels(labels), why))
 }
@@ -216,7 +224,9 @@ mod tests {
             ("home.arpa", Type::A, "NODATA home.arpa."),
             ("home.arpa", Type::SOA, "SOA home.arpa."),
             ("nas.home.arpa", Type::A, "NXDOMAIN home.arpa."),
-            ("_dns.resolver.arpa", Type(64), "NXDOMAIN resolver.arpa."),
+            ("_dns.resolver.arpa", Type(64), "NODATA resolver.arpa."),
+            ("x.resolver.arpa", Type::A, "NODATA resolver.arpa."),
+            ("resolver.arpa", Type::SOA, "SOA resolver.arpa."),
             ("default.service.arpa", Type::A, "NXDOMAIN service.arpa."),
             ("3.2.1.10.in-addr.arpa", Type::PTR, "NXDOMAIN 10.in-addr.arpa."),
             ("10.in-addr.arpa", Type::SOA, "SOA 10.in-addr.arpa."),

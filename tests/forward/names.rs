@@ -79,7 +79,7 @@ fn f_08_to_f_10_names_of_special_use_are_answered_here() {
         ("local", 6, 3, None),
         ("printer.local", 1, 3, None),
         ("nas.home.arpa", 1, 3, None),
-        ("_dns.resolver.arpa", 64, 3, None),
+        ("_dns.resolver.arpa", 64, 0, None),
         ("x.service.arpa", 1, 3, None),
         ("3.2.1.10.in-addr.arpa", 12, 3, None),
         ("4.3.168.192.in-addr.arpa", 12, 3, None),

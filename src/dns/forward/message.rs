@@ -7,7 +7,7 @@ use crate::answer::{Answer, CLASS_IN, Ede, Rcode};
 use crate::dns::encode::HEADER_OCTETS;
 use crate::dns::reader::Reader;
 use crate::name::NAME_OCTETS_MAX;
-use crate::record::{Record, Type};
+use crate::record::{Data, Record, Type};
 
 use super::Query;
 
@@ -168,6 +168,12 @@ impl Parts<'_> {
                 sections.into_iter().nth(section)?.push(Record { owner, ttl, data });
             }
         }
+        // What is told of an absence lasts as long as that (RFC 2308 section 5), whatever the SOA's own TTL is elsewhere.
+        for record in &mut answer.authority {
+            if let Data::Soa(soa) = &record.data {
+                record.ttl = record.ttl.min(soa.minimum);
+            }
+        }
         let rcode = (opt.map_or(0, |(ttl, _)| ttl >> 24) as u16) << 4 | flags & 0xf;
         answer.ede = opt.and_then(|(_, options)| extended_error(options));
         answer.rcode = match rcode {
@@ -206,7 +212,6 @@ mod tests {
     use crate::balance::Draws;
     use crate::dns::reader::EXPANDED_OCTETS_MAX;
     use crate::name::Name;
-    use crate::record::Data;
 
     fn query(name: &str, qtype: Type) -> Query {
         Query { name: Name::parse(name).unwrap(), qtype, dnssec_ok: false, checking_disabled: false }
@@ -323,6 +328,16 @@ mod tests {
         let texts: &[u8] = &[0, 1, 0, 2, 1, b's', 0, 0];
         assert_eq!(octets(3), [texts, of("_sip.example.com").as_wire()].concat());
         assert!(reply.answer.answer.iter().all(|record| record.ttl == 9));
+    }
+
+    #[test]
+    fn an_absence_lasts_no_longer_than_its_soa_says() {
+        let sent = sent("www.example.com", Type::A);
+        for (minimum, ttl) in [(5, 5), (3600, 9)] {
+            let data = [&[0, 0][..], &[0; 16], &u32::to_be_bytes(minimum)].concat();
+            let reply = heard(&sent, &reply(&sent, 0x8183, [0, 1, 0], &record(&[0xc0, 16], 6, &data)));
+            assert_eq!(reply.answer.authority[0].ttl, ttl);
+        }
     }
 
     #[test]
