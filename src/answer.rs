@@ -14,9 +14,10 @@ mod rcode;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use self::files::find_static;
 pub use self::files::nearest_service;
+pub(crate) use self::files::octets_of;
 pub(crate) use self::files::{additional, static_addresses};
-use self::files::{find_static, octets_of};
 use self::proof::Signing;
 pub use self::proof::{keys_over, service_of};
 pub use self::rcode::{Ede, Rcode};
@@ -425,6 +426,11 @@ impl<'a> Served<'a> {
 pub fn denying_soa(zone: &Zone) -> Option<Record> {
     let (soa, ttl) = zone.soa()?;
     Some(Record { owner: zone.apex.clone(), ttl: ttl.min(soa.minimum), data: Data::Soa(soa.clone()) })
+}
+
+/// True of a name in a zone of ours.
+pub fn is_served(view: &View, name: &Name) -> bool {
+    Served::of(view, name).is_some()
 }
 
 /// True of a name that the registry says nothing about: of a static zone, or of none.

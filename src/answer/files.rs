@@ -99,7 +99,7 @@ pub(super) fn glue(zone: &Zone, cut: &zone::Node, servers: &[Record]) -> Vec<Rec
 }
 
 /// Octets of a record without compression.
-pub(super) fn octets_of(record: &Record) -> usize {
+pub(crate) fn octets_of(record: &Record) -> usize {
     record.owner.as_wire().len() + FIXED_OCTETS + record.data.octets_max()
 }
 

@@ -63,7 +63,7 @@ impl Onward<'_> {
 }
 
 /// `rest` behind the aliases that lead to it.
-fn join(answer: &mut Answer, rest: Answer) {
+pub fn join(answer: &mut Answer, rest: Answer) {
     if answer.answer.is_empty() || matches!(rest.rcode, Rcode::ServFail | Rcode::Refused) {
         *answer = rest;
         return;

@@ -12,13 +12,15 @@ use super::glimpse::{Glimpse, numbers};
 use super::{
     AD, Arrival, CD, OPCODE, Policy, RA, RD, STREAM_OCTETS_MAX, UDP_OCTETS_MAX, UDP_OCTETS_PLAIN, is_loopback,
 };
-use crate::answer::{Answer, Asked, CLASS_IN, Dnssec, Ede, Question, Rcode, Taken, answer};
+use crate::answer::{
+    Answer, Asked, CLASS_IN, Dnssec, Ede, Question, Rcode, Taken, answer, is_served, octets_of,
+};
 use crate::dns::cookie::{Judged, ServerPart};
 use crate::dns::edns::{Edns, Options};
 use crate::dns::encode::{Frame, HEADER_OCTETS, QR};
 use crate::dns::forward::Query;
 use crate::dns::limit::{Fate, Limiter};
-use crate::dns::onward::{Asker, Onward};
+use crate::dns::onward::{self, Asker, Onward};
 use crate::dns::sign::Signer as ZoneSigner;
 use crate::dns::transfer::{self, Transfer, Transfers};
 use crate::dns::tsig::{Judged as JudgedSignature, Signer};
@@ -303,16 +305,8 @@ impl Exchange<'_> {
     fn answer(&self, question: &Question, mut frame: Frame<'_>) -> Verdict {
         let (around, over, flags) = (self.around, self.arrival.over, self.header[1]);
         let special = refuse(question, self.header[4]).or_else(|| identity(around.policy, question));
-        let mut answer = special.unwrap_or_else(|| {
-            let (room, edns, draw) = (frame.room(), frame.edns, self.arrival.draw);
-            let dnssec =
-                self.edns.map_or(Dnssec::Nothing, |edns| Dnssec::of(edns.dnssec_ok, edns.compact_ok));
-            let (client, taken) = (self.client, Taken::Chosen);
-            answer(around.view, &Asked { question, client, over, room, edns, draw, dnssec, taken })
-        });
-        // What is ours is signed, and nothing that an upstream says: it may use our names.
-        let onward_name = answer.onward.take();
-        let mut answer = around.zone_signer.sign(around.view, answer, over, frame.room(), around.now);
+        let answer = special.unwrap_or_else(|| self.own(question, frame.room()));
+        let (onward_name, mut answer) = self.sign(answer, frame.room());
         if let Some(onward) = &around.onward {
             let permitted = onward.forwarder.permits(self.client);
             let asker = Asker { permitted, recursion: flags & RD != 0 };
@@ -324,11 +318,64 @@ impl Exchange<'_> {
                 let Some(authentic) = onward.lead(&query, asker, over, &mut answer) else {
                     return Verdict::Ask(query);
                 };
-                // AD is for those who ask for it (RFC 6840 section 5.8).
-                frame.flags |= if authentic && (flags & AD != 0 || frame.dnssec_ok) { AD } else { 0 };
+                let home = self.bring_home(question, &frame, &mut answer);
+                // AD is for those who ask for it (RFC 6840 section 5.8), and for what was validated: ours is not.
+                frame.flags |=
+                    if authentic && !home && (flags & AD != 0 || frame.dnssec_ok) { AD } else { 0 };
             }
         }
         self.send(&frame, &answer)
+    }
+
+    /// What our zones say.
+    fn own(&self, question: &Question, room: usize) -> Answer {
+        let dnssec = self.edns.map_or(Dnssec::Nothing, |edns| Dnssec::of(edns.dnssec_ok, edns.compact_ok));
+        let asked = Asked {
+            question,
+            client: self.client,
+            over: self.arrival.over,
+            room,
+            edns: self.edns.is_some(),
+            draw: self.arrival.draw,
+            dnssec,
+            taken: Taken::Chosen,
+        };
+        answer(self.around.view, &asked)
+    }
+
+    /// What is ours is signed, and nothing that an upstream says: it may use our names. Beside it the name that has to be asked for
+    /// elsewhere.
+    fn sign(&self, mut answer: Answer, room: usize) -> (Option<Name>, Answer) {
+        let Around { view, zone_signer, now, .. } = self.around;
+        let onward = answer.onward.take();
+        (onward, zone_signer.sign(view, answer, self.arrival.over, room, *now))
+    }
+
+    /// Where an upstream's alias leads to a name of ours, what it says of that name gives way to what we know (RFC 1034 section
+    /// 5.3.3, step 1); true where there is one.
+    fn bring_home(&self, question: &Question, frame: &Frame<'_>, answer: &mut Answer) -> bool {
+        let view = self.around.view;
+        let leads_home = |record: &Record| match &record.data {
+            Data::Cname(target) if !is_served(view, &record.owner) && is_served(view, target) => {
+                Some((record.owner.clone(), target.clone()))
+            }
+            _ => None,
+        };
+        if question.qtype == Type::CNAME || answer.rcode == Rcode::ServFail {
+            return false;
+        }
+        let Some((alias, name)) = answer.answer.iter().find_map(leads_home) else { return false };
+        let last = answer.answer.iter().rposition(|record| record.owner == alias).unwrap_or_default();
+        let taken: usize = answer.answer[..=last].iter().map(octets_of).sum();
+        let room = frame.room().saturating_sub(taken);
+        let question = Question { name, ..question.clone() };
+        let (onward, own) = self.sign(self.own(&question, room), room);
+        if onward.is_some() {
+            return false; // out again: the upstream has followed that
+        }
+        answer.answer.truncate(last + 1);
+        onward::join(answer, own);
+        true
     }
 }
 
