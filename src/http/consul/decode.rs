@@ -60,7 +60,15 @@ impl<'a> Fields<'a> {
         let Value::Object(members) = value else {
             return Err(failed(&format!("json: cannot unmarshal {} into a Go struct", kind(value))));
         };
-        if let Some(key) = members.keys().find(|key| !known.iter().any(|name| plain(name) == plain(key))) {
+        // Before they are looked at one by one: a body has room for thousands, and this is before any right is asked for.
+        if members.len() > known.len() {
+            return Err(failed("json: there are more fields than a definition has; one is said twice"));
+        }
+        let is_unknown = |key: &&String| {
+            let key = plain(key);
+            !known.iter().any(|name| plain(name) == key)
+        };
+        if let Some(key) = members.keys().find(is_unknown) {
             let hint = did_you_mean(key, known);
             return Err(failed(&format!("json: unknown field \"{}\"{hint}", key.escape_debug())));
         }
