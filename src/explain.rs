@@ -177,7 +177,7 @@ fn rule(member: &Member, lowest: Option<u16>) -> String {
             )
         }
         _ if instance.addresses().is_empty() => {
-            "live; a host name: in SRV, and as CNAME while it is the only one".to_owned()
+            "live; a host name: in SRV, and as CNAME while it is the only one of its priority".to_owned()
         }
         _ => "live".to_owned(),
     }

@@ -51,12 +51,10 @@ pub(crate) fn addresses(view: &View, apex: &Apex, name: &Name) -> Vec<Record> {
         }
         Some(Owner::Service(service)) if view.service(service).is_some() => {
             let service = view.service(service);
-            let live: Vec<&Member> = service.iter().flat_map(|service| service.in_answers()).collect();
-            // As at the name itself: what is in reserve is no answer while others are live.
-            let lowest = live.iter().map(|member| member.instance.priority).min();
-            let lowest = live.into_iter().filter(|member| Some(member.instance.priority) == lowest);
+            let live = service.iter().flat_map(|service| service.in_answers()).collect();
+            let first = of_lowest_priority(live).into_iter();
             let addresses: BTreeSet<IpAddr> =
-                lowest.flat_map(|member| member.instance.addresses()).copied().collect();
+                first.flat_map(|member| member.instance.addresses()).copied().collect();
             // They are one RRset, which has one TTL (RFC 2181 section 5.2).
             let ttl = service.as_ref().map_or(view.settings.ttl, |service| service.ttl);
             let record = |address| Record { owner: name.clone(), ttl, data: address_data(address) };
@@ -67,6 +65,25 @@ pub(crate) fn addresses(view: &View, apex: &Apex, name: &Name) -> Vec<Record> {
             let tree = zones.trees.iter().find(|tree| &tree.apex == apex.name());
             tree.map(|tree| static_addresses(tree, name)).unwrap_or_default()
         }
+    }
+}
+
+/// Whom A and AAAA are of: these have no room for a priority, so what is in reserve is no answer while others are live.
+fn of_lowest_priority(mut live: Vec<&Member>) -> Vec<&Member> {
+    let lowest = live.iter().map(|member| member.instance.priority).min();
+    live.retain(|member| Some(member.instance.priority) == lowest);
+    live
+}
+
+/// The host name that A and AAAA lead to. One beside others is left out: beside a CNAME there may be nothing (RFC 1034
+/// section 3.6.2).
+fn only_target<'m>(lowest: &[&'m Member]) -> Option<&'m Name> {
+    match lowest {
+        [Member { instance, .. }] => match &instance.location {
+            Location::Target(target) => Some(target),
+            Location::Addresses(_) => None,
+        },
+        _ => None,
     }
 }
 

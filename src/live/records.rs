@@ -7,7 +7,8 @@ use std::net::IpAddr;
 use super::browse::instance_txt;
 use super::choice::Rule;
 use super::{
-    Candidate, Content, Live, POINTER_OCTETS, Why, address_data, consul, instance_addresses, srv_of, stale,
+    Candidate, Content, Live, POINTER_OCTETS, Why, address_data, consul, instance_addresses,
+    of_lowest_priority, only_target, srv_of, stale,
 };
 use crate::answer::{FIXED_OCTETS, Found, Selection, additional};
 use crate::balance::Scale;
@@ -18,25 +19,22 @@ use crate::view::{Member, ServiceView, target_of};
 impl Live<'_> {
     /// A or AAAA of the lowest priority that has a live instance.
     pub(super) fn addresses(&self, service: &ServiceView, live: Vec<&Member>) -> Found {
-        if let [only] = live[..]
-            && let Location::Target(target) = &only.instance.location
-        {
+        let lowest = of_lowest_priority(live);
+        if let Some(target) = only_target(&lowest) {
             let record = self.record(service.ttl, Data::Cname(target.clone()));
             return Found::Alias(record, target.clone(), stale(service));
         }
-        let lowest = live.iter().map(|member| member.instance.priority).min();
-        let lowest_live = || live.iter().copied().filter(|member| Some(member.instance.priority) == lowest);
-        let named = |member: &&Member| matches!(member.instance.location, Location::Target(_));
-        let targets = lowest_live().filter(named).count();
-        let candidates = self.each_address(lowest_live());
+        let named = |member: &&&Member| matches!(member.instance.location, Location::Target(_));
+        let targets = lowest.iter().filter(named).count();
+        let candidates = self.each_address(lowest.iter().copied());
         let none = candidates.is_empty();
         let mut selection = self.choose(&Rule::of(service), candidates);
-        if lowest.is_none() && service.why_none.is_empty() {
+        if lowest.is_empty() && service.why_none.is_empty() {
             selection.ede = self.why(Why::NoneLiveTagged(&service.name));
         } else if targets > 0 {
             let text = || format!("{}: left out {targets} that are host names; ask SRV", service.name);
             selection.ede = selection.ede.or_else(|| self.ede(text));
-        } else if none && lowest.is_some() {
+        } else if none && !lowest.is_empty() {
             selection.ede = self.why(Why::NoneOfFamily(&service.name, self.qtype));
         }
         self.records_or_none(selection, Some(service))

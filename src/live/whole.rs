@@ -15,7 +15,7 @@ use std::sync::Arc;
 use super::binding::{binding_data, https_port};
 use super::browse::{instance_txt, shows_id};
 use super::walk::tree_of;
-use super::{address_data, first_port, has_tag, named_port, own, srv_of};
+use super::{address_data, first_port, has_tag, named_port, of_lowest_priority, only_target, own, srv_of};
 use crate::grammar::{self, Owner};
 use crate::instance::{Instance, Location, Port, ServiceSettings, Transport};
 use crate::name::{Apex, Name};
@@ -293,16 +293,13 @@ impl<'a> Whole<'a> {
 
     /// A and AAAA of the lowest priority; true where it is an alias, beside which nothing else may stand.
     fn addresses(&self, owner: &Name, live: &[&'a Member], out: &mut Vec<Record>) -> bool {
-        if let [only] = live
-            && let Location::Target(target) = &only.instance.location
-        {
+        let lowest = of_lowest_priority(live.to_vec());
+        if let Some(target) = only_target(&lowest) {
             out.push(self.record(owner, Data::Cname(target.clone())));
             return true;
         }
-        let lowest = live.iter().map(|member| member.instance.priority).min();
-        let lowest = live.iter().filter(|member| Some(member.instance.priority) == lowest);
         let mut seen: HashSet<IpAddr> = HashSet::new();
-        let addresses = lowest.flat_map(|member| member.instance.addresses());
+        let addresses = lowest.iter().flat_map(|member| member.instance.addresses());
         let addresses = addresses.filter(|address| seen.insert(**address));
         out.extend(addresses.map(|address| self.record(owner, address_data(*address))));
         false

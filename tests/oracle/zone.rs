@@ -280,15 +280,16 @@ impl Service<'_> {
         found
     }
 
-    /// A and AAAA of the lowest priority among these, or an alias where there is one and it names a target.
+    /// A and AAAA of the lowest priority among these, or an alias where there is one of it and that names a target.
     fn add_addresses(&self, zone: &mut Zone, owner: &str, live: &[&Instance<'_>]) {
-        if let [only] = live
+        let lowest = live.iter().map(|member| member.number("priority")).min();
+        let lowest: Vec<_> = live.iter().filter(|member| Some(member.number("priority")) == lowest).collect();
+        if let [only] = lowest[..]
             && let Some(target) = only.form["target"].as_str()
         {
             return zone.add(owner, "CNAME", self.ttl, target);
         }
-        let lowest = live.iter().map(|member| member.number("priority")).min();
-        for member in live.iter().filter(|member| Some(member.number("priority")) == lowest) {
+        for member in lowest {
             add_addresses(zone, owner, self.ttl, member);
         }
     }
