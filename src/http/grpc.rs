@@ -6,9 +6,10 @@
 //!
 //! No `Host` is looked at: no browser speaks HTTP/2 without TLS, and nothing here changes anything.
 
-use std::collections::BTreeSet;
+mod changes;
+
 use std::future::{pending, poll_fn};
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::time::Duration;
 
 use axum::body::Bytes;
@@ -21,17 +22,14 @@ use http::{HeaderMap, Method, Request as Head, Response};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{sleep, timeout};
 
+use self::changes::{Changes, News, touched};
 use super::reply::Failure;
 use super::{Client, HEAD_TIME_MAX, LAST_TIME_MAX, Office};
 use crate::access::{Denied, Identity, On, Verb};
 use crate::connections::{Octets, Place};
-use crate::journal::{Batch, Ended, Follower, Journal, Topic};
-use crate::name::ServiceName;
-use crate::registry::What;
-use crate::view::View;
 use crate::xds::Kind;
 use crate::xds::resources::{LISTEN_DEFAULT, Setting, Source};
-use crate::xds::session::{Concern, Session};
+use crate::xds::session::Session;
 
 /// How the first octets of HTTP/2 begin (RFC 9113 section 3.4). No method of ours does.
 pub const PREFACE: &[u8] = b"PRI";
@@ -417,119 +415,9 @@ impl Stream<'_> {
     }
 }
 
-/// What the registry tells a stream.
-enum News {
-    Batch(Batch),
-    Of(ServiceName),
-    /// Some of it came too fast.
-    Missed,
-    Closed,
-}
-
-/// The followers of one stream: of the services that it asks for, or of everything, where that is many or all.
-struct Changes<'a> {
-    journal: &'a Journal,
-    everything: Option<Follower>,
-    services: BTreeSet<ServiceName>,
-    /// One for each of them.
-    waiting: FuturesUnordered<Waiting>,
-}
-
-type Waiting = Pin<Box<dyn Future<Output = (ServiceName, Follower, Result<Batch, Ended>)> + Send>>;
-
-/// Services of a stream that are followed each for itself.
-const FOLLOWED_MAX: usize = 256;
-
-impl<'a> Changes<'a> {
-    fn of(journal: &'a Journal) -> Self {
-        Self { journal, everything: None, services: BTreeSet::new(), waiting: FuturesUnordered::new() }
-    }
-
-    /// Follows these from here on; true where something may have been missed of what was followed before.
-    fn follow(&mut self, concern: Concern) -> bool {
-        let services = match concern {
-            Concern::Services(services) if services.len() <= FOLLOWED_MAX => services,
-            Concern::Services(_) | Concern::Everything if self.everything.is_some() => return false,
-            Concern::Services(_) | Concern::Everything => {
-                *self = Self {
-                    everything: Some(self.journal.follow(Topic::Everything)),
-                    ..Self::of(self.journal)
-                };
-                return true;
-            }
-        };
-        let grows = self.everything.is_none() && services.is_superset(&self.services);
-        if !grows {
-            *self = Self::of(self.journal);
-        }
-        for service in services.difference(&self.services) {
-            self.waiting.push(waiting(self.journal, service.clone(), None));
-        }
-        self.services = services;
-        !grows
-    }
-
-    /// Cancel-safe.
-    async fn next(&mut self) -> News {
-        if let Some(follower) = &mut self.everything {
-            return match follower.next().await {
-                Ok(batch) => News::Batch(batch),
-                Err(Ended::Closed) => News::Closed,
-                Err(Ended::Lagged(_)) => {
-                    *follower = self.journal.follow(Topic::Everything);
-                    News::Missed
-                }
-            };
-        }
-        match self.waiting.next().await {
-            None => pending().await,
-            Some((_, _, Err(Ended::Closed))) => News::Closed,
-            Some((service, follower, ended)) => {
-                // Whatever was missed of a service shows in its view; a new place is at the end.
-                let follower = ended.is_ok().then_some(follower);
-                self.waiting.push(waiting(self.journal, service.clone(), follower));
-                News::Of(service)
-            }
-        }
-    }
-}
-
-/// The next batch that concerns the service.
-fn waiting(journal: &Journal, service: ServiceName, follower: Option<Follower>) -> Waiting {
-    let mut follower = follower.unwrap_or_else(|| journal.follow(Topic::Service(&service)));
-    Box::pin(async move {
-        let batch = follower.next().await;
-        (service, follower, batch)
-    })
-}
-
 /// Characters of a node's id, and names of rejected resources, that go into the log.
 const NODE_CHARS_MAX: usize = 80;
 const NAMES_SHOWN_MAX: usize = 5;
-
-/// The services that a batch concerns.
-fn touched(batch: &Batch, view: &View) -> BTreeSet<ServiceName> {
-    let mut services = BTreeSet::new();
-    for event in batch.iter() {
-        match &event.change.what {
-            What::Instance { before, after } => {
-                services.extend(after.iter().chain(before).map(|instance| instance.key.service.clone()));
-            }
-            What::Host { before, after } => {
-                if let Some(host) = after.as_ref().or(before.as_ref()) {
-                    let members = view.on_host(&host.name);
-                    services.extend(members.into_iter().map(|member| member.instance.key.service.clone()));
-                }
-            }
-            What::Forgotten { key } => drop(services.insert(key.service.clone())),
-            What::Settings { service, .. } | What::Guard { service, .. } => {
-                services.insert(service.clone());
-            }
-            What::Token { .. } | What::Plain { .. } => {}
-        }
-    }
-    services
-}
 
 /// A message behind its length.
 fn framed(message: &[u8]) -> Bytes {

@@ -19,7 +19,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::super::{Asking, Done, FAILED, Failure, UNAVAILABLE, export, message};
 use super::catalog::{Check, Entry, Node};
 use super::consul::{Consul, escaped};
-use super::{Counts, Putting, name};
+use super::name;
+use super::putting::{Counts, Putting};
 
 /// Services asked about at once when everything is read.
 const READING_MAX: usize = 16;
