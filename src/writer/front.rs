@@ -90,12 +90,18 @@ impl Front {
         self.circle.send_replace(Some(circle));
     }
 
+    /// How long we were away, where nobody has looked at the time for longer than we ever take.
+    pub(super) fn away(&self, now: Now) -> Option<Duration> {
+        let away = Duration::from_nanos(now.mono_ns.saturating_sub(self.seen_ns));
+        (away > AWAY_MIN).then_some(away)
+    }
+
     /// Looks at the time. Where we were away since it was last looked at, leases do not run out for it.
     pub(super) fn look(&mut self, registry: &Registry) -> Now {
         let now = self.clock.now();
-        let away = Duration::from_nanos(now.mono_ns.saturating_sub(self.seen_ns));
+        let away = self.away(now);
         self.seen_ns = now.mono_ns;
-        if away > AWAY_MIN {
+        if let Some(away) = away {
             tracing::warn!(?away, "this process was stopped or starved; leases are longer by that, or anew");
             registry.after_absence(away, now);
         }

@@ -87,8 +87,10 @@ pub struct Node {
     member: Option<(u64, u64)>,
     /// This node is surely a member up to this time, and knows what others did before.
     member_until_ns: u64,
-    /// The revision that this node was last seen to be a member since, and when that was seen.
-    joined: Option<(u64, u64)>,
+    /// The revision that this node was last seen to be a member since.
+    joined: Option<u64>,
+    /// What is said up to this time may have waited in a connection while this node did not listen.
+    old_words_ns: u64,
     /// Who waits for a higher serial: above which, and until when.
     raises: Vec<Raise>,
     /// Leases stand still since this time.
@@ -139,6 +141,7 @@ impl Node {
             member: None,
             member_until_ns: 0,
             joined: None,
+            old_words_ns: 0,
             raises: Vec::new(),
             still_ns: Some(seen_ns),
             sweep_ns: seen_ns,
@@ -262,6 +265,7 @@ impl Node {
                 count = self.front.events.recv_many(&mut batch, room), if room > 0 && !ended => ended = count == 0,
                 () = sleep => {}
             }
+            self.note_absence();
             while let Ok(news) = self.etcd.news.try_recv() {
                 self.hear(news);
             }

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::etcd::Etcd;
 use super::nodes::Way;
-use super::several::{becomes, reasons, seen};
+use super::several::{becomes, reasons, revision, seen};
 use super::trouble::trouble;
 use crate::harness::{DEADLINE, Server, eventually};
 
@@ -131,10 +131,6 @@ fn made(node: &Server) -> f64 {
     let page = node.http().get("/metrics");
     let of = |line: &str| line.strip_prefix("callsign_probes_total")?.rsplit(' ').next()?.parse::<f64>().ok();
     page.text().lines().filter_map(of).sum()
-}
-
-fn revision(node: &Server) -> u64 {
-    node.client().ask(&json!({"status": {}}))["status"]["revision"].as_u64().expect("a revision")
 }
 
 /// A node more would be a probe more of each check in each second: that many were not made. How long it took is by the

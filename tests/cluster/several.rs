@@ -33,6 +33,11 @@ pub fn becomes(server: &Server, wanted: &[u16]) {
     eventually("what the node's DNS has", DEADLINE, || (seen(server) == wanted).then_some(()));
 }
 
+/// The last revision of the registry that a node has.
+pub fn revision(node: &Server) -> u64 {
+    node.client().ask(&json!({"status": {}}))["status"]["revision"].as_u64().expect("a revision")
+}
+
 /// The reasons of what a node has seen.
 pub fn reasons(client: &mut Client) -> Vec<String> {
     let reply = client.ask(&json!({"log": {}}));

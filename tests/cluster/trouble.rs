@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::etcd::Etcd;
 use crate::harness::{Client, DEADLINE, Server, eventually, stays};
-use crate::several::{becomes, reasons, register, seen};
+use crate::several::{becomes, reasons, register, revision, seen};
 
 pub fn trouble(server: &Server) -> Option<String> {
     let status = server.client().ask(&json!({"status": {}}));
@@ -198,6 +198,33 @@ fn a_heartbeat_that_waited_while_a_node_stood_still_moves_no_lease() {
     let refused = client.receive();
     assert_eq!(refused["error"]["code"], "unavailable", "{refused}");
     eventually("its word", DEADLINE, || client.ask(&heartbeat).get("renewed").map(|_| ()));
+}
+
+/// Also where it stood still for so short that it is a member all the while.
+#[test]
+fn a_heartbeat_that_waited_while_a_member_stood_still_moves_no_lease() {
+    let etcd = Etcd::start();
+    let (stopped, other) = (etcd.node("a", &[]), etcd.node("b", &[]));
+    let mut client = stopped.client();
+    client.done("registered", &register("web-1", 8001, "30s"));
+    becomes(&other, &[8001]);
+    // Both are settled: a heartbeat at the other one moves the lease.
+    let heartbeat = json!({"heartbeat": {"service": "web", "id": "web-1", "host": "m1"}});
+    eventually("a settled node", DEADLINE, || other.client().ask(&heartbeat).get("renewed").map(|_| ()));
+    eventually("another one", DEADLINE, || client.ask(&heartbeat).get("renewed").map(|_| ()));
+    stopped.signal(Signal::SIGSTOP);
+    // So many that the node hears meanwhile what the other one wrote.
+    let mut waiting: Vec<Client> = (0..50).map(|_| stopped.client()).collect();
+    waiting.iter_mut().for_each(|client| client.send(&heartbeat));
+    // It goes on at the other node, and a second passes, as a lease says.
+    other.client().done("registered", &register("web-1", 8001, "30s"));
+    other.client().done("registered", &register("web-2", 8002, "1s"));
+    becomes(&other, &[8001]);
+    let before = revision(&other);
+    stopped.signal(Signal::SIGCONT);
+    let replies: Vec<Value> = waiting.iter_mut().map(Client::receive).collect();
+    other.client().done("registered", &register("web-3", 8003, "30s"));
+    assert_eq!(revision(&other), before + 1, "something else was written: {replies:?}");
 }
 
 #[test]

@@ -2,7 +2,6 @@
 
 use std::cmp::Reverse;
 use std::collections::HashSet;
-use std::time::Duration;
 
 use super::Node;
 use super::under_way::{Asked, Pending};
@@ -10,16 +9,13 @@ use crate::access::Identity;
 use crate::registry::{Author, Command, Reason, Refusal, Report, ReportOf, Subject, What};
 use crate::store::etcd::messages::{Condition, Operation, transaction_octets};
 use crate::store::etcd::place::{Place, PlainPlace};
-use crate::time::{Now, nanoseconds};
+use crate::time::Now;
 use crate::update::{self, Against, MessageId, Outcome, Reads};
 use crate::writer::fold::{lies_at, unnumbered};
 use crate::writer::front::reply;
 use crate::writer::round::{About, subjects};
 use crate::writer::{Done, Event, Verdict};
 
-/// How long a new member takes no heartbeats of what another one watches over. They may have waited in connections while it
-/// was none, and their instances may have gone on elsewhere; who lives says it again.
-const OLD_WORDS: Duration = Duration::from_secs(5);
 /// What etcd takes in one transaction, of conditions as of operations, where it is started as usual.
 pub(super) const STEPS_MAX: usize = 128;
 /// And how many octets: 1.5 MiB with what it puts around them, for which a KiB is left.
@@ -92,13 +88,6 @@ impl Node {
             _ => return Ok(()),
         };
         Err(Refusal::Unavailable(reason.into()))
-    }
-
-    /// True for a member that has heard for a while. What is told of its joining comes before `joined` says so.
-    fn is_settled(&self, now: Now) -> bool {
-        self.joined.is_some_and(|(since, at_ns)| {
-            self.fold.member_since() == Some(since) && now.mono_ns >= at_ns + nanoseconds(OLD_WORDS)
-        })
     }
 
     /// What a command has written: what it changes, or, where that is nothing but whose a thing is, the thing as it is. `None`

@@ -48,6 +48,7 @@ pub(super) struct Unsettled {
 impl Node {
     /// Looks at the time: what is tried again, what is given up, and what is due.
     pub(super) fn look(&mut self) {
+        self.note_absence();
         let now = self.front.look(&self.fold.registry);
         self.run_again(now);
         self.answer_raises(now);

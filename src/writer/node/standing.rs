@@ -3,8 +3,12 @@
 use std::time::Duration;
 
 use super::Node;
-use crate::time::Now;
+use crate::time::{Now, nanoseconds};
 use crate::writer::fold::NODES_MAX;
+
+/// How long a new member takes no heartbeats of what another one watches over. They may have waited in connections while it
+/// was none, or stood still, and their instances may have gone on elsewhere; who lives says it again.
+const OLD_WORDS: Duration = Duration::from_secs(5);
 
 impl Node {
     /// True while this node is a member and etcd can be asked: only then does time pass for leases.
@@ -55,8 +59,9 @@ impl Node {
         self.show_trouble(now);
         self.take_heartbeats();
         let since = self.fold.member_since();
-        if since != self.joined.map(|(since, _)| since) {
-            self.joined = since.map(|since| (since, now.mono_ns));
+        if since != self.joined {
+            self.joined = since;
+            self.old_words_ns = now.mono_ns + nanoseconds(OLD_WORDS);
         }
         match (self.is_running(), self.still_ns) {
             (true, Some(since_ns)) => {
@@ -68,6 +73,21 @@ impl Node {
             (false, None) => self.still_ns = Some(now.mono_ns),
             _ => {}
         }
+    }
+
+    /// Where this process stood still, words have waited for as long, though it may have been a member all the while: etcd, too,
+    /// may have stood.
+    pub(super) fn note_absence(&mut self) {
+        let now = self.front.clock.now();
+        if let Some(away) = self.front.away(now) {
+            self.old_words_ns = self.old_words_ns.max(now.mono_ns + nanoseconds(away.min(OLD_WORDS)));
+        }
+    }
+
+    /// True for a member that has heard for a while. What is told of its joining comes before `joined` says so.
+    pub(super) fn is_settled(&self, now: Now) -> bool {
+        let since = self.fold.member_since();
+        since.is_some() && since == self.joined && now.mono_ns >= self.old_words_ns
     }
 
     pub(super) fn is_member(&mut self, until_ns: u64, created: u64) {
