@@ -182,6 +182,17 @@ impl Check {
         Self { id, status, output, since: now.wall, definition, deadline, again: Arc::default() }
     }
 
+    /// True where it was critical from its beginning and nobody has said why: the first verdict that does is news, though the
+    /// status is the same.
+    pub fn is_unexplained(&self) -> bool {
+        self.status == Health::Critical && self.output.is_empty() && self.definition.kind.is_probed()
+    }
+
+    /// The same status, with words for it.
+    pub fn explained(&self, output: &str) -> Self {
+        Self { output: kept_output(output).into(), again: Arc::default(), ..self.clone() }
+    }
+
     /// What was said last. The log does not have it, so it is for those alone who ask in Consul's way: what we show
     /// ourselves is what the log says.
     pub fn last_output(&self) -> Arc<str> {

@@ -104,7 +104,7 @@ impl Scheduler {
                 check.repeat(&ended.outcome.output, self.clock.now());
             }
             let (of, id, probed) = (entry.of.clone(), entry.id.clone(), entry.definition.clone());
-            if after != before {
+            if after != before || explains(&check, &ended.outcome) {
                 // One that finds no room is said again by the next probe.
                 self.report(ended.number, of, id, probed, Outcome { health: after, ..ended.outcome });
             }
@@ -125,12 +125,13 @@ impl Scheduler {
             let Some(check) = check_of(&self.view, &of, &id) else { continue };
             let before = check.status;
             let (health, output) = alias::look(&self.view, &of, &id, &definition.kind);
+            let outcome = Outcome { health, output };
             self.counters.outcome(&definition.kind, Some(health));
             if before == health {
-                check.repeat(&output, self.clock.now());
+                check.repeat(&outcome.output, self.clock.now());
             }
-            let wanted = before != health && before != Health::Maintenance;
-            if wanted && !self.report(number, of, id, definition, Outcome { health, output }) {
+            let wanted = explains(&check, &outcome) || before != health && before != Health::Maintenance;
+            if wanted && !self.report(number, of, id, definition, outcome) {
                 self.dirty.insert(number);
             }
         }
@@ -167,6 +168,11 @@ impl Scheduler {
             }
         }
     }
+}
+
+/// Whether the outcome is the first that says why its check is critical.
+fn explains(check: &Check, outcome: &Outcome) -> bool {
+    check.is_unexplained() && outcome.health == Health::Critical && !outcome.output.is_empty()
 }
 
 /// A check as the view has it.

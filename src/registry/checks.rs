@@ -49,7 +49,8 @@ pub(super) fn merge_checks(
 }
 
 /// `checks` with the report in it; `None` where it changes nothing: the same verdict again is no change, whatever its
-/// output, which is kept in memory, and neither is one on a check as it was before.
+/// output, which is kept in memory, and neither is one on a check as it was before. Why a check is critical that was never anything
+/// else is one.
 pub(super) fn with_report(
     checks: &[Check],
     report: &Report,
@@ -70,6 +71,13 @@ pub(super) fn with_report(
     match checks.iter().position(|check| check.id == report.check) {
         Some(at) if matches!(&report.of, ReportOf::Probed(probed) if *probed != checks[at].definition) => {
             return Ok(None);
+        }
+        Some(at)
+            if checks[at].status == report.status
+                && checks[at].is_unexplained()
+                && !report.output.is_empty() =>
+        {
+            checks[at] = checks[at].explained(&report.output);
         }
         Some(at) if checks[at].status == report.status => {
             checks[at].repeat(&report.output, now);

@@ -62,6 +62,21 @@ fn another_definition_is_probed_anew() {
 }
 
 #[test]
+fn one_that_fails_from_its_beginning_says_why_and_says_it_once() {
+    let server = Server::start(&["--store", "memory"]);
+    let target = Target::new(answer("500 Internal Server Error", "broken"));
+    let mut web = Watched::new(&server, "web", json!({"http": format!("http://{}/", target.address)}));
+    let said = || web.now("c").filter(|(_, output)| !output.is_empty());
+    let (status, output) = eventually("why", DEADLINE, said);
+    assert_eq!(status, "critical");
+    assert!(output.contains("500 Internal Server Error"), "{output}");
+    let revision = |web: &mut Watched| web.client.ask(&json!({"status": {}}))["status"]["revision"].clone();
+    let (before, probed) = (revision(&mut web), target.connections());
+    eventually("two more probes", DEADLINE, || (target.connections() > probed + 1).then_some(()));
+    assert_eq!(revision(&mut web), before, "the same again is no change");
+}
+
+#[test]
 fn a_status_outlives_the_server_until_the_first_probe() {
     let directory = tempfile::tempdir().expect("a directory");
     let data = directory.path().join("data").display().to_string();

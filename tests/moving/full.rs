@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::harness::ask::request;
-use crate::harness::{Client, Ended, Server, callsign};
+use crate::harness::{Client, DEADLINE, Ended, Server, callsign, eventually};
 
 /// What the server must be started with besides its store.
 pub const FLAGS: [&str; 4] = ["--listen", "127.0.0.1:0", "--probe-commands", "--allow-loopback"];
@@ -78,6 +78,13 @@ pub fn fill(server: &Server) -> (Client, String) {
         form["service"] = json!("web");
         client.done("registered", &json!({ "register": form }));
     }
+    // The checks that are probed fail from their beginning; that each says why is a change.
+    eventually("words of every check that fails", DEADLINE, || {
+        let listed = client.list();
+        let checks = listed.iter().filter_map(|one| one["checks"].as_array()).flatten();
+        let mut critical = checks.filter(|check| check["status"] == "critical");
+        critical.all(|check| !check["output"].as_str().unwrap_or_default().is_empty()).then_some(())
+    });
     client.done("draining", &json!({"drain": {"service": "web", "id": "drained"}}));
     client.done(
         "reported",
