@@ -16,7 +16,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 
-use harness::{DEADLINE, Server, eventually};
+use harness::{Client, DEADLINE, Server, eventually};
 use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::{RData, RecordType};
 use nix::sys::signal::Signal;
@@ -385,7 +385,12 @@ fn a_record_tree_changes_with_its_file_unless_it_takes_a_name() {
     assert!(refused["error"]["message"].to_string().contains("service.local.zone:3"), "{refused}");
     eventually("no trouble", DEADLINE, || troubles(&server).is_empty().then_some(()));
 
-    // After a restart differences go on from what was served last.
+    // After a restart differences go on from what was served last. That web is forgotten is a change, too.
+    let forgotten = |client: &mut Client| {
+        let log = client.ask(&json!({"log": {"service": "web"}}));
+        (log["log"]["changes"][0]["reason"] == "forgotten").then_some(())
+    };
+    eventually("web forgotten", DEADLINE, || forgotten(&mut client));
     let serial = serial_of(&server, "service.local.");
     let mut server = server;
     server.signal(Signal::SIGTERM);
@@ -527,7 +532,7 @@ fn check_says_everything_and_tells_it_by_its_exit_code() {
         (
             Some(0),
             "corp.test.zone:6: warning: the MX of mail.corp.test. names gone.corp.test., which is not in the zone; is a dot missing at its end?\n\
-             corp.test.zone: ok: corp.test. serial 7, 5 records\nservice.local.zone: ok: plain records of service.local., 1 records\n"
+             corp.test.zone: ok: corp.test. serial 7, 5 records\nservice.local.zone: ok: plain records of service.local., 1 record\n"
                 .to_owned()
         )
     );
