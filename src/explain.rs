@@ -1,6 +1,8 @@
 //! Why a name is, or is not, in DNS: each instance with the rule that kept it in or out.
 
-use crate::answer::{Asked, CLASS_IN, Dnssec, Over, Question, Rcode, Taken, answer, nearest_service};
+use crate::answer::{
+    Asked, CLASS_IN, Dnssec, Over, Question, Rcode, Taken, answer, is_served, nearest_service,
+};
 use crate::grammar;
 use crate::grammar::consul::{self, Owner as ConsulOwner};
 use crate::instance::Key;
@@ -22,7 +24,12 @@ pub fn explain(view: &View, name: &str) -> Result<ExplainedForm, Problem> {
         (None, Some(service)) => nearest_service(view, service).map(|name| name.to_string()),
         _ => None,
     };
-    let (known_name, verdict) = verdict(view, &domain);
+    let (known_name, mut verdict) = verdict(view, &domain);
+    if let Some(meant) = below_domain(view, name, &domain) {
+        let meant = meant.to_string();
+        let meant = meant.trim_end_matches('.');
+        verdict.push_str(&format!("; names end in the server's domain: did you mean `{meant}`?"));
+    }
     Ok(ExplainedForm {
         known: known_name,
         verdict,
@@ -34,23 +41,40 @@ pub fn explain(view: &View, name: &str) -> Result<ExplainedForm, Problem> {
 
 /// The domain name that a service's name, or a domain name, asks for.
 ///
+/// What is asked of a service that is known is completed as the service's name is: `v2.web`, `_web._tcp`.
+///
 /// # Errors
 ///
 /// `invalid` where the text is neither.
 pub fn domain(view: &View, name: &str) -> Result<Name, Problem> {
-    match ServiceName::parse(name.trim_end_matches('.')) {
-        Ok(service) => Ok(view.settings.apexes[0].owner(&[service.as_str()])),
-        Err(_) => {
-            Name::parse(name).map_err(|error| Problem::invalid("name", format!("is not a name: {error}")))
-        }
+    if let Ok(service) = ServiceName::parse(name.trim_end_matches('.')) {
+        return Ok(view.settings.apexes[0].owner(&[service.as_str()]));
     }
+    let whole =
+        Name::parse(name).map_err(|error| Problem::invalid("name", format!("is not a name: {error}")))?;
+    let is_known =
+        |name: &Name| service_of(view, name).is_some_and(|service| view.service(&service).is_some());
+    Ok(below_domain(view, name, &whole).filter(is_known).unwrap_or(whole))
+}
+
+/// The name below our first domain that `text` may be short for: it does not end in a dot, no zone of ours has what it
+/// spells, and there it spells something.
+fn below_domain(view: &View, text: &str, whole: &Name) -> Option<Name> {
+    if text.ends_with('.') || is_served(view, whole) {
+        return None;
+    }
+    let lower = whole.to_lowercase();
+    let labels: Vec<&[u8]> = lower.labels().collect();
+    grammar::parse(&labels)?;
+    view.settings.apexes[0].name().prepend_all(&labels).ok()
 }
 
 /// The service that a question of why is about, where it is about one.
 pub fn about(view: &View, name: &str) -> Option<String> {
     match ServiceName::parse(name) {
         Ok(service) => Some(service.to_string()),
-        Err(_) => service_of(view, &Name::parse(name).ok()?),
+        // As it is explained: who may read the service may ask in short too.
+        Err(_) => service_of(view, &domain(view, name).ok()?),
     }
 }
 

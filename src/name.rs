@@ -35,6 +35,8 @@ pub enum Unfit {
     TooLong { max: usize, octets: usize },
     #[error("must be letters, digits and hyphens, with no hyphen at either end{}", suggest(.suggestion))]
     NotLdh { suggestion: Option<String> },
+    #[error("must be a full name with a dot, such as `{suggestion}`")]
+    OneLabel { suggestion: String },
     #[error("must be letters, digits, `-` and `_`, with no `_` in front")]
     NotDatacenter,
     #[error("must not be all digits: resolvers read such a name as an address{}", suggest(.suggestion))]
@@ -303,9 +305,16 @@ pub fn parse_target(text: &str) -> Result<Name, Unfit> {
         return Err(Unfit::NotLdh { suggestion: None });
     }
     if name.labels().count() < 2 {
-        return Err(Unfit::NotLdh { suggestion: Some(format!("{name}example.com")) });
+        return Err(Unfit::OneLabel { suggestion: format!("{name}example.com") });
     }
     Ok(name)
+}
+
+/// True where the last label is all digits: no host is called so (RFC 3696 section 2), and clients read it as an address.
+///
+/// Not a rule of `parse_target`, which reads the store too: a registry that has one such name still starts.
+pub fn ends_in_digits(name: &Name) -> bool {
+    name.labels().last().is_some_and(|label| label.iter().all(u8::is_ascii_digit))
 }
 
 /// The name of a zone that we serve the registry under; at least one label, lower case.
@@ -488,5 +497,13 @@ mod tests {
         for text in [".", "db", "a_b.example", "", "a..b"] {
             assert!(parse_target(text).is_err(), "{text}");
         }
+        let refused = parse_target("db").unwrap_err().to_string();
+        assert_eq!(refused, "must be a full name with a dot, such as `db.example.com`");
+        for (text, digits) in
+            [("10.0.0.300", true), ("a.7.", true), ("7", true), ("7.example.com", false), ("a.b7", false)]
+        {
+            assert_eq!(ends_in_digits(&Name::parse(text).unwrap()), digits, "{text}");
+        }
+        assert!(!ends_in_digits(&Name::root()));
     }
 }

@@ -284,6 +284,8 @@ fn bad_input_gets_one_sentence() {
         "ls --helth critical",
         "register web 2001:db8::7:80",
         "register web db.example.com:80",
+        "register web 10.0.0.300:80",
+        "register web myhost:8080",
         "ls --server /run/x",
         "ls --timeout soon",
         "run web --port 0 -- true",
@@ -291,6 +293,7 @@ fn bad_input_gets_one_sentence() {
         "dig a..b",
         "dig web FOO",
         "dig web A SRV",
+        "dig web --dns 127.0.0.1",
         "serve --ttl 900",
         "serve --listen 0.0.0.0:5301",
     ] {
@@ -314,6 +317,10 @@ fn bad_input_gets_one_sentence() {
     ! callsign: invalid value '2001:db8::7:80' for '[ADDR:PORT]': put an IPv6 address into brackets, such as [2001:db8::7]:8080
     > register web db.example.com:80
     ! callsign: invalid value 'db.example.com:80' for '[ADDR:PORT]': `db.example.com` is no IP address; for a host name write PORT --target db.example.com
+    > register web 10.0.0.300:80
+    ! callsign: invalid value '10.0.0.300:80' for '[ADDR:PORT]': `10.0.0.300` is neither an address nor a host name: its last label is all digits
+    > register web myhost:8080
+    ! callsign: invalid value 'myhost:8080' for '[ADDR:PORT]': `myhost` is no IP address, and a host name must be a full name with a dot, such as myhost.example.com; write PORT --target myhost.example.com
     > ls --server /run/x
     ! callsign: invalid value '/run/x' for '--server <SERVER>': must be unix:PATH or ADDR:PORT; try `unix:/run/x`
     > ls --timeout soon
@@ -329,6 +336,8 @@ fn bad_input_gets_one_sentence() {
     ! hint: types are A, AAAA, SRV, TXT, … or TYPE65; the server is named with --dns ADDR:PORT
     > dig web A SRV
     ! callsign: one type is enough; `SRV` is the second
+    > dig web --dns 127.0.0.1
+    ! callsign: invalid value '127.0.0.1' for '--dns <ADDR:PORT>': write an address with a port, such as 127.0.0.1:5300 or [::1]:5300
     > serve --ttl 900
     ! callsign: --ttl must be a number from 0 to 300, not `900`
     > serve --listen 0.0.0.0:5301
@@ -439,7 +448,15 @@ fn an_instance_from_registration_to_its_end() {
     assert_snapshot!(server.says("drain web web-1 --host h1"), @"draining web web-1");
     assert_eq!(server.says("show web --url"), "http://[2001:db8::8]:8080\n");
     assert_snapshot!(server.says("deregister web web-1 --host h1"), @"deregistered web web-1");
-    assert_snapshot!(server.says("deregister web web-1 --host h1"), @"web web-1 was not registered");
+    assert_snapshot!(server.says("deregister web web-1 --host h1"), @"
+    web web-1 was not registered
+    ! hint: `callsign ls web` lists who is registered; another host's needs --host
+    ");
+    assert_snapshot!(server.says("drain web typo --host h1"), @"
+    ! callsign: web/typo@h1 is not registered
+    ! hint: there is no such instance; `callsign ls web` lists who is registered; another host's needs --host
+    exit Some(3)
+    ");
     assert_snapshot!(server.says("deregister web web-2 --host h2"), @"deregistered web web-2");
     assert_snapshot!(server.says("heartbeat web web-1 --host h1"), @"
     ! callsign: web/web-1@h1 is not registered; register it again
@@ -472,6 +489,10 @@ fn an_instance_from_registration_to_its_end() {
     ");
     assert_snapshot!(server.says("register a_b 10.0.0.7:80 --lease 15s"), @"
     ! callsign: service must be letters, digits and hyphens, with no hyphen at either end; try `a-b`
+    exit Some(2)
+    ");
+    assert_snapshot!(server.says("register web 80 --target 10.0.0.300 --lease 15s"), @"
+    ! callsign: target 10.0.0.300 is neither an address nor a host name: its last label is all digits
     exit Some(2)
     ");
 }
@@ -559,8 +580,18 @@ fn dig_shows_ttls_reasons_and_glue() {
     reason 20 (Not Authoritative): not a name of this server
     question: example.com. IN A
     ; 71 octets from 127.0.0.1:PORT over udp in TOOK, EDNS 1232
+    ! hint: names end in the server's domain, which `callsign status` shows: did you mean `example.com.service.local`?
     exit Some(1)
     ");
+    for short in ["web", "a.web", "_web._tcp"] {
+        let told = server.says(&format!("dig {short}"));
+        assert!(told.contains(&format!("did you mean `{short}.service.local`?")), "{told}");
+    }
+    // A name that is whole, one that is none below a domain, and one that is there or could be.
+    for whole in ["web.", "www.example.com", "web.service.local", "none.service.local"] {
+        let told = server.says(&format!("dig {whole}"));
+        assert!(!told.contains("did you mean"), "{told}");
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@ mod harness;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use harness::{DEADLINE, Server, eventually};
+use harness::{DEADLINE, Server, callsign, eventually};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -83,6 +83,10 @@ fn what_a_file_says_is_registered_and_what_it_no_longer_says_is_not() {
     let web = &instances(&server)[0];
     assert_eq!((web["lease"].as_str(), web["live"].as_bool()), (Some("none"), Some(true)));
     assert_eq!(web["source"], files.path("web.toml").display().to_string());
+    let place = format!("unix:{}", server.socket.display());
+    let shown = callsign(&["show", "web", "--server", &place]).stdout;
+    let row = shown.lines().find(|line| line.starts_with("source ")).expect("the file that says so");
+    assert!(row.ends_with(&format!("  {}", files.path("web.toml").display())), "{shown}");
 
     let second = WEB.replace("web-1", "web-2").replace("port = 80", "port = 81");
     files.write("web.toml", &format!("{WEB}\n{second}"));

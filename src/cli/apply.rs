@@ -87,7 +87,9 @@ impl Apply {
         match refused {
             0 => Ok(ExitCode::SUCCESS),
             refused => {
-                Err(Failure::new(FAILED, format!("{refused} lines were refused; the errors above say why")))
+                let were = if refused == 1 { "was" } else { "were" };
+                let lines = output::counted(refused, "line");
+                Err(Failure::new(FAILED, format!("{lines} {were} refused; the errors above say why")))
             }
         }
     }

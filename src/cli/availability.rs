@@ -69,8 +69,9 @@ impl Availability {
         }
         let all_spans = all.of_services.iter().chain(&all.of_instances).flat_map(|of| &of.spans);
         if let Some(since) = all_spans.filter_map(|span| span.since.as_ref()).max() {
+            output::print("\n")?;
             output::line(&format!(
-                "\n*: the log begins later than the span; known since {since} at the latest"
+                "*: the log begins later than the span; known since {since} at the latest"
             ))?;
         }
         Ok(ExitCode::SUCCESS)

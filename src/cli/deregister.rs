@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use callsign::protocol::{Reply, Request};
 use clap::Args;
 
-use super::{Asking, Done, Format, Named, output};
+use super::{Asking, Done, Format, Named, message, output};
 
 /// Take an instance out of the registry
 #[derive(Debug, Args)]
@@ -27,7 +27,10 @@ impl Deregister {
             Format::Table if gone.existed => {
                 output::line(&format!("deregistered {} {}", gone.service, gone.id))?
             }
-            Format::Table => output::line(&format!("{} {} was not registered", gone.service, gone.id))?,
+            Format::Table => {
+                output::line(&format!("{} {} was not registered", gone.service, gone.id))?;
+                message::hint(&self.named.listed());
+            }
             format => output::value(format, &gone)?,
         }
         Ok(ExitCode::SUCCESS)

@@ -6,8 +6,11 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use callsign::answer::Ede;
 use callsign::config::DNS_PORT;
+use callsign::grammar;
 use callsign::message::{self, ExtendedError, ShownRecord, record_type};
+use callsign::name::Apex;
 use clap::Args;
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{Name, RecordType};
@@ -16,12 +19,16 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::timeout;
 
-use super::{Done, FAILED, Failure, Format, NOT_FOUND, UNAVAILABLE, USAGE, duration, output, terminal};
+use super::{
+    Done, FAILED, Failure, Format, NOT_FOUND, UNAVAILABLE, USAGE, duration, output, setup, terminal,
+};
 
 /// Attempts over UDP within the timeout: a datagram may get lost.
 const ATTEMPTS: u32 = 3;
 /// The EDNS size that is asked for: what every path carries without fragments (RFC 9715).
 const BUFSIZE: u16 = 1232;
+/// The domain of a server that was not told another. Only DNS is asked here, which does not say what it is.
+const DOMAIN_USUAL: &str = "service.local";
 
 /// Ask over real DNS; show TTLs, reasons and glue
 #[derive(Debug, Args)]
@@ -40,7 +47,7 @@ pub struct Dig {
     #[arg(value_name = "TYPE")]
     rest: Vec<String>,
     /// The server to ask [env: CALLSIGN_DNS] [default: 127.0.0.1:5300]
-    #[arg(long, value_name = "ADDR:PORT")]
+    #[arg(long, value_name = "ADDR:PORT", value_parser = setup::address)]
     dns: Option<SocketAddr>,
     /// Ask over TCP
     #[arg(long)]
@@ -94,6 +101,13 @@ impl Dig {
         match self.output {
             Format::Table => output::print(&shown.text())?,
             format => output::value(format, &shown)?,
+        }
+        if heard.message.metadata.response_code == ResponseCode::Refused
+            && let Some(meant) = shown.meant(&self.name)
+        {
+            super::message::hint(&format!(
+                "names end in the server's domain, which `callsign status` shows: did you mean `{meant}`?"
+            ));
         }
         Ok(match heard.message.metadata.response_code {
             ResponseCode::NoError => ExitCode::SUCCESS,
@@ -268,6 +282,21 @@ impl Shown {
             transport: heard.transport,
             took_us: u64::try_from(heard.took.as_micros()).unwrap_or(u64::MAX),
         }
+    }
+
+    /// The name that `asked` may be short for, where it was refused for being in no zone of the server.
+    fn meant(&self, asked: &str) -> Option<String> {
+        let otherwise = |error: &ExtendedError| error.code != Ede::NOT_AUTHORITATIVE;
+        if asked.ends_with('.') || self.message.errors.iter().any(otherwise) {
+            return None;
+        }
+        let name = callsign::name::Name::parse(asked).ok()?.to_lowercase();
+        if Apex::parse(DOMAIN_USUAL).is_ok_and(|domain| name.is_within(domain.name())) {
+            return None;
+        }
+        // What spells nothing below a domain is a name of elsewhere: www.example.com.
+        grammar::parse(&name.labels().collect::<Vec<_>>())?;
+        Some(format!("{asked}.{DOMAIN_USUAL}"))
     }
 
     fn text(&self) -> String {

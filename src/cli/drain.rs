@@ -19,7 +19,8 @@ pub struct Drain {
 
 impl Drain {
     pub async fn run(self) -> Done {
-        let (client, reply) = self.asking.ask(&Request::Drain(self.named.form(&self.asking)?)).await?;
+        let asked = self.asking.ask(&Request::Drain(self.named.form(&self.asking)?)).await;
+        let (client, reply) = asked.map_err(|failure| self.named.not_there(failure))?;
         let Reply::Draining(draining) = reply else {
             return Err(client.unexpected(&reply).into());
         };

@@ -1,9 +1,7 @@
 //! `callsign export`: everything that a registry holds, for `import` to take in elsewhere.
 
-use std::fs::{self, File};
-use std::io::{BufWriter, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::io::Write;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use callsign::client::Client;
@@ -11,7 +9,7 @@ use callsign::protocol::moving::{EndForm, Line};
 use callsign::protocol::{Reply, Request, StatusForm};
 use clap::Args;
 
-use super::{Asking, Done, FAILED, Failure, output, progress::Progress};
+use super::{Asking, Done, Failure, output, private_file::PrivateFile, progress::Progress};
 
 /// Print everything that the registry holds, as lines of JSON
 ///
@@ -33,7 +31,8 @@ pub struct Export {
 impl Export {
     pub async fn run(self) -> Done {
         let mut way = self.asking.way()?;
-        let Some(path) = &self.file else {
+        // A lone dash is stdout, as everywhere.
+        let Some(path) = self.file.as_deref().filter(|path| path.as_os_str() != "-") else {
             let printing = async |mut client| {
                 let mut begun = false;
                 let printed = lines(&mut client, |line: &Line| {
@@ -46,13 +45,9 @@ impl Export {
             self.asking.begin_at_each(&mut way, printing).await?;
             return Ok(ExitCode::SUCCESS);
         };
-        let mut new = path.as_os_str().to_owned();
-        new.push(".new");
-        let new = PathBuf::from(new);
-        let written = self.asking.begin_at_each(&mut way, async |client| write(client, &new).await).await;
-        let end = written.inspect_err(|_| drop(fs::remove_file(&new)))?; // half an export is none
-        fs::rename(&new, path).map_err(|error| failed(path, &error))?;
-        output::line(&format!("{}: {} lines", path.display(), end.lines))?;
+        let file = PrivateFile::at(path);
+        let end = self.asking.begin_at_each(&mut way, async |client| write(client, &file).await).await?;
+        file.put(&output::counted(end.lines, "line"))?;
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -75,22 +70,16 @@ pub async fn lines(
     }
 }
 
-/// What leases are renewed with is in it, and hashes of tokens: nobody else's to read.
-async fn write(mut client: Client, path: &Path) -> Result<EndForm, Failure> {
-    drop(fs::remove_file(path)); // what an export that was ended left behind may have another mode
-    let file = File::options().create_new(true).write(true).mode(0o600).open(path);
-    let mut file = BufWriter::new(file.map_err(|error| failed(path, &error))?);
+/// Writes all of it, from the beginning.
+async fn write(mut client: Client, file: &PrivateFile<'_>) -> Result<EndForm, Failure> {
+    let mut writer = file.begin()?;
     let mut progress = Progress::new("lines", None);
     let written = lines(&mut client, |line| {
         progress.step();
         let text = serde_json::to_string(line).expect("a line has a JSON form");
-        writeln!(file, "{text}").map_err(|error| failed(path, &error))
+        writeln!(writer, "{text}").map_err(|error| file.failed(&error))
     });
     let end = written.await?;
-    file.flush().and_then(|()| file.get_ref().sync_all()).map_err(|error| failed(path, &error))?;
+    file.sync(writer)?;
     Ok(end)
-}
-
-fn failed(path: &Path, error: &std::io::Error) -> Failure {
-    Failure::new(FAILED, format!("writing {}: {error}", path.display()))
 }

@@ -28,6 +28,7 @@ mod man;
 mod message;
 mod nodes;
 mod output;
+mod private_file;
 mod progress;
 mod ready;
 mod register;
@@ -224,7 +225,7 @@ impl Failure {
             eprintln!("callsign: {}", terminal::escaped(&self.sentence));
         }
         if let Some(hint) = &self.hint {
-            eprintln!("hint: {}", terminal::escaped(hint));
+            message::hint(hint);
         }
     }
 }
@@ -399,6 +400,20 @@ impl Named {
             host: asking.host(self.host.as_ref())?,
             lease_id: self.lease_id.clone(),
         })
+    }
+
+    /// Where to look who is there.
+    fn listed(&self) -> String {
+        format!("`callsign ls {}` lists who is registered; another host's needs --host", self.service)
+    }
+
+    /// That nobody is registered so, without the advice to register again: it is for who holds an instance.
+    fn not_there(&self, failure: Failure) -> Failure {
+        if failure.code != NOT_FOUND {
+            return failure;
+        }
+        let sentence = failure.sentence.trim_end_matches("; register it again").to_owned();
+        Failure { sentence, ..failure }.hint(format!("there is no such instance; {}", self.listed()))
     }
 }
 

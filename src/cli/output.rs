@@ -73,6 +73,11 @@ pub fn or_dash(text: String) -> String {
     if text.is_empty() { "-".to_owned() } else { text }
 }
 
+/// `1 line`, `2 lines`.
+pub fn counted(count: u64, one: &str) -> String {
+    format!("{count} {one}{}", if count == 1 { "" } else { "s" })
+}
+
 /// Where an instance is: its addresses, or its target.
 pub fn place(instance: &InstanceForm) -> String {
     instance.target.clone().unwrap_or_else(|| instance.address.join(","))
@@ -120,6 +125,13 @@ mod tests {
         ];
         let text = table(&["SERVICE", "LIVE"], rows);
         assert_eq!(text, "SERVICE       LIVE\nweb           2\na-longer-one  \\u{1b}[31m\\n\n");
+    }
+
+    #[test]
+    fn one_is_no_plural() {
+        for (count, text) in [(0, "0 lines"), (1, "1 line"), (2, "2 lines"), (11, "11 lines")] {
+            assert_eq!(counted(count, "line"), text);
+        }
     }
 
     #[test]

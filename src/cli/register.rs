@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use callsign::client::hold::{Ended, Holder, LEAVE_WITHIN, ORDERS_MAX, Order};
+use callsign::name::{Name, ends_in_digits};
 use callsign::protocol::{Pairs, PortForm, RegisterForm, RegisteredForm, Reply, Request, Several};
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
@@ -203,10 +204,22 @@ fn place(text: &str) -> Result<Place, String> {
             Err("put an IPv6 address into brackets, such as [2001:db8::7]:8080".to_owned())
         }
         ("localhost", None) => Ok(Place { address: Some("localhost".to_owned()), port }),
-        (address, None) if address.parse::<std::net::Ipv4Addr>().is_err() => {
-            Err(format!("`{address}` is no IP address; for a host name write PORT --target {address}"))
-        }
+        (address, None) if address.parse::<std::net::Ipv4Addr>().is_err() => Err(no_address(address)),
         (address, None) => Ok(Place { address: Some(address.to_owned()), port }),
+    }
+}
+
+/// What to write instead of `text`, which may be meant as a host name.
+fn no_address(text: &str) -> String {
+    if Name::parse(text).is_ok_and(|name| ends_in_digits(&name)) {
+        return format!("`{text}` is neither an address nor a host name: its last label is all digits");
+    }
+    let name = text.trim_end_matches('.');
+    match name.contains('.') {
+        true => format!("`{text}` is no IP address; for a host name write PORT --target {text}"),
+        false => format!(
+            "`{text}` is no IP address, and a host name must be a full name with a dot, such as {name}.example.com; write PORT --target {name}.example.com"
+        ),
     }
 }
 
@@ -241,6 +254,12 @@ mod tests {
         assert!(place("2001:db8::7:8080").unwrap_err().contains("brackets"));
         assert!(place("db.example.com:5432").unwrap_err().contains("--target db.example.com"));
         assert!(place("10.0.0.7").unwrap_err().contains("ADDR:PORT"));
+        for text in ["10.0.0.300:80", "10.0.0:80", "7:80"] {
+            let told = place(text).unwrap_err();
+            assert!(told.contains("its last label is all digits") && !told.contains("--target"), "{told}");
+        }
+        let told = place("myhost:8080").unwrap_err();
+        assert!(told.contains("a full name with a dot, such as myhost.example.com;"), "{told}");
     }
 
     #[test]

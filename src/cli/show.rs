@@ -116,6 +116,7 @@ fn described(instance: &InstanceForm) -> String {
         ("registered", instance.registered.clone()),
         ("revision", instance.revision.to_string()),
     ];
+    pairs.extend(instance.source.clone().map(|source| ("source", source)));
     for check in &instance.checks {
         let output = if check.output.is_empty() { String::new() } else { format!(": {}", check.output) };
         pairs.push(("check", format!("{} {} since {}{output}", check.id, check.status, check.since)));

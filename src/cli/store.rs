@@ -1,7 +1,7 @@
 //! `callsign store`: checks, backs up and restores what the embedded store keeps.
 
-use std::fs::{self, File};
-use std::io::{BufRead, BufReader, BufWriter, Write};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -12,7 +12,9 @@ use callsign::protocol::{Reply, Request, StatusForm};
 use callsign::store::embedded::{self, OpenError, Raw};
 use clap::{Args, Subcommand};
 
-use super::{Asking, Done, FAILED, Failure, UNAVAILABLE, USAGE, output, progress::Progress};
+use super::{
+    Asking, Done, FAILED, Failure, UNAVAILABLE, USAGE, output, private_file::PrivateFile, progress::Progress,
+};
 
 /// Check, back up or restore the embedded store
 #[derive(Debug, Args)]
@@ -77,11 +79,11 @@ impl Place {
 fn check(directory: &Path) -> Done {
     let checked = embedded::check(directory, Clock::start().now()).map_err(failure)?;
     output::line(&format!(
-        "{}: {} instances, {} remembered, {} changes, revision {}",
+        "{}: {}, {} remembered, {}, revision {}",
         directory.display(),
-        checked.instances,
+        output::counted(checked.instances as u64, "instance"),
         checked.gone,
-        checked.changes,
+        output::counted(checked.changes, "change"),
         checked.revision
     ))?;
     Ok(ExitCode::SUCCESS)
@@ -91,38 +93,30 @@ impl Backup {
     async fn run(self) -> Done {
         let mut client = self.asking.connect().await?;
         client.send(&Request::Backup(StatusForm {})).await?;
-        let mut new = self.file.as_os_str().to_owned();
-        new.push(".new");
-        let new = PathBuf::from(new);
-        let written = self.write(&mut client, &new).await;
-        if written.is_err() {
-            let _ = fs::remove_file(&new); // half a backup is none
-        }
-        written
+        let file = PrivateFile::at(&self.file);
+        let records = write(&mut client, &file).await?;
+        file.put(&output::counted(records, "record"))?;
+        Ok(ExitCode::SUCCESS)
     }
+}
 
-    async fn write(&self, client: &mut Client, new: &Path) -> Done {
-        let failed =
-            |error: std::io::Error| Failure::new(FAILED, format!("writing {}: {error}", new.display()));
-        let mut file = BufWriter::new(File::create(new).map_err(failed)?);
-        let mut progress = Progress::new("records", None);
-        loop {
-            let reply = client.receive().await?;
-            progress.step();
-            match &reply {
-                Reply::Record(_) | Reply::Backup(_) => {
-                    let line = serde_json::to_string(&reply).map_err(|error| failed(error.into()))?;
-                    writeln!(file, "{line}").map_err(failed)?;
-                }
-                other => return Err(client.unexpected(other).into()),
+/// Writes what comes until it is whole; how many records that are.
+async fn write(client: &mut Client, file: &PrivateFile<'_>) -> Result<u64, Failure> {
+    let mut writer = file.begin()?;
+    let mut progress = Progress::new("records", None);
+    loop {
+        let reply = client.receive().await?;
+        progress.step();
+        match &reply {
+            Reply::Record(_) | Reply::Backup(_) => {
+                let line = serde_json::to_string(&reply).expect("a reply has a JSON form");
+                writeln!(writer, "{line}").map_err(|error| file.failed(&error))?;
             }
-            if let Reply::Backup(end) = reply {
-                file.flush().map_err(failed)?;
-                file.get_ref().sync_all().map_err(failed)?;
-                fs::rename(new, &self.file).map_err(failed)?;
-                output::line(&format!("{}: {} records", self.file.display(), end.records))?;
-                return Ok(ExitCode::SUCCESS);
-            }
+            other => return Err(client.unexpected(other).into()),
+        }
+        if let Reply::Backup(end) = reply {
+            file.sync(writer)?;
+            return Ok(end.records);
         }
     }
 }
@@ -136,7 +130,8 @@ impl Restore {
         let aside =
             embedded::restore(&directory, &records, Clock::start().now(), written).map_err(failure)?;
         drop(progress);
-        output::line(&format!("{}: {} records", directory.display(), records.len()))?;
+        let count = output::counted(records.len() as u64, "record");
+        output::line(&format!("{}: {count}", directory.display()))?;
         if let Some(aside) = aside {
             output::line(&format!("what was there is kept as {}", aside.display()))?;
         }

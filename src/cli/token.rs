@@ -99,7 +99,7 @@ async fn list(asking: &Asking) -> Done {
         Format::Table => {
             let row = |token: &TokenShown| {
                 let until = match (&token.expires, token.expired) {
-                    (None, _) => "revoked".to_owned(),
+                    (None, _) => "-".to_owned(),
                     (Some(time), false) => time.clone(),
                     (Some(time), true) => format!("{time} (over)"),
                 };

@@ -129,13 +129,10 @@ fn print(checked: &Checked) -> Result<(), Failure> {
         }
     }
     let file = &checked.file;
+    let records = output::counted(checked.records as u64, "record");
     output::line(&match (&checked.zone, checked.ok, checked.serial) {
-        (Some(zone), true, Some(serial)) => {
-            format!("{file}: ok: {zone} serial {serial}, {} records", checked.records)
-        }
-        (Some(zone), true, None) => {
-            format!("{file}: ok: plain records of {zone}, {} records", checked.records)
-        }
-        _ => format!("{file}: refused: {} errors", checked.errors.len()),
+        (Some(zone), true, Some(serial)) => format!("{file}: ok: {zone} serial {serial}, {records}"),
+        (Some(zone), true, None) => format!("{file}: ok: plain records of {zone}, {records}"),
+        _ => format!("{file}: refused: {}", output::counted(checked.errors.len() as u64, "error")),
     })
 }

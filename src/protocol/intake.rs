@@ -13,7 +13,7 @@ use crate::instance::{
     ADDRESSES_MAX, Health, Instance, Key, LEASE_MS_MAX, LEASE_MS_MIN, Lease, Location, META_KEY_OCTETS_MAX,
     META_MAX, META_VALUE_OCTETS_MAX, PORTS_MAX, Port, TAGS_MAX, Transport, WORD_OCTETS_MAX,
 };
-use crate::name::{HostName, InstanceId, ServiceName, Tag, is_ldh_label, parse_target};
+use crate::name::{HostName, InstanceId, ServiceName, Tag, ends_in_digits, is_ldh_label, parse_target};
 use crate::registry::{Change, Holder, Registration, Report, ReportOf, Subject, What};
 use crate::time::{format_duration, parse_duration};
 
@@ -75,8 +75,12 @@ impl RegisterForm {
                 return Err(Problem::invalid("target", "is an address; give it as `address`"));
             }
             (None, Some(target)) => {
-                let target = parse_target(target).map_err(|unfit| Problem::invalid("target", unfit))?;
-                return Ok(Location::Target(target));
+                let name = parse_target(target).map_err(|unfit| Problem::invalid("target", unfit))?;
+                if ends_in_digits(&name) {
+                    let rule = "is neither an address nor a host name: its last label is all digits";
+                    return Err(Problem::invalid("target", format!("{} {rule}", printable(target))));
+                }
+                return Ok(Location::Target(name));
             }
             (None, None) => {
                 let usual = peer.addresses.iter().map(|address| usable_address(*address, peer));

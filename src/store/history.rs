@@ -13,6 +13,8 @@ const MEMORY_MAX: usize = 10_000;
 #[derive(Clone, Debug)]
 pub enum History {
     Memory(Memory),
+    /// The latest changes that a node has heard of: etcd keeps the registry, and no log of it.
+    Etcd(Memory),
     Embedded(embedded::History),
 }
 
@@ -56,7 +58,7 @@ impl History {
     /// The store cannot be read; in words.
     pub fn after(&self, after: u64, most: usize) -> Result<(Vec<Change>, Option<u64>), String> {
         match self {
-            Self::Memory(memory) => {
+            Self::Memory(memory) | Self::Etcd(memory) => {
                 let latest = memory.latest();
                 let oldest = latest.changes.front().map(|change| change.revision);
                 let mut newer = latest.changes.iter().filter(|change| change.revision > after).peekable();
@@ -76,7 +78,7 @@ impl History {
     /// True where nothing was ever taken out of the log.
     pub fn is_whole(&self) -> bool {
         match self {
-            Self::Memory(memory) => memory.latest().floor == 0,
+            Self::Memory(memory) | Self::Etcd(memory) => memory.latest().floor == 0,
             Self::Embedded(history) => history.is_whole(),
         }
     }
@@ -84,7 +86,7 @@ impl History {
     /// True where the log, whose oldest entry is `oldest`, has everything after `since`.
     pub fn is_whole_after(&self, since: u64, oldest: Option<u64>) -> bool {
         let begins = match self {
-            Self::Memory(memory) => memory.latest().floor <= since,
+            Self::Memory(memory) | Self::Etcd(memory) => memory.latest().floor <= since,
             Self::Embedded(_) => oldest.is_some_and(|oldest| oldest <= since.saturating_add(1)),
         };
         begins || self.is_whole()
@@ -94,11 +96,14 @@ impl History {
     ///
     /// # Errors
     ///
-    /// There is no disk, or it cannot be read; in words.
+    /// There is no disk of ours, or it cannot be read; in words.
     pub fn records(&self, put: &mut dyn FnMut(&'static str, Vec<u8>, Vec<u8>) -> bool) -> Result<(), String> {
         match self {
             Self::Memory(_) => {
                 Err("this server keeps nothing (`--store memory`): there is nothing to back up".to_owned())
+            }
+            Self::Etcd(_) => {
+                Err("the registry is on etcd: back up etcd, or use `callsign export`".to_owned())
             }
             Self::Embedded(history) => history.records(put).map_err(|error| error.to_string()),
         }
@@ -111,7 +116,7 @@ impl History {
     /// The store cannot be read; in words.
     pub fn before(&self, before: u64, most: usize) -> Result<Vec<Change>, String> {
         match self {
-            Self::Memory(memory) => {
+            Self::Memory(memory) | Self::Etcd(memory) => {
                 let latest = memory.latest();
                 let mut older =
                     latest.changes.iter().rev().filter(|change| change.revision < before).peekable();

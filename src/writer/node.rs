@@ -152,7 +152,7 @@ impl Node {
 
     /// The log of changes, as far as this node has seen them.
     pub fn history(&self) -> History {
-        History::Memory(self.memory.clone())
+        History::Etcd(self.memory.clone())
     }
 
     /// Reads everything, makes it visible, and becomes a member; for as long as that takes.

@@ -159,6 +159,12 @@ fn the_command_line_takes_a_token_from_a_file_and_from_the_environment() {
     assert_eq!(somebody.code, Some(0), "{somebody:?}");
     let listed = callsign(&["token", "list", "--server", &unix]);
     assert!(listed.stdout.contains("ci") && listed.stdout.contains("register+read:*"), "{listed:?}");
+    // Without an end there is none to show.
+    let endless = ["token", "create", "--name", "endless", "--allow", "read", "--server", &unix];
+    assert_eq!(callsign(&endless).code, Some(0));
+    let listed = callsign(&["token", "list", "--server", &unix]);
+    let row = listed.stdout.lines().find(|line| line.starts_with("endless")).expect("its row");
+    assert_eq!(row.split_whitespace().collect::<Vec<_>>(), ["endless", "read:*", "-", "-"]);
     let empty = with(&["ls", "--token-file", "/dev/null"]);
     assert!(empty.code == Some(2) && empty.stderr.contains("no token"), "{empty:?}");
     assert_eq!(callsign(&["token", "revoke", "ci", "--server", &unix]).code, Some(0));

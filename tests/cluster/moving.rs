@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::etcd::Etcd;
-use super::full::{FLAGS, assert_same, done, exported, fill};
+use super::full::{FLAGS, assert_same, at, done, exported, fill};
 use super::secondary::transfer;
 use crate::harness::{DEADLINE, Server, eventually};
 
@@ -19,6 +19,18 @@ fn moved(from: &Server, to: &Server) -> String {
     let path = from.directory().join("registry.jsonl").display().to_string();
     done(from, &["export", &path]);
     done(to, &["import", &path])
+}
+
+#[test]
+fn a_node_has_no_store_of_its_own_to_back_up() {
+    let etcd = Etcd::start();
+    let node = etcd.node("a", &[]);
+    let path = node.directory().join("backup");
+    let ended = at(&node, &["store", "backup", &path.display().to_string()]);
+    assert_eq!(ended.code, Some(5), "{ended:?}");
+    let said = "the registry is on etcd: back up etcd, or use `callsign export`";
+    assert!(ended.stderr.contains(said), "{ended:?}");
+    assert!(!path.exists() && !node.directory().join("backup.new").exists());
 }
 
 #[test]

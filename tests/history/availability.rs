@@ -109,6 +109,8 @@ fn where_the_log_is_short_it_says_since_when() {
     assert!(of_service.as_str() > span["since"].as_str(), "{told}");
     let table = ask(&server, &["availability", "old"]);
     assert!(table.stdout.contains("0.00%*") && table.stdout.contains("known since"), "{table:?}");
+    // Behind an empty line, which is none of its letters.
+    assert!(table.stdout.contains("\n\n*: the log begins later"), "{table:?}");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -318,6 +319,33 @@ fn a_check_finds_damage_and_leaves_the_file() {
     assert_eq!(damaged(&|octets| names.iter().for_each(|at| octets[*at] ^= 0x20)), Some(1));
     let nothing = Data::new();
     assert_eq!(nothing.check().code, Some(1), "no store is no sound store");
+}
+
+#[test]
+fn a_backup_is_its_owners_alone_and_tells_what_it_replaces() {
+    let data = Data::new();
+    let (file, ..) = backed_up(&data, "web", 1);
+    let mode = || fs::metadata(&file).expect("the backup").permissions().mode() & 0o777;
+    assert_eq!(mode(), 0o600);
+    // What an older program left behind.
+    let open = fs::Permissions::from_mode(0o644);
+    fs::set_permissions(&file, open.clone()).expect("a mode");
+    let half = data.directory.path().join("web.backup.new");
+    fs::write(&half, "half a backup").expect("a file");
+    fs::set_permissions(&half, open).expect("a mode");
+    let server = data.serve();
+    let backup = |path: &Path| ask(&server, &["store", "backup", &path.display().to_string()]);
+    let again = backup(&file);
+    assert_eq!(again.code, Some(0), "{again:?}");
+    assert!(again.stdout.ends_with(" records; the one that was there is replaced\n"), "{again:?}");
+    assert!(mode() == 0o600 && !half.exists(), "{:o}", mode());
+    let other = backup(&data.directory.path().join("other.backup"));
+    assert!(other.stdout.ends_with(" records\n"), "{other:?}");
+    let folder = data.directory.path().join("gone");
+    let nowhere = backup(&folder.join("web.backup"));
+    assert_eq!(nowhere.code, Some(1), "{nowhere:?}");
+    let said = format!(": the folder {} is not there\n", folder.display());
+    assert!(nowhere.stderr.ends_with(&said), "{nowhere:?}");
 }
 
 #[test]

@@ -80,6 +80,23 @@ fn a_registry_with_everything_is_the_same_on_another_store() {
 }
 
 #[test]
+fn a_dash_is_stdout_and_what_is_replaced_is_told() {
+    let source = start(&["--store", "memory"]);
+    let form = json!({"service": "web", "id": "a", "address": "10.0.0.7", "port": 80, "lease": "none"});
+    source.client().done("registered", &json!({ "register": form }));
+    let (_, lines) = exported(&source);
+    assert_eq!(lines.len(), 1);
+    // Its lines and nothing else: the first, the last, and those between them.
+    let printed = done(&source, &["export", "-"]);
+    assert_eq!(printed.lines().count(), lines.len() + 2, "{printed}");
+    assert!(printed.starts_with("{\"callsign\":"), "{printed}");
+    let path = source.directory().join("registry.jsonl").display().to_string();
+    assert_eq!(done(&source, &["export", &path]), format!("{path}: 1 line\n"));
+    let again = done(&source, &["export", &path]);
+    assert_eq!(again, format!("{path}: 1 line; the one that was there is replaced\n"));
+}
+
+#[test]
 fn leases_begin_anew_and_holders_go_on() {
     let source = start(&[]);
     let mut client = source.client();

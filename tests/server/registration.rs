@@ -222,8 +222,10 @@ const REFUSED: &[(&str, &str, &str, &str)] = &[
         r#"{"register":{"service":"web","port":1,"target":"web"}}"#,
         "invalid",
         "target",
-        "try `web.example.com`",
+        "a full name with a dot, such as `web.example.com`",
     ),
+    (r#"{"register":{"service":"web","port":1,"target":"10.0.0.300"}}"#, "invalid", "target", "all digits"),
+    (r#"{"register":{"service":"web","port":1,"target":"a.example.7."}}"#, "invalid", "target", "all digits"),
     (
         r#"{"register":{"service":"web","port":1,"target":"a.example","address":"10.0.0.1"}}"#,
         "invalid",
