@@ -87,7 +87,10 @@ pub fn run(config: Config) -> Result<()> {
         .enable_all()
         .build()
         .context("starting the threads of the server")?;
-    runtime.block_on(serve(config, Begun { clock, started, identity, keys, bound, confined }))
+    let served = runtime.block_on(serve(config, Begun { clock, started, identity, keys, bound, confined }));
+    // What still works on a thread of its own (reading a large store, a look-up) is no reason to stay.
+    runtime.shutdown_background();
+    served
 }
 
 /// What is there before the first thread is started.
@@ -105,7 +108,7 @@ struct Begun {
 
 async fn serve(config: Config, begun: Begun) -> Result<()> {
     let Begun { clock, started, identity, keys, mut bound, confined } = begun;
-    let signals = Signals::new()?;
+    let mut signals = Signals::new()?;
     let hangups = zones::hangups()?;
     let folder = config.zones.as_ref().map(|folder| zones::Folder::read(folder, &config)).transpose()?;
     let (zones, taken) = folder.as_ref().map(zones::Folder::zones).unwrap_or_default();
@@ -127,7 +130,16 @@ async fn serve(config: Config, begun: Begun) -> Result<()> {
     let access = access(&config);
     let view = server.view.clone();
     let link = server.link(&config, &bound, &access)?;
-    let loaded = begun_after(patience, &begin, load(&config, taken, clock, &view, link)).await;
+    let loading = begun_after(patience, &begin, load(&config, taken, clock, &view, link));
+    // Opening a damaged store takes its time, and a node may wait for etcd for ever.
+    let loaded = tokio::select! {
+        loaded = loading => loaded,
+        signal = signals.next() => {
+            tracing::info!(signal, "stopping before the registry was loaded");
+            tell_supervisor(sd_notify::NotifyState::Stopping);
+            return Ok(());
+        }
+    };
     let mut writing = JoinSet::new(); // its end is waited for apart: it comes before that of DNS
     let (history, store_name, handle) = loaded?.begin(&mut writing, &server.view, clock, &access);
     server.transfers.begin(handle.clone(), history.clone());

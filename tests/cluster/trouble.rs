@@ -6,6 +6,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::etcd::Etcd;
+use crate::harness::program::free_ports;
 use crate::harness::{Client, DEADLINE, Server, eventually, stays};
 use crate::several::{becomes, reasons, register, revision, seen};
 
@@ -159,6 +160,16 @@ fn a_node_that_comes_back_before_it_was_missed_takes_registrations() {
     assert_eq!(trouble(&again), None);
     again.client().done("registered", &register("web-1", 8001, "none"));
     becomes(&other, &[8001]);
+}
+
+#[test]
+fn a_node_that_waits_for_etcd_at_its_start_stops_when_it_is_told() {
+    let [port] = free_ports();
+    let mut node = Server::begin(&[], &["--store", &format!("etcd://127.0.0.1:{port}"), "--node", "a"]);
+    eventually("its trouble", DEADLINE, || node.stderr().contains("etcd cannot be asked").then_some(()));
+    node.signal(Signal::SIGTERM);
+    assert_eq!(node.wait().code, Some(0));
+    assert!(node.stderr().contains("stopping before the registry was loaded"), "{}", node.stderr());
 }
 
 #[test]
