@@ -762,6 +762,27 @@ fn run_registers_when_the_port_accepts() {
     watching.line_with("web web-1 deregistered");
 }
 
+/// Else the second one, whose command finds the port taken and dies, would take the place of the first.
+#[test]
+fn what_held_the_port_before_is_not_the_command() {
+    let server = Server::start();
+    let (socket, port) = silent_port();
+    let (watching, options) = (server.watch(), format!("--port {port}"));
+    let first = running(&server, &options, &["sh", "-c", "echo up; exec cat"]);
+    assert_eq!(first.line(), "up");
+    socket.listen(8).unwrap();
+    watching.line_with("web web-1 registered");
+    assert_eq!(running(&server, &options, &["sh", "-c", "exit 3"]).end().1, Some(3));
+    let mut second = running(&server, &options, &["sh", "-c", "echo up; exec cat"]);
+    assert_eq!(second.line(), "up");
+    drop(second.stdin.take());
+    assert_eq!(second.end().1, Some(0));
+    // Nothing happened to the first.
+    first.signal(Signal::SIGKILL);
+    let next = watching.line();
+    assert!(next.contains("web web-1 disconnected"), "{next}");
+}
+
 #[test]
 fn run_registers_when_the_command_says_so_and_drains_before_it_stops() {
     let server = Server::start();
@@ -793,10 +814,10 @@ fn run_registers_when_the_command_says_so_and_drains_before_it_stops() {
 fn a_second_sigterm_does_not_wait_for_the_drain() {
     let server = Server::start();
     let (socket, port) = silent_port();
-    socket.listen(8).unwrap();
     let watching = server.watch();
     let running = running(&server, &format!("--port {port} --drain 1h"), &["sh", "-c", "echo up; exec cat"]);
     running.line_with("up");
+    socket.listen(8).unwrap();
     watching.line_with("web web-1 registered");
     running.signal(Signal::SIGTERM);
     watching.line_with("web web-1 drained");
@@ -839,10 +860,10 @@ fn run_passes_signals_on_and_returns_the_commands_status() {
 fn when_run_is_killed_the_instance_and_the_command_go() {
     let server = Server::start();
     let (socket, port) = silent_port();
-    socket.listen(8).unwrap();
     let watching = server.watch();
     let running = running(&server, &format!("--port {port}"), &["sh", "-c", "echo up; exec cat"]);
     assert_eq!(running.line(), "up");
+    socket.listen(8).unwrap();
     watching.line_with("web web-1 registered");
     running.signal(Signal::SIGKILL);
     watching.line_with("web web-1 disconnected");
@@ -854,7 +875,6 @@ fn when_run_is_killed_the_instance_and_the_command_go() {
 fn a_command_does_not_suffer_from_a_server_that_is_away() {
     let directory = tempfile::tempdir().unwrap();
     let (socket, port) = silent_port();
-    socket.listen(8).unwrap();
     let mut command = callsign(directory.path());
     command.args([
         "run",
@@ -870,6 +890,7 @@ fn a_command_does_not_suffer_from_a_server_that_is_away() {
     ]);
     let running = Going::start(command.args(["--", "sh", "-c", "echo up; exec cat"]));
     assert_eq!(running.line(), "up");
+    socket.listen(8).unwrap();
     let server = Server::start_in(directory);
     let watching = server.watch();
     if !server.says("ls web").contains("web-1") {

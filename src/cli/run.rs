@@ -84,10 +84,11 @@ impl Run {
         let notify = Notify::open().map_err(|error| failed("opening the socket for READY=1", error))?;
         let signals = Signals::all().map_err(|error| failed("listening for signals", error))?;
         let places = self.places(ports);
-        if accepts_now(&places).await {
+        let taken = accepts_now(&places).await;
+        if taken {
             message::say(&format!(
-                "port {} accepts before the command has started: something else holds it",
-                self.port
+                "port {} accepts before the command has started: something else holds it; {} is registered when that has gone and the port accepts again, or when the command says READY=1",
+                self.port, self.service
             ));
         }
         let child = self.start(&notify).map_err(|error| failed("starting the command", error))?;
@@ -95,7 +96,7 @@ impl Run {
         let (tell_ready, told_ready) = oneshot::channel();
         let holder = Holder::new(way, self.asking.timeout, form, received).insist();
         let life = Life { child, notify, signals, drain: self.drain, orders, tell_ready: Some(tell_ready) };
-        let status = life.live(self.ready(&places, told_ready), holder).await?;
+        let status = life.live(self.ready(&places, taken, told_ready), holder).await?;
         Ok(ExitCode::from(exit_code(status)))
     }
 
@@ -124,9 +125,13 @@ impl Run {
         addresses.into_iter().map(|address| SocketAddr::new(address, port)).collect()
     }
 
-    /// Until the port accepts or the command said so, whichever is first.
-    async fn ready(&self, places: &[SocketAddr], told: oneshot::Receiver<()>) {
+    /// Until the port accepts or the command said so, whichever is first. Where something else was there before, that it accepts
+    /// says nothing of the command until that one has gone: else a second one that dies at once would take the place of the first.
+    async fn ready(&self, places: &[SocketAddr], taken: bool, told: oneshot::Receiver<()>) {
         let accepting = async {
+            while taken && accepts_now(places).await {
+                sleep(ATTEMPT_PAUSE_MAX).await;
+            }
             if timeout(PATIENCE, accepts(places)).await.is_err() {
                 let names: Vec<String> = places.iter().map(SocketAddr::to_string).collect();
                 let (names, service) = (names.join(" or "), &self.service);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
-use std::net::TcpListener;
+use std::net::SocketAddr;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
@@ -103,10 +103,16 @@ fn a_verb_goes_on_where_a_server_is_dead_or_denies_and_not_where_all_deny() {
 fn an_instance_of_run_is_never_missing_while_its_node_dies() {
     let etcd = Etcd::start();
     let (mut dying, other) = (etcd.node("a", &[]), etcd.node("b", &[]));
-    let accepting = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let port = accepting.local_addr().expect("its address").port();
+    // Taken, and accepting once the command has started.
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+    socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("a free port");
+    let port = socket.local_addr().ok().and_then(|address| address.as_socket()).expect("its address").port();
     let (text, servers) = (port.to_string(), both([&dying, &other]));
-    let mut run = Verb::start(&["run", "web", "--port", &text, "--server", &servers, "--", "sleep", "600"]);
+    let command = ["--", "sh", "-c", "echo '\"up\"'; exec sleep 600"];
+    let mut run =
+        Verb::start(&[&["run", "web", "--port", &text, "--server", &servers][..], &command].concat());
+    assert_eq!(run.lines().next(), Some(json!("up")));
+    socket.listen(8).expect("it accepts");
     becomes(&other, &[port]);
     dying.crash();
     let told = || run.stderr().contains("going on with").then_some(());

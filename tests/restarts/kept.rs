@@ -1,5 +1,7 @@
 //! What a registration is worth after a restart, and that no counter goes back.
 
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -118,17 +120,26 @@ struct Running {
 }
 
 impl Running {
-    fn start(server: &Server, service: &str, port: u16) -> Self {
-        let child = Command::new(binary())
+    /// The port accepts from the moment on when the command has started.
+    fn start(server: &Server, service: &str) -> (Self, socket2::Socket) {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
+        let socket = socket.expect("a TCP socket");
+        socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("a free port");
+        let port =
+            socket.local_addr().ok().and_then(|address| address.as_socket()).expect("its address").port();
+        let mut child = Command::new(binary())
             .args(["run", service, "--id", "held", "--port", &port.to_string(), "--drain", "0s", "--server"])
             .arg(format!("unix:{}", server.socket.display()))
-            .args(["--", "tail", "-f", "/dev/null"])
+            .args(["--", "sh", "-c", "echo up; exec sleep 600"])
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
+            .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
             .expect("starting callsign run");
-        Self { child }
+        let mut said = BufReader::new(child.stdout.take().expect("a pipe"));
+        said.read_line(&mut String::new()).expect("the command's first line");
+        socket.listen(8).expect("it accepts");
+        (Self { child }, socket)
     }
 }
 
@@ -145,9 +156,8 @@ fn what_is_bound_to_a_connection_has_a_grace() {
     const GRACE: Duration = Duration::from_secs(15);
     let kept = Kept::new();
     let mut server = kept.serve();
-    // What it runs accepts at once: the test itself has the port.
-    let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a TCP socket");
-    let running = Running::start(&server, "web", port.local_addr().expect("its address").port());
+    // The test itself has the port.
+    let (running, _port) = Running::start(&server, "web");
     eventually("its registration", DEADLINE, || found(&server, "held"));
     let mut begun = now();
     for signal in [Signal::SIGKILL, Signal::SIGTERM] {
