@@ -235,7 +235,13 @@ fn refused(what: &str, protocol: &str, address: SocketAddr) -> String {
         "registration over TLS" => "--listen-tls",
         _ => "--listen",
     };
+    let is_elsewhere = std::net::UdpSocket::bind((address.ip(), 0))
+        .is_err_and(|error| error.kind() == io::ErrorKind::AddrNotAvailable);
     let holder = match holder(protocol, address) {
+        _ if is_elsewhere => format!(
+            "; this machine has no address {}: `ip address` lists those that it has, for {flag} ADDR:PORT",
+            address.ip()
+        ),
         Some(holder) => format!("; {holder} holds it: stop that, or choose another with {flag} ADDR:PORT"),
         None if address.port() < 1024 => {
             format!("; a port below 1024 needs CAP_NET_BIND_SERVICE, or choose another with {flag} ADDR:PORT")
@@ -270,7 +276,11 @@ fn holder(protocol: &str, address: SocketAddr) -> Option<String> {
             return Some(format!("{} (pid {})", command.trim().escape_debug(), pid.to_string_lossy()));
         }
     }
-    (!inodes.is_empty()).then(|| "another user's process".to_owned())
+    // Our own servers are among these.
+    (!inodes.is_empty()).then(|| {
+        "a process that only root may look into (another user's, or a server of ours: `callsign status`)"
+            .to_owned()
+    })
 }
 
 /// The file of the Unix registration socket; it goes when this is dropped, if it is still ours.

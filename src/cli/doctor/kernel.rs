@@ -53,8 +53,10 @@ fn hexadecimal_address(text: &str) -> Option<IpAddr> {
 
 /// Names of the processes that own these sockets, by address; what is not ours to see has no name.
 pub fn names(holders: &[Holder]) -> BTreeMap<IpAddr, String> {
-    let mut names: BTreeMap<IpAddr, String> =
-        holders.iter().map(|holder| (holder.address, "another user's process".to_owned())).collect();
+    let mut names: BTreeMap<IpAddr, String> = holders
+        .iter()
+        .map(|holder| (holder.address, "a process that only root may look into".to_owned()))
+        .collect();
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
     let mut looks = 0;
     for process in processes {
