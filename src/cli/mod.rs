@@ -252,10 +252,16 @@ impl From<ClientError> for Failure {
                 Self::new(DENIED, sentence)
                     .hint("the socket is open to its user and group; ask for that group, or run as that user")
             }
+            ClientError::Unavailable { source, .. } if source.kind() == io::ErrorKind::InvalidData => {
+                Self::new(UNAVAILABLE, sentence)
+                    .hint("it speaks no TLS there, or its certificate is of another authority: --server-authority names one")
+            }
             ClientError::Unavailable { .. } => Self::new(UNAVAILABLE, sentence)
                 .hint("start one with `callsign serve`, or say where it is with --server"),
             ClientError::Lost { .. } | ClientError::TimedOut { .. } => Self::new(UNAVAILABLE, sentence),
-            ClientError::Protocol { .. } => Self::new(FAILED, sentence),
+            ClientError::Protocol { .. } => Self::new(FAILED, sentence).hint(
+                "registrations are taken over TCP where `serve --listen` says, and neither at the port of HTTP nor at that of DNS; on the server's own machine leave --server out",
+            ),
         };
         Self { elsewhere, ..failure }
     }

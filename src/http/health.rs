@@ -92,7 +92,7 @@ fn reasons(view: &View, now: Now) -> Vec<Reason> {
     };
     let stale = view.stale_for(now);
     // What the store says may hold a path, and is for those who may ask for the status.
-    let store = view.store_trouble().map(|_| "changes are refused; `callsign status` says why");
+    let store = view.store_trouble().map(|_| "changes are refused; the log says why, and so does `callsign status` once the registry is loaded");
     let etcd = stale.map(|stale| format!("etcd cannot be followed for {} s", stale.as_secs()));
     let checks = [registry.map(str::to_owned), store.map(str::to_owned), etcd];
     let reason = |(check, message): (&'static str, Option<String>)| {

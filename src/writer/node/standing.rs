@@ -20,7 +20,11 @@ impl Node {
     pub(super) fn trouble(&mut self, lost: Option<String>) {
         match (&self.lost, &lost) {
             (None, Some(reason)) => {
-                tracing::error!(%reason, "etcd cannot be asked; changes are refused, leases stand still, answers go on");
+                if self.front.view.is_ready() {
+                    tracing::error!(%reason, "etcd cannot be asked; changes are refused, leases stand still, answers go on");
+                } else {
+                    tracing::error!(%reason, "etcd cannot be asked; queries are answered SERVFAIL until the registry is read from it");
+                }
             }
             (Some(_), None) => tracing::info!("etcd can be asked again"),
             _ => {}
