@@ -34,6 +34,9 @@ const NEVER: u64 = u64::MAX - 1;
 const EXPIRED: u64 = u64::MAX;
 /// Another node watches over the lease: here it stands still.
 const ELSEWHERE: u64 = u64::MAX - 2;
+/// Of a deadline: the lease runs here in the place of a node that left, until its holder is heard. Who takes a heartbeat has
+/// to say so to all first: the node may be back, and this one not have heard of it.
+const INHERITED: u64 = 1;
 
 /// What became of a renewal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +44,7 @@ pub enum Renewal {
     Done,
     /// The lease is over already.
     Over,
-    /// Another node watches over it, and did not hear of this.
+    /// Another node watches over it, or may, and did not hear of this.
     Elsewhere,
 }
 
@@ -83,7 +86,7 @@ impl<T> LeaseCell<T> {
     /// A lease that ends `duration` from `now`.
     pub fn timed(of: impl Into<T>, duration: Duration, now: Now) -> Arc<Self> {
         let duration_ns = nanoseconds(duration);
-        Arc::new(Self { of: of.into(), duration_ns, deadline_ns: AtomicU64::new(now.mono_ns + duration_ns) })
+        Arc::new(Self { of: of.into(), duration_ns, deadline_ns: AtomicU64::new(behind(now, duration_ns)) })
     }
 
     /// A lease without a deadline.
@@ -93,18 +96,22 @@ impl<T> LeaseCell<T> {
 
     /// Moves the deadline to one whole duration from `now`, where there is one.
     pub fn renew(&self, now: Now) -> Renewal {
-        let renewed = now.mono_ns + self.duration_ns;
-        match self.replace(|deadline| (deadline < ELSEWHERE).then_some(renewed)) {
+        let renewed = behind(now, self.duration_ns);
+        match self.replace(|deadline| (deadline < ELSEWHERE && !is_inherited(deadline)).then_some(renewed)) {
             Ok(_) | Err(NEVER) => Renewal::Done,
             Err(EXPIRED) => Renewal::Over,
             Err(_) => Renewal::Elsewhere,
         }
     }
 
-    /// Adds what we were away for until `now`; whoever was heard since has a whole duration already, and no more.
-    fn extend(&self, by: Duration, now: Now) {
-        let anew = now.mono_ns + self.duration_ns;
-        let longer = |deadline: u64| (deadline + nanoseconds(by)).min(anew).max(deadline);
+    /// Adds what we were away for until `now`: up to one whole duration, and that where `anew` is set. Whoever was heard since
+    /// has it already, and no more.
+    fn extend(&self, by: Duration, anew: bool, now: Now) {
+        let whole = behind(now, self.duration_ns);
+        let longer = |deadline: u64| {
+            let end = if anew { whole } else { (deadline + nanoseconds(by)).min(whole).max(deadline) };
+            end & !INHERITED | deadline & INHERITED
+        };
         let _ = self.replace(|deadline| (deadline < ELSEWHERE).then(|| longer(deadline)));
     }
 
@@ -115,11 +122,24 @@ impl<T> LeaseCell<T> {
         }
     }
 
-    /// We watch over the lease from here on: where another node did, or where its end was not to be, it has one whole
-    /// duration. True where it has to be armed.
+    /// The lease is ours from here on: where another node watched over it, where we did so in its place, or where its end was not
+    /// to be, it has one whole duration. True where it has to be armed.
     pub fn take(&self, now: Now) -> bool {
-        let begun = now.mono_ns + self.duration_ns;
-        self.replace(|deadline| matches!(deadline, ELSEWHERE | EXPIRED).then_some(begun)).is_ok()
+        let begun = behind(now, self.duration_ns);
+        let begins = |deadline: u64| matches!(deadline, ELSEWHERE | EXPIRED) || is_inherited(deadline);
+        let before = self.replace(|deadline| begins(deadline).then_some(begun));
+        matches!(before, Ok(ELSEWHERE | EXPIRED))
+    }
+
+    /// The same in the place of a node that left: it ends here, and is renewed by nobody until it is taken.
+    pub fn inherit(&self, now: Now) -> bool {
+        let begun = behind(now, self.duration_ns) | INHERITED;
+        let before = self.replace(|deadline| match deadline {
+            NEVER => None,
+            ELSEWHERE | EXPIRED => Some(begun),
+            running => Some(running | INHERITED),
+        });
+        matches!(before, Ok(ELSEWHERE | EXPIRED))
     }
 
     /// Ends the lease where its deadline has passed; true where this call ended it.
@@ -144,6 +164,15 @@ impl<T> LeaseCell<T> {
             deadline => Some(deadline),
         }
     }
+}
+
+/// The end of a duration that begins now; not one that is inherited, and never too early.
+fn behind(now: Now, duration_ns: u64) -> u64 {
+    (now.mono_ns + duration_ns).next_multiple_of(2)
+}
+
+fn is_inherited(deadline: u64) -> bool {
+    deadline < ELSEWHERE && deadline & INHERITED != 0
 }
 
 /// Every armed lease, in buckets by deadline.
@@ -178,10 +207,7 @@ impl<T> Leases<T> {
     /// after a long one, in which a holder may have given up for a while, each gets one whole duration.
     pub fn after_absence(&self, away: Duration, now: Now) {
         for cell in self.buckets.values().flatten() {
-            match away {
-                away if away >= ABSENCE_LONG => drop(cell.renew(now)),
-                away => cell.extend(away, now),
-            }
+            cell.extend(away, away >= ABSENCE_LONG, now);
         }
     }
 
@@ -218,13 +244,16 @@ mod tests {
     use super::*;
     use crate::name::{HostName, InstanceId, ServiceName};
 
-    fn cell(duration: Duration) -> Arc<LeaseCell> {
-        let key = Key::new(
+    fn cell_key() -> Key {
+        Key::new(
             ServiceName::parse("web").unwrap(),
             InstanceId::parse("web-1").unwrap(),
             HostName::parse("here").unwrap(),
-        );
-        LeaseCell::timed(key, duration, Now::default())
+        )
+    }
+
+    fn cell(duration: Duration) -> Arc<LeaseCell> {
+        LeaseCell::timed(cell_key(), duration, Now::default())
     }
 
     fn at(milliseconds: u64) -> Now {
@@ -290,6 +319,30 @@ mod tests {
         assert_eq!(leases.expired(at(4004), 10).len(), 1);
         assert!(cell.take(at(4004)), "its end was not to be");
         assert_eq!(cell.renew(at(4100)), Renewal::Done);
+    }
+
+    #[test]
+    fn an_inherited_lease_ends_and_is_renewed_by_nobody_until_it_is_taken() {
+        let mut leases = Leases::default();
+        let cell = cell(Duration::from_secs(1));
+        cell.leave();
+        assert!(cell.inherit(at(100)));
+        assert!(!cell.inherit(at(500)), "it runs already");
+        leases.arm(&cell);
+        assert_eq!(cell.renew(at(1000)), Renewal::Elsewhere);
+        leases.after_absence(Duration::from_millis(300), at(1000));
+        assert_eq!(cell.renew(at(1001)), Renewal::Elsewhere, "also after an absence");
+        assert!(leases.expired(at(1399), 10).is_empty());
+        assert!(!cell.take(at(1399)), "it is armed already");
+        assert_eq!(cell.renew(at(1500)), Renewal::Done);
+        assert!(!cell.inherit(at(1600)));
+        assert_eq!(cell.renew(at(1700)), Renewal::Elsewhere);
+        assert!(leases.expired(at(2499), 10).is_empty());
+        assert_eq!(leases.expired(at(2508), 10).len(), 1);
+        assert!(cell.inherit(at(2508)), "its end was not to be");
+        let never = LeaseCell::<Key>::unlimited(cell_key());
+        assert!(!never.inherit(at(0)));
+        assert_eq!(never.renew(at(1)), Renewal::Done);
     }
 
     #[test]

@@ -142,6 +142,18 @@ impl Fold {
         }
     }
 
+    /// True where this node took the last word of the holder. Where it only watches over it in the place of a node that left, that
+    /// one may be back, and nobody here have heard of it.
+    pub fn owns(&self, place: &Place) -> bool {
+        let is_ours = self.held.get(place).is_some_and(|held| held.owner == self.name);
+        is_ours && self.members.contains_key(&self.name)
+    }
+
+    /// True where another node took the last word of the holder, be it a member or not.
+    pub fn is_anothers(&self, place: &Place) -> bool {
+        self.held.get(place).is_some_and(|held| held.owner != self.name)
+    }
+
     /// True where they run on another node, which took the last word of the holder.
     pub fn is_watched_elsewhere(&self, place: &Place) -> bool {
         let owner = self.held.get(place).map(|held| &held.owner);
@@ -282,14 +294,20 @@ impl Fold {
 
     /// The same for one thing. What begins to run here has one whole lease.
     pub fn settle(&mut self, place: &Place, now: Now) {
-        let watched = self.watches(place);
+        let (watched, owned) = (self.watches(place), self.owns(place));
         if let Place::Plain(PlainPlace { owner, rtype, .. }) = place {
             return self.registry.settle_plain(owner, *rtype, watched, now);
         }
         for cell in self.cells(place) {
-            if !watched {
-                cell.leave();
-            } else if cell.take(now) {
+            let begins = match (watched, owned) {
+                (false, _) => {
+                    cell.leave();
+                    false
+                }
+                (true, true) => cell.take(now),
+                (true, false) => cell.inherit(now),
+            };
+            if begins {
                 self.registry.watch_over(&cell);
             }
         }

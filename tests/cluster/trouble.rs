@@ -211,6 +211,29 @@ fn a_heartbeat_that_waited_while_a_node_stood_still_moves_no_lease() {
     eventually("its word", DEADLINE, || client.ask(&heartbeat).get("renewed").map(|_| ()));
 }
 
+/// The dead node may be back, and this one not have heard of it: only what etcd has counts for both.
+#[test]
+fn the_first_heartbeat_at_who_took_over_is_written_and_no_other() {
+    let etcd = Etcd::start();
+    let (mut dying, heir) = (etcd.node("a", &[]), etcd.node("b", &[]));
+    dying.client().done("registered", &register("web-1", 8001, "1h"));
+    becomes(&heir, &[8001]);
+    dying.crash();
+    let left = || heir.stderr().contains("members=[\"b\"]").then_some(());
+    eventually("its end as a member", DEADLINE, left);
+    let mut client = heir.client();
+    client.done("registered", &register("web-0", 8000, "1h"));
+    let before = revision(&heir);
+    let heartbeat = json!({"heartbeat": {"service": "web", "id": "web-1", "host": "m1"}});
+    eventually("a word that is no old one", DEADLINE, || {
+        client.ask(&heartbeat).get("renewed").map(|_| ())
+    });
+    assert_eq!(revision(&heir), before + 1);
+    client.done("renewed", &heartbeat);
+    client.done("registered", &register("web-2", 8002, "1h"));
+    assert_eq!(revision(&heir), before + 2);
+}
+
 /// Also where it stood still for so short that it is a member all the while.
 #[test]
 fn a_heartbeat_that_waited_while_a_member_stood_still_moves_no_lease() {

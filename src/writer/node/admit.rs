@@ -77,10 +77,10 @@ impl Node {
         let reason = match command {
             Command::Claim(holder)
                 if !bound_elsewhere
-                    && self.fold.is_watched_elsewhere(&Place::Instance(holder.key.clone()))
+                    && self.fold.is_anothers(&Place::Instance(holder.key.clone()))
                     && !self.is_settled(now) =>
             {
-                "another node watches over it, and this one has only begun to hear; say it again"
+                "another node heard of it last, and this one has only begun to hear; say it again"
             }
             _ if probed(command).is_some_and(|place| !self.fold.is_heir(&place)) => {
                 "another node probes it now"
@@ -184,7 +184,7 @@ impl Node {
         let is_sure = now.mono_ns < self.member_until_ns;
         let others = again
             .iter()
-            .filter(|what| lies_at(what).is_some_and(|place| !is_sure || !self.fold.watches(&place)));
+            .filter(|what| lies_at(what).is_some_and(|place| !is_sure || !self.fold.owns(&place)));
         let others: Vec<_> = others.map(|what| (Reason::Registered, what.clone())).collect();
         changes = changes.into_iter().map(|(reason, what)| (reason, unnumbered(what))).collect();
         changes.extend(others);
@@ -245,7 +245,7 @@ impl Node {
         };
         // A heartbeat of what a connection to another node holds is no news there.
         let is_known = matches!(command, Command::Claim(_)) && self.fold.is_bound_elsewhere(&place);
-        (!is_sure || !(is_known || self.fold.watches(&place))).then_some(place)
+        (!is_sure || !(is_known || self.fold.owns(&place))).then_some(place)
     }
 
     /// Nothing is there, as far as this node knows; that it is so is answered when etcd has nothing newer. Who asks for an
