@@ -94,10 +94,11 @@ impl<T> LeaseCell<T> {
         Arc::new(Self { of: of.into(), duration_ns: 0, deadline_ns: AtomicU64::new(NEVER) })
     }
 
-    /// Moves the deadline to one whole duration from `now`, where there is one.
+    /// Moves the deadline to one whole duration from `now`, where there is one and it is not later already.
     pub fn renew(&self, now: Now) -> Renewal {
         let renewed = behind(now, self.duration_ns);
-        match self.replace(|deadline| (deadline < ELSEWHERE && !is_inherited(deadline)).then_some(renewed)) {
+        let runs = |deadline: u64| deadline < ELSEWHERE && !is_inherited(deadline);
+        match self.replace(|deadline| runs(deadline).then_some(renewed.max(deadline))) {
             Ok(_) | Err(NEVER) => Renewal::Done,
             Err(EXPIRED) => Renewal::Over,
             Err(_) => Renewal::Elsewhere,
@@ -109,7 +110,7 @@ impl<T> LeaseCell<T> {
     fn extend(&self, by: Duration, anew: bool, now: Now) {
         let whole = behind(now, self.duration_ns);
         let longer = |deadline: u64| {
-            let end = if anew { whole } else { (deadline + nanoseconds(by)).min(whole).max(deadline) };
+            let end = if anew { whole } else { (deadline + nanoseconds(by)).min(whole) }.max(deadline);
             end & !INHERITED | deadline & INHERITED
         };
         let _ = self.replace(|deadline| (deadline < ELSEWHERE).then(|| longer(deadline)));
@@ -123,9 +124,9 @@ impl<T> LeaseCell<T> {
     }
 
     /// The lease is ours from here on: where another node watched over it, where we did so in its place, or where its end was not
-    /// to be, it has one whole duration. True where it has to be armed.
-    pub fn take(&self, now: Now) -> bool {
-        let begun = behind(now, self.duration_ns);
+    /// to be, it has one whole duration, and `more`. True where it has to be armed.
+    pub fn take(&self, more: Duration, now: Now) -> bool {
+        let begun = behind(now, self.duration_ns + nanoseconds(more));
         let begins = |deadline: u64| matches!(deadline, ELSEWHERE | EXPIRED) || is_inherited(deadline);
         let before = self.replace(|deadline| begins(deadline).then_some(begun));
         matches!(before, Ok(ELSEWHERE | EXPIRED))
@@ -312,12 +313,12 @@ mod tests {
         assert_eq!(cell.renew(at(2000)), Renewal::Elsewhere);
         leases.after_absence(Duration::from_secs(5), at(2000));
         assert_eq!(cell.deadline_ns(), None);
-        assert!(cell.take(at(3000)));
-        assert!(!cell.take(at(3500)), "it runs already");
+        assert!(cell.take(Duration::ZERO, at(3000)));
+        assert!(!cell.take(Duration::ZERO, at(3500)), "it runs already");
         leases.arm(&cell);
         assert!(leases.expired(at(3999), 10).is_empty());
         assert_eq!(leases.expired(at(4004), 10).len(), 1);
-        assert!(cell.take(at(4004)), "its end was not to be");
+        assert!(cell.take(Duration::ZERO, at(4004)), "its end was not to be");
         assert_eq!(cell.renew(at(4100)), Renewal::Done);
     }
 
@@ -333,7 +334,7 @@ mod tests {
         leases.after_absence(Duration::from_millis(300), at(1000));
         assert_eq!(cell.renew(at(1001)), Renewal::Elsewhere, "also after an absence");
         assert!(leases.expired(at(1399), 10).is_empty());
-        assert!(!cell.take(at(1399)), "it is armed already");
+        assert!(!cell.take(Duration::ZERO, at(1399)), "it is armed already");
         assert_eq!(cell.renew(at(1500)), Renewal::Done);
         assert!(!cell.inherit(at(1600)));
         assert_eq!(cell.renew(at(1700)), Renewal::Elsewhere);
@@ -343,6 +344,20 @@ mod tests {
         let never = LeaseCell::<Key>::unlimited(cell_key());
         assert!(!never.inherit(at(0)));
         assert_eq!(never.renew(at(1)), Renewal::Done);
+    }
+
+    #[test]
+    fn a_lease_that_is_taken_with_more_keeps_it() {
+        let mut leases = Leases::default();
+        let cell = cell(Duration::from_secs(1));
+        cell.leave();
+        assert!(cell.take(Duration::from_secs(5), at(0)));
+        leases.arm(&cell);
+        assert_eq!(cell.renew(at(100)), Renewal::Done);
+        assert!(leases.expired(at(5999), 10).is_empty());
+        assert_eq!(cell.renew(at(5999)), Renewal::Done);
+        assert!(leases.expired(at(6998), 10).is_empty());
+        assert_eq!(leases.expired(at(7004), 10).len(), 1);
     }
 
     #[test]

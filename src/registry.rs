@@ -170,7 +170,7 @@ impl Registry {
         let Some(deadline) = self.plain.set(owner, rtype).map(|set| set.deadline.clone()) else { return };
         if !watched {
             deadline.leave();
-        } else if deadline.take(now) {
+        } else if deadline.take(Duration::ZERO, now) {
             self.plain.watch_over(&deadline);
         }
     }

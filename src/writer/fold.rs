@@ -16,6 +16,7 @@ use crate::check::{Check, Kind};
 use crate::instance::{Health, Host, Instance, Lease};
 use crate::lease::LeaseCell;
 use crate::registry::{Change, Kept, Registry, What};
+use crate::store::etcd::MEMBERSHIP;
 use crate::store::etcd::follow::Told;
 use crate::store::etcd::place::{self, Place, PlainPlace};
 use crate::store::record::{self, MemberForm, Near};
@@ -252,6 +253,7 @@ impl Fold {
             self.registry.advance(told.revision);
             return Folded::default();
         }
+        let was_elsewhere = self.is_watched_elsewhere(&place);
         let folded = match self.read(&place, told, staged, now) {
             Ok(folded) => folded,
             Err(error) => {
@@ -269,7 +271,8 @@ impl Fold {
             self.registry.apply(change, now);
         }
         self.registry.advance(told.revision);
-        self.settle(&place, now);
+        // A node that lives may say so long that the lease is renewed there before it hears that it is ours.
+        self.settle_with(&place, if was_elsewhere { MEMBERSHIP } else { Duration::ZERO }, now);
         folded
     }
 
@@ -294,6 +297,11 @@ impl Fold {
 
     /// The same for one thing. What begins to run here has one whole lease.
     pub fn settle(&mut self, place: &Place, now: Now) {
+        self.settle_with(place, Duration::ZERO, now);
+    }
+
+    /// The same, and `more` than a lease where it becomes ours.
+    fn settle_with(&mut self, place: &Place, more: Duration, now: Now) {
         let (watched, owned) = (self.watches(place), self.owns(place));
         if let Place::Plain(PlainPlace { owner, rtype, .. }) = place {
             return self.registry.settle_plain(owner, *rtype, watched, now);
@@ -304,7 +312,7 @@ impl Fold {
                     cell.leave();
                     false
                 }
-                (true, true) => cell.take(now),
+                (true, true) => cell.take(more, now),
                 (true, false) => cell.inherit(now),
             };
             if begins {

@@ -225,13 +225,29 @@ fn the_first_heartbeat_at_who_took_over_is_written_and_no_other() {
     client.done("registered", &register("web-0", 8000, "1h"));
     let before = revision(&heir);
     let heartbeat = json!({"heartbeat": {"service": "web", "id": "web-1", "host": "m1"}});
-    eventually("a word that is no old one", DEADLINE, || {
-        client.ask(&heartbeat).get("renewed").map(|_| ())
-    });
+    eventually("a word that is no old one", DEADLINE, || client.ask(&heartbeat).get("renewed").map(|_| ()));
     assert_eq!(revision(&heir), before + 1);
     client.done("renewed", &heartbeat);
     client.done("registered", &register("web-2", 8002, "1h"));
     assert_eq!(revision(&heir), before + 2);
+}
+
+/// The other one may say for as long that it renews the lease, before it hears of it.
+#[test]
+fn what_is_taken_from_a_living_node_lasts_for_longer_at_first() {
+    let etcd = Etcd::start();
+    let (first, second) = (etcd.node("a", &[]), etcd.node("b", &[]));
+    let mut holder = first.client();
+    holder.done("registered", &register("web-1", 8001, "3s"));
+    let heartbeat = json!({"heartbeat": {"service": "web", "id": "web-1", "host": "m1"}});
+    let mut client = second.client();
+    let moved = || {
+        holder.done("renewed", &heartbeat);
+        client.ask(&heartbeat).get("renewed").map(|_| ())
+    };
+    eventually("a second node that is settled", DEADLINE, moved);
+    let left = client.list()[0]["lease_left_ms"].as_u64().expect("a lease");
+    assert!((3_001..=8_000).contains(&left), "{left} ms are left of a lease of 3 s");
 }
 
 /// Also where it stood still for so short that it is a member all the while.

@@ -602,7 +602,7 @@ impl Run {
             return false;
         }
         let mut world = self.world.lock();
-        instance.deadline.take(Now { mono_ns: 0, ..Now::default() });
+        instance.deadline.take(Duration::ZERO, Now { mono_ns: 0, ..Now::default() });
         let at_ns = world.now_ns();
         world.delivered(connection.number, Asked { key, verb, at_ns });
         let (service, id) = (SERVICES[key / IDS.len()], IDS[key % IDS.len()]);

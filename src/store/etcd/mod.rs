@@ -14,6 +14,7 @@ pub mod messages;
 pub mod place;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -91,6 +92,9 @@ pub enum Job {
         done: oneshot::Sender<()>,
     },
 }
+
+/// For how long a node is a member after it last asked to be one on: etcd grants no less than two seconds.
+pub const MEMBERSHIP: Duration = Duration::from_secs(5);
 
 /// What the writer hears.
 #[derive(Debug)]

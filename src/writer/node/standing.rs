@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use super::Node;
+use crate::store::etcd::MEMBERSHIP;
 use crate::time::{Now, nanoseconds};
 use crate::writer::fold::NODES_MAX;
 
 /// How long a new member takes no heartbeats of what another one watches over. They may have waited in connections while it
 /// was none, or stood still, and their instances may have gone on elsewhere; who lives says it again.
-const OLD_WORDS: Duration = Duration::from_secs(5);
+const OLD_WORDS: Duration = MEMBERSHIP;
 
 impl Node {
     /// True while this node is a member and etcd can be asked: only then does time pass for leases.

@@ -14,11 +14,9 @@ use super::{Link, Task};
 use crate::grpc::{self, Failure};
 use crate::store::etcd::follow::{Input, Output};
 use crate::store::etcd::messages::{self, Condition, Operation, Range, Ranged};
-use crate::store::etcd::{Answer, Job, News, place};
+use crate::store::etcd::{Answer, Job, MEMBERSHIP, News, place};
 use crate::time::nanoseconds;
 
-/// Seconds for which the membership lasts without a renewal: etcd grants no less than two.
-const LEASE_SECONDS: u64 = 5;
 /// How often it is renewed: three renewals may be lost.
 const RENEW_EVERY: Duration = Duration::from_secs(1);
 /// Between two tries to be a member, while the name is still another's.
@@ -302,7 +300,7 @@ impl<'a> Session<'a> {
                     return Ok(lease);
                 }
             }
-            let message = caller.call(messages::GRANT, messages::grant(LEASE_SECONDS)).await?;
+            let message = caller.call(messages::GRANT, messages::grant(MEMBERSHIP.as_secs())).await?;
             Ok(messages::leased(&message).map_err(Failure::from)?.0)
         }));
     }
@@ -324,7 +322,7 @@ impl<'a> Session<'a> {
     /// etcd ends the membership no earlier than this after it was asked to renew it.
     async fn tell_member(&mut self) -> Result<(), String> {
         let (Some(renewed_ns), Some(created)) = (self.renewed_ns, self.member) else { return Ok(()) };
-        let until_ns = renewed_ns + nanoseconds(Duration::from_secs(LEASE_SECONDS));
+        let until_ns = renewed_ns + nanoseconds(MEMBERSHIP);
         self.tell(News::Member { until_ns, created }).await
     }
 
