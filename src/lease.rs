@@ -124,11 +124,17 @@ impl<T> LeaseCell<T> {
     }
 
     /// The lease is ours from here on: where another node watched over it, where we did so in its place, or where its end was not
-    /// to be, it has one whole duration, and `more`. True where it has to be armed.
+    /// to be, it has one whole duration, and `more`. What a registration has made anew has `more` as well. True where it has to
+    /// be armed.
     pub fn take(&self, more: Duration, now: Now) -> bool {
         let begun = behind(now, self.duration_ns + nanoseconds(more));
-        let begins = |deadline: u64| matches!(deadline, ELSEWHERE | EXPIRED) || is_inherited(deadline);
-        let before = self.replace(|deadline| begins(deadline).then_some(begun));
+        let before = self.replace(|deadline| match deadline {
+            NEVER => None,
+            ELSEWHERE | EXPIRED => Some(begun),
+            inherited if is_inherited(inherited) => Some(begun),
+            running if more.is_zero() => Some(running),
+            running => Some(running.max(begun)),
+        });
         matches!(before, Ok(ELSEWHERE | EXPIRED))
     }
 
@@ -358,6 +364,11 @@ mod tests {
         assert_eq!(cell.renew(at(5999)), Renewal::Done);
         assert!(leases.expired(at(6998), 10).is_empty());
         assert_eq!(leases.expired(at(7004), 10).len(), 1);
+        let anew = LeaseCell::timed(cell_key(), Duration::from_secs(1), at(0));
+        leases.arm(&anew);
+        assert!(!anew.take(Duration::from_secs(5), at(500)), "it is armed already");
+        assert!(leases.expired(at(6499), 10).is_empty());
+        assert_eq!(leases.expired(at(6504), 10).len(), 1);
     }
 
     #[test]

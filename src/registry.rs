@@ -165,13 +165,13 @@ impl Registry {
         self.leases.arm(deadline);
     }
 
-    /// Watches over plain records, or leaves that to another node.
-    pub fn settle_plain(&mut self, owner: &Name, rtype: Type, watched: bool, now: Now) {
+    /// Watches over plain records, for `more` than their lease at first; without one that is left to another node.
+    pub fn settle_plain(&mut self, owner: &Name, rtype: Type, more: Option<Duration>, now: Now) {
         let Some(deadline) = self.plain.set(owner, rtype).map(|set| set.deadline.clone()) else { return };
-        if !watched {
-            deadline.leave();
-        } else if deadline.take(Duration::ZERO, now) {
-            self.plain.watch_over(&deadline);
+        match more {
+            None => deadline.leave(),
+            Some(more) if deadline.take(more, now) => self.plain.watch_over(&deadline),
+            Some(_) => {}
         }
     }
 

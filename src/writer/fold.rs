@@ -304,7 +304,7 @@ impl Fold {
     fn settle_with(&mut self, place: &Place, more: Duration, now: Now) {
         let (watched, owned) = (self.watches(place), self.owns(place));
         if let Place::Plain(PlainPlace { owner, rtype, .. }) = place {
-            return self.registry.settle_plain(owner, *rtype, watched, now);
+            return self.registry.settle_plain(owner, *rtype, watched.then_some(more), now);
         }
         for cell in self.cells(place) {
             let begins = match (watched, owned) {

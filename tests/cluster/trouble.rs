@@ -246,8 +246,12 @@ fn what_is_taken_from_a_living_node_lasts_for_longer_at_first() {
         client.ask(&heartbeat).get("renewed").map(|_| ())
     };
     eventually("a second node that is settled", DEADLINE, moved);
-    let left = client.list()[0]["lease_left_ms"].as_u64().expect("a lease");
-    assert!((3_001..=8_000).contains(&left), "{left} ms are left of a lease of 3 s");
+    let left = |of: &mut Client| of.list()[0]["lease_left_ms"].as_u64().expect("a lease");
+    let lasts = |left: u64| (3_001..=8_000).contains(&left);
+    assert!(lasts(left(&mut client)), "of 3 s: {}", left(&mut client));
+    // So does what is registered anew there.
+    holder.done("registered", &register("web-1", 8001, "3s"));
+    assert!(lasts(left(&mut holder)), "registered anew, of 3 s: {}", left(&mut holder));
 }
 
 /// Also where it stood still for so short that it is a member all the while.
