@@ -81,6 +81,8 @@ const REFUSED_OCTETS_MAX: usize = 16 << 20;
 /// reply before, so an idle connection goes after it too.
 const HEAD_OCTETS_MAX: usize = 32 * 1024;
 const HEAD_TIME_MAX: Duration = Duration::from_secs(75);
+/// How long the first octets of a client may take who was accepted when its connection has to close.
+const FIRST_TIME_MAX: Duration = Duration::from_millis(100);
 /// How long the last octets to a client that reads may take, when its connection has to close.
 const LAST_TIME_MAX: Duration = Duration::from_secs(2);
 /// A peer that is silent for so long is asked whether it is there, and so often before it counts as gone: a watcher
@@ -228,7 +230,8 @@ async fn connection(
     let mut stream = BufReader::with_capacity(grpc::PREFACE.len(), stream);
     let first = tokio::select! {
         first = timeout(HEAD_TIME_MAX, stream.fill_buf()) => first,
-        () = client.closing.cancelled() => return,
+        // Accepted a moment ago, its request is on the way: it is answered as those are that were read before.
+        () = client.closing.cancelled() => timeout(FIRST_TIME_MAX, stream.fill_buf()).await,
     };
     match first {
         Ok(Ok(octets)) if octets == grpc::PREFACE => {
@@ -258,6 +261,7 @@ async fn connection(
             .serve_connection(TokioIo::new(stream), service)
     );
     let ended = tokio::select! {
+        biased; // what was sent is read before the connection is told to close: without a request it does so at once
         ended = served.as_mut() => ended,
         () = client.closing.cancelled() => {
             // What is being carried out is answered; then it closes. Nobody waits for a client that does not read.

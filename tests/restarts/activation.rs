@@ -10,7 +10,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use hickory_proto::rr::RecordType;
@@ -228,6 +228,65 @@ fn requests_over_http_wait_for_the_next_server() {
         assert_eq!(found.matches("\"ID\":\"web-").count(), round + 1, "{found}");
         server.end(Signal::SIGTERM);
     }
+}
+
+/// What became of requests over HTTP, each on a connection of its own.
+#[derive(Debug, Default)]
+struct Requests {
+    answered: u64,
+    /// Refused, without a whole reply, or with another status than 200.
+    broken: Vec<String>,
+}
+
+/// Asks for the instances of `web` again and again.
+fn request_on(server: SocketAddr, progress: &AtomicU64, stop: &AtomicBool) -> Requests {
+    let mut requests = Requests::default();
+    while !stop.load(Ordering::SeqCst) {
+        let answered = reply(http(server, "GET", "/v1/health/service/web", ""));
+        let length = answered.split_once("content-length: ").and_then(|(_, rest)| rest.lines().next());
+        let body = answered.split_once("\r\n\r\n").map(|(_, body)| body.len().to_string());
+        if answered.starts_with("HTTP/1.1 200 ") && body.as_deref() == length {
+            requests.answered += 1;
+            progress.fetch_add(1, Ordering::SeqCst);
+        } else {
+            requests.broken.push(answered);
+        }
+    }
+    requests
+}
+
+#[test]
+fn sigterm_breaks_no_reply_over_http() {
+    /// Clients at once, and replies between two restarts at least.
+    const CLIENTS: usize = 4;
+    const BETWEEN: u64 = 20;
+    let restarts = number("CALLSIGN_RESTARTS", 10);
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a TCP socket");
+    let address = listener.local_addr().expect("its address");
+    let held = Held::with(tempfile::tempdir().expect("a directory"), Registration::Http(listener));
+    let mut server = held.start();
+    register_web(&held);
+    let (progress, stop) = (AtomicU64::new(0), AtomicBool::new(false));
+    let requests: Vec<Requests> = std::thread::scope(|scope| {
+        let (progress, stop) = (&progress, &stop);
+        let clients: Vec<_> =
+            (0..CLIENTS).map(|_| scope.spawn(move || request_on(address, progress, stop))).collect();
+        for _ in 0..restarts {
+            let than = progress.load(Ordering::SeqCst) + BETWEEN;
+            eventually("replies", DEADLINE, || {
+                let ended = clients.iter().any(|client| client.is_finished());
+                (ended || progress.load(Ordering::SeqCst) >= than).then_some(())
+            });
+            server.end(Signal::SIGTERM);
+            server = held.start();
+        }
+        stop.store(true, Ordering::SeqCst);
+        clients.into_iter().map(|client| client.join().expect("a client")).collect()
+    });
+    let answered: u64 = requests.iter().map(|requests| requests.answered).sum();
+    let broken: Vec<&String> = requests.iter().flat_map(|requests| &requests.broken).collect();
+    println!("restarts: http of {restarts} restarts, {answered} answered, {} broken", broken.len());
+    assert!(broken.is_empty(), "{broken:?}");
 }
 
 #[test]
