@@ -1,14 +1,17 @@
 //! Stopped processes and clocks that jump: nobody leaves who would have spoken.
 //!
-//! `CALLSIGN_PAUSE_LEASES`, `CALLSIGN_PAUSE_LEASE_S` and `CALLSIGN_PAUSE_S` make the long stop longer.
+//! `CALLSIGN_PAUSE_LEASES`, `CALLSIGN_PAUSE_LEASE_S` and `CALLSIGN_PAUSE_S` make the long stop longer, and
+//! `CALLSIGN_PAUSE_STEPS` is how often the clock jumps.
 
 use std::time::Duration;
 
+use hickory_proto::rr::RecordType;
 use nix::sys::signal::Signal;
 use serde_json::json;
 
+use crate::harness::dns::addresses;
 use crate::harness::program::faketime;
-use crate::harness::{Client, Server, now, stays};
+use crate::harness::{Client, DEADLINE, Server, eventually, now, stays};
 
 const PIECE: usize = 250;
 
@@ -90,9 +93,51 @@ fn nobody_expires_over_a_stop() {
     assert!(renewed == leases || took >= Duration::from_secs(lease), "{} expired", leases - renewed);
     // Who says nothing after it leaves all the same.
     let mut other = server.client();
-    crate::harness::eventually("the end of the leases", crate::harness::DEADLINE, || {
-        other.list().is_empty().then_some(())
+    eventually("the end of the leases", DEADLINE, || other.list().is_empty().then_some(()));
+}
+
+#[test]
+fn a_guard_holds_all_who_fall_silent_and_lets_a_tenth_go() {
+    /// In each service, as `registration` puts them.
+    const EACH: u64 = 100;
+    let leases = number("CALLSIGN_PAUSE_LEASES", 500);
+    let lease = format!("{}s", number("CALLSIGN_PAUSE_LEASE_S", 2));
+    let server = Server::start(&[]);
+    let (mut client, mut resolver) = (server.client(), server.resolver());
+    let services = leases / EACH;
+    let settings = |number: u64| json!({"settings": {"service": format!("s{number}"), "guard": "50%"}});
+    assert_eq!(in_pieces(&mut client, services, "settings", settings), services);
+    let register = |number: u64| registration(number, &lease);
+    assert_eq!(in_pieces(&mut client, leases, "registered", register), leases);
+    let guarded = || -> u64 {
+        let metrics = server.http().get("/metrics");
+        let text = metrics.text();
+        let figure = text.lines().find_map(|line| line.strip_prefix("callsign_services_guarded "));
+        figure.expect("a metric").parse().expect("a number")
+    };
+    let mut answered = || {
+        let each = (0..services).map(|number| {
+            let reply = resolver.tcp(&format!("s{number}.service.local."), RecordType::A);
+            addresses(&reply).len() as u64
+        });
+        each.sum::<u64>()
+    };
+    // Nobody says anything any more.
+    eventually("the end of all leases", DEADLINE, || client.list().is_empty().then_some(()));
+    assert_eq!((guarded(), answered()), (services, leases));
+    // They are back, and of each service a tenth is silent for good.
+    assert_eq!(in_pieces(&mut client, leases, "registered", register), leases);
+    assert_eq!((guarded(), answered()), (0, leases));
+    let living = leases / 10 * 9;
+    let kept = |number: u64| heartbeat(number / 9 * 10 + number % 9 + 1);
+    eventually("the end of the silent", DEADLINE, || {
+        let begun = now();
+        let renewed = in_pieces(&mut client, living, "renewed", kept);
+        assert!(renewed == living || begun.elapsed() >= Duration::from_secs(1), "{renewed} of {living}");
+        (client.list().len() as u64 == living).then_some(())
     });
+    assert_eq!((guarded(), answered()), (0, living));
+    println!("pauses: {leases} silent leases of {lease} are answered on; of {leases}, {} leave", leases / 10);
 }
 
 #[test]
@@ -136,7 +181,8 @@ fn a_wall_clock_that_jumps_by_years_ends_no_lease() {
     let mut client = server.client();
     assert_eq!(ask_all(&mut client, COUNT, "registered", |number| registration(number, "2s")), COUNT);
     let mut walls = std::collections::BTreeSet::new();
-    for step in STEPS {
+    let steps = number("CALLSIGN_PAUSE_STEPS", STEPS.len() as u64) as usize;
+    for step in STEPS.iter().cycle().take(steps) {
         std::fs::write(&clock, format!("{step}\n")).expect("writing a file");
         let begun = now();
         pass(Duration::from_millis(600));
@@ -150,9 +196,10 @@ fn a_wall_clock_that_jumps_by_years_ends_no_lease() {
     }
     assert!(walls.len() >= 3, "the clock did not jump: {walls:?}");
     // And what is not renewed leaves.
-    crate::harness::eventually("the end of the leases", crate::harness::DEADLINE, || {
-        (client.list().len() == STEPS.len()).then_some(())
+    eventually("the end of the leases", DEADLINE, || {
+        (client.list().len() == STEPS.len().min(steps)).then_some(())
     });
+    println!("pauses: {COUNT} leases over {steps} steps of the clock");
 }
 
 #[test]
@@ -172,7 +219,5 @@ fn a_machine_that_was_up_for_years_is_like_any_other() {
         let renewed = ask_all(&mut client, COUNT, "renewed", heartbeat);
         assert!(renewed == COUNT || begun.elapsed() >= Duration::from_secs(1), "{} expired", COUNT - renewed);
     }
-    crate::harness::eventually("the end of the leases", crate::harness::DEADLINE, || {
-        client.list().is_empty().then_some(())
-    });
+    eventually("the end of the leases", DEADLINE, || client.list().is_empty().then_some(()));
 }
