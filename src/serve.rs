@@ -7,6 +7,7 @@
 
 mod bound;
 mod confine;
+mod early;
 mod encrypted;
 mod load;
 mod process;
@@ -19,11 +20,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use self::bound::{Bound, own_host, own_node, server_form, settings};
+use self::early::Early;
 use self::load::load;
 use self::process::{
     Signals, Tasks, announce, keep_memory_to_ourselves, raise_descriptor_limit, tell_supervisor, watch_over,
@@ -36,7 +37,7 @@ use crate::clock::Clock;
 use crate::config::{Config, StoreChoice};
 use crate::connections::mistakes::Mistakes;
 use crate::connections::tls::Identity;
-use crate::connections::{Connections, Handed, Streams};
+use crate::connections::{Connections, Streams};
 use crate::counters::{Forwarding, Limited, Probes, Queries, Transfers as Transferred, Updates as Updated};
 use crate::definitions::Definitions;
 use crate::desk::{Desk, Figures};
@@ -123,7 +124,8 @@ async fn serve(config: Config, begun: Begun) -> Result<()> {
     let responder = server.answer_dns(&config, std::mem::take(&mut bound.dns), &begin)?;
     server.answer_encrypted(&mut bound, &responder, &begin)?;
 
-    let early = server.answer_probes(&bound.http)?;
+    let of_several = matches!(config.store, StoreChoice::Etcd(_));
+    let early = Early::begin(&mut server.early, &bound, (server.view.clone(), clock), of_several)?;
     // DNS answers SERVFAIL until the registry is loaded: at once, or where the sockets were handed over after
     // a moment, for what waits in them was asked of the server before us and shall not hear of the change.
     let patience = if bound.dns_handed { HANDED_WAIT_MAX } else { Duration::ZERO };
@@ -333,18 +335,6 @@ impl Server {
         Ok(Some(forwarder))
     }
 
-    /// Health on every address of HTTP, until all else is there too.
-    fn answer_probes(&mut self, listeners: &[std::net::TcpListener]) -> Result<Early> {
-        let (hand_over, handed) = mpsc::channel(http::HANDED_MAX);
-        let loaded = CancellationToken::new();
-        for listener in listeners {
-            let listener = tokio::net::TcpListener::from_std(listener.try_clone()?)?;
-            let (view, hand_over, loaded) = (self.view.clone(), hand_over.clone(), loaded.clone());
-            self.early.spawn(http::health::until_loaded(listener, view, self.clock, hand_over, loaded));
-        }
-        Ok(Early { hand_over, handed, loaded })
-    }
-
     /// Every way in, and the probes. The writer ends when the last of these has, so nothing else keeps the desk.
     async fn take_registrations(
         &mut self,
@@ -462,13 +452,6 @@ impl Server {
         self.tasks.all_ends().await;
         Ok(())
     }
-}
-
-/// What answers probes while the registry is loaded, and whoever else has come meanwhile.
-struct Early {
-    hand_over: mpsc::Sender<Handed>,
-    handed: mpsc::Receiver<Handed>,
-    loaded: CancellationToken,
 }
 
 /// Says what `run` would find wrong with the files that the configuration names, without serving.

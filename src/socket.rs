@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::{Stream, poll_fn};
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -23,11 +23,11 @@ use tokio_util::sync::CancellationToken;
 use self::session::Session;
 use crate::access::{Identity, Verb};
 use crate::connections::tls::{Acceptor, name_of_client};
-use crate::connections::{Handed, Octets, Place};
+use crate::connections::{Connections, Handed, Octets, Place};
 use crate::desk::Desk;
 use crate::instance::{Key, Lease};
 use crate::name::HostName;
-use crate::protocol::{HolderForm, Peer, Problem, RenewedForm, Reply, lease_text};
+use crate::protocol::{HolderForm, Peer, Problem, RenewedForm, Reply, encode, lease_text};
 use crate::registry::{Command, Holder};
 
 /// Connections at once, over all listeners; a holder of a connection-bound lease needs one for itself.
@@ -105,6 +105,40 @@ pub async fn run_over(
         connection(stream, desk.clone(), who, peer, place, None, stop.clone())
     };
     desk.connections.serve(stop.clone(), coming, serve).await
+}
+
+/// What is said of everything before the registry is loaded.
+pub const NOT_LOADED: &str =
+    "this server has not loaded the registry yet; ask another one, or say it again in a few seconds";
+/// How long somebody may take to say what is refused then.
+const REFUSED_TIME_MAX: Duration = Duration::from_secs(1);
+/// Octets of it that are read, so that the refusal arrives: a close with more than that in the socket is a reset.
+const REFUSED_OCTETS_MAX: usize = 64 * 1024;
+
+/// Refuses whoever comes until `loaded`: nobody's word is kept until it may be true no more.
+pub async fn turn_away(listener: Listener, loaded: CancellationToken) -> io::Result<()> {
+    let refuse = |(mut stream, _): (Either<UnixStream, TcpStream>, Identity), _: Place| async move {
+        let refusing = async {
+            let mut octets = vec![0; REFUSED_OCTETS_MAX];
+            let length = stream.read(&mut octets).await?;
+            let mut refusal = Vec::new();
+            match octets[..length].first() {
+                Some(octet) if octet.is_ascii_uppercase() => {
+                    let head = "HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length";
+                    let length = NOT_LOADED.len();
+                    refusal.extend_from_slice(format!("{head}: {length}\r\n\r\n{NOT_LOADED}").as_bytes());
+                }
+                Some(_) => encode(&Reply::Error(Problem::new("not_ready", NOT_LOADED)), &mut refusal),
+                None => {}
+            }
+            stream.write_all(&refusal).await
+        };
+        let refused: io::Result<()> = timeout(REFUSED_TIME_MAX, refusing).await.unwrap_or(Ok(()));
+        if let Err(error) = refused {
+            tracing::debug!(%error, "registration socket, not loaded yet");
+        }
+    };
+    Connections::new(CONNECTIONS_MAX).serve(loaded, listener.coming(), refuse).await
 }
 
 /// What HTTP is told where it is not spoken.

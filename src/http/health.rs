@@ -20,7 +20,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Serialize;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::query::Query;
@@ -29,6 +29,7 @@ use super::{CONNECTIONS_MAX, Office, keep_alive};
 use crate::access::Identity as Who;
 use crate::clock::Clock;
 use crate::connections::{Connections, Handed, Place, coming_to};
+use crate::socket;
 use crate::time::Now;
 use crate::view::{View, Worth};
 
@@ -108,30 +109,30 @@ fn uncached(mut response: Response) -> Response {
 }
 
 /// Answers these two on a listener of HTTP until the registry is loaded. Whoever asks for anything else waits, as in the
-/// listener's own queue, and is handed over then.
+/// listener's own queue, and is handed over then; or is refused, where that takes longer than `patience`.
 ///
 /// # Errors
 ///
 /// The listener itself is broken.
 pub async fn until_loaded(
     listener: TcpListener,
-    view: Arc<View>,
-    clock: Clock,
+    of: (Arc<View>, Clock),
+    patience: Option<Duration>,
     hand_over: mpsc::Sender<Handed>,
     loaded: CancellationToken,
 ) -> io::Result<()> {
     keep_alive(&listener)?;
     let serve = |(stream, address), place| {
-        early(stream, address, place, (view.clone(), clock), (hand_over.clone(), loaded.clone()))
+        early((stream, address), place, of.clone(), patience, (hand_over.clone(), loaded.clone()))
     };
     Connections::new(CONNECTIONS_MAX).serve(loaded.clone(), coming_to(listener), serve).await
 }
 
 async fn early(
-    stream: TcpStream,
-    address: SocketAddr,
+    (stream, address): (TcpStream, SocketAddr),
     place: Place,
     of: (Arc<View>, Clock),
+    patience: Option<Duration>,
     (hand_over, loaded): (mpsc::Sender<Handed>, CancellationToken),
 ) {
     let mut start = [0; "GET /healthz".len()];
@@ -148,7 +149,16 @@ async fn early(
     if is_probe {
         return answer(stream, of).await;
     }
-    place.closing().cancelled().await;
+    let waited_for_long = async {
+        match patience {
+            Some(patience) => sleep(patience).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = place.closing().cancelled() => {}
+        () = waited_for_long => return answer(stream, of).await,
+    }
     // There were too many, and this one was the quietest.
     if !loaded.is_cancelled() || stream.set_nodelay(true).is_err() {
         return;
@@ -164,7 +174,7 @@ async fn answer(stream: TcpStream, (view, clock): (Arc<View>, Clock)) {
         let response = match path {
             READYZ => readiness(&view, clock.now(), query),
             HEALTHZ => uncached("ok\n".into_response()),
-            _ => Failure::not_found("the registry is not loaded yet").into_response(),
+            _ => Failure::new(StatusCode::SERVICE_UNAVAILABLE, socket::NOT_LOADED).into_response(),
         };
         async { Ok::<Response, Infallible>(response) }
     });

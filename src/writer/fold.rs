@@ -253,7 +253,8 @@ impl Fold {
             self.registry.advance(told.revision);
             return Folded::default();
         }
-        let was_elsewhere = self.is_watched_elsewhere(&place);
+        let is_there = self.held.get(&place).is_some_and(|held| held.gone.is_none());
+        let was_elsewhere = is_there && self.is_watched_elsewhere(&place);
         let folded = match self.read(&place, told, staged, now) {
             Ok(folded) => folded,
             Err(error) => {

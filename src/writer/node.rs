@@ -91,6 +91,8 @@ pub struct Node {
     joined: Option<u64>,
     /// What is said up to this time may have waited in a connection while this node did not listen.
     old_words_ns: u64,
+    /// The same, while it stood still.
+    waited_ns: u64,
     /// Who waits for a higher serial: above which, and until when.
     raises: Vec<Raise>,
     /// Leases stand still since this time.
@@ -142,6 +144,7 @@ impl Node {
             member_until_ns: 0,
             joined: None,
             old_words_ns: 0,
+            waited_ns: 0,
             raises: Vec::new(),
             still_ns: Some(seen_ns),
             sweep_ns: seen_ns,

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::etcd::Etcd;
 use crate::harness::ask::{request, try_request};
 use crate::harness::program::free_ports;
-use crate::harness::{DEADLINE, Http, Server, eventually, srv, stays};
+use crate::harness::{Client, DEADLINE, Http, Server, eventually, srv, stays};
 use crate::relay::Relay;
 use crate::several::{becomes, register};
 
@@ -87,7 +87,7 @@ fn a_node_that_is_cut_off_answers_on_marked_and_then_says_servfail() {
 }
 
 #[test]
-fn who_asks_a_node_that_cannot_load_yet_is_answered_when_it_has() {
+fn who_asks_a_node_that_cannot_load_yet_is_told_so() {
     let etcd = Etcd::start();
     let relay = Relay::to(etcd.port());
     relay.cut();
@@ -102,17 +102,17 @@ fn who_asks_a_node_that_cannot_load_yet_is_answered_when_it_has() {
     };
     let told = ready(503).json();
     assert_eq!(told["reasons"][0]["check"], "registry", "{told}");
-    let mut waiting = [(); 3].map(|()| Http::tcp(address));
-    for http in &mut waiting[..2] {
-        http.send("GET", "/v1/catalog/services", &[], b"");
+    let mut silent = Http::tcp(address);
+    for mut http in [Http::tcp(address), Http::unix(&node.socket)] {
+        let told = http.get("/v1/catalog/services");
+        assert_eq!(told.status, 503);
+        assert!(told.text().contains("has not loaded the registry yet"), "{}", told.text());
     }
-    assert!(stays(Duration::from_millis(200), || waiting.iter().all(Http::is_silent)));
+    let refused = Client::unix(&node.socket).ask(&register("web-1", 8001, "none"));
+    assert_eq!(refused["error"]["code"], "not_ready", "{refused}");
     relay.mend();
     assert!(node.until_ready());
-    for http in &mut waiting[..2] {
-        assert_eq!(http.receive().status, 200);
-    }
-    assert_eq!(waiting[2].get("/v1/catalog/services").status, 200, "who was silent has lost nothing");
+    assert_eq!(silent.get("/v1/catalog/services").status, 200, "who was silent has lost nothing");
     assert_eq!(ready(200).json(), json!({"ready": true, "reasons": []}));
     node.client().done("registered", &register("web-1", 8001, "none"));
     let page = request(address, "GET", "/metrics", "").text();

@@ -172,23 +172,66 @@ fn a_node_that_waits_for_etcd_at_its_start_stops_when_it_is_told() {
     assert!(node.stderr().contains("stopping before the registry was loaded"), "{}", node.stderr());
 }
 
+/// Whoever waited for it may have gone elsewhere, and what was said be true no more.
 #[test]
-fn a_heartbeat_that_waited_for_a_node_to_start_moves_no_lease() {
+fn a_node_that_takes_long_to_start_keeps_nobody_waiting() {
     let etcd = Etcd::start();
     let (mut first, other) = (etcd.node("a", &[]), etcd.node("b", &[]));
     other.client().done("registered", &register("web-1", 8001, "30s"));
     first.crash();
     // It has to wait until the name is free.
-    let mut again = Server::begin(&[], &["--store", &etcd.store(), "--node", "a"]);
+    let more = ["--store", &etcd.store(), "--node", "a", "--listen", "127.0.0.1:0"];
+    let mut again = Server::begin(&[], &more);
     let mut early = eventually("its socket", DEADLINE, || Client::try_unix(&again.socket));
-    let heartbeat = json!({"heartbeat": {"service": "web", "id": "web-1", "host": "m1"}});
-    early.send(&heartbeat);
-    assert!(!again.stdout().contains("ready"), "the heartbeat came too late for this test");
-    assert!(again.until_ready());
+    early.send(&register("web-1", 8002, "30s"));
     let refused = early.receive();
+    assert_eq!(refused["error"]["code"], "not_ready", "{refused}");
+    assert!(!again.stdout().contains("ready"), "it was there too early for this test");
+    assert!(again.until_ready());
+    assert_eq!(seen(&again), [8001]);
+    again.client().done("registered", &register("web-1", 8002, "30s"));
+}
+
+/// It is a member by then, and has not heard what happened meanwhile.
+#[test]
+fn a_heartbeat_that_a_new_member_hears_moves_no_lease() {
+    let etcd = Etcd::start();
+    let other = etcd.node("b", &[]);
+    other.client().done("registered", &register("web-1", 8001, "30s"));
+    let node = etcd.node("a", &[]);
+    let mut client = node.client();
+    let heartbeat = json!({"heartbeat": {"service": "web", "id": "web-1", "host": "m1"}});
+    let refused = client.ask(&heartbeat);
     assert_eq!(refused["error"]["code"], "unavailable", "{refused}");
     // Said again and again it is heard, and over the same connection.
-    eventually("its word", DEADLINE, || early.ask(&heartbeat).get("renewed").map(|_| ()));
+    eventually("its word", DEADLINE, || client.ask(&heartbeat).get("renewed").map(|_| ()));
+}
+
+#[test]
+fn a_registration_that_waited_while_a_member_stood_still_is_not_carried_out() {
+    let etcd = Etcd::start();
+    let (stopped, other) = (etcd.node("a", &[]), etcd.node("b", &[]));
+    let mut client = stopped.client();
+    client.done("registered", &register("web-1", 8001, "30s"));
+    becomes(&other, &[8001]);
+    stopped.signal(Signal::SIGSTOP);
+    let mut waiting: Vec<Client> = (0..50).map(|_| stopped.client()).collect();
+    waiting.iter_mut().for_each(|client| client.send(&register("web-1", 8001, "30s")));
+    // It goes on at the other node, and ends there; a second passes, as a lease says.
+    let mut holder = other.client();
+    holder.done("registered", &register("web-1", 8001, "30s"));
+    holder.done("deregistered", &json!({"deregister": {"service": "web", "id": "web-1", "host": "m1"}}));
+    holder.done("registered", &register("web-2", 8002, "1s"));
+    becomes(&other, &[]);
+    stopped.signal(Signal::SIGCONT);
+    for client in &mut waiting {
+        let refused = client.receive();
+        assert_eq!(refused["error"]["code"], "unavailable", "{refused}");
+    }
+    assert_eq!(seen(&other), [0u16; 0]);
+    eventually("a word of now", DEADLINE, || {
+        client.ask(&register("web-1", 8003, "30s")).get("registered").map(|_| ())
+    });
 }
 
 #[test]

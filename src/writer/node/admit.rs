@@ -72,15 +72,15 @@ impl Node {
         self.transact(asked, found, conditions, takes_over, author, tries);
     }
 
-    /// Refuses what is another node's to do.
+    /// Refuses what is another node's to do, and words that may have waited here while their holder went on elsewhere.
     fn judge(&self, command: &Command, bound_elsewhere: bool, now: Now) -> Result<(), Refusal> {
+        let is_anothers = || subjects(command).map(place_of).any(|place| self.fold.is_anothers(&place));
         let reason = match command {
-            Command::Claim(holder)
-                if !bound_elsewhere
-                    && self.fold.is_anothers(&Place::Instance(holder.key.clone()))
-                    && !self.is_settled(now) =>
-            {
+            Command::Claim(_) if !bound_elsewhere && !self.is_settled(now) && is_anothers() => {
                 "another node heard of it last, and this one has only begun to hear; say it again"
+            }
+            Command::Register(_) if self.hears_old_words(now) && is_anothers() => {
+                "another node heard of it last, and this one stood still meanwhile; say it again"
             }
             _ if probed(command).is_some_and(|place| !self.fold.is_heir(&place)) => {
                 "another node probes it now"

@@ -10,6 +10,8 @@ use crate::writer::fold::NODES_MAX;
 /// How long a new member takes no heartbeats of what another one watches over. They may have waited in connections while it
 /// was none, or stood still, and their instances may have gone on elsewhere; who lives says it again.
 const OLD_WORDS: Duration = MEMBERSHIP;
+/// A registration is taken that waited for less: its client does, too, and a starved machine stands still for parts of a second.
+const WAITED_MIN: Duration = Duration::from_secs(1);
 
 impl Node {
     /// True while this node is a member and etcd can be asked: only then does time pass for leases.
@@ -85,8 +87,17 @@ impl Node {
     pub(super) fn note_absence(&mut self) {
         let now = self.front.clock.now();
         if let Some(away) = self.front.away(now) {
-            self.old_words_ns = self.old_words_ns.max(now.mono_ns + nanoseconds(away.min(OLD_WORDS)));
+            let until_ns = now.mono_ns + nanoseconds(away.min(OLD_WORDS));
+            self.old_words_ns = self.old_words_ns.max(until_ns);
+            if away >= WAITED_MIN {
+                self.waited_ns = self.waited_ns.max(until_ns);
+            }
         }
+    }
+
+    /// True where words may have waited while this process stood still, for so long that their holder may have gone elsewhere.
+    pub(super) fn hears_old_words(&self, now: Now) -> bool {
+        now.mono_ns < self.waited_ns
     }
 
     /// True for a member that has heard for a while. What is told of its joining comes before `joined` says so.
