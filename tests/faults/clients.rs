@@ -246,7 +246,7 @@ fn asked(mut stream: UnixStream, request: &Value) -> Option<Value> {
 fn outcome(reply: &Value) -> Outcome {
     let code = reply["error"]["code"].as_str();
     match code {
-        Some("unavailable" | "stopping") => Outcome::Unknown,
+        Some("unavailable" | "not_ready" | "stopping") => Outcome::Unknown,
         Some("not_found") => Outcome::Absent,
         Some(_) => Outcome::Refused(reply["error"].to_string()),
         None if reply["deregistered"]["existed"] == false => Outcome::Absent,
