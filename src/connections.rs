@@ -35,6 +35,9 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Octets for T {}
 /// A connection that one edge hands over to another, and who is at its other end.
 pub type Handed = (Box<dyn Octets>, Identity);
 
+/// What is said of everything before the registry is loaded.
+pub const NOT_LOADED: &str =
+    "this server has not loaded the registry yet; ask another one, or say it again in a few seconds";
 /// How long accepting rests after an error that would come again at once.
 const REST: Duration = Duration::from_millis(50);
 

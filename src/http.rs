@@ -81,8 +81,9 @@ const REFUSED_OCTETS_MAX: usize = 16 << 20;
 /// reply before, so an idle connection goes after it too.
 const HEAD_OCTETS_MAX: usize = 32 * 1024;
 const HEAD_TIME_MAX: Duration = Duration::from_secs(75);
-/// How long the first octets of a client may take who was accepted when its connection has to close.
-const FIRST_TIME_MAX: Duration = Duration::from_millis(100);
+/// How long the first octets of a client may take who was accepted when its connection has to close: less than accepting rests
+/// where there are no descriptors, for which this one may be wanted.
+const FIRST_TIME_MAX: Duration = Duration::from_millis(25);
 /// How long the last octets to a client that reads may take, when its connection has to close.
 const LAST_TIME_MAX: Duration = Duration::from_secs(2);
 /// A peer that is silent for so long is asked whether it is there, and so often before it counts as gone: a watcher

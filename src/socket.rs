@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::{Stream, poll_fn};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use self::session::Session;
 use crate::access::{Identity, Verb};
 use crate::connections::tls::{Acceptor, name_of_client};
-use crate::connections::{Connections, Handed, Octets, Place};
+use crate::connections::{Connections, Handed, NOT_LOADED, Octets, Place};
 use crate::desk::Desk;
 use crate::instance::{Key, Lease};
 use crate::name::HostName;
@@ -107,38 +107,45 @@ pub async fn run_over(
     desk.connections.serve(stop.clone(), coming, serve).await
 }
 
-/// What is said of everything before the registry is loaded.
-pub const NOT_LOADED: &str =
-    "this server has not loaded the registry yet; ask another one, or say it again in a few seconds";
 /// How long somebody may take to say what is refused then.
 const REFUSED_TIME_MAX: Duration = Duration::from_secs(1);
-/// Octets of it that are read, so that the refusal arrives: a close with more than that in the socket is a reset.
-const REFUSED_OCTETS_MAX: usize = 64 * 1024;
 
 /// Refuses whoever comes until `loaded`: nobody's word is kept until it may be true no more.
 pub async fn turn_away(listener: Listener, loaded: CancellationToken) -> io::Result<()> {
-    let refuse = |(mut stream, _): (Either<UnixStream, TcpStream>, Identity), _: Place| async move {
-        let refusing = async {
-            let mut octets = vec![0; REFUSED_OCTETS_MAX];
-            let length = stream.read(&mut octets).await?;
-            let mut refusal = Vec::new();
-            match octets[..length].first() {
-                Some(octet) if octet.is_ascii_uppercase() => {
-                    let head = "HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length";
-                    let length = NOT_LOADED.len();
-                    refusal.extend_from_slice(format!("{head}: {length}\r\n\r\n{NOT_LOADED}").as_bytes());
-                }
-                Some(_) => encode(&Reply::Error(Problem::new("not_ready", NOT_LOADED)), &mut refusal),
-                None => {}
-            }
-            stream.write_all(&refusal).await
+    let refuse = |(stream, _): (Either<UnixStream, TcpStream>, Identity), place: Place| async move {
+        let refused = tokio::select! {
+            refused = timeout(REFUSED_TIME_MAX, refuse(BufReader::with_capacity(4096, stream))) => refused,
+            () = place.closing().cancelled() => return,
         };
-        let refused: io::Result<()> = timeout(REFUSED_TIME_MAX, refusing).await.unwrap_or(Ok(()));
-        if let Err(error) = refused {
+        if let Ok(Err(error)) = refused {
             tracing::debug!(%error, "registration socket, not loaded yet");
         }
     };
     Connections::new(CONNECTIONS_MAX).serve(loaded, listener.coming(), refuse).await
+}
+
+/// Refuses the first line, or the first request over HTTP.
+async fn refuse(mut stream: BufReader<impl Octets>) -> io::Result<()> {
+    let is_http = stream.fill_buf().await?.first().is_some_and(u8::is_ascii_uppercase);
+    // With octets unread, a close would be a reset, and the refusal might not arrive.
+    loop {
+        let there = stream.fill_buf().await?;
+        let (length, is_end) = (there.len(), there.is_empty() || there.ends_with(b"\n"));
+        stream.consume(length);
+        if is_end {
+            break;
+        }
+    }
+    let mut refusal = Vec::new();
+    if is_http {
+        let (status, length) = ("HTTP/1.1 503 Service Unavailable", NOT_LOADED.len());
+        let head = format!("{status}\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n");
+        refusal.extend_from_slice(head.as_bytes());
+        refusal.extend_from_slice(NOT_LOADED.as_bytes());
+    } else {
+        encode(&Reply::Error(Problem::new("not_ready", NOT_LOADED)), &mut refusal);
+    }
+    stream.write_all(&refusal).await
 }
 
 /// What HTTP is told where it is not spoken.

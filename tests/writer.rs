@@ -432,6 +432,34 @@ async fn a_new_member_takes_no_heartbeat_of_what_another_one_watches_over() {
     tokio::time::timeout(Duration::from_secs(30), both).await.expect("a refusal");
 }
 
+/// As after a start on sockets that systemd held: it says so before it runs.
+#[tokio::test]
+async fn what_waited_for_a_node_takes_nothing_from_another() {
+    let (mut played, mut node, handle, _) = member(100, None).await;
+    node.expect_backlog();
+    let playing = async {
+        let sent = Identity::user(0, 0);
+        let registered = handle.command(register("web-1", "one"), Identity::server()).await.unwrap();
+        let written = played.carry_out().await;
+        registered.await.unwrap().unwrap();
+        played.join("b", 8).await;
+        played.give(&written[0], "b").await;
+        let ended = Command::Deregister(Holder { key: key("web-1", "one"), lease_id: None });
+        for command in [register("web-1", "one"), ended] {
+            let told = handle.command(command, sent.clone()).await.unwrap();
+            assert!(matches!(told.await.unwrap(), Err(Refusal::Unavailable(_))));
+        }
+        // What nobody has is new.
+        let registered = handle.command(register("web-2", "one"), sent).await.unwrap();
+        played.carry_out().await;
+        registered.await.unwrap().unwrap();
+        drop(handle);
+        played.leave().await;
+    };
+    let both = async { tokio::join!(node.run(), playing) };
+    tokio::time::timeout(Duration::from_secs(30), both).await.expect("a refusal");
+}
+
 #[tokio::test]
 async fn no_difference_leads_over_a_reading_that_came_between() {
     let (mut played, node, handle, view) = member(100, None).await;

@@ -2,7 +2,7 @@
 //!
 //! Neither asks the store or the writer, so both answer whatever these are waiting for; and neither asks who is there, for
 //! those who probe have no token, and are told nothing of what is registered. They answer from the first moment on: while
-//! the registry is loaded, [`until_loaded`] does it, and keeps every other request for later.
+//! the registry is loaded, [`until_loaded`] does it, and keeps every other request for later, or refuses it.
 
 use std::convert::Infallible;
 use std::io;
@@ -28,8 +28,7 @@ use super::reply::{Failure, json};
 use super::{CONNECTIONS_MAX, Office, keep_alive};
 use crate::access::Identity as Who;
 use crate::clock::Clock;
-use crate::connections::{Connections, Handed, Place, coming_to};
-use crate::socket;
+use crate::connections::{Connections, Handed, NOT_LOADED, Place, coming_to};
 use crate::time::Now;
 use crate::view::{View, Worth};
 
@@ -174,7 +173,7 @@ async fn answer(stream: TcpStream, (view, clock): (Arc<View>, Clock)) {
         let response = match path {
             READYZ => readiness(&view, clock.now(), query),
             HEALTHZ => uncached("ok\n".into_response()),
-            _ => Failure::new(StatusCode::SERVICE_UNAVAILABLE, socket::NOT_LOADED).into_response(),
+            _ => Failure::new(StatusCode::SERVICE_UNAVAILABLE, NOT_LOADED).into_response(),
         };
         async { Ok::<Response, Infallible>(response) }
     });

@@ -61,6 +61,8 @@ pub(super) struct Linked {
     prefix: String,
     run: u64,
     access: Arc<Access>,
+    /// Words may wait in sockets that others hold open.
+    backlog: bool,
 }
 
 impl Server {
@@ -91,7 +93,8 @@ impl Server {
         let link = Link::new(settings, &name, record::write_member(&member), end, clock_and_seed)
             .map_err(|error| anyhow::anyhow!("reaching etcd: {error}"))?;
         self.tasks.spawn("etcd", link.run(self.stop_dns.clone()));
-        Ok(Some(Linked { etcd, name, prefix, run, access: access.clone() }))
+        let backlog = bound.unix_file.is_none();
+        Ok(Some(Linked { etcd, name, prefix, run, access: access.clone(), backlog }))
     }
 }
 
@@ -105,10 +108,13 @@ pub(super) async fn load(
 ) -> Result<Loaded> {
     let mut registry = Registry::new(config.instances_max, config.known_for);
     registry.set_taken(taken);
-    if let Some(Linked { etcd, name, prefix, run, access }) = linked {
+    if let Some(Linked { etcd, name, prefix, run, access, backlog }) = linked {
         let (mut node, handle) =
             Node::new(registry, etcd, (&name, &prefix), run, view.clone(), clock, access);
         node.load().await.map_err(|error| anyhow::anyhow!("reading the registry from etcd: {error}"))?;
+        if backlog {
+            node.expect_backlog();
+        }
         return Ok(Loaded::OneOfSeveral(Box::new(node), handle));
     }
     let Some(directory) = config.data.clone() else {

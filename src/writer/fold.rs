@@ -155,6 +155,11 @@ impl Fold {
         self.held.get(place).is_some_and(|held| held.owner != self.name)
     }
 
+    /// True where it was written, or left, after this revision.
+    pub fn is_written_since(&self, place: &Place, revision: u64) -> bool {
+        self.held.get(place).is_some_and(|held| held.modified > revision)
+    }
+
     /// True where they run on another node, which took the last word of the holder.
     pub fn is_watched_elsewhere(&self, place: &Place) -> bool {
         let owner = self.held.get(place).map(|held| &held.owner);

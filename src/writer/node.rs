@@ -23,6 +23,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use self::due::Unsettled;
+use self::standing::Backlog;
 use self::under_way::{AGAIN_AFTER, Asked, Pending, UNKNOWN_MAX};
 use super::fold::{Fold, Folded};
 use super::front::{Front, are_free, warn_of_taken};
@@ -91,8 +92,10 @@ pub struct Node {
     joined: Option<u64>,
     /// What is said up to this time may have waited in a connection while this node did not listen.
     old_words_ns: u64,
-    /// The same, while it stood still.
-    waited_ns: u64,
+    /// What may have waited in connections for long.
+    backlog: Option<Backlog>,
+    /// The revision of the registry when the time was last looked at.
+    looked_at: u64,
     /// Who waits for a higher serial: above which, and until when.
     raises: Vec<Raise>,
     /// Leases stand still since this time.
@@ -144,7 +147,8 @@ impl Node {
             member_until_ns: 0,
             joined: None,
             old_words_ns: 0,
-            waited_ns: 0,
+            backlog: None,
+            looked_at: 0,
             raises: Vec::new(),
             still_ns: Some(seen_ns),
             sweep_ns: seen_ns,

@@ -213,15 +213,21 @@ fn a_registration_that_waited_while_a_member_stood_still_is_not_carried_out() {
     let (stopped, other) = (etcd.node("a", &[]), etcd.node("b", &[]));
     let mut client = stopped.client();
     client.done("registered", &register("web-1", 8001, "30s"));
-    becomes(&other, &[8001]);
+    client.done("registered", &register("web-2", 8002, "30s"));
+    becomes(&other, &[8001, 8002]);
     stopped.signal(Signal::SIGSTOP);
+    let ids = ["web-1", "web-2"];
     let mut waiting: Vec<Client> = (0..50).map(|_| stopped.client()).collect();
-    waiting.iter_mut().for_each(|client| client.send(&register("web-1", 8001, "30s")));
-    // It goes on at the other node, and ends there; a second passes, as a lease says.
+    for (client, id) in waiting.iter_mut().zip(ids.iter().cycle()) {
+        client.send(&register(id, 8004, "none"));
+    }
+    // One goes on at the other node, and ends there; the other one ends. A second passes, as a lease says.
     let mut holder = other.client();
     holder.done("registered", &register("web-1", 8001, "30s"));
-    holder.done("deregistered", &json!({"deregister": {"service": "web", "id": "web-1", "host": "m1"}}));
-    holder.done("registered", &register("web-2", 8002, "1s"));
+    for id in ids {
+        holder.done("deregistered", &json!({"deregister": {"service": "web", "id": id, "host": "m1"}}));
+    }
+    holder.done("registered", &register("web-3", 8003, "1s"));
     becomes(&other, &[]);
     stopped.signal(Signal::SIGCONT);
     for client in &mut waiting {

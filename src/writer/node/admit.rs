@@ -53,7 +53,9 @@ impl Node {
         }
         let bound_elsewhere =
             subjects(&command).map(place_of).any(|place| self.fold.is_bound_elsewhere(&place));
-        let found = match self.judge(&command, bound_elsewhere, now).and_then(|()| self.found(&command, now))
+        let found = match self
+            .judge(&command, &by, bound_elsewhere, now)
+            .and_then(|()| self.found(&command, now))
         {
             Ok(Some(found)) => found,
             Ok(None) => return self.leave(Asked::Command { command, by, done, asked }, membership, tries),
@@ -73,17 +75,30 @@ impl Node {
     }
 
     /// Refuses what is another node's to do, and words that may have waited here while their holder went on elsewhere.
-    fn judge(&self, command: &Command, bound_elsewhere: bool, now: Now) -> Result<(), Refusal> {
-        let is_anothers = || subjects(command).map(place_of).any(|place| self.fold.is_anothers(&place));
+    fn judge(
+        &self,
+        command: &Command,
+        by: &Identity,
+        bound_elsewhere: bool,
+        now: Now,
+    ) -> Result<(), Refusal> {
+        let place = || subjects(command).map(place_of).next();
+        let is_sent = !matches!(by.author(), Author::Server | Author::File(_));
         let reason = match command {
-            Command::Claim(_) if !bound_elsewhere && !self.is_settled(now) && is_anothers() => {
-                "another node heard of it last, and this one has only begun to hear; say it again"
-            }
-            Command::Register(_) if self.hears_old_words(now) && is_anothers() => {
-                "another node heard of it last, and this one stood still meanwhile; say it again"
-            }
             _ if probed(command).is_some_and(|place| !self.fold.is_heir(&place)) => {
                 "another node probes it now"
+            }
+            Command::Claim(_)
+                if !bound_elsewhere
+                    && !self.is_settled(now)
+                    && place().is_some_and(|place| self.fold.is_anothers(&place)) =>
+            {
+                "another node heard of it last, and this one has only begun to hear; say it again"
+            }
+            Command::Register(_) | Command::Deregister(_) | Command::Drain(_) | Command::Report(_)
+                if is_sent && place().is_some_and(|place| self.may_be_outdated(&place, now)) =>
+            {
+                "another node may have heard of it since, while this one stood still; say it again"
             }
             _ => return Ok(()),
         };

@@ -50,6 +50,7 @@ impl Node {
     pub(super) fn look(&mut self) {
         self.note_absence();
         let now = self.front.look(&self.fold.registry);
+        self.looked_at = self.fold.registry.revision();
         self.run_again(now);
         self.answer_raises(now);
         let ready: Vec<(u64, Pending)> =

@@ -4,14 +4,24 @@ use std::time::Duration;
 
 use super::Node;
 use crate::store::etcd::MEMBERSHIP;
+use crate::store::etcd::place::Place;
 use crate::time::{Now, nanoseconds};
 use crate::writer::fold::NODES_MAX;
 
 /// How long a new member takes no heartbeats of what another one watches over. They may have waited in connections while it
 /// was none, or stood still, and their instances may have gone on elsewhere; who lives says it again.
 const OLD_WORDS: Duration = MEMBERSHIP;
-/// A registration is taken that waited for less: its client does, too, and a starved machine stands still for parts of a second.
-const WAITED_MIN: Duration = Duration::from_secs(1);
+/// Whose word waited for less is taken for present: a client waits as long, and a starved machine stands still for parts of a
+/// second.
+const BACKLOG_MIN: Duration = Duration::from_secs(1);
+
+/// Commands that may have waited in connections, while their holder went on at another node.
+#[derive(Debug)]
+pub(super) struct Backlog {
+    until_ns: u64,
+    /// The last revision that was known here before.
+    since: u64,
+}
 
 impl Node {
     /// True while this node is a member and etcd can be asked: only then does time pass for leases.
@@ -86,18 +96,26 @@ impl Node {
     /// may have stood.
     pub(super) fn note_absence(&mut self) {
         let now = self.front.clock.now();
-        if let Some(away) = self.front.away(now) {
-            let until_ns = now.mono_ns + nanoseconds(away.min(OLD_WORDS));
-            self.old_words_ns = self.old_words_ns.max(until_ns);
-            if away >= WAITED_MIN {
-                self.waited_ns = self.waited_ns.max(until_ns);
-            }
+        let Some(away) = self.front.away(now) else { return };
+        let until_ns = now.mono_ns + nanoseconds(away.min(OLD_WORDS));
+        self.old_words_ns = self.old_words_ns.max(until_ns);
+        if away >= BACKLOG_MIN {
+            self.backlog = Some(Backlog { until_ns, since: self.looked_at });
         }
     }
 
-    /// True where words may have waited while this process stood still, for so long that their holder may have gone elsewhere.
-    pub(super) fn hears_old_words(&self, now: Now) -> bool {
-        now.mono_ns < self.waited_ns
+    /// Words have waited in sockets that others held open while no server was here.
+    pub fn expect_backlog(&mut self) {
+        let until_ns = self.front.clock.now().mono_ns + nanoseconds(OLD_WORDS);
+        self.backlog = Some(Backlog { until_ns, since: self.fold.registry.revision() });
+    }
+
+    /// True where what is said of it may be older than what was said elsewhere since.
+    pub(super) fn may_be_outdated(&self, place: &Place, now: Now) -> bool {
+        self.backlog.as_ref().is_some_and(|backlog| {
+            now.mono_ns < backlog.until_ns
+                && (self.fold.is_anothers(place) || self.fold.is_written_since(place, backlog.since))
+        })
     }
 
     /// True for a member that has heard for a while. What is told of its joining comes before `joined` says so.
