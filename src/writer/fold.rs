@@ -16,7 +16,7 @@ use crate::check::{Check, Kind};
 use crate::instance::{Health, Host, Instance, Lease};
 use crate::lease::LeaseCell;
 use crate::registry::{Change, Kept, Registry, What};
-use crate::store::etcd::MEMBERSHIP;
+use crate::store::etcd::SAYS_RENEWED;
 use crate::store::etcd::follow::Told;
 use crate::store::etcd::place::{self, Place, PlainPlace};
 use crate::store::record::{self, MemberForm, Near};
@@ -278,7 +278,7 @@ impl Fold {
         }
         self.registry.advance(told.revision);
         // A node that lives may say so long that the lease is renewed there before it hears that it is ours.
-        self.settle_with(&place, if was_elsewhere { MEMBERSHIP } else { Duration::ZERO }, now);
+        self.settle_with(&place, if was_elsewhere { SAYS_RENEWED } else { Duration::ZERO }, now);
         folded
     }
 

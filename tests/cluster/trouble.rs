@@ -296,7 +296,7 @@ fn what_is_taken_from_a_living_node_lasts_for_longer_at_first() {
     };
     eventually("a second node that is settled", DEADLINE, moved);
     let left = |of: &mut Client| of.list()[0]["lease_left_ms"].as_u64().expect("a lease");
-    let lasts = |left: u64| (3_001..=8_000).contains(&left);
+    let lasts = |left: u64| (3_001..=7_000).contains(&left);
     assert!(lasts(left(&mut client)), "of 3 s: {}", left(&mut client));
     // So does what is registered anew there.
     holder.done("registered", &register("web-1", 8001, "3s"));

@@ -95,6 +95,9 @@ pub enum Job {
 
 /// For how long a node is a member after it last asked to be one on: etcd grants no less than two seconds.
 pub const MEMBERSHIP: Duration = Duration::from_secs(5);
+/// For how long after that it says that leases are renewed: what another node takes over from it lasts longer by as much, and
+/// no instance whose process is silent shall outlast its lease by [`MEMBERSHIP`] for it.
+pub const SAYS_RENEWED: Duration = Duration::from_secs(4);
 
 /// What the writer hears.
 #[derive(Debug)]
@@ -111,7 +114,7 @@ pub enum News {
     Lost(String),
     /// The node's name is another's: it cannot be a member.
     Taken(String),
-    /// This node is a member since the revision `created`, which may not be told yet, and surely up to this time, in
+    /// This node is a member since the revision `created`, which may not be told yet, and surely up to this time and longer, in
     /// nanoseconds of the monotonic clock.
     Member { until_ns: u64, created: u64 },
 }

@@ -14,7 +14,7 @@ use super::{Link, Task};
 use crate::grpc::{self, Failure};
 use crate::store::etcd::follow::{Input, Output};
 use crate::store::etcd::messages::{self, Condition, Operation, Range, Ranged};
-use crate::store::etcd::{Answer, Job, MEMBERSHIP, News, place};
+use crate::store::etcd::{Answer, Job, MEMBERSHIP, News, SAYS_RENEWED, place};
 use crate::time::nanoseconds;
 
 /// How often it is renewed: three renewals may be lost.
@@ -319,10 +319,10 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// etcd ends the membership no earlier than this after it was asked to renew it.
+    /// etcd does not end the membership for so long after it was asked to renew it.
     async fn tell_member(&mut self) -> Result<(), String> {
         let (Some(renewed_ns), Some(created)) = (self.renewed_ns, self.member) else { return Ok(()) };
-        let until_ns = renewed_ns + nanoseconds(MEMBERSHIP);
+        let until_ns = renewed_ns + nanoseconds(SAYS_RENEWED);
         self.tell(News::Member { until_ns, created }).await
     }
 
