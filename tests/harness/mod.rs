@@ -196,9 +196,13 @@ impl Server {
         Resolver::new(self.dns[0])
     }
 
+    /// Sends a signal; where it stops the server, that stands still afterwards.
     pub fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(i32::try_from(self.pid()).expect("a pid"));
         kill(pid, signal).expect("the server is ours to signal");
+        if signal == Signal::SIGSTOP {
+            eventually("its standstill", DEADLINE, || process::stands_still(self.pid()).then_some(()));
+        }
     }
 
     /// `Some` once it has ended.
