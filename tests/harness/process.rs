@@ -22,13 +22,13 @@ pub fn processor_time(pid: u32) -> Duration {
     Duration::from_millis(ticks * 1000 / TICKS_A_SECOND)
 }
 
-/// True where every thread of the process stands still (`T` in the third field of its `stat`): a signal that stops it is sent
-/// before it is.
+/// True where every thread of the process stands still (`T` in the third field of its `stat`, `t` under strace): a signal
+/// that stops it is sent before it is.
 pub fn stands_still(pid: u32) -> bool {
     let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("the threads of our own child");
     threads.flatten().all(|thread| {
         let stat = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
-        stat.rsplit_once(") ").is_none_or(|(_, fields)| fields.starts_with('T'))
+        stat.rsplit_once(") ").is_none_or(|(_, fields)| fields.starts_with(['T', 't']))
     })
 }
 
