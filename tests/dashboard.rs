@@ -7,6 +7,7 @@
 
 mod harness;
 
+#[allow(dead_code, reason = "one member is enough here")]
 #[path = "cluster/etcd.rs"]
 mod etcd;
 #[path = "cluster/relay.rs"]

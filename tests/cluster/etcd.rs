@@ -33,6 +33,23 @@ impl Etcd {
         etcd
     }
 
+    /// Two members: while one is away, the other cannot say what is newest.
+    pub fn two() -> [Self; 2] {
+        let mut both = ["one", "two"].map(|name| Self {
+            directory: tempfile::tempdir().expect("a directory for etcd"),
+            ports: free_ports(),
+            words: vec!["--name".to_owned(), name.to_owned()],
+            scheme: "http",
+            child: None,
+        });
+        let [one, two] = both.each_ref().map(|etcd| format!("http://127.0.0.1:{}", etcd.ports[1]));
+        for etcd in &mut both {
+            etcd.words.extend(["--initial-cluster".to_owned(), format!("one={one},two={two}")]);
+            etcd.begin();
+        }
+        both
+    }
+
     pub fn port(&self) -> u16 {
         self.ports[0]
     }

@@ -93,6 +93,19 @@ fn without_etcd_answers_stay_changes_are_refused_and_no_lease_ends() {
     }
 }
 
+/// A member of etcd that hears nobody knows what was there once, and not what is.
+#[test]
+fn what_a_member_of_etcd_says_by_itself_is_no_absence() {
+    let [one, mut two] = Etcd::two();
+    let node = one.node("a", &[]);
+    let mut client = node.client();
+    let nobody = json!({"deregister": {"service": "web", "id": "nobody", "host": "m1"}});
+    assert_eq!(client.done("deregistered", &nobody)["existed"], false);
+    two.kill();
+    let reply = client.ask(&nobody);
+    assert_eq!(reply["error"]["code"], "unavailable", "{reply}");
+}
+
 #[test]
 fn a_node_that_starts_without_etcd_says_not_ready_and_goes_on_when_it_is_there() {
     let mut etcd = Etcd::start();

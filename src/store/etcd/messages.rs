@@ -175,6 +175,18 @@ pub fn transaction(conditions: &[Condition], operations: &[Operation]) -> Vec<u8
         put_octets(number, &request, &mut one);
         put_octets(2, &one, &mut out);
     }
+    // A member of etcd looks at the conditions of what does nothing by itself, however far it is behind the others; to read,
+    // it asks them first (`IsTxnSerializable` in etcd's server).
+    if let (Some(condition), []) = (conditions.first(), operations) {
+        let key = match condition {
+            Condition::ModifiedAt(key, _) | Condition::CreatedAt(key, _) | Condition::NoneSince(key, ..) => {
+                key
+            }
+        };
+        let mut one = Vec::new();
+        put_octets(1, &range(Range { from: key, to: &[], most: 1, revision: 0, keys_only: true }), &mut one);
+        put_octets(2, &one, &mut out);
+    }
     out
 }
 
@@ -348,6 +360,8 @@ mod tests {
             &[0x12, 8, 0x1a, 6, 0x0a, 1, b'a', 0x12, 1, b'b'],
         ];
         assert_eq!(transaction(&conditions, &operations), octets.concat());
+        let reads = [0x12, 13, 0x0a, 11, 0x0a, 1, b'k', 0x12, 0, 0x18, 1, 0x20, 0, 0x40, 1];
+        assert_eq!(transaction(&conditions[1..2], &[]), [octets[1], &reads].concat());
         let asked = Range { from: b"a", to: b"b", most: 2, revision: 3, keys_only: true };
         assert_eq!(range(asked), [0x0a, 1, b'a', 0x12, 1, b'b', 0x18, 2, 0x20, 3, 0x40, 1]);
     }
