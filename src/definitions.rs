@@ -33,6 +33,8 @@ pub struct Definitions {
     directory: PathBuf,
     office: Arc<Office>,
     files: BTreeMap<PathBuf, File>,
+    /// The directory was read once: what it said before this server started is known.
+    looked: bool,
     /// One look may take the last instances of a service out, though it takes out several.
     allow_empty: bool,
     /// The directory could not be read, and it was said.
@@ -47,7 +49,7 @@ struct File {
 
 impl Definitions {
     pub fn new(directory: PathBuf, allow_empty: bool, office: Arc<Office>) -> Self {
-        Self { directory, office, files: BTreeMap::new(), allow_empty, troubled: false }
+        Self { directory, office, files: BTreeMap::new(), looked: false, allow_empty, troubled: false }
     }
 
     /// Looks again and again, until `stop`.
@@ -75,7 +77,7 @@ impl Definitions {
             }
         };
         self.troubled = false;
-        let first = self.files.is_empty();
+        let first = !std::mem::replace(&mut self.looked, true);
         let mut gone = BTreeSet::new();
         self.files.retain(|path, file| {
             let stays = found.contains_key(path);

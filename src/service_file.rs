@@ -52,11 +52,12 @@ struct TomlFile {
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct JsonFile<'a> {
     #[serde(borrow)]
     service: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    services: Vec<&'a RawValue>,
+    #[serde(borrow)]
+    services: Option<Vec<&'a RawValue>>,
 }
 
 /// The registrations of a file in their order; `source` is its path, `lease_id` draws 64 random bits, and `consul` reads one
@@ -121,7 +122,8 @@ fn toml_entries(text: &str, peer: &Peer) -> Result<Vec<(usize, Entry)>, Wrong> {
             None | Some("none") => form.lease = Some("none".to_owned()),
             Some(_) => {
                 let reason =
-                    "lease must be left out: nobody renews what a file defines; give it a check".to_owned();
+                    "lease must be left out, or `none`: nobody renews what a file defines; give it a check"
+                        .to_owned();
                 return Err(Wrong { line, reason });
             }
         }
@@ -132,9 +134,19 @@ fn toml_entries(text: &str, peer: &Peer) -> Result<Vec<(usize, Entry)>, Wrong> {
 }
 
 fn json_entries(text: &str) -> Result<Vec<(usize, Entry)>, Wrong> {
+    let no_definition = || Wrong {
+        line: 1,
+        reason: "expected {\"service\": {…}} or {\"services\": [{…}, …]}".to_owned(),
+    };
+    if !text.trim_start().starts_with('{') {
+        return Err(no_definition());
+    }
     let file: JsonFile<'_> = serde_json::from_str(text)
         .map_err(|error| Wrong { line: error.line().max(1), reason: error.to_string() })?;
-    let raw = file.service.into_iter().chain(file.services);
+    if file.service.is_none() && file.services.is_none() {
+        return Err(no_definition());
+    }
+    let raw = file.service.into_iter().chain(file.services.unwrap_or_default());
     raw.map(|raw| {
         // It is borrowed from the text, so where it stands is where it begins.
         let line = line_of(text, raw.get().as_ptr() as usize - text.as_ptr() as usize);
@@ -206,6 +218,15 @@ ports = { sql = 5432, dns = { port = 53, transport = \"udp\" } }
             ),
             ("{\n \"services\": [\n  {\"name\": \"web\"}\n ]\n}", Form::Json, "3: no Consul here"),
             ("{\n \"service\": \n", Form::Json, "3: EOF"),
+            (
+                "{\n \"servce\": {}}",
+                Form::Json,
+                "2: unknown field `servce`, expected `service` or `services`",
+            ),
+            ("{\"register\": {\"service\": \"web\"}}", Form::Json, "1: unknown field `register`"),
+            ("{}", Form::Json, "1: expected {\"service\": {…}} or {\"services\": [{…}, …]}"),
+            ("\n[]", Form::Json, "1: expected {\"service\""),
+            ("", Form::Json, "1: expected {\"service\""),
         ] {
             let error = lines(text, form).unwrap_err();
             assert!(error.starts_with(wrong), "{text}: {error}");

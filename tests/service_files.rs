@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use harness::{DEADLINE, Server, callsign, eventually};
 use nix::sys::signal::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 /// A directory of files, and servers that are told of it one after the other.
@@ -143,6 +143,14 @@ fn files_that_lose_several_instances_at_once_empty_no_service() {
         }
         says(&server, "no service file defines it any more, and it stays");
         assert_eq!(ids(&server), ["db/db-1", "web/web-1"]);
+        // What one look has kept is no look's any more, and the log has it once.
+        let holder = json!({"service": "db", "id": "db-1"});
+        server.client().done("deregistered", &json!({ "deregister": holder }));
+        files.write("other.toml", &WEB.replace("web", "other"));
+        becomes(&server, &["other/other-1", "web/web-1"]);
+        assert_eq!(server.stderr().matches("and it stays").count(), 2, "{}", server.stderr());
+        fs::remove_file(files.path("other.toml")).expect("removing it");
+        becomes(&server, &["web/web-1"]);
         // One alone is meant.
         files.write("all.toml", &all);
         becomes(&server, &["db/db-1", "web/web-1", "web/web-2", "web/web-3"]);
@@ -159,8 +167,8 @@ fn what_left_while_the_server_was_away_is_gone_after_its_start() {
     files.write("db.toml", &WEB.replace("web", "db"));
     let server = files.start();
     assert_eq!(ids(&server), ["db/db-1", "web/web-1"]);
-    let form = serde_json::json!({"service": "by-hand", "id": "x", "address": "10.0.0.9", "port": 1, "lease": "none"});
-    server.client().done("registered", &serde_json::json!({ "register": form }));
+    let form = json!({"service": "by-hand", "id": "x", "address": "10.0.0.9", "port": 1, "lease": "none"});
+    server.client().done("registered", &json!({ "register": form }));
     stop(server);
     fs::remove_file(files.path("db.toml")).expect("removing it");
     let server = files.start();
