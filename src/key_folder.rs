@@ -5,7 +5,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -14,6 +14,7 @@ use anyhow::{Context, Result, bail};
 use ring::rand::SystemRandom;
 
 use crate::name::Name;
+use crate::owner::give;
 use crate::sign::key_file::{self, FILE_OCTETS_MAX, PRIVATE, PUBLIC};
 use crate::sign::{KEYS_MAX, Key, Stage, Times, draw};
 
@@ -146,7 +147,10 @@ pub fn set_times(kept: &Kept, times: &Times) -> Result<()> {
 
 fn make(folder: &Path) -> Result<()> {
     match DirBuilder::new().mode(0o700).create(folder) {
-        Ok(()) => give(&File::open(folder)?, folder.parent()),
+        Ok(()) => {
+            let above = folder.parent().unwrap_or(folder);
+            give(&File::open(folder)?, above).context("giving a folder to the owner of the one above it")
+        }
         Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
         Err(error) => Err(error)
             .with_context(|| format!("making {}: the directory above it has to be there", folder.display())),
@@ -163,18 +167,8 @@ fn put(path: &Path, text: &str, mode: u32) -> Result<()> {
         let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&new)?;
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
-        give(&file, path.parent()).map_err(std::io::Error::other)?;
+        give(&file, path.parent().unwrap_or(path))?;
         fs::rename(&new, path)
     };
     writing().with_context(|| format!("writing {}", path.display()))
-}
-
-/// What root makes belongs to whoever the folder belongs to: the server's user reads it.
-fn give(file: &File, folder: Option<&Path>) -> Result<()> {
-    if !nix::unistd::geteuid().is_root() {
-        return Ok(());
-    }
-    let Some(folder) = folder.filter(|folder| !folder.as_os_str().is_empty()) else { return Ok(()) };
-    let about = fs::metadata(folder).with_context(|| format!("reading {}", folder.display()))?;
-    fchown(file, Some(about.uid()), Some(about.gid())).context("giving a key to the owner of its folder")
 }

@@ -16,7 +16,7 @@
 //!
 //! **The wiring**: [`serve`] starts and stops it all, from a [`config`] and sockets that [`bind`] bound;
 //! [`client`] is the other side of the socket, and `cli` the command line. Beneath everything but the core
-//! lie [`clock`], [`connections`], [`counters`] and `grpc` (calls to others).
+//! lie [`clock`], [`connections`], [`counters`], `grpc` (calls to others) and `owner` (whose a file is that root makes).
 
 pub mod access;
 pub mod answer;
@@ -45,6 +45,7 @@ mod live;
 pub mod member;
 pub mod message;
 pub mod name;
+mod owner;
 pub mod protobuf;
 pub mod protocol;
 pub mod record;

@@ -7,10 +7,14 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use caps::CapSet;
+use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags};
-use nix::unistd::{Gid, Group, Uid, User, fchownat, getegid, geteuid, setgid, setgroups, setuid};
+use nix::unistd::{
+    AccessFlags, Gid, Group, Uid, User, access, fchownat, getegid, geteuid, setgid, setgroups, setuid,
+};
 
 use crate::config::Config;
+use crate::store::embedded::files_of;
 
 /// Gives up what this process was allowed beyond its user (capabilities(7)), such as to bind ports below 1024; for itself, and so for what
 /// it starts. Root keeps what makes it root: who does not want that names a `user`.
@@ -34,6 +38,7 @@ pub fn give_up_capabilities() -> Result<()> {
 
 /// Whom the server becomes once its sockets are bound.
 pub struct Becoming {
+    name: String,
     uid: Uid,
     gid: Gid,
 }
@@ -61,7 +66,7 @@ impl Becoming {
                 "only root can become the user `{name}`; start the server as that user, and leave `user` out"
             );
         }
-        Ok(Some(Self { uid: user.uid, gid }))
+        Ok(Some(Self { name: name.clone(), uid: user.uid, gid }))
     }
 
     /// Gives the user what is its own, and becomes it, for good.
@@ -70,7 +75,7 @@ impl Becoming {
     ///
     /// The kernel refuses, and then nothing goes on as root.
     pub fn now(self, socket: Option<&Path>, data: Option<&Path>) -> Result<()> {
-        let Self { uid, gid } = self;
+        let Self { name, uid, gid } = self;
         let give = |path: &Path| {
             // Not what a link leads to: somebody may have put one there meanwhile.
             fchownat(AT_FDCWD, path, Some(uid), Some(gid), AtFlags::AT_SYMLINK_NOFOLLOW)
@@ -92,6 +97,22 @@ impl Becoming {
         if (geteuid(), getegid()) != (uid, gid) || (!uid.is_root() && setuid(Uid::from_raw(0)).is_ok()) {
             bail!("the kernel says that this process is still root");
         }
-        Ok(())
+        data.map_or(Ok(()), |data| may_use(data, &name))
     }
+}
+
+/// What root has used before is root's still, and whatever reads it first would complain of something else.
+fn may_use(data: &Path, name: &str) -> Result<()> {
+    for path in std::iter::once(data.to_owned()).chain(files_of(data)) {
+        match access(&path, AccessFlags::R_OK | AccessFlags::W_OK) {
+            Ok(()) | Err(Errno::ENOENT) => {}
+            Err(error) => bail!(
+                "{}: {}, for the server is `{name}` from here on; `chown -R {name} {}`",
+                path.display(),
+                std::io::Error::from(error),
+                data.display()
+            ),
+        }
+    }
+    Ok(())
 }

@@ -25,7 +25,7 @@ use redb::StorageBackend;
 use tokio::sync::{mpsc, oneshot};
 
 pub use self::engine::{Engine, EngineError};
-pub use self::files::{Checked, Raw, check, make_directory, restore};
+pub use self::files::{Checked, Raw, check, files_of, make_directory, restore};
 use self::files::{FILE, io_error, lock, make_file, open_file};
 pub use self::log::History;
 use self::thread::Anew;
@@ -71,8 +71,8 @@ pub enum OpenError {
     Held { path: String, pid: String },
     #[error("{path}: {what}; start the newer version, or choose another directory with --data DIR")]
     Newer { path: String, what: String },
-    #[error("{path}: {source}")]
-    Io { path: String, source: io::Error },
+    #[error("{path}: {cause}")]
+    Io { path: String, cause: io::Error },
     #[error("{path}: {what}")]
     Damaged { path: String, what: String },
 }

@@ -5,7 +5,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use serde_json::json;
 
-use crate::harness::Server;
+use crate::harness::{Server, callsign};
 
 /// What the kernel says of a process: a line of its `status`, without the name.
 fn status(server: &Server, name: &str) -> Vec<String> {
@@ -49,8 +49,29 @@ fn who_is_root_at_the_start_is_not_for_long() {
         let form =
             json!({"service": "web", "id": "web-1", "address": "10.0.0.7", "port": 80, "lease": "none"});
         client.done("registered", &json!({ "register": form }));
+        let backup = place.path().join("backup").display().to_string();
+        callsign(&["store", "backup", &backup, "--server", &format!("unix:{}", server.socket.display())]);
         server.crash();
+        // Whoever looks after the store is root, and what he makes is the server's all the same.
+        fs::remove_file(data.join("callsign.lock")).expect("the lock of a server that has ended");
+        callsign(&["store", "check", "--data", &text]);
+        callsign(&["store", "restore", &backup, "--data", &text]);
     }
+}
+
+#[test]
+fn what_root_has_used_before_is_told_from_what_is_the_servers() {
+    let place = tempfile::tempdir().expect("a directory");
+    fs::set_permissions(place.path(), PermissionsExt::from_mode(0o755)).expect("a mode");
+    let text = place.path().join("data").display().to_string();
+    Server::start(&["--data", &text]).crash();
+    let Err(ended) = Server::launch(&[], &["--data", &text, "--user", "nobody"]) else {
+        panic!("root's store was served")
+    };
+    let phrase = format!(
+        "{text}: Permission denied (os error 13), for the server is `nobody` from here on; `chown -R nobody {text}`"
+    );
+    assert!(ended.stderr.contains(&phrase), "{ended:?}");
 }
 
 #[test]

@@ -65,6 +65,7 @@ pub const ROOMS: &[(&str, Room)] = &[
     ("counters/", Ground),
     ("grpc.rs", Ground),
     ("message.rs", Ground),
+    ("owner.rs", Ground),
     ("traffic.rs", Ground),
     ("desk.rs", State),
     ("desk/", State),

@@ -64,7 +64,7 @@ impl EngineError {
     pub(super) fn at(self, path: &Path) -> OpenError {
         let path = path.display().to_string();
         match self {
-            Self::Io(source) => OpenError::Io { path, source },
+            Self::Io(cause) => OpenError::Io { path, cause },
             Self::Damaged(what) => OpenError::Damaged { path, what },
             Self::Newer(what) => OpenError::Newer { path, what },
         }

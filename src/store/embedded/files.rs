@@ -12,6 +12,7 @@ use redb::{ReadableDatabase, ReadableTable};
 
 use super::engine::{Engine, EngineError, LOG, unreadable};
 use super::{Loaded, OpenError, Reserve};
+use crate::owner::give;
 use crate::store::{Limits, record, redo};
 use crate::time::Now;
 
@@ -88,7 +89,9 @@ pub fn restore(
     let new = directory.join(format!("{FILE}.new"));
     let writing = || -> Result<(), EngineError> {
         let file = File::options().create(true).truncate(true).read(true).write(true).mode(0o600).open(&new);
-        let backend = redb::backends::FileBackend::new(file.map_err(EngineError::Io)?)?;
+        let file = file.map_err(EngineError::Io)?;
+        give(&file, directory).map_err(EngineError::Io)?;
+        let backend = redb::backends::FileBackend::new(file)?;
         let engine = Engine::open(backend, redo::OCTETS, Arc::default(), now.wall)?;
         engine.fill(records, before, written)?;
         engine.load(now).map(drop)
@@ -118,12 +121,18 @@ pub fn make_directory(directory: &Path) -> Result<(), OpenError> {
     made.map_err(|source| io_error(directory, source))
 }
 
+/// The files of a store, which only its server's user reads and writes.
+pub fn files_of(directory: &Path) -> [PathBuf; 2] {
+    [FILE, LOCK].map(|name| directory.join(name))
+}
+
 /// Takes the directory for this process; the lock goes with the descriptor, however the process ends.
 pub(super) fn lock(directory: &Path) -> Result<Flock<File>, OpenError> {
     let path = directory.join(LOCK);
     make_directory(directory)?;
     let file = File::options().create(true).truncate(false).read(true).write(true).mode(0o600).open(&path);
     let file = file.map_err(|source| io_error(&path, source))?;
+    give(&file, directory).map_err(|source| io_error(&path, source))?;
     match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
         Ok(mut lock) => {
             let pid = std::process::id().to_string();
@@ -144,8 +153,8 @@ pub(super) fn lock(directory: &Path) -> Result<Flock<File>, OpenError> {
     }
 }
 
-pub(super) fn io_error(path: &Path, source: io::Error) -> OpenError {
-    OpenError::Io { path: path.display().to_string(), source }
+pub(super) fn io_error(path: &Path, cause: io::Error) -> OpenError {
+    OpenError::Io { path: path.display().to_string(), cause }
 }
 
 /// Makes an empty store where none is: under another name first, so that a crash leaves no half of a file
