@@ -330,7 +330,7 @@ impl Server {
             own: bound.iter().map(|dns| dns.address).collect(),
         };
         let forwarder = Forwarder::new(settings, self.clock, self.forwarding.clone())
-            .context("no server to forward to; name another with --forward ADDR")?;
+            .context("forward must name another server")?;
         tracing::info!(upstreams = ?forwarder.upstreams(), "names that are not ours are forwarded");
         Ok(Some(forwarder))
     }

@@ -284,10 +284,15 @@ struct Net {
 
 impl Net {
     fn new() -> Self {
+        Self::behind("nameserver 127.0.0.9\n")
+    }
+
+    /// With these name servers behind the system's stub.
+    fn behind(servers: &str) -> Self {
         let files = namespaces::resolver_files();
         let file = |name: &str, text: &str| fs::write(files.path().join(name), text).expect("writing a file");
         fs::create_dir(files.path().join("resolve")).expect("making a folder");
-        file("resolve/resolv.conf", "nameserver 127.0.0.9\n");
+        file("resolve/resolv.conf", servers);
         let script = format!(
             "ip link set lo up && {MOUNT_RESOLVER_FILES}; mount -t tmpfs tmpfs /run && \
              mkdir -p /run/systemd/resolve && mount --bind \"$0/resolve\" /run/systemd/resolve && exec \"$@\""
@@ -371,4 +376,23 @@ fn glibc_has_one_name_server() {
 fn musl_has_one_name_server() {
     let built = tempfile::tempdir().expect("a directory");
     resolves_everything(&compiled(&built, needs("musl-gcc", "musl-tools"), &["-static"]));
+}
+
+/// At a boot the network may come up behind us.
+#[test]
+fn the_one_name_server_may_be_up_before_there_is_another() {
+    let net = Net::behind("# nobody yet\n");
+    let dig = needs("dig", "bind9-dnsutils");
+    let status = |name: &str| {
+        let text = net.run(&dig, &["@127.0.0.1", name]);
+        text.split("status: ").nth(1).and_then(|rest| rest.split(',').next()).map(str::to_owned)
+    };
+    assert!(net.server.stderr().contains("nobody to forward to yet"), "{}", net.server.stderr());
+    assert_eq!(status("web.service.local").as_deref(), Some("NOERROR"));
+    assert_eq!(status("www.example.com").as_deref(), Some("SERVFAIL"));
+    fs::write(net.files.path().join("resolve/resolv.conf"), "nameserver 127.0.0.9\n")
+        .expect("writing a file");
+    eventually("an answer from elsewhere", DEADLINE, || {
+        (status("www.example.com").as_deref() == Some("NOERROR")).then_some(())
+    });
 }

@@ -161,7 +161,7 @@ impl Told {
 impl Forwarder {
     /// # Errors
     ///
-    /// An upstream is ourselves, or there is none.
+    /// An upstream is ourselves. Whoever the system asks may be known later: at a boot we may be up before the network is.
     pub fn new(
         settings: Settings,
         clock: Clock,
@@ -178,8 +178,14 @@ impl Forwarder {
             sockets: Semaphore::new(sockets_max()),
             tasks: TaskTracker::new(),
         };
-        let servers = forwarder.servers()?;
-        forwarder.set_upstreams(&servers);
+        match forwarder.servers() {
+            Ok(servers) => forwarder.set_upstreams(&servers),
+            Err(error @ Unusable::Own(_)) => return Err(error),
+            Err(error) => tracing::error!(
+                %error,
+                "nobody to forward to yet, and names that are not ours are SERVFAIL; name a server with --forward ADDR, or there"
+            ),
+        }
         Ok(Arc::new(forwarder))
     }
 
@@ -424,7 +430,10 @@ impl Race {
             (Some((address, Failure::Malformed)), None) => {
                 Ede::new(Ede::NETWORK_ERROR, format!("{address} sent what is no reply"))
             }
-            (None, None) => Ede::new(Ede::NO_REACHABLE_AUTHORITY, "every upstream leads back to this server"),
+            (None, None) => Ede::new(
+                Ede::NO_REACHABLE_AUTHORITY,
+                "no other server is known, or each leads back to this one",
+            ),
         }
     }
 }

@@ -149,7 +149,7 @@ fn f_11_ourselves_by_a_detour_is_servfail_and_no_storm() {
         let told = Ask::edns(name).ask(&server);
         assert_eq!(
             (told.rcode(), told.ede()),
-            (2, (22, "every upstream leads back to this server".to_owned()))
+            (2, (22, "no other server is known, or each leads back to this one".to_owned()))
         );
     }
     let after = relayed.load(Ordering::SeqCst) - before;

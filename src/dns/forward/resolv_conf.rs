@@ -26,23 +26,24 @@ const FILE_OCTETS_MAX: u64 = 64 * 1024;
 ///
 /// # Errors
 ///
-/// The last file cannot be read, and none before it names a server.
+/// None of the files can be read; why not the first.
 pub fn servers(files: &[&Path], own: impl Fn(SocketAddr) -> bool) -> io::Result<Vec<SocketAddr>> {
-    let mut outcome = Ok(Vec::new());
+    let (mut is_read, mut unread) = (false, None);
     for file in files {
         let mut text = String::new();
         let read = fs::File::open(file).and_then(|file| file.take(FILE_OCTETS_MAX).read_to_string(&mut text));
-        outcome = read.map(|_| {
-            let mut servers = named(&text);
-            servers.retain(|server| !STUBS.contains(&server.ip()) && !own(*server));
-            servers.truncate(UPSTREAMS_MAX);
-            servers
-        });
-        if outcome.as_ref().is_ok_and(|servers| !servers.is_empty()) {
-            break;
+        match read {
+            Ok(_) => is_read = true,
+            Err(error) => drop(unread.get_or_insert(error)),
+        }
+        let mut servers = named(&text);
+        servers.retain(|server| !STUBS.contains(&server.ip()) && !own(*server));
+        servers.truncate(UPSTREAMS_MAX);
+        if !servers.is_empty() {
+            return Ok(servers);
         }
     }
-    outcome
+    unread.filter(|_| !is_read).map_or(Ok(Vec::new()), Err)
 }
 
 /// The addresses of `nameserver` lines, each once; what is no address is left out, as every resolver does.
@@ -110,7 +111,8 @@ mod tests {
         assert_eq!(at(&[&behind, &missing]).unwrap().len(), 2, "the first that names one is enough");
         assert_eq!(at(&[&behind, &ours]).unwrap().len(), 2);
         assert!(at(&[&stub, &ours]).unwrap().is_empty());
-        assert!(at(&[&stub, &missing]).is_err());
+        assert!(at(&[&stub, &missing]).unwrap().is_empty());
+        assert!(at(&[&missing, &missing]).is_err());
         let many: String = (1..=20).map(|number| format!("nameserver 192.0.2.{number}\n")).collect();
         assert_eq!(at(&[&file("many", &many)]).unwrap().len(), UPSTREAMS_MAX);
     }
