@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use callsign::protocol::{AtForm, Reply, Request};
 use clap::Args;
 
-use super::{Asking, Done, Format, output};
+use super::{Asking, Done, Format, message, output};
 
 /// Show who was registered at a time, as far back as the log reaches
 #[derive(Debug, Args)]
@@ -27,6 +27,12 @@ impl At {
         if self.asking.output != Format::Table {
             output::values(self.asking.output, &then.instances)?;
             return Ok(ExitCode::SUCCESS);
+        }
+        if then.instances.is_empty() {
+            let (service, time) = (&self.service, &self.time);
+            message::hint(&format!(
+                "nobody was registered as {service} at {time}, as far as the log reaches"
+            ));
         }
         let rows = then.instances.iter().map(|instance| {
             let (place, ports) = (output::place(instance), output::ports(instance));

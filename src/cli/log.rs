@@ -6,7 +6,7 @@ use callsign::protocol::{LogForm, Reply, Request};
 use clap::Args;
 
 use super::watch::told;
-use super::{Asking, Done, Format, output};
+use super::{Asking, Done, Format, message, number, output};
 
 /// Show what changed, newest first: when, why and by whom
 #[derive(Debug, Args)]
@@ -18,7 +18,7 @@ pub struct Log {
     #[arg(long)]
     id: Option<String>,
     /// How many changes at most
-    #[arg(long, value_name = "N", default_value_t = 100)]
+    #[arg(long, value_name = "N", value_parser = number::<u64>, default_value_t = 100)]
     most: u64,
     #[command(flatten)]
     asking: Asking,
@@ -27,7 +27,12 @@ pub struct Log {
 impl Log {
     pub async fn run(self) -> Done {
         let mut client = self.asking.connect().await?;
-        let mut form = LogForm { service: self.service, id: self.id, before: None, most: Some(self.most) };
+        let mut form = LogForm {
+            service: self.service.clone(),
+            id: self.id.clone(),
+            before: None,
+            most: Some(self.most),
+        };
         let mut changes = Vec::new();
         loop {
             let reply = client.request(&Request::Log(form.clone())).await?;
@@ -45,6 +50,10 @@ impl Log {
         }
         for change in &changes {
             output::line(&told(change))?;
+        }
+        if let Some(service) = self.service.filter(|_| changes.is_empty()) {
+            let whom = self.id.map(|id| format!("{id} of {service}")).unwrap_or(service);
+            message::hint(&format!("the log has no change of {whom}; `callsign log` shows every service's"));
         }
         Ok(ExitCode::SUCCESS)
     }

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use callsign::client::{self, Watched};
-use callsign::protocol::{ChangeForm, InstanceForm, RecordsShown, Reply};
+use callsign::protocol::{ChangeForm, CheckShown, InstanceForm, RecordsShown, Reply};
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -90,8 +90,13 @@ pub fn told(change: &ChangeForm) -> String {
     };
     let checks = change.instance.as_ref().map(|instance| &instance.checks).or(change.checks.as_ref());
     // One that is as it is since this change has made it.
-    let made = checks.into_iter().flatten().filter(|check| check.since == *at && !check.output.is_empty());
-    let why: String = made.map(|check| format!("; {}: {}", check.id, check.output)).collect();
+    let made = checks.into_iter().flatten().filter(|check| check.since == *at);
+    let words = |check: &CheckShown| match check.output.as_str() {
+        "" if reason == "reported" => format!("; {} {}", check.id, check.status),
+        "" => String::new(),
+        output => format!("; {}: {output}", check.id),
+    };
+    let why: String = made.map(words).collect();
     format!("{at} {what} by {author}{why}")
 }
 

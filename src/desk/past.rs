@@ -23,7 +23,7 @@ impl Desk {
             form.most.map_or(LIST_MAX, |most| usize::try_from(most).unwrap_or(LIST_MAX)).clamp(1, LIST_MAX);
         let wanted = |change: &Change| {
             let key = key_of(change);
-            service.as_ref().is_none_or(|service| key.is_some_and(|key| key.service == *service))
+            service.as_ref().is_none_or(|service| service_of(change) == Some(service))
                 && form.id.as_deref().is_none_or(|id| key.is_some_and(|key| key.id.as_str() == id))
         };
         let now = self.clock.now();
@@ -95,6 +95,14 @@ impl Desk {
 
 fn service(given: Option<&str>) -> Result<Option<ServiceName>, Problem> {
     given.map(|name| ServiceName::parse(name).map_err(|unfit| Problem::invalid("service", unfit))).transpose()
+}
+
+/// The service that a change is about, by itself or by one of its instances.
+fn service_of(change: &Change) -> Option<&ServiceName> {
+    match &change.what {
+        What::Settings { service, .. } | What::Guard { service, .. } => Some(service),
+        _ => key_of(change).map(|key| &key.service),
+    }
 }
 
 fn key_of(change: &Change) -> Option<&Key> {

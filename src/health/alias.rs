@@ -23,6 +23,10 @@ pub fn look(view: &View, of: &Leased, id: &Arc<str>, kind: &Kind) -> (Health, St
         Some(Found::NoCheck) => (Health::Passing, "No checks found.".to_owned()),
         Some(Found::Passing) => (Health::Passing, "All checks passing.".to_owned()),
         Some(Found::Failing(status, check)) => {
+            // Once it says why, so does the alias.
+            if check.is_unexplained() {
+                return (Health::Critical, String::new());
+            }
             let name = if check.definition.name.is_empty() { &check.id } else { &check.definition.name };
             let text = format!("Aliased check \"{name}\" failing: {}", check.output);
             // Maintenance is somebody's word about the other one; of this one it is a finding.

@@ -181,6 +181,12 @@ fn the_settings_of_a_service_are_set_shown_and_reset() {
     let refused = transcript(&mut server.verb("service set web --max-answers -1"));
     assert!(refused.contains("max_answers must be 0 to 65535, not -1"), "{refused}");
     assert!(server.says("service set web --reset").contains("as the server's"));
+    let log = server.says("log web");
+    assert_eq!(log.matches(" web configured").count(), 3, "{log}");
+    assert_eq!(
+        server.says("log wbe"),
+        "! hint: the log has no change of wbe; `callsign log` shows every service's\n"
+    );
     assert!(server.says("dig web.service.local A").contains(" 5 IN A 10.0.0.7"));
 }
 

@@ -253,6 +253,26 @@ fn an_alias_is_the_health_of_another() {
 }
 
 #[test]
+fn an_alias_says_why_once_what_it_is_of_does() {
+    let server = server();
+    let silent = Target::new(Manner::Silence);
+    let definition = json!({"http": format!("http://{}/", silent.address), "timeout": "1s"});
+    let _slow = Watched::new(&server, "slow", definition);
+    let mut web = Watched::new(&server, "web", json!({"alias": "slow"}));
+    let said = |web: &mut Watched| web.now("c").map(|(_, output)| output).filter(|output| !output.is_empty());
+    let why = eventually("why it is critical", DEADLINE, || said(&mut web));
+    assert!(why.starts_with("Aliased check \"c\" failing: ") && why.ends_with("timed out after 1s"), "{why}");
+    // And the log has it, with the check.
+    let log =
+        crate::harness::callsign(&["log", "web", "--server", &format!("unix:{}", server.socket.display())])
+            .stdout;
+    assert!(
+        log.lines().next().is_some_and(|line| line.ends_with(&format!("by callsign; c: {why}"))),
+        "{log}"
+    );
+}
+
+#[test]
 fn aliases_of_each_other_are_what_their_other_checks_say() {
     let server = server();
     let other =
