@@ -23,7 +23,6 @@ use ipnet::{IpNet, Ipv4Net};
 
 use self::sources::Given;
 pub use self::sources::{Setting, Value};
-use self::values::log;
 use crate::access::Rule;
 use crate::balance::Region;
 use crate::dns::cookie::Secret;
@@ -259,7 +258,7 @@ impl Surroundings {
         let found = self.environment.iter().find(|(name, filter)| name == "RUST_LOG" && !filter.is_empty());
         let Some((_, filter)) = found else { return Ok(None) };
         let unfit = |rule| anyhow!("RUST_LOG {rule}");
-        log(&filter.to_string_lossy()).map(Some).map_err(unfit)
+        self::values::filter(&filter.to_string_lossy()).map(Some).map_err(unfit)
     }
 
     /// Where the store is kept where nobody says otherwise (XDG Base Directory Specification).

@@ -134,8 +134,21 @@ fn complaint(text: &str, error: &serde_json::Error) -> Problem {
     }
     Problem {
         code: "invalid".into(),
-        message: format!("{field}: {}", printable(message)),
+        message: format!("{field}: {}{}", printable(message), form_of(&field, message)),
         field: Some(field),
+    }
+}
+
+/// What to write in the place of a value of another type, where that is not plain from its name.
+fn form_of(field: &str, message: &str) -> &'static str {
+    const TIMES: [&str; 6] = ["ttl", "lease", "interval", "timeout", "deregister_after", "guard_for"];
+    let name = field.rsplit('.').next().unwrap_or(field);
+    if message.ends_with("expected a string") && TIMES.contains(&name) {
+        "; write a time such as \"15s\""
+    } else if message.ends_with("expected a sequence") {
+        "; write a list such as [\"a\", \"b\"]"
+    } else {
+        ""
     }
 }
 

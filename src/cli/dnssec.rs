@@ -206,7 +206,8 @@ fn status(zone: Option<&Name>, place: Place, format: Format, now: Wall) -> Done 
     let mut keys = key_folder::read(&folder).map_err(failed)?;
     keys.retain(|kept| zone.is_none_or(|zone| kept.key.apex == *zone));
     if keys.is_empty() {
-        return Err(Failure::new(NOT_FOUND, format!("there is no key in {}", folder.display()))
+        let of = zone.map(|zone| format!(" of {zone}")).unwrap_or_default();
+        return Err(Failure::new(NOT_FOUND, format!("there is no key{of} in {}", folder.display()))
             .hint("make one with `callsign dnssec init ZONE`"));
     }
     keys.sort_by_key(|kept| (kept.key.apex.to_string(), kept.key.times.publish));

@@ -7,7 +7,7 @@ use callsign::protocol::{FeedForm, Reply, Request};
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{Asking, Done, FAILED, Failure, Format, output};
+use super::{Asking, Done, FAILED, Failure, Format, number, output};
 
 /// Print every change as a line of JSON: those since a revision, then those to come
 ///
@@ -19,10 +19,10 @@ use super::{Asking, Done, FAILED, Failure, Format, output};
 )]
 pub struct Feed {
     /// The last revision that you have; 0 for everything
-    #[arg(long, value_name = "REVISION")]
+    #[arg(long, value_name = "REVISION", value_parser = number::<u64>)]
     since: Option<u64>,
     /// End when this many changes were printed
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = number::<u64>)]
     most: Option<u64>,
     #[command(flatten)]
     asking: Asking,

@@ -7,7 +7,7 @@ use callsign::protocol::{FilterForm, InstanceForm};
 use clap::Args;
 use serde::Serialize;
 
-use super::{Asking, Done, Failure, Format, NOT_FOUND, output};
+use super::{Asking, Done, Failure, Format, NOT_FOUND, number, output};
 
 /// List the services, or the instances of one
 #[derive(Debug, Args)]
@@ -33,7 +33,7 @@ pub struct Filter {
     #[arg(long, value_name = "ADDR")]
     address: Option<String>,
     /// Only with this port
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = number::<i64>)]
     port: Option<i64>,
     /// Only with this protocol
     #[arg(long, value_name = "P")]

@@ -49,6 +49,7 @@ use std::future::Future;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::str::FromStr;
 use std::time::Duration;
 
 use callsign::client::{Client, ClientError, SERVERS_MAX, Server, Way};
@@ -252,6 +253,11 @@ impl From<ClientError> for Failure {
                 Self::new(DENIED, sentence)
                     .hint("the socket is open to its user and group; ask for that group, or run as that user")
             }
+            ClientError::Unavailable { source, .. }
+                if source.kind() == io::ErrorKind::InvalidData && sentence.contains("not valid for name") =>
+            {
+                Self::new(UNAVAILABLE, sentence).hint("connect by a name that the certificate has")
+            }
             ClientError::Unavailable { source, .. } if source.kind() == io::ErrorKind::InvalidData => {
                 Self::new(UNAVAILABLE, sentence)
                     .hint("it speaks no TLS there, or its certificate is of another authority: --server-authority names one")
@@ -425,15 +431,27 @@ impl Named {
 
 fn token_in(path: &Path) -> Result<String, Failure> {
     use std::io::Read as _;
+    use std::os::unix::fs::PermissionsExt as _;
     let failed = |error: io::Error| Failure::new(USAGE, format!("reading {}: {error}", path.display()));
     let mut text = String::new();
     let file = std::fs::File::open(path).map_err(failed)?;
+    let about = file.metadata().map_err(failed)?;
+    if about.is_file() && about.permissions().mode() & 0o007 != 0 {
+        let path = path.display();
+        message::hint(&format!(
+            "everybody on this machine may read this token or change it; `chmod o= {path}`"
+        ));
+    }
     file.take(TOKEN_FILE_OCTETS_MAX).read_to_string(&mut text).map_err(failed)?;
     match text.trim().is_empty() {
         true => Err(Failure::new(USAGE, format!("{} holds no token", path.display()))
             .hint("make one with `callsign token create`")),
         false => Ok(text),
     }
+}
+
+fn number<T: FromStr>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|_| "write a whole number".to_owned())
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

@@ -10,7 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use super::{Asking, Done, FAILED, Failure, Format, message, output};
+use super::{Asking, Done, FAILED, Failure, Format, message, number, output};
 
 /// Register an instance of a service
 #[derive(Debug, Args)]
@@ -67,10 +67,10 @@ pub struct Options {
     #[arg(long, value_name = "N=PORT", value_parser = named_port)]
     port_name: Vec<(String, PortForm)>,
     /// Share of the traffic among instances of one priority [default: 1]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = number::<i64>)]
     weight: Option<i64>,
     /// Lower is preferred [default: 0]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = number::<i64>)]
     priority: Option<i64>,
 }
 

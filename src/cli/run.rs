@@ -28,7 +28,7 @@ use tokio::time::{Sleep, sleep, timeout};
 
 use super::ready::{Notified, Notify, Signals};
 use super::register::Options;
-use super::{Asking, Done, FAILED, Failure, TOKEN_VARIABLE, duration, message};
+use super::{Asking, Done, FAILED, Failure, TOKEN_VARIABLE, duration, message, number};
 
 /// Between two attempts to connect to the command's port: first, and longest.
 const ATTEMPT_PAUSE_MIN: Duration = Duration::from_millis(20);
@@ -55,7 +55,7 @@ pub struct Run {
     /// The service's name
     service: String,
     /// The port that the command accepts on
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = number::<i64>)]
     port: i64,
     /// On SIGTERM: how long the command serves on after it left the answers
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "5s")]

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use callsign::protocol::{Reply, Request, SettingsForm};
 use clap::{ArgGroup, Args, Subcommand};
 
-use super::{Asking, Done, Format, output};
+use super::{Asking, Done, Format, number, output};
 
 /// Show or change the settings of a service
 #[derive(Debug, Args)]
@@ -33,7 +33,7 @@ enum Verb {
         #[arg(long, value_name = "POLICY")]
         balance: Option<String>,
         /// How many records an answer has at most; 0 for any number
-        #[arg(long, value_name = "N", allow_negative_numbers = true)]
+        #[arg(long, value_name = "N", value_parser = number::<i64>, allow_negative_numbers = true)]
         max_answers: Option<i64>,
         /// Who answers while nothing is live: a service, or last a name elsewhere; may be given several times
         #[arg(long, value_name = "NAME", conflicts_with = "no_failover")]

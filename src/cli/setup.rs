@@ -22,6 +22,8 @@ use super::{Asking, DENIED, Done, FAILED, Failure, Format, USAGE, message, outpu
 /// How a listener of DNS, and one of HTTP, stands in `status`.
 const DNS_LISTENER: &str = "dns udp+tcp ";
 const HTTP_LISTENER: &str = "http ";
+/// Behind the name of a file that is replaced; no daemon reads a name that ends so.
+const BEFORE: &str = ".before-callsign";
 /// Any resolver may read what is in there, whatever the umask of who writes it.
 const MODE: u32 = 0o644;
 
@@ -163,29 +165,51 @@ impl Setup {
                 message::say(&format!("{} is so already", path.display()));
                 continue;
             }
+            if foreign(&path, &file.text).is_some() {
+                keep(&path)?;
+            }
             message::say(&format!("writing {}", path.display()));
             replace(&path, &file.text)?;
         }
         recipe.steps.iter().try_for_each(|step| output::line(&format!("now: {step}")))
     }
 
-    /// Ours to write: nothing is there, or a file of ours.
     fn may_replace(&self, path: &Path, text: &str) -> Result<(), Failure> {
-        let Ok(there) = fs::symlink_metadata(path) else { return Ok(()) };
-        let shown = path.display();
-        let foreign = if there.is_symlink() {
-            let target = fs::read_link(path).unwrap_or_default();
-            Some(format!("{shown} is a link to {}, whose program writes it", target.display()))
-        } else {
-            let old = fs::read_to_string(path).unwrap_or_default();
-            (!is_ours(&old, text)).then(|| format!("{shown} is there, and not from `callsign setup`"))
-        };
-        match foreign {
+        match foreign(path, text) {
             Some(sentence) if !self.force => Err(Failure::new(DENIED, sentence)
                 .hint("put the lines that `callsign setup` prints into it, or replace it with --force")),
             _ => Ok(()),
         }
     }
+}
+
+/// Whose the file is that is there, in a sentence; `None` where there is none, or one of ours.
+fn foreign(path: &Path, text: &str) -> Option<String> {
+    let there = fs::symlink_metadata(path).ok()?;
+    let shown = path.display();
+    if there.is_symlink() {
+        let target = fs::read_link(path).unwrap_or_default();
+        return Some(format!("{shown} is a link to {}, whose program writes it", target.display()));
+    }
+    let old = fs::read_to_string(path).unwrap_or_default();
+    (!is_ours(&old, text)).then(|| format!("{shown} is there, and not from `callsign setup`"))
+}
+
+/// Gives somebody else's file, or link, another name besides; the first that was kept stays.
+fn keep(path: &Path) -> Result<(), Failure> {
+    let mut kept = path.as_os_str().to_owned();
+    kept.push(BEFORE);
+    match fs::hard_link(path, &kept) {
+        Ok(()) => message::say(&format!("what was there is kept as {}", kept.display())),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        Err(error) => {
+            return Err(Failure::new(
+                FAILED,
+                format!("keeping {} as {}: {error}", path.display(), kept.display()),
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// Was `old` written here? A JSON file has no line to tell by: it is ours if it says nothing else than `new`.

@@ -9,8 +9,8 @@ use anyhow::{anyhow, bail};
 use super::sources::Given;
 use super::values::{
     account, address, advertise, advertise_listen, allowed, confine, cookie_secret, datacenter, directory,
-    domain, duration, flag, http_host, log, log_format, network, node, nsid, number, path, region, rule,
-    secondary, socket, special_name, store, underscore, updater, upstream,
+    domain, duration, flag, http_address, http_host, log, log_format, network, node, nsid, number, path,
+    region, rule, secondary, socket, special_name, store, underscore, updater, upstream,
 };
 use super::{
     CLIENTS_MAX, CertificateChoice, Config, DATACENTER_DEFAULT, DNS_PORT, GRACE_MAX, HISTORY_AGE_MAX,
@@ -155,7 +155,7 @@ impl Given {
         match self.0.get("http").map(Vec::as_slice) {
             Some([none]) if none.text == "none" => Ok(Vec::new()),
             _ => Ok(self
-                .list("http", address)?
+                .list("http", http_address)?
                 .unwrap_or_else(|| vec![SocketAddr::new(LOOPBACK[0], HTTP_PORT)])),
         }
     }
@@ -284,6 +284,12 @@ impl Given {
                 "{} needs `listen`: nobody takes registrations there",
                 self.0["advertise-listen"][0].origin
             );
+        }
+        let of_forwarding = ["forward-allow", "forward-special", "forward-trust-ad"];
+        if config.forward.is_empty()
+            && let Some(set) = of_forwarding.iter().find_map(|key| self.0.get(*key)?.first())
+        {
+            bail!("{} needs `forward`: no names are forwarded", set.origin);
         }
         Ok(())
     }

@@ -101,7 +101,7 @@ pub const KEYS: &[Key] = &[
         "access",
         Several,
         "RULE",
-        "Who may do what, such as `allow uid:1000 register:web*`; with one rule, nothing else is allowed [default: this machine is trusted]",
+        "Who may do what, such as `allow uid:1000 register:web*`; with one rule, nothing else is allowed but to root and the server's own user [default: this machine is trusted]",
     ),
     key(
         "zones",

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::{DNS_PORT, EtcdChoice, LogFormat, StoreChoice};
+use super::{DNS_PORT, EtcdChoice, HTTP_PORT, LogFormat, StoreChoice};
 use crate::access::Rule;
 use crate::store::etcd::Endpoint;
 
@@ -102,17 +102,25 @@ pub fn datacenter(text: &str) -> Result<Datacenter, String> {
 }
 
 pub fn address(text: &str) -> Result<SocketAddr, String> {
+    address_such_as(text, DNS_PORT)
+}
+
+pub fn http_address(text: &str) -> Result<SocketAddr, String> {
+    address_such_as(text, HTTP_PORT).map_err(|rule| format!("{rule}; `none` is nowhere"))
+}
+
+fn address_such_as(text: &str, port: u16) -> Result<SocketAddr, String> {
     let not = text.escape_debug();
     text.parse().map_err(|_| match text.parse::<IpAddr>() {
         Ok(IpAddr::V4(address)) => {
-            format!("must be an address with a port, such as {address}:{DNS_PORT}, not `{not}`")
+            format!("must be an address with a port, such as {address}:{port}, not `{not}`")
         }
         Ok(IpAddr::V6(address)) => {
-            format!("must be an address with a port, such as [{address}]:{DNS_PORT}, not `{not}`")
+            format!("must be an address with a port, such as [{address}]:{port}, not `{not}`")
         }
-        Err(_) => format!(
-            "must be an address with a port, such as 127.0.0.1:{DNS_PORT} or [::1]:{DNS_PORT}, not `{not}`"
-        ),
+        Err(_) => {
+            format!("must be an address with a port, such as 127.0.0.1:{port} or [::1]:{port}, not `{not}`")
+        }
     })
 }
 
@@ -144,7 +152,10 @@ pub fn allowed(text: &str) -> Result<Allowed, String> {
     for word in text.split_whitespace() {
         match word.strip_prefix("key:") {
             Some(name) if allowed.key.is_none() => allowed.key = Some(key_name(name)?),
-            None if allowed.network.is_none() => allowed.network = Some(network(word)?),
+            None if allowed.network.is_none() => {
+                let rule = |rule: String| format!("{rule}; a key has `key:` in front of its name");
+                allowed.network = Some(network(word).map_err(rule)?);
+            }
             _ => return Err("must be one network, one key, or one of each".to_owned()),
         }
     }
@@ -376,7 +387,23 @@ pub fn duration(text: &str, max: Duration) -> Result<Duration, String> {
     parse_duration(text).filter(|duration| *duration <= max).ok_or_else(rule)
 }
 
+/// A filter in which a word alone is a level: a misspelt one would name a part that nobody logs for, and all would be silent.
 pub fn log(text: &str) -> Result<String, String> {
+    const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
+    let is_level = |word: &str| LEVELS.iter().any(|level| word.eq_ignore_ascii_case(level));
+    let mut alone = text.split(',').map(str::trim).filter(|word| !word.is_empty() && !word.contains('='));
+    match alone.find(|word| !text.contains('[') && !is_level(word)) {
+        None => filter(text),
+        Some(word) => Err(format!(
+            "must be levels and parts: `{}` is none of {}",
+            word.escape_debug(),
+            LEVELS.join(", ")
+        )),
+    }
+}
+
+/// Whatever programs in Rust take for a filter of their logs.
+pub fn filter(text: &str) -> Result<String, String> {
     match tracing_subscriber::EnvFilter::builder().parse(text) {
         Ok(_) => Ok(text.to_owned()),
         Err(error) => Err(format!(

@@ -67,8 +67,11 @@ impl Desk {
                 && form.host.as_deref().is_none_or(|host| key.host.as_str().eq_ignore_ascii_case(host))
         });
         if members.is_empty() {
+            let known = form.service.as_deref().filter(|service| self.view.service(service).is_some());
+            let list = known.map(|service| format!("callsign ls {service}"));
+            let list = list.as_deref().unwrap_or("callsign ls");
             let mut problem =
-                Problem::new("not_found", format!("no instance has the id `{id}`; `callsign ls` lists them"));
+                Problem::new("not_found", format!("no instance has the id `{id}`; `{list}` lists them"));
             problem.field = Some("id".to_owned());
             return Err(problem);
         }

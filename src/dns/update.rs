@@ -123,6 +123,13 @@ impl Updates {
             this.allow.iter().any(|allowed| allowed.key.is_some() && allowed.fits(wish.client, Some(key)))
         });
         let Some(((this, signer), key)) = permitted else {
+            let client = wish.client;
+            // Who has a key is known; what strangers send makes no line of the log.
+            match key {
+                Some(key) => tracing::info!(%key, %client, "an UPDATE that `update-allow` does not permit"),
+                None => tracing::debug!(%client, "an UPDATE without a key"),
+            }
+            this.inspect(|this| this.counters.refused.add());
             return refused(Rcode::Refused, Ede::PROHIBITED, "no UPDATE without a key of `update-allow`");
         };
         if !matches!(wish.over, Over::Udp | Over::Tcp | Over::Tls) {

@@ -11,7 +11,7 @@ use axum::routing::get;
 
 use super::reply::{self, Failure};
 use super::{Client, Office};
-use crate::protocol::{SettingsForm, SettingsReply, SettingsShown};
+use crate::protocol::{Request, SettingsForm, SettingsReply, SettingsShown, decode};
 use crate::registry::Command;
 
 pub fn router() -> Router<Arc<Office>> {
@@ -37,8 +37,11 @@ async fn set(
         Some(members) => drop(members.insert("service".to_owned(), service.into())),
         None => return Err(Failure::bad("the body is no object; send {\"ttl\":\"10s\"}")),
     }
-    let form: SettingsForm =
-        serde_json::from_value(value).map_err(|error| Failure::bad(error.to_string()))?;
+    // As the socket reads it, for the same words about the same mistakes.
+    let request = serde_json::json!({ "settings": value }).to_string();
+    let Request::Settings(form) = decode(request.as_bytes())? else {
+        return Err(Failure::bad("the body holds no settings; send {\"ttl\":\"10s\"}"));
+    };
     let (service, configuration) = form.configuration(&office.desk.view.settings.apexes)?;
     if let Some(configuration) = configuration {
         office.carry_out(Command::Configure(configuration), &client).await?;

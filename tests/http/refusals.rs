@@ -78,6 +78,13 @@ fn every_bad_request_is_refused_with_a_reason() {
         ("PUT", "/v1/settings/web", "[]".into(), 400, "object"),
         ("PUT", "/v1/settings/web", "{\"tll\":\"1s\"}".into(), 400, "tll"),
         ("PUT", "/v1/settings/web", "{\"ttl\":\"9h\"}".into(), 400, "ttl"),
+        (
+            "PUT",
+            "/v1/settings/web",
+            "{\"ttl\":9}".into(),
+            400,
+            "ttl: invalid type: integer `9`, expected a string; write a time such as",
+        ),
         ("PUT", "/v1/settings/web", "{\"balance\":\"random\"}".into(), 400, "balance"),
         ("PUT", "/v1/settings/web", "{\"max_answers\":-1}".into(), 400, "max_answers"),
         ("DELETE", "/v1/settings/web", String::new(), 405, "DELETE"),

@@ -133,7 +133,10 @@ pub fn own(server: SocketAddr, domain: &Apex, heard: &Heard) -> Finding {
             "dns",
             format!("{server} answers {rcode} for {name}"),
             "nothing below the domain resolves through it".to_owned(),
-            "callsign status; callsign explain ns".to_owned(),
+            match rcode.as_str() {
+                "REFUSED" => "name this machine in `query-allow`, or ask from one that it names".to_owned(),
+                _ => "callsign status; callsign explain ns".to_owned(),
+            },
         ),
         Heard::Silence(why) => Finding::wrong(
             "dns",
