@@ -275,21 +275,15 @@ fn find(view: &View, asked: &Asked<'_>) -> Answer {
         // Who takes no signatures is denied without a proof.
         let proving = signing.filter(|_| asked.dnssec != Dnssec::Nothing);
         let signature_octets = proving.as_ref().map_or(0, |zone| proof::signature_octets(&zone.keys));
-        match found {
-            Found::Records(selection) => {
-                answer.truncated = selection.cut && asked.over.is_datagram();
-                answer.answer.extend(selection.records);
-                answer.additional = selection.additional;
-                answer.ede = selection.ede.or(answer.ede);
-                return answer;
-            }
+        let here = Here { view, served: &served, proving: proving.as_ref(), asked, qname: &qname };
+        let target = match found {
             Found::Alias(record, target, ede) => {
                 answer.ede = answer.ede.or(ede);
                 room = room.saturating_sub(octets_of(&record) + signature_octets);
                 if !answer.push_alias(record, &target) {
                     return answer;
                 }
-                qname = target;
+                target
             }
             Found::Renamed(dname, target) => {
                 let (owner, ttl) = (qname.clone(), dname.ttl);
@@ -307,42 +301,74 @@ fn find(view: &View, asked: &Asked<'_>) -> Answer {
                 if !answer.push_alias(record, &target) || question.qtype == Type::CNAME {
                     return answer;
                 }
-                qname = target;
+                target
             }
-            Found::Referral(servers, glue) => {
-                answer.authoritative = !answer.answer.is_empty();
-                if let (Some(signing), Some(first)) = (&proving, servers.first()) {
-                    answer.authority = signing.beside_referral(view, asked, &first.owner);
-                }
-                answer.authority.splice(0..0, servers);
-                if answer.signed == Signed::Only {
-                    // Those that were asked for are another server's.
-                    answer.signed = if asked.dnssec == Dnssec::Nothing { Signed::No } else { Signed::Yes };
-                }
-                answer.additional = glue;
-                return answer;
-            }
-            Found::NoData(ede) => {
-                answer.deny(served.soa(view), proving.and_then(|zone| zone.denial(view, asked, &qname)), ede);
-                return answer;
-            }
-            Found::NoName(ede) => {
-                let denial = proving.as_ref().and_then(|zone| zone.denial(view, asked, &qname));
-                // The proof says that the name is there, and so does the rcode, but to who knows better (RFC 9824 section 5); and it
-                // is there where another type of it is, which a service that is only known by its failover may have.
-                let denied = match (&proving, &denial) {
-                    (Some(zone), Some(denial)) => answer.compact && zone.denies_name(&qname, denial),
-                    _ => true,
-                };
-                if denied {
-                    answer.rcode = Rcode::NxDomain; // of the last name in the chain (RFC 6604 section 3)
-                }
-                answer.deny(served.soa(view), denial, ede);
-                return answer;
-            }
-        }
+            Found::Records(selection) => return here.with_records(answer, selection),
+            Found::Referral(servers, glue) => return here.with_referral(answer, servers, glue),
+            Found::NoData(ede) => return here.without_data(answer, ede),
+            Found::NoName(ede) => return here.without_name(answer, ede),
+        };
+        qname = target;
     }
     answer
+}
+
+/// The end of a chain of aliases.
+struct Here<'a> {
+    view: &'a View,
+    served: &'a Served<'a>,
+    /// The zone's keys, where the client takes a proof.
+    proving: Option<&'a Signing<'a>>,
+    asked: &'a Asked<'a>,
+    qname: &'a Name,
+}
+
+impl Here<'_> {
+    fn with_records(&self, mut answer: Answer, selection: Selection) -> Answer {
+        answer.truncated = selection.cut && self.asked.over.is_datagram();
+        answer.answer.extend(selection.records);
+        answer.additional = selection.additional;
+        answer.ede = selection.ede.or(answer.ede);
+        answer
+    }
+
+    fn with_referral(&self, mut answer: Answer, servers: Vec<Record>, glue: Vec<Record>) -> Answer {
+        answer.authoritative = !answer.answer.is_empty();
+        if let (Some(signing), Some(first)) = (self.proving, servers.first()) {
+            answer.authority = signing.beside_referral(self.view, self.asked, &first.owner);
+        }
+        answer.authority.splice(0..0, servers);
+        if answer.signed == Signed::Only {
+            // Those that were asked for are another server's.
+            answer.signed = if self.asked.dnssec == Dnssec::Nothing { Signed::No } else { Signed::Yes };
+        }
+        answer.additional = glue;
+        answer
+    }
+
+    fn without_data(&self, mut answer: Answer, ede: Option<Ede>) -> Answer {
+        answer.deny(self.served.soa(self.view), self.denial(), ede);
+        answer
+    }
+
+    fn without_name(&self, mut answer: Answer, ede: Option<Ede>) -> Answer {
+        let denial = self.denial();
+        // The proof says that the name is there, and so does the rcode, but to who knows better (RFC 9824 section 5); and it
+        // is there where another type of it is, which a service that is only known by its failover may have.
+        let denied = match (self.proving, &denial) {
+            (Some(zone), Some(denial)) => answer.compact && zone.denies_name(self.qname, denial),
+            _ => true,
+        };
+        if denied {
+            answer.rcode = Rcode::NxDomain; // of the last name in the chain (RFC 6604 section 3)
+        }
+        answer.deny(self.served.soa(self.view), denial, ede);
+        answer
+    }
+
+    fn denial(&self) -> Option<Record> {
+        self.proving.and_then(|zone| zone.denial(self.view, self.asked, self.qname))
+    }
 }
 
 /// A zone that we answer for.
@@ -437,5 +463,3 @@ pub fn is_served(view: &View, name: &Name) -> bool {
 pub fn is_of_files(view: &View, name: &Name) -> bool {
     matches!(Served::of(view, name), None | Some(Served::Static(_)))
 }
-
-// --- static zones ---------------------------------------------------------------------------------

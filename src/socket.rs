@@ -5,6 +5,7 @@
 //! commands that came before them on the same connection.
 
 mod lines;
+mod registered;
 mod session;
 mod stream;
 

@@ -11,20 +11,20 @@ use tokio_util::sync::CancellationToken;
 
 use super::Renewed;
 use super::lines::{LINE_TIME_MAX, Read, buffered_line, read_line};
+use super::registered::registered;
 use crate::access::{Identity, On, Token, Verb};
 use crate::connections::Place;
 use crate::desk::Desk;
 use crate::explain::explain;
-use crate::instance::{Instance, Key, Lease, Location};
+use crate::instance::{Key, Lease};
 use crate::name::ServiceName;
 use crate::protocol::moving::{ImportForm, ImportedForm, Line};
 use crate::protocol::{
-    CreateForm, DeregisteredForm, FRAME_OCTETS_MAX, HelloForm, NameForm, NamedForm, Peer, Problem,
-    RegisterForm, RegisteredForm, Reply, ReportedForm, Request, Secret, TokenForm, TokenShown, WelcomeForm,
-    decode, encode, lease_id_text, lease_text, token_name,
+    CreateForm, DeregisteredForm, FRAME_OCTETS_MAX, Filter, FilterForm, HelloForm, HolderForm, NameForm,
+    NamedForm, Peer, Problem, RegisterForm, Reply, ReportedForm, Request, Secret, TokenForm, TokenShown,
+    WelcomeForm, decode, encode, token_name,
 };
 use crate::registry::{Change, Command, Import, Refusal, Report, What};
-use crate::view::target_of;
 use crate::writer::Verdict;
 
 /// Requests read before the replies to them are written.
@@ -143,116 +143,116 @@ impl<'a, W: AsyncWrite + Unpin> Session<'a, W> {
         if line.iter().all(u8::is_ascii_whitespace) {
             return Ok(Next::GoOn);
         }
-        let request = match decode(line) {
-            Ok(request) => request,
-            Err(problem) => {
-                self.reply(Reply::Error(problem)).await;
-                return Ok(Next::GoOn);
-            }
+        let permitted = |request| match self.desk.permitted(&self.who, &request) {
+            Ok(()) => Ok(request),
+            Err(denied) => Err(Problem::from(denied)),
         };
-        if let Err(denied) = self.desk.permitted(&self.who, &request) {
-            self.reply(Reply::Error(denied.into())).await;
-            return Ok(Next::GoOn);
-        }
-        let command = match request {
-            Request::Hello(form) => return self.hello(&form, reader).await,
-            Request::Token(TokenForm::Create(form)) => self.create(&form),
-            Request::Token(TokenForm::Revoke(form)) => token_name(&form.name)
-                .map(|name| (Asked::RevokeToken(name.to_string()), Command::RevokeToken(name))),
-            Request::Register(form) => self.register(&form),
-            Request::Deregister(form) => form
-                .holder(&self.peer.host)
-                .map(|holder| (Asked::Deregister(holder.key.clone()), Command::Deregister(holder))),
-            Request::Drain(form) => form
-                .holder(&self.peer.host)
-                .map(|holder| (Asked::Drain(holder.key.clone()), Command::Drain(holder))),
-            Request::Report(form) => form
-                .report(&self.peer.host)
-                .map(|report| (Asked::Report(report.clone()), Command::Report(report))),
-            Request::Heartbeat(form) => {
-                self.settle().await;
-                match self.desk.renew(&form, &self.peer.host, &self.who) {
-                    Ok(Renewed::Here(reply)) => {
-                        encode(&reply, &mut self.out);
-                        return Ok(Next::GoOn);
-                    }
-                    Ok(Renewed::Elsewhere(holder)) => {
-                        Ok((Asked::Heartbeat(holder.key.clone()), Command::Claim(holder)))
-                    }
-                    Err(problem) => Err(problem),
-                }
-            }
-            Request::Settings(form) => match form.configuration(&self.desk.view.settings.apexes) {
-                Ok((service, Some(configuration))) => {
-                    Ok((Asked::Settings(service), Command::Configure(configuration)))
-                }
-                Ok((service, None)) => {
-                    self.reply(self.desk.settings(&service, self.desk.view.revision())).await;
-                    return Ok(Next::GoOn);
-                }
-                Err(problem) => Err(problem),
-            },
-            Request::Watch(form) if form.most.is_some() => {
-                Err(Problem::invalid("most", "is for `list`; a watch tells everything that matches"))
-            }
-            Request::Watch(form) => match form.filter() {
+        let request = match decode(line).and_then(permitted) {
+            Ok(request) => request,
+            Err(problem) => return self.refuse(problem).await,
+        };
+        match request {
+            Request::Hello(form) => self.hello(&form, reader).await,
+            Request::Heartbeat(form) => self.heartbeat(&form).await,
+            Request::Watch(form) => match watched(&form) {
                 Ok(filter) => {
                     self.take_over(place).await?;
                     self.watch(filter, form.since, reader, place).await?;
-                    return Ok(Next::Close);
+                    Ok(Next::Close)
                 }
-                Err(problem) => Err(problem),
+                Err(problem) => self.refuse(problem).await,
             },
             Request::Feed(form) => {
                 self.take_over(place).await?;
                 self.feed(&form, reader, place).await?;
-                return Ok(Next::Close);
+                Ok(Next::Close)
             }
             Request::Backup(_) => {
                 self.take_over(place).await?;
                 self.backup().await?;
-                return Ok(Next::GoOn);
+                Ok(Next::GoOn)
             }
             Request::Export(_) => {
                 self.take_over(place).await?;
                 self.export().await?;
-                return Ok(Next::GoOn);
+                Ok(Next::GoOn)
             }
-            Request::Import(form) => match (&form.line, self.import(&form)) {
-                (_, Ok(Some(import))) => Ok((Asked::Import, Command::Import(Box::new(import)))),
-                (Line::Callsign(head), Ok(None)) => {
+            Request::Log(form) => self.answer_later(|desk| desk.log(&form)).await,
+            Request::Availability(form) => self.answer_later(|desk| desk.availability(&form)).await,
+            Request::At(form) => self.answer_later(|desk| desk.at(&form)).await,
+            request => match self.command(&request) {
+                Ok(Some((asked, command))) => self.carry_out(asked, command).await,
+                Ok(None) => {
                     self.settle().await;
-                    let reply = self.raise(head.serial).await;
+                    let reply = self.read(&request).await.unwrap_or_else(Reply::Error);
                     encode(&reply, &mut self.out);
-                    return Ok(Next::GoOn);
+                    Ok(Next::GoOn)
                 }
-                (_, Ok(None)) => Err(Problem::invalid("line", "is the end of an export, and says nothing")),
-                (_, Err(problem)) => Err(problem),
+                Err(problem) => self.refuse(problem).await,
             },
-            Request::Log(form) => return self.answer_later(|desk| desk.log(&form)).await,
-            Request::Availability(form) => {
-                return self.answer_later(|desk| desk.availability(&form)).await;
-            }
-            Request::At(form) => return self.answer_later(|desk| desk.at(&form)).await,
-            Request::Nodes(_) => {
-                let reply = Reply::Nodes(self.desk.nodes().await);
-                self.reply(reply).await;
-                return Ok(Next::GoOn);
-            }
-            read => {
-                self.settle().await;
-                let reply = self.read(&read).unwrap_or_else(Reply::Error);
-                encode(&reply, &mut self.out);
-                return Ok(Next::GoOn);
-            }
-        };
-        match command {
-            Ok((asked, command)) => match self.desk.writer.command(command, self.who.clone()).await {
-                Ok(verdict) => self.waiting.push((asked, verdict)),
-                Err(_) => self.reply(Reply::Error(stopping())).await,
-            },
-            Err(problem) => self.reply(Reply::Error(problem)).await,
         }
+    }
+
+    /// What a request changes; `None` where it changes nothing.
+    fn command(&self, request: &Request<'_>) -> Result<Option<(Asked, Command)>, Problem> {
+        let own = &self.peer.host;
+        Ok(Some(match request {
+            Request::Register(form) => self.register(form)?,
+            Request::Deregister(form) => {
+                let holder = form.holder(own)?;
+                (Asked::Deregister(holder.key.clone()), Command::Deregister(holder))
+            }
+            Request::Drain(form) => {
+                let holder = form.holder(own)?;
+                (Asked::Drain(holder.key.clone()), Command::Drain(holder))
+            }
+            Request::Report(form) => {
+                let report = form.report(own)?;
+                (Asked::Report(report.clone()), Command::Report(report))
+            }
+            Request::Settings(form) => match form.configuration(&self.desk.view.settings.apexes)? {
+                (service, Some(configuration)) => {
+                    (Asked::Settings(service), Command::Configure(configuration))
+                }
+                (_, None) => return Ok(None),
+            },
+            Request::Token(TokenForm::Create(form)) => self.create(form)?,
+            Request::Token(TokenForm::Revoke(form)) => {
+                let name = token_name(&form.name)?;
+                (Asked::RevokeToken(name.to_string()), Command::RevokeToken(name))
+            }
+            Request::Import(form) => match self.import(form)? {
+                Some(import) => (Asked::Import, Command::Import(Box::new(import))),
+                None => return Ok(None),
+            },
+            _ => return Ok(None),
+        }))
+    }
+
+    async fn carry_out(&mut self, asked: Asked, command: Command) -> io::Result<Next> {
+        match self.desk.writer.command(command, self.who.clone()).await {
+            Ok(verdict) => self.waiting.push((asked, verdict)),
+            Err(_) => self.reply(Reply::Error(stopping())).await,
+        }
+        Ok(Next::GoOn)
+    }
+
+    async fn heartbeat(&mut self, form: &HolderForm<'_>) -> io::Result<Next> {
+        self.settle().await;
+        match self.desk.renew(form, &self.peer.host, &self.who) {
+            Ok(Renewed::Here(reply)) => {
+                encode(&reply, &mut self.out);
+                Ok(Next::GoOn)
+            }
+            Ok(Renewed::Elsewhere(holder)) => {
+                self.carry_out(Asked::Heartbeat(holder.key.clone()), Command::Claim(holder)).await
+            }
+            Err(problem) => self.refuse(problem).await,
+        }
+    }
+
+    async fn refuse(&mut self, problem: Problem) -> io::Result<Next> {
+        self.reply(Reply::Error(problem)).await;
         Ok(Next::GoOn)
     }
 
@@ -339,14 +339,23 @@ impl<'a, W: AsyncWrite + Unpin> Session<'a, W> {
         Ok(Next::GoOn)
     }
 
-    /// Requests that change nothing: answered from the view.
-    fn read(&self, request: &Request<'_>) -> Result<Reply, Problem> {
+    /// Requests that change nothing, or nothing but the serial.
+    async fn read(&self, request: &Request<'_>) -> Result<Reply, Problem> {
         let desk = self.desk;
         match request {
             Request::Lookup(form) => desk.lookup(form),
             Request::List(form) => desk.list(form),
             Request::Explain(form) => explain(&desk.view, &form.name).map(Reply::Explained),
+            Request::Settings(form) => {
+                let (service, _) = form.configuration(&desk.view.settings.apexes)?;
+                Ok(desk.settings(&service, desk.view.revision()))
+            }
+            Request::Import(form) => match &form.line {
+                Line::Callsign(head) => Ok(self.raise(head.serial).await),
+                _ => Err(Problem::invalid("line", "is the end of an export, and says nothing")),
+            },
             Request::Token(_) => Ok(Reply::Tokens(desk.tokens())),
+            Request::Nodes(_) => Ok(Reply::Nodes(desk.nodes().await)),
             Request::Ring(form) => desk.ring(form).map(Reply::Ring),
             _ => Ok(desk.status()),
         }
@@ -382,7 +391,7 @@ impl<'a, W: AsyncWrite + Unpin> Session<'a, W> {
                     Lease::Connection(_) => self.bound.insert(key),
                     _ => self.bound.remove(&key),
                 };
-                Reply::Registered(Box::new(self.registered(instance, revision)))
+                Reply::Registered(Box::new(registered(&self.desk.view, instance, revision)))
             }
             Asked::Deregister(key) => {
                 self.bound.remove(&key);
@@ -399,57 +408,6 @@ impl<'a, W: AsyncWrite + Unpin> Session<'a, W> {
             },
             Asked::Report(report) => Reply::Reported(ReportedForm::of(&report, revision)),
         }
-    }
-
-    fn registered(&self, instance: &Instance, revision: u64) -> RegisteredForm {
-        let apex = &self.desk.view.settings.apexes[0];
-        let (service, label) = (instance.key.service.as_str(), instance.label.as_str());
-        RegisteredForm {
-            service: service.to_owned(),
-            id: instance.key.id.to_string(),
-            host: instance.key.host.to_string(),
-            address: instance.addresses().iter().map(|address| address.to_string()).collect(),
-            target: match &instance.location {
-                Location::Target(_) => Some(target_of(instance, apex).to_string()),
-                Location::Addresses(_) => None,
-            },
-            port: instance.ports.first().map(|port| port.number),
-            lease: lease_text(instance.lease),
-            lease_id: lease_id_text(instance.lease_id),
-            dns: apex.owner(&[label, service]).to_string(),
-            revision,
-            warnings: self.warnings(instance),
-        }
-    }
-
-    fn warnings(&self, instance: &Instance) -> Vec<String> {
-        let mut warnings = Vec::new();
-        let name = &instance.key.service;
-        let Some(service) = self.desk.view.service(name.as_str()) else { return warnings };
-        for tag in &instance.tags {
-            let label = tag.as_str().to_ascii_lowercase();
-            if service.by_label(&label).is_some() {
-                warnings.push(format!("the tag `{tag}` is spelt like an instance's id: {label}.{name} answers that instance, not the tag"));
-            }
-        }
-        let label = instance.label.as_str();
-        // The set says first whether it is worth a look at every instance.
-        if service.tags.contains(label)
-            && service.known().any(|other| {
-                other.key != instance.key
-                    && other.tags.iter().any(|tag| tag.as_str().eq_ignore_ascii_case(label))
-            })
-        {
-            warnings.push(format!(
-                "the id is spelt like a tag of {name}: {label}.{name} answers this instance, not the tag"
-            ));
-        }
-        if !name.is_service_type() {
-            warnings.push(format!(
-                "`{name}` is no DNS-SD service type (15 octets, a letter, no `--`; RFC 6335), so _{name}._tcp cannot be browsed"
-            ));
-        }
-        warnings
     }
 
     pub(super) async fn flush(&mut self) -> io::Result<()> {
@@ -488,6 +446,14 @@ impl<'a, W: AsyncWrite + Unpin> Session<'a, W> {
         let linger = async { while reader.read(&mut rest).await.is_ok_and(|octets| octets > 0) {} };
         drop(timeout(LINGER, linger).await);
         Ok(())
+    }
+}
+
+/// What a watch is of.
+fn watched(form: &FilterForm) -> Result<Filter, Problem> {
+    match form.most {
+        Some(_) => Err(Problem::invalid("most", "is for `list`; a watch tells everything that matches")),
+        None => form.filter(),
     }
 }
 

@@ -357,22 +357,7 @@ impl<'a> Following<'a> {
                     asked.push(self.nodes(index));
                 }
                 Heard::Services(index, services) => {
-                    if has_none(&services) && !catalog.is_empty() {
-                        self.doubt("service")?;
-                    }
-                    let gone = catalog.services.keys().filter(|name| !services.contains_key(*name));
-                    for name in gone.cloned().collect::<Vec<_>>() {
-                        catalog.services.remove(&name);
-                        catalog.entries.remove(&name);
-                        catalog.bring_service(&name, &mut mirror).await?;
-                    }
-                    for name in services.into_keys() {
-                        // Index 0 is answered at once.
-                        if !catalog.services.contains_key(&name) {
-                            catalog.services.insert(name.clone(), 0);
-                            queue.push_back(name);
-                        }
-                    }
+                    queue.extend(self.take_services(services, &mut catalog, &mut mirror).await?);
                     asked.push(self.services(index));
                 }
                 Heard::Service(name, index, entries) => {
@@ -393,6 +378,29 @@ impl<'a> Following<'a> {
             }
             mirror.putting.settle().await?;
         }
+    }
+
+    /// What the list of services makes of the catalog; those that are new.
+    async fn take_services(
+        &self,
+        services: Services,
+        catalog: &mut Catalog,
+        mirror: &mut Mirror,
+    ) -> Result<Vec<String>, Failure> {
+        if has_none(&services) && !catalog.is_empty() {
+            self.doubt("service")?;
+        }
+        let gone = catalog.services.keys().filter(|name| !services.contains_key(*name));
+        for name in gone.cloned().collect::<Vec<_>>() {
+            catalog.services.remove(&name);
+            catalog.entries.remove(&name);
+            catalog.bring_service(&name, mirror).await?;
+        }
+        let mut new: Vec<String> = services.into_keys().collect();
+        new.retain(|name| !catalog.services.contains_key(name));
+        // Index 0 is answered at once.
+        catalog.services.extend(new.iter().map(|name| (name.clone(), 0)));
+        Ok(new)
     }
 
     /// Where all is gone at once, the services may say so one by one, before the lists do.
