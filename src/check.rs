@@ -188,10 +188,9 @@ impl Check {
         self.status == Health::Critical && self.output.is_empty() && self.definition.kind.is_probed()
     }
 
-    /// The same status, with words for it: what was assumed is known since now.
-    pub fn explained(&self, output: &str, now: Now) -> Self {
-        let output = kept_output(output).into();
-        Self { output, since: now.wall, again: Arc::default(), ..self.clone() }
+    /// The same status, with words for it. It is what it was since it was assumed: a guard takes `since` for a death.
+    pub fn explained(&self, output: &str) -> Self {
+        Self { output: kept_output(output).into(), again: Arc::default(), ..self.clone() }
     }
 
     /// What was said last. The log does not have it, so it is for those alone who ask in Consul's way: what we show

@@ -89,8 +89,9 @@ pub fn told(change: &ChangeForm) -> String {
         }
     };
     let checks = change.instance.as_ref().map(|instance| &instance.checks).or(change.checks.as_ref());
-    // One that is as it is since this change has made it.
-    let made = checks.into_iter().flatten().filter(|check| check.since == *at);
+    // What this change has made: one that is as it is since then, or has its reason since.
+    let is_made = |check: &&CheckShown| check.since == *at || change.explained.contains(&check.id);
+    let made = checks.into_iter().flatten().filter(is_made);
     let words = |check: &CheckShown| match check.output.as_str() {
         "" if reason == "reported" => format!("; {} {}", check.id, check.status),
         "" => String::new(),

@@ -142,6 +142,7 @@ mod tests {
             host: "m1".to_owned(),
             instance: None,
             checks: None,
+            explained: Vec::new(),
             settings: None,
             records: None,
             token: None,

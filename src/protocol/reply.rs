@@ -202,6 +202,9 @@ pub struct ChangeForm {
     /// The checks of the host after the change of a host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checks: Option<Vec<CheckShown>>,
+    /// Checks that this change says the reason of, while their status is what it was.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub explained: Vec<String>,
     /// The settings of the service after a change of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub settings: Option<SettingsShown>,

@@ -76,6 +76,16 @@ impl PortShown {
     }
 }
 
+/// The checks that have other words and are else what they were.
+fn explained(before: &[Check], after: &[Check]) -> Vec<String> {
+    let is_same = |check: &Check, known: &Check| {
+        (&known.id, known.status, known.since) == (&check.id, check.status, check.since)
+    };
+    let is_explained =
+        |check: &&Check| before.iter().any(|known| is_same(check, known) && known.output != check.output);
+    after.iter().filter(is_explained).map(|check| check.id.to_string()).collect()
+}
+
 impl ChangeForm {
     /// `health` is the instance's after the change, its own and its host's together.
     pub fn of(change: &Change, health: Health, now: Now) -> Self {
@@ -89,6 +99,7 @@ impl ChangeForm {
             host: String::new(),
             instance: None,
             checks: None,
+            explained: Vec::new(),
             settings: None,
             token: None,
             records: None,
@@ -97,6 +108,9 @@ impl ChangeForm {
             What::Instance { before, after } => {
                 if let Some(key) = after.as_ref().or(before.as_ref()).map(|instance| &instance.key) {
                     form.name(key);
+                }
+                if let (Some(before), Some(after)) = (before, after) {
+                    form.explained = explained(&before.checks, &after.checks);
                 }
                 form.instance = after.as_ref().map(|after| {
                     InstanceForm::of(after, health, health.in_answers() && !after.draining, now)
@@ -119,6 +133,9 @@ impl ChangeForm {
             What::Host { before, after } => {
                 if let Some(host) = after.as_ref().or(before.as_ref()) {
                     form.host = host.name.to_string();
+                }
+                if let (Some(before), Some(after)) = (before, after) {
+                    form.explained = explained(&before.checks, &after.checks);
                 }
                 form.checks = Some(after.iter().flat_map(|host| &host.checks).map(CheckShown::of).collect());
             }

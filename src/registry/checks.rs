@@ -77,7 +77,7 @@ pub(super) fn with_report(
                 && checks[at].is_unexplained()
                 && !report.output.is_empty() =>
         {
-            checks[at] = checks[at].explained(&report.output, now);
+            checks[at] = checks[at].explained(&report.output);
         }
         Some(at) if checks[at].status == report.status => {
             checks[at].repeat(&report.output, now);

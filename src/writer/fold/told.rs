@@ -233,5 +233,42 @@ pub(super) fn adopt_checks(known: &[Check], checks: Vec<Check>) -> Vec<Check> {
                 && known.definition == check.definition
         })
     };
-    checks.iter().map(|check| same(check).unwrap_or(check).clone()).collect()
+    // Its words may be new, its time runs on.
+    let adopt = |check: Check| match same(&check) {
+        Some(known) if known.output == check.output => known.clone(),
+        Some(known) => Check { output: check.output, again: Arc::default(), ..known.clone() },
+        None => check,
+    };
+    checks.into_iter().map(adopt).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::check::{Definition, Kind};
+    use crate::instance::Health;
+    use crate::lease::Leased;
+    use crate::name::HostName;
+    use crate::time::Now;
+
+    #[test]
+    fn the_words_of_a_check_are_adopted_and_its_time_runs_on() {
+        let of = Leased::Host(HostName::parse("m1").expect("a name"));
+        let definition = Definition { kind: Kind::Ttl(Duration::from_secs(9)), ..Definition::default() };
+        let check = |output: &str| {
+            let (id, definition) = ("up".into(), definition.clone().into());
+            Check::new(&of, id, Health::Passing, output.into(), definition, Now::default())
+        };
+        let known = [check("")];
+        let [adopted] = &adopt_checks(&known, vec![check("well")])[..] else { panic!("one check") };
+        assert_eq!(&*adopted.output, "well");
+        let same = |a: &Check, b: &Check| match (&a.deadline, &b.deadline) {
+            (Some(a), Some(b)) => std::sync::Arc::ptr_eq(a, b),
+            _ => false,
+        };
+        assert!(same(adopted, &known[0]));
+        assert!(same(&adopt_checks(&known, vec![check("")])[0], &known[0]));
+    }
 }
