@@ -5,16 +5,21 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, fchown};
 use std::path::Path;
 
-/// Gives what root has made in `directory` to whoever that belongs to: the server's user reads it.
+/// Gives what root has made in `directory` to whoever that belongs to: the server's user reads it. `file` was opened without
+/// following a link: in a directory of somebody else's that leads wherever he likes, and so does a second name of a file.
 ///
 /// # Errors
 ///
-/// The directory cannot be looked at, or the kernel refuses.
+/// The directory cannot be looked at, the file has several names, or the kernel refuses.
 pub fn give(file: &File, directory: &Path) -> io::Result<()> {
     let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
-    let about = fs::metadata(directory)?;
-    if !nix::unistd::geteuid().is_root() || about.uid() == 0 {
+    let (wanted, about) = (fs::metadata(directory)?, file.metadata()?);
+    let is_given = (wanted.uid(), wanted.gid()) == (about.uid(), about.gid());
+    if is_given || wanted.uid() == 0 || !nix::unistd::geteuid().is_root() {
         return Ok(());
     }
-    fchown(file, Some(about.uid()), Some(about.gid()))
+    if about.is_file() && about.nlink() > 1 {
+        return Err(io::Error::other("it has several names, and may be somebody else's"));
+    }
+    fchown(file, Some(wanted.uid()), Some(wanted.gid()))
 }

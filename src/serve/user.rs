@@ -2,7 +2,7 @@
 
 use std::fs::DirBuilder;
 use std::io::ErrorKind;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
@@ -106,12 +106,14 @@ fn may_use(data: &Path, name: &str) -> Result<()> {
     for path in std::iter::once(data.to_owned()).chain(files_of(data)) {
         match access(&path, AccessFlags::R_OK | AccessFlags::W_OK) {
             Ok(()) | Err(Errno::ENOENT) => {}
-            Err(error) => bail!(
-                "{}: {}, for the server is `{name}` from here on; `chown -R {name} {}`",
-                path.display(),
-                std::io::Error::from(error),
-                data.display()
-            ),
+            Err(error) => {
+                let error = std::io::Error::from(error);
+                let text = format!("{}: {error}, for the server is `{name}` from here on", path.display());
+                match path.metadata().is_ok_and(|about| about.uid() != geteuid().as_raw()) {
+                    true => bail!("{text}; `chown -R {name} {}`", data.display()),
+                    false => bail!(text),
+                }
+            }
         }
     }
     Ok(())

@@ -59,6 +59,40 @@ fn who_is_root_at_the_start_is_not_for_long() {
     }
 }
 
+/// The directory is the server's user's, who may have put there what he likes.
+#[test]
+fn who_looks_after_a_store_as_root_gives_nothing_else_away() {
+    let place = tempfile::tempdir().expect("a directory");
+    fs::set_permissions(place.path(), PermissionsExt::from_mode(0o755)).expect("a mode");
+    let at = |name: &str| place.path().join(name);
+    let text = at("data").display().to_string();
+    let mut server = Server::start(&["--user", "nobody", "--data", &text]);
+    let backup = at("backup").display().to_string();
+    let socket = format!("unix:{}", server.socket.display());
+    assert_eq!(callsign(&["store", "backup", &backup, "--server", &socket]).code, Some(0));
+    server.crash();
+    fs::write(at("precious"), "root's").expect("a file");
+    let is_roots = || {
+        let about = fs::metadata(at("precious")).expect("the file");
+        (about.uid(), about.nlink(), fs::read_to_string(at("precious")).expect("its text"))
+            == (0, 1, "root's".to_owned())
+    };
+    for name in ["data/callsign.lock", "data/callsign.redb.new"] {
+        drop(fs::remove_file(at(name)));
+        std::os::unix::fs::symlink(at("precious"), at(name)).expect("a link");
+    }
+    let ended = callsign(&["store", "check", "--data", &text]);
+    assert!(ended.code == Some(1) && ended.stderr.contains("callsign.lock"), "{ended:?}");
+    assert!(is_roots());
+    fs::remove_file(at("data/callsign.lock")).expect("removing it");
+    assert_eq!(callsign(&["store", "restore", &backup, "--data", &text]).code, Some(0));
+    assert!(is_roots());
+    fs::remove_file(at("data/callsign.lock")).expect("removing it");
+    fs::hard_link(at("precious"), at("data/callsign.lock")).expect("a second name");
+    callsign(&["store", "check", "--data", &text]);
+    assert_eq!(fs::metadata(at("precious")).expect("the file").uid(), 0);
+}
+
 #[test]
 fn what_root_has_used_before_is_told_from_what_is_the_servers() {
     let place = tempfile::tempdir().expect("a directory");

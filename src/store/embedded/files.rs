@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use nix::fcntl::{Flock, FlockArg};
+use nix::libc::O_NOFOLLOW;
 use redb::{ReadableDatabase, ReadableTable};
 
 use super::engine::{Engine, EngineError, LOG, unreadable};
@@ -88,8 +89,7 @@ pub fn restore(
     };
     let new = directory.join(format!("{FILE}.new"));
     let writing = || -> Result<(), EngineError> {
-        let file = File::options().create(true).truncate(true).read(true).write(true).mode(0o600).open(&new);
-        let file = file.map_err(EngineError::Io)?;
+        let file = begun(&new).map_err(EngineError::Io)?;
         give(&file, directory).map_err(EngineError::Io)?;
         let backend = redb::backends::FileBackend::new(file)?;
         let engine = Engine::open(backend, redo::OCTETS, Arc::default(), now.wall)?;
@@ -130,9 +130,10 @@ pub fn files_of(directory: &Path) -> [PathBuf; 2] {
 pub(super) fn lock(directory: &Path) -> Result<Flock<File>, OpenError> {
     let path = directory.join(LOCK);
     make_directory(directory)?;
-    let file = File::options().create(true).truncate(false).read(true).write(true).mode(0o600).open(&path);
-    let file = file.map_err(|source| io_error(&path, source))?;
-    give(&file, directory).map_err(|source| io_error(&path, source))?;
+    let mut options = File::options();
+    options.create(true).truncate(false).read(true).write(true).mode(0o600).custom_flags(O_NOFOLLOW);
+    let file = options.open(&path).map_err(|source| io_error(&path, source))?;
+    give_if_may(&file, directory);
     match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
         Ok(mut lock) => {
             let pid = std::process::id().to_string();
@@ -157,6 +158,22 @@ pub(super) fn io_error(path: &Path, cause: io::Error) -> OpenError {
     OpenError::Io { path: path.display().to_string(), cause }
 }
 
+/// A new file of ours, whatever an earlier run has left there, or somebody has put there.
+fn begun(path: &Path) -> io::Result<File> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    File::options().create_new(true).read(true).write(true).mode(0o600).open(path)
+}
+
+/// A server that may not is the one that uses it: whoever may not read it later hears of that.
+fn give_if_may(file: &File, directory: &Path) {
+    if let Err(error) = give(file, directory) {
+        tracing::debug!(%error, "giving a file to the owner of its directory");
+    }
+}
+
 /// Makes an empty store where none is: under another name first, so that a crash leaves no half of a file
 /// under the right one, which would be taken for a damaged store.
 pub(super) fn make_file(directory: &Path, now: Now) -> Result<(), OpenError> {
@@ -165,8 +182,8 @@ pub(super) fn make_file(directory: &Path, now: Now) -> Result<(), OpenError> {
         return Ok(());
     }
     let new = directory.join(format!("{FILE}.new"));
-    let file = File::options().create(true).truncate(true).read(true).write(true).mode(0o600).open(&new);
-    let file = file.map_err(|source| io_error(&new, source))?;
+    let file = begun(&new).map_err(|source| io_error(&new, source))?;
+    give_if_may(&file, directory);
     drop(open_engine(&new, file, &Arc::default(), now)?);
     // A name lasts when its directory is synced: what is in the file is not enough.
     let named = std::fs::rename(&new, &path).and_then(|()| File::open(directory)?.sync_all());
