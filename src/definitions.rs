@@ -100,7 +100,7 @@ impl Definitions {
                 }
                 Err(wrong) => {
                     tracing::error!("{}:{wrong}; what the file said before stays", path.display());
-                    if first { self.said_before(&path) } else { before }
+                    if self.files.contains_key(&path) { before } else { self.said_before(&path) }
                 }
             };
             self.files.insert(path, File { mark, keys });

@@ -331,7 +331,10 @@ impl Server {
         };
         let forwarder = Forwarder::new(settings, self.clock, self.forwarding.clone())
             .context("forward must name another server")?;
-        tracing::info!(upstreams = ?forwarder.upstreams(), "names that are not ours are forwarded");
+        let upstreams = forwarder.upstreams();
+        if !upstreams.is_empty() {
+            tracing::info!(?upstreams, "names that are not ours are forwarded");
+        }
         Ok(Some(forwarder))
     }
 

@@ -110,7 +110,8 @@ fn what_is_somebody_elses_stays() {
         assert_eq!(fs::read_to_string(path(name)).expect("the file"), theirs);
         assert_eq!(write(&root, resolver, &[more, &["--force"]].concat()).code, Some(0));
         assert_ne!(fs::read_to_string(path(name)).expect("the file"), theirs);
-        let kept = path(&format!("{name}.before-callsign"));
+        let (folder, file) = name.rsplit_once('/').map_or(("", name), |(folder, file)| (folder, file));
+        let kept = path(folder).join(format!(".{file}.before-callsign"));
         assert_eq!(fs::read_to_string(&kept).expect("what was there"), theirs);
         // Now it is ours, and may be written anew.
         let other = write(&root, resolver, &[more, &["--dns", "192.0.2.1:53"]].concat());
@@ -123,9 +124,8 @@ fn what_is_somebody_elses_stays() {
     let ended = write(&root, "resolvconf", &[]);
     assert_eq!(ended.code, Some(4));
     assert!(ended.stderr.contains("is a link to"), "{ended:?}");
-    fs::remove_file(path("resolv.conf.before-callsign")).expect("removing what was kept");
     assert_eq!(write(&root, "resolvconf", &["--force"]).code, Some(0));
-    assert_eq!(fs::read_link(path("resolv.conf.before-callsign")).expect("the link that was there"), stub);
+    assert_eq!(fs::read_link(path(".resolv.conf.before-callsign-2")).expect("the link that was there"), stub);
     assert_eq!(fs::read_to_string(&stub).expect("the link's end"), "nameserver 127.0.0.53\n");
     // Several files: none is written where one may not be.
     fs::create_dir_all(path("bind")).expect("a folder in it");

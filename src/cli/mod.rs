@@ -436,7 +436,7 @@ fn token_in(path: &Path) -> Result<String, Failure> {
     let mut text = String::new();
     let file = std::fs::File::open(path).map_err(failed)?;
     let about = file.metadata().map_err(failed)?;
-    if about.is_file() && about.permissions().mode() & 0o007 != 0 {
+    if about.is_file() && about.permissions().mode() & 0o006 != 0 {
         let path = path.display();
         message::hint(&format!(
             "everybody on this machine may read this token or change it; `chmod o= {path}`"

@@ -22,8 +22,10 @@ use super::{Asking, DENIED, Done, FAILED, Failure, Format, USAGE, message, outpu
 /// How a listener of DNS, and one of HTTP, stands in `status`.
 const DNS_LISTENER: &str = "dns udp+tcp ";
 const HTTP_LISTENER: &str = "http ";
-/// Behind the name of a file that is replaced; no daemon reads a name that ends so.
+/// Behind the name of a file that is replaced, and a dot in front of it: no daemon reads that.
 const BEFORE: &str = ".before-callsign";
+/// Files of one name that are kept.
+const KEPT_MAX: u32 = 100;
 /// Any resolver may read what is in there, whatever the umask of who writes it.
 const MODE: u32 = 0o644;
 
@@ -195,20 +197,24 @@ fn foreign(path: &Path, text: &str) -> Option<String> {
     (!is_ours(&old, text)).then(|| format!("{shown} is there, and not from `callsign setup`"))
 }
 
-/// Gives somebody else's file, or link, another name besides; the first that was kept stays.
+/// Gives somebody else's file, or link, another name besides.
 fn keep(path: &Path) -> Result<(), Failure> {
-    let mut kept = path.as_os_str().to_owned();
-    kept.push(BEFORE);
-    match fs::hard_link(path, &kept) {
-        Ok(()) => message::say(&format!("what was there is kept as {}", kept.display())),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-        Err(error) => {
-            return Err(Failure::new(
-                FAILED,
-                format!("keeping {} as {}: {error}", path.display(), kept.display()),
-            ));
-        }
-    }
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let named = |number| match number {
+        1 => path.with_file_name(format!(".{name}{BEFORE}")),
+        more => path.with_file_name(format!(".{name}{BEFORE}-{more}")),
+    };
+    let free = (1..=KEPT_MAX).map(named).find(|kept| fs::symlink_metadata(kept).is_err());
+    let Some(kept) = free else {
+        let text = format!("{} is kept {KEPT_MAX} times already; take those away", path.display());
+        return Err(Failure::new(FAILED, text));
+    };
+    // Not every file system has second names.
+    let keeping = fs::hard_link(path, &kept).or_else(|_| fs::copy(path, &kept).map(drop));
+    keeping.map_err(|error| {
+        Failure::new(FAILED, format!("keeping {} as {}: {error}", path.display(), kept.display()))
+    })?;
+    message::say(&format!("what was there is kept as {}", kept.display()));
     Ok(())
 }
 

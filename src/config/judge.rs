@@ -285,9 +285,10 @@ impl Given {
                 self.0["advertise-listen"][0].origin
             );
         }
-        let of_forwarding = ["forward-allow", "forward-special", "forward-trust-ad"];
+        let of_forwarding = ["forward-allow", "forward-special"].into_iter();
+        let mut of_forwarding = of_forwarding.chain(config.forward_trust_ad.then_some("forward-trust-ad"));
         if config.forward.is_empty()
-            && let Some(set) = of_forwarding.iter().find_map(|key| self.0.get(*key)?.first())
+            && let Some(set) = of_forwarding.find_map(|key| self.0.get(key)?.first())
         {
             bail!("{} needs `forward`: no names are forwarded", set.origin);
         }

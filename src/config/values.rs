@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use tracing_subscriber::filter::LevelFilter;
+
 use super::{DNS_PORT, EtcdChoice, HTTP_PORT, LogFormat, StoreChoice};
 use crate::access::Rule;
 use crate::store::etcd::Endpoint;
@@ -389,15 +391,13 @@ pub fn duration(text: &str, max: Duration) -> Result<Duration, String> {
 
 /// A filter in which a word alone is a level: a misspelt one would name a part that nobody logs for, and all would be silent.
 pub fn log(text: &str) -> Result<String, String> {
-    const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
-    let is_level = |word: &str| LEVELS.iter().any(|level| word.eq_ignore_ascii_case(level));
+    let is_level = |word: &str| word.parse::<LevelFilter>().is_ok();
     let mut alone = text.split(',').map(str::trim).filter(|word| !word.is_empty() && !word.contains('='));
     match alone.find(|word| !text.contains('[') && !is_level(word)) {
         None => filter(text),
         Some(word) => Err(format!(
-            "must be levels and parts: `{}` is none of {}",
-            word.escape_debug(),
-            LEVELS.join(", ")
+            "must be levels and parts: `{}` is none of error, warn, info, debug, trace, off",
+            word.escape_debug()
         )),
     }
 }

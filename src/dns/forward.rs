@@ -161,7 +161,7 @@ impl Told {
 impl Forwarder {
     /// # Errors
     ///
-    /// An upstream is ourselves. Whoever the system asks may be known later: at a boot we may be up before the network is.
+    /// An upstream is ourselves. Or there is no file of the system's; that it names nobody else may be of a boot, where we are up before the network is.
     pub fn new(
         settings: Settings,
         clock: Clock,
@@ -180,8 +180,8 @@ impl Forwarder {
         };
         match forwarder.servers() {
             Ok(servers) => forwarder.set_upstreams(&servers),
-            Err(error @ Unusable::Own(_)) => return Err(error),
-            Err(error) => tracing::error!(
+            Err(error @ (Unusable::Own(_) | Unusable::Unread { .. })) => return Err(error),
+            Err(error @ Unusable::None) => tracing::error!(
                 %error,
                 "nobody to forward to yet, and names that are not ours are SERVFAIL; name a server with --forward ADDR, or there"
             ),

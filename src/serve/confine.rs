@@ -18,7 +18,8 @@ use nix::sys::prctl::set_no_new_privs;
 
 use super::signing;
 use crate::config::{CertificateChoice, Config};
-use crate::dns::forward::resolv_conf::RESOLV_CONF;
+use crate::dns::forward::Source;
+use crate::dns::forward::resolv_conf::{BEHIND_STUB, RESOLV_CONF};
 use crate::store::embedded;
 
 /// What looking up a name takes (resolver, hosts, the C library's own modules), certificates that this machine trusts, and how many processors
@@ -34,6 +35,8 @@ const SYSTEM: [&str; 9] = [
     "/proc/self",
     "/sys/fs/cgroup",
 ];
+/// Where systemd's programs say what they do; nothing there is a secret.
+const SYSTEMD: &str = "/run/systemd";
 /// Where OpenSSL's variables say that certificates are.
 const CERTIFICATES: [&str; 2] = ["SSL_CERT_FILE", "SSL_CERT_DIR"];
 /// Where distributions keep the authorities that they trust: links lead out of `/etc` on some.
@@ -99,6 +102,9 @@ impl Reach {
         let read = &mut reach.read;
         read.extend(SYSTEM.map(PathBuf::from));
         read.extend(folders(Path::new(RESOLV_CONF)));
+        if config.forward.contains(&Source::System) && !Path::new(BEHIND_STUB).exists() {
+            read.insert(PathBuf::from(SYSTEMD)); // whose resolver may come later
+        }
         let authorities = AUTHORITIES.iter().map(Path::new).filter(|path| path.exists());
         // What is within `/etc` is read anyway.
         read.extend(authorities.flat_map(folders).filter(|folder| !folder.starts_with("/etc")));

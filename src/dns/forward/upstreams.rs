@@ -54,7 +54,7 @@ impl Forwarder {
                 () = sleep(TICK) => {}
             }
             let marks_now = marks_of(&self.settings.sources);
-            if marks_now != marks {
+            if marks_now != marks || self.upstreams.load().is_empty() {
                 marks = marks_now;
                 self.reload();
             }
@@ -70,12 +70,13 @@ impl Forwarder {
                 // Another network may know other names.
                 self.cache(Cache::clear);
             }
+            Err(_) if self.upstreams.load().is_empty() => {} // it was said, and nothing is lost
             Err(error) => tracing::warn!(%error, "the system's name servers; those from before are asked on"),
         }
     }
 
     pub(super) fn servers(&self) -> Result<Vec<SocketAddr>, Unusable> {
-        let mut servers: Vec<SocketAddr> = Vec::new();
+        let (mut servers, mut unread): (Vec<SocketAddr>, _) = (Vec::new(), None);
         for source in &self.settings.sources {
             match source {
                 Source::Server(address) if self.is_own(*address) => return Err(Unusable::Own(*address)),
@@ -83,7 +84,10 @@ impl Forwarder {
                 Source::System => {
                     let files = [resolv_conf::RESOLV_CONF, resolv_conf::BEHIND_STUB].map(Path::new);
                     let named = resolv_conf::servers(&files, |address| self.is_own(address));
-                    servers.extend(named.map_err(|error| Unusable::Unread { error })?);
+                    match named {
+                        Ok(named) => servers.extend(named),
+                        Err(error) => unread = Some(Unusable::Unread { error }),
+                    }
                 }
             }
         }
@@ -95,7 +99,7 @@ impl Forwarder {
             }
         });
         servers.truncate(UPSTREAMS_MAX);
-        if servers.is_empty() { Err(Unusable::None) } else { Ok(servers) }
+        if servers.is_empty() { Err(unread.unwrap_or(Unusable::None)) } else { Ok(servers) }
     }
 
     /// True where a query to `address` would come to us.
