@@ -274,13 +274,19 @@ class Registrar:
         self.line.connect(str(path))
         self.replies = self.line.makefile("rb")
 
-    def say(self, lines):
-        """Sends them at once; every one must be taken."""
-        self.line.sendall(b"".join(lines))
-        for _ in lines:
-            reply = self.replies.readline()
-            if not reply.startswith(b'{"registered"'):
-                raise Failure(f"a registration was refused: {reply.decode(errors='replace')}")
+    def say(self, lines, again=0):
+        """Sends them at once; every one must be taken. What cannot be now is said again, so many times, a second apart."""
+        for left in range(again, -1, -1):
+            self.line.sendall(b"".join(lines))
+            replies = [(line, self.replies.readline()) for line in lines]
+            refused = [(line, reply) for line, reply in replies if not reply.startswith(b'{"registered"')]
+            for _, reply in refused:
+                if not left or b'"unavailable"' not in reply:
+                    raise Failure(f"a registration was refused: {reply.decode(errors='replace')}")
+            if not refused:
+                return
+            lines = [line for line, _ in refused]
+            time.sleep(1)
 
     def __enter__(self):
         return self
