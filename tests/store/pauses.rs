@@ -103,7 +103,7 @@ fn a_guard_holds_all_who_fall_silent_and_lets_a_tenth_go() {
     let leases = number("CALLSIGN_PAUSE_LEASES", 500);
     let lease = format!("{}s", number("CALLSIGN_PAUSE_LEASE_S", 2));
     let server = Server::start(&[]);
-    let (mut client, mut resolver) = (server.client(), server.resolver());
+    let mut client = server.client();
     let services = leases / EACH;
     let settings = |number: u64| json!({"settings": {"service": format!("s{number}"), "guard": "50%"}});
     assert_eq!(in_pieces(&mut client, services, "settings", settings), services);
@@ -115,7 +115,8 @@ fn a_guard_holds_all_who_fall_silent_and_lets_a_tenth_go() {
         let figure = text.lines().find_map(|line| line.strip_prefix("callsign_services_guarded "));
         figure.expect("a metric").parse().expect("a number")
     };
-    let mut answered = || {
+    let answered = || {
+        let mut resolver = server.resolver(); // a connection does not last through a lease without a question
         let each = (0..services).map(|number| {
             let reply = resolver.tcp(&format!("s{number}.service.local."), RecordType::A);
             addresses(&reply).len() as u64
