@@ -3,9 +3,9 @@
 //! The server reads it, and `callsign dnssec` writes it, on the machine itself: no secret goes over a socket. A file comes
 //! whole into its place, the public one first, so that whoever looks meanwhile finds a pair or none.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File};
 use std::io::{ErrorKind, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail};
 use ring::rand::SystemRandom;
 
 use crate::name::Name;
-use crate::owner::give;
+use crate::owner::{begin, give};
 use crate::sign::key_file::{self, FILE_OCTETS_MAX, PRIVATE, PUBLIC};
 use crate::sign::{KEYS_MAX, Key, Stage, Times, draw};
 
@@ -163,8 +163,7 @@ fn put(path: &Path, text: &str, mode: u32) -> Result<()> {
     new.push(".new");
     let new = PathBuf::from(new);
     let writing = || -> std::io::Result<()> {
-        let _ = fs::remove_file(&new); // of a run that was cut short
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&new)?;
+        let mut file = begin(&new, mode)?;
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
         give(&file, path.parent().unwrap_or(path))?;

@@ -2,8 +2,21 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{MetadataExt, fchown};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
 use std::path::Path;
+
+/// A new file in the place of whatever an earlier run has left there, or somebody has put there.
+///
+/// # Errors
+///
+/// The file system refuses.
+pub fn begin(path: &Path, mode: u32) -> io::Result<File> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    File::options().create_new(true).read(true).write(true).mode(mode).open(path)
+}
 
 /// Gives what root has made in `directory` to whoever that belongs to: the server's user reads it. `file` was opened without
 /// following a link: in a directory of somebody else's that leads wherever he likes, and so does a second name of a file.

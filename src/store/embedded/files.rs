@@ -13,7 +13,7 @@ use redb::{ReadableDatabase, ReadableTable};
 
 use super::engine::{Engine, EngineError, LOG, unreadable};
 use super::{Loaded, OpenError, Reserve};
-use crate::owner::give;
+use crate::owner::{begin, give};
 use crate::store::{Limits, record, redo};
 use crate::time::Now;
 
@@ -89,7 +89,7 @@ pub fn restore(
     };
     let new = directory.join(format!("{FILE}.new"));
     let writing = || -> Result<(), EngineError> {
-        let file = begun(&new).map_err(EngineError::Io)?;
+        let file = begin(&new, 0o600).map_err(EngineError::Io)?;
         give(&file, directory).map_err(EngineError::Io)?;
         let backend = redb::backends::FileBackend::new(file)?;
         let engine = Engine::open(backend, redo::OCTETS, Arc::default(), now.wall)?;
@@ -158,15 +158,6 @@ pub(super) fn io_error(path: &Path, cause: io::Error) -> OpenError {
     OpenError::Io { path: path.display().to_string(), cause }
 }
 
-/// A new file of ours, whatever an earlier run has left there, or somebody has put there.
-fn begun(path: &Path) -> io::Result<File> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    File::options().create_new(true).read(true).write(true).mode(0o600).open(path)
-}
-
 /// A server that may not is the one that uses it: whoever may not read it later hears of that.
 fn give_if_may(file: &File, directory: &Path) {
     if let Err(error) = give(file, directory) {
@@ -182,7 +173,7 @@ pub(super) fn make_file(directory: &Path, now: Now) -> Result<(), OpenError> {
         return Ok(());
     }
     let new = directory.join(format!("{FILE}.new"));
-    let file = begun(&new).map_err(|source| io_error(&new, source))?;
+    let file = begin(&new, 0o600).map_err(|source| io_error(&new, source))?;
     give_if_may(&file, directory);
     drop(open_engine(&new, file, &Arc::default(), now)?);
     // A name lasts when its directory is synced: what is in the file is not enough.
