@@ -74,7 +74,7 @@ impl Link {
     ) -> Result<Self, String> {
         let node = node.to_owned();
         let tls = settings.tls.as_ref().map(client_config).transpose()?.map(Arc::new);
-        let follow = Follow::new(settings.prefix.as_bytes());
+        let follow = Follow::new(settings.prefix.as_bytes(), PAGE_PAIRS as usize);
         let (draws, under_way) = (Draws::new(seed), BTreeSet::new());
         Ok(Self {
             settings,
@@ -155,7 +155,7 @@ impl Link {
                             return (None, false);
                         }
                     }
-                    Some(Job::Doubt) => {}
+                    Some(Job::Doubt(_)) => {}
                     Some(Job::Leave { .. }) | None => return (None, false),
                 }
             }

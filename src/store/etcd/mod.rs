@@ -85,8 +85,8 @@ pub enum Job {
         operations: Vec<Operation>,
         number: u64,
     },
-    /// Something that was stored was never told: read everything again.
-    Doubt,
+    /// Something in these ranges was never told.
+    Doubt(Vec<String>),
     /// The node leaves: others take over at once what it watched over.
     Leave {
         done: oneshot::Sender<()>,

@@ -7,6 +7,8 @@ use super::*;
 const SEEDS: u64 = 2_000;
 const STEPS: u64 = 120;
 const KEYS: u64 = 12;
+/// Known keys that are asked for at once: the pages that the etcd gives are shorter, and longer.
+const PAGE: usize = 3;
 
 struct Draws(u64);
 
@@ -62,14 +64,15 @@ impl Etcd {
         }
     }
 
-    fn page(&self, from: &[u8], revision: u64, most: usize) -> Option<Ranged> {
-        let asked = if revision == 0 { self.revision() } else { revision };
-        if revision > 0 && revision < self.compacted {
+    fn page(&self, asked: &Stretch, most: usize) -> Option<Ranged> {
+        let Stretch { from, to, revision } = asked;
+        let at = if *revision == 0 { self.revision() } else { *revision };
+        if *revision > 0 && *revision < self.compacted {
             return None;
         }
-        let keys = self.at(asked);
+        let keys = self.at(at);
         let mut pairs: Vec<Pair> = keys
-            .range::<[u8], _>((Bound::Included(from), Bound::Unbounded))
+            .range::<[u8], _>((Bound::Included(from.as_slice()), Bound::Excluded(to.as_slice())))
             .map(|(key, (modified, created))| Pair {
                 key: key.clone(),
                 modified: *modified,
@@ -97,10 +100,12 @@ impl Etcd {
 struct World {
     etcd: Etcd,
     follow: Follow,
-    reading: Option<(Vec<u8>, u64)>,
-    comparing: Option<(Vec<u8>, u64)>,
+    reading: Option<Stretch>,
+    comparing: Option<Stretch>,
     /// The next revision of the watch.
     watch: Option<u64>,
+    /// There is more to compare.
+    rests: bool,
     judge: bool,
     /// What was told: the revision of each key, and how often everything was read.
     mirror: BTreeMap<Vec<u8>, u64>,
@@ -112,13 +117,14 @@ impl World {
     fn new() -> Self {
         let etcd = Etcd::default();
         let (reading, comparing, watch, mirror) = (None, None, None, BTreeMap::new());
-        let follow = Follow::new(b"p/");
+        let follow = Follow::new(b"p/", PAGE);
         Self {
             etcd,
             follow,
             reading,
             comparing,
             watch,
+            rests: false,
             judge: false,
             mirror,
             caught_up: false,
@@ -129,11 +135,10 @@ impl World {
     fn hear(&mut self, input: Input) {
         for output in self.follow.hear(input) {
             match output {
-                Output::Read { from, revision } => {
-                    (self.reading, self.watch) = (Some((from, revision)), None);
-                }
+                Output::Read(asked) => (self.reading, self.watch) = (Some(asked), None),
                 Output::Watch { from } => self.watch = Some(from),
-                Output::Compare { from, revision } => self.comparing = Some((from, revision)),
+                Output::Compare(asked) => self.comparing = Some(asked),
+                Output::Rest => self.rests = true,
                 Output::Judge => self.judge = true,
                 Output::CaughtUp(_) => self.caught_up = true,
                 Output::GiveUp(_) => self.connect(),
@@ -162,7 +167,8 @@ impl World {
     }
 
     fn connect(&mut self) {
-        (self.reading, self.comparing, self.watch, self.judge) = (None, None, None, false);
+        (self.reading, self.comparing, self.watch) = (None, None, None);
+        (self.rests, self.judge) = (false, false);
         self.hear(Input::Connected);
     }
 
@@ -205,13 +211,15 @@ impl World {
 
     fn answer(&mut self, draws: &mut Draws) {
         let most = 1 + draws.below(5) as usize;
-        if let Some((from, revision)) = self.reading.take() {
-            match self.etcd.page(&from, revision, most) {
+        if let Some(asked) = self.reading.take() {
+            match self.etcd.page(&asked, most) {
                 Some(page) => self.hear(Input::Page(page)),
                 None => self.hear(Input::PageCompacted),
             }
-        } else if let Some((from, revision)) = self.comparing.take() {
-            match self.etcd.page(&from, revision, most) {
+        } else if std::mem::take(&mut self.rests) {
+            self.hear(Input::CompareDue);
+        } else if let Some(asked) = self.comparing.take() {
+            match self.etcd.page(&asked, most) {
                 Some(page) => self.hear(Input::Compared(page)),
                 None => self.hear(Input::CompareFailed),
             }
@@ -225,7 +233,11 @@ impl World {
             14..19 => self.answer(draws),
             19 => self.compact(draws),
             20 => self.connect(),
-            21 => self.hear(Input::CompareDue),
+            21 if draws.below(2) == 0 => self.hear(Input::CompareDue),
+            21 => {
+                let key = format!("p/{}", draws.below(KEYS)).into_bytes();
+                self.hear(Input::Doubted(vec![key]));
+            }
             22 if self.judge => {
                 self.judge = false;
                 self.hear(Input::JudgeDue);
@@ -300,12 +312,17 @@ fn what_another_reading_finds_is_told_at_once_and_that_it_is_one() {
     let mut world = World::new();
     world.etcd.revisions.push(["a", "b", "c"].map(|name| (key(name), Some(1))).to_vec());
     world.connect();
-    let page = |world: &World, from: &str, most| world.etcd.page(&key(from), 0, most).expect("a page");
+    let page = |world: &World, from: &str, most| {
+        let all_behind = Stretch { from: key(from), to: messages::behind(b"p/"), revision: 0 };
+        world.etcd.page(&all_behind, most).expect("a page")
+    };
     let first = page(&world, "", 9);
     world.hear(Input::Page(first));
     assert_eq!(world.rereadings, 0, "the first one is no other");
     world.etcd.revisions.push(vec![(key("a"), None), (key("c"), Some(2))]);
-    world.hear(Input::Doubted);
+    world.follow.doubts.insert(key("a"), 2);
+    world.follow.judged_at = 1;
+    world.hear(Input::JudgeDue);
     let (half, rest) = (page(&world, "", 1), page(&world, "c", 9));
     let outputs = world.follow.hear(Input::Page(half));
     assert!(matches!(&outputs[..], [Output::Read { .. }]), "{outputs:?}");
@@ -316,4 +333,53 @@ fn what_another_reading_finds_is_told_at_once_and_that_it_is_one() {
         panic!("{outputs:?}")
     };
     assert_eq!(told.iter().map(|told| told.key.clone()).collect::<Vec<_>>(), [key("a"), key("c")]);
+}
+
+#[test]
+fn a_comparison_asks_for_ranges_of_a_page_of_known_keys() {
+    let mut world = World::new();
+    world.etcd.revisions.push((0..10).map(|number| (format!("p/{number}").into_bytes(), Some(1))).collect());
+    world.connect();
+    let first = world.reading.clone().expect("asked to read");
+    let all = world.etcd.page(&first, 99).expect("a page");
+    world.hear(Input::Page(all));
+    world.hear(Input::CompareDue);
+    let mut lengths = Vec::new();
+    while let Some(asked) = world.comparing.take() {
+        let page = world.etcd.page(&asked, 99).expect("a page");
+        lengths.push(page.pairs.len());
+        world.hear(Input::Compared(page));
+        if std::mem::take(&mut world.rests) {
+            world.hear(Input::CompareDue);
+        }
+    }
+    assert_eq!(lengths, [3, 3, 3, 1]);
+    assert!(!world.judge);
+}
+
+#[test]
+fn a_watch_that_tells_everything_is_never_doubted_however_far_it_is_behind() {
+    for seed in 0..SEEDS / 4 {
+        let mut draws = Draws(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 1);
+        let mut world = World::new();
+        world.connect();
+        world.heal(&mut draws);
+        for _ in 0..STEPS {
+            match draws.below(8) {
+                0..3 => world.etcd.write(&mut draws),
+                3 => world.hear(Input::CompareDue),
+                4 => world.hear(Input::Doubted(vec![b"p/".to_vec()])),
+                5..7 => world.answer(&mut draws),
+                _ => world.watch_on(&mut draws, false),
+            }
+            // It gets time for one message at least.
+            if world.judge {
+                world.judge = false;
+                world.watch_on(&mut draws, false);
+                world.hear(Input::JudgeDue);
+            }
+        }
+        assert_eq!(world.rereadings, 0, "seed {seed}");
+        assert!(!matches!(world.follow.phase, Phase::Reading(_)), "seed {seed}");
+    }
 }

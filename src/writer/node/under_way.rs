@@ -14,7 +14,7 @@ use crate::instance::Instance;
 use crate::registry::{Author, Change, Command, Reason, Refusal, What};
 use crate::store::etcd::follow::Told;
 use crate::store::etcd::messages::{Condition, Operation};
-use crate::store::etcd::place::Place;
+use crate::store::etcd::place::{self, Place};
 use crate::store::etcd::{Answer, Job};
 use crate::store::record::{self, Note};
 use crate::time::{Now, nanoseconds};
@@ -24,13 +24,15 @@ use crate::writer::front::reply;
 use crate::writer::{Done, TICK, Verdict};
 
 /// How often a command is tried again where another node was first.
-const TRIES_MAX: u32 = 20;
+const TRIES_MAX: u32 = 60;
 /// Tries after which what we know may be what is wrong.
 const TRIES_DOUBTED: u32 = 10;
 /// How long a command waits for the other node's change before the next try.
 pub(super) const AGAIN_AFTER: Duration = Duration::from_millis(20);
 /// How long what may be stored has to be told.
 pub(super) const UNKNOWN_MAX: Duration = Duration::from_secs(2);
+/// How much longer, where etcd said that it is stored and everything may have to be read again.
+const DOUBTED_MAX: Duration = Duration::from_secs(4);
 
 /// A transaction, and who waits for it.
 #[derive(Debug)]
@@ -212,7 +214,8 @@ impl Node {
             Answer::Refused if may_be_tried_again(&pending) => {
                 pending.tries += 1;
                 if pending.tries == TRIES_DOUBTED {
-                    self.ask(Job::Doubt);
+                    let ranges = pending.places.iter().map(Place::surroundings);
+                    self.ask(Job::Doubt(ranges.chain([place::nodes()]).collect()));
                 }
                 self.again.push((now.mono_ns + nanoseconds(AGAIN_AFTER), pending));
             }
@@ -279,18 +282,25 @@ impl Node {
         let over = |pending: &Pending| pending.give_up_ns.is_some_and(|at_ns| at_ns <= now.mono_ns);
         let numbers: Vec<u64> =
             self.pending.iter().filter(|(_, pending)| over(pending)).map(|(number, _)| *number).collect();
+        let mut doubted = Vec::new();
         for number in numbers {
             let Some(mut pending) = self.pending.remove(&number) else { continue };
             if pending.stored && !pending.doubted && self.lost.is_none() {
-                tracing::warn!("etcd stored a change and did not tell it; everything is read again");
-                self.ask(Job::Doubt);
+                doubted.extend(pending.places.iter().map(Place::surroundings));
                 pending.doubted = true;
-                pending.give_up_ns = Some(now.mono_ns + nanoseconds(UNKNOWN_MAX));
+                pending.give_up_ns = Some(now.mono_ns + nanoseconds(DOUBTED_MAX));
                 self.pending.insert(number, pending);
                 continue;
             }
             let reason = self.lost.clone().unwrap_or_else(|| "etcd did not answer in time".to_owned());
             self.give_up(pending, Refusal::Unknown(reason.into()));
+        }
+        if !doubted.is_empty() {
+            tracing::warn!(
+                changes = doubted.len(),
+                "etcd stored changes and did not tell them; what it has is compared"
+            );
+            self.ask(Job::Doubt(doubted));
         }
     }
 }

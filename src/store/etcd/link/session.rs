@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::reach::{CALL_TIME_MAX, Caller, Lost, MESSAGE_OCTETS_MAX, words};
 use super::{Link, Task};
 use crate::grpc::{self, Failure};
-use crate::store::etcd::follow::{Input, Output};
+use crate::store::etcd::follow::{Input, Output, Stretch};
 use crate::store::etcd::messages::{self, Condition, Operation, Range, Ranged};
 use crate::store::etcd::{Answer, Job, MEMBERSHIP, News, SAYS_RENEWED, place};
 use crate::time::nanoseconds;
@@ -23,10 +23,12 @@ const RENEW_EVERY: Duration = Duration::from_secs(1);
 const JOIN_EVERY: Duration = Duration::from_millis(500);
 /// How often the keys are compared beside the watch; up to half as much is added, so that nodes do not do so together.
 const COMPARE_EVERY: Duration = Duration::from_secs(30);
+/// How much longer etcd rests than it took for a page of a comparison: a tenth of one core is the most that it spends on one.
+const RESTS: u32 = 9;
 /// The time that the watch has to tell what a comparison saw.
-const JUDGE_AFTER: Duration = Duration::from_secs(2);
-/// Pairs of one page at first: with 300 octets an instance some 300 KiB. Halved where they are too long for a message.
-pub(super) const PAGE_PAIRS: u64 = 1000;
+const JUDGE_AFTER: Duration = Duration::from_millis(500);
+/// Pairs of one page at first: with 300 octets an instance some 3 MiB. Halved where they are too long for a message.
+pub(super) const PAGE_PAIRS: u64 = 10_000;
 /// Transactions that etcd has at once; the others wait here.
 const AT_ONCE_MAX: usize = 256;
 
@@ -51,6 +53,8 @@ pub(super) struct Session<'a> {
     judge_at: Option<Instant>,
     renew_at: Instant,
     compare_at: Instant,
+    /// How long the last page of a comparison took.
+    compare_took: Duration,
     /// There is an etcd lease, and everything up to now was told.
     caught_up: bool,
     /// Everything was told up to this revision, where the watch for the rest has yet to be heard of: until then there may be
@@ -60,10 +64,10 @@ pub(super) struct Session<'a> {
     member: Option<u64>,
 }
 
-/// A page that was asked for: from which key on, at which revision, and what came.
+/// A page that was asked for, and what came.
 struct Page {
-    from: Vec<u8>,
-    revision: u64,
+    asked: Stretch,
+    took: Duration,
     read: Result<Ranged, Lost>,
 }
 
@@ -115,6 +119,7 @@ impl<'a> Session<'a> {
             judge_at: None,
             renew_at: now,
             compare_at: now + COMPARE_EVERY,
+            compare_took: Duration::ZERO,
             caught_up: false,
             nearly: None,
             member: None,
@@ -133,7 +138,11 @@ impl<'a> Session<'a> {
                     let _ = done.send(()); // who does not wait any more has lost nothing
                     return Ok(Left);
                 }
-                Happened::Job(Some(Job::Doubt)) => self.hear(Input::Doubted).await?,
+                Happened::Job(Some(Job::Doubt(ranges))) => {
+                    let prefix = self.link.settings.prefix.as_bytes();
+                    let ranges = ranges.iter().map(|range| [prefix, range.as_bytes()].concat()).collect();
+                    self.hear(Input::Doubted(ranges)).await?;
+                }
                 Happened::Job(Some(Job::Transact { conditions, operations, number })) => {
                     self.link.under_way.insert(number);
                     let task = transact(self.caller.clone(), conditions, operations, number);
@@ -193,17 +202,18 @@ impl<'a> Session<'a> {
     async fn hear(&mut self, input: Input) -> Result<(), String> {
         for output in self.link.follow.hear(input) {
             match output {
-                Output::Read { from, revision } => {
+                Output::Read(asked) => {
                     (self.watch, self.opening, self.nearly) = (None, None, None);
-                    self.reading = Some(self.page(from, revision, false));
+                    self.reading = Some(self.page(asked, false));
                 }
-                Output::Compare { from, revision } => self.comparing = Some(self.page(from, revision, true)),
+                Output::Compare(asked) => self.comparing = Some(self.page(asked, true)),
                 Output::Watch { from } => {
                     self.watch = None;
                     let prefix = self.link.settings.prefix.as_bytes();
                     let message = messages::watch(prefix, &messages::behind(prefix), from);
                     self.opening = Some(Box::pin(open(self.caller.clone(), message)));
                 }
+                Output::Rest => self.compare_at = self.link.after(RESTS * self.compare_took),
                 Output::Judge => self.judge_at = Some(self.link.after(JUDGE_AFTER)),
                 Output::Tell(mut told) => {
                     let prefix = self.link.settings.prefix.len();
@@ -234,14 +244,15 @@ impl<'a> Session<'a> {
         self.link.end.news.send(news).await.map_err(|_| NOBODY.to_owned())
     }
 
-    fn page(&self, from: Vec<u8>, revision: u64, keys_only: bool) -> Task<Page> {
-        let to = messages::behind(self.link.settings.prefix.as_bytes());
-        let (caller, most) = (self.caller.clone(), self.link.page);
+    fn page(&self, asked: Stretch, keys_only: bool) -> Task<Page> {
+        let (caller, most, clock) = (self.caller.clone(), self.link.page, self.link.clock);
         Box::pin(async move {
-            let message = messages::range(Range { from: &from, to: &to, most, revision, keys_only });
+            let begun = clock.now();
+            let Stretch { from, to, revision } = &asked;
+            let message = messages::range(Range { from, to, most, revision: *revision, keys_only });
             let read = caller.call(messages::RANGE, message).await;
             let read = read.and_then(|message| Ok(messages::ranged(&message).map_err(Failure::from)?));
-            Page { from, revision, read }
+            Page { asked, took: clock.now().since(begun), read }
         })
     }
 
@@ -250,7 +261,7 @@ impl<'a> Session<'a> {
             Ok(read) => self.hear(Input::Page(read)).await,
             Err(lost) if lost.is_compacted() => self.hear(Input::PageCompacted).await,
             Err(lost) if self.shrink(&lost) => {
-                self.reading = Some(self.page(page.from, page.revision, false));
+                self.reading = Some(self.page(page.asked, false));
                 Ok(())
             }
             Err(lost) => Err(lost.to_string()),
@@ -258,6 +269,7 @@ impl<'a> Session<'a> {
     }
 
     async fn compared(&mut self, page: Page) -> Result<(), String> {
+        self.compare_took = page.took;
         let input = match page.read {
             Ok(page) => Input::Compared(page),
             Err(lost) => {
