@@ -24,6 +24,11 @@ pub fn hash_of(id: &str) -> u64 {
     mix(fnv(&[id.as_bytes()]))
 }
 
+/// Where a slot lies on the circle.
+fn place_of(slot: usize) -> u64 {
+    slot as u64 * (u64::MAX / SLOTS as u64 + 1)
+}
+
 /// See the module's own words.
 #[derive(Debug, PartialEq)]
 pub struct Ring {
@@ -116,7 +121,7 @@ impl Ring {
     /// Whose a slot is: it lies at `slot / SLOTS` of the circle, and belongs to the first point from there on. The second is
     /// who has it when the first leaves, itself where there is nobody else.
     pub fn owners(&self, slot: usize) -> Option<(u64, u64)> {
-        let place = slot as u64 * (u64::MAX / SLOTS as u64 + 1);
+        let place = place_of(slot);
         let first = self.points.partition_point(|(point, _)| *point < place);
         let mut owners = self.points[first..]
             .iter()
@@ -126,10 +131,20 @@ impl Ring {
         Some((owner, owners.find(|identity| *identity != owner).unwrap_or(owner)))
     }
 
+    /// Whose the slots are, one after the other.
+    pub fn slot_owners(&self) -> impl Iterator<Item = u64> {
+        let mut first = 0;
+        (0..SLOTS).filter_map(move |slot| {
+            first += self.points[first..].iter().take_while(|(point, _)| *point < place_of(slot)).count();
+            let (_, number) = self.points.get(first).or(self.points.first())?;
+            Some(self.members[*number as usize].0)
+        })
+    }
+
     /// How many slots each member has; who has none is not there.
     pub fn slots(&self) -> HashMap<u64, usize> {
         let mut slots = HashMap::new();
-        for (owner, _) in (0..SLOTS).filter_map(|slot| self.owners(slot)) {
+        for owner in self.slot_owners() {
             *slots.entry(owner).or_default() += 1;
         }
         slots

@@ -61,6 +61,19 @@ struct Held {
     modified: u64,
     /// When it left, where it is only remembered.
     gone: Option<Wall>,
+    /// How its deadlines were last told to run here.
+    settled: Option<Runs>,
+}
+
+/// How the deadlines of a thing run on this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Runs {
+    /// Another node watches over it.
+    Elsewhere,
+    /// In the place of a node that left.
+    Inherited,
+    /// This node took the last word of the holder.
+    Own,
 }
 
 /// A node that is a member.
@@ -136,18 +149,22 @@ impl Fold {
 
     /// True where the deadlines of what lies there run on this node.
     pub fn watches(&self, place: &Place) -> bool {
-        let owner = self.held.get(place).map(|held| &held.owner);
-        match owner.filter(|owner| self.members.contains_key(*owner)) {
-            Some(owner) => *owner == self.name,
-            None => self.is_heir(place),
-        }
+        self.runs(place, self.held.get(place)) != Runs::Elsewhere
     }
 
     /// True where this node took the last word of the holder. Where it only watches over it in the place of a node that left, that
     /// one may be back, and nobody here have heard of it.
     pub fn owns(&self, place: &Place) -> bool {
-        let is_ours = self.held.get(place).is_some_and(|held| held.owner == self.name);
-        is_ours && self.members.contains_key(&self.name)
+        self.runs(place, self.held.get(place)) == Runs::Own
+    }
+
+    fn runs(&self, place: &Place, held: Option<&Held>) -> Runs {
+        match held.map(|held| &held.owner).filter(|owner| self.members.contains_key(*owner)) {
+            Some(owner) if *owner == self.name => Runs::Own,
+            Some(_) => Runs::Elsewhere,
+            None if self.is_heir(place) => Runs::Inherited,
+            None => Runs::Elsewhere,
+        }
     }
 
     /// True where another node took the last word of the holder, be it a member or not.
@@ -267,7 +284,8 @@ impl Fold {
                 tracing::error!(%key, %error, "a key of etcd's cannot be read, and is left as it was");
                 // Of one that was never read, its revision is known: it is nobody's, and can be written anew.
                 if let Some(pair) = &told.pair {
-                    let unread = || Held { owner: "".into(), modified: pair.modified, gone: None };
+                    let unread =
+                        || Held { owner: "".into(), modified: pair.modified, gone: None, settled: None };
                     self.held.entry(place.clone()).or_insert_with(unread);
                 }
                 Folded::default()
@@ -288,14 +306,13 @@ impl Fold {
         self.circle = Circle::new(&self.name, placed).into();
     }
 
-    /// Lets deadlines run here, or not: after the members changed, and when this node begins to watch.
+    /// Lets deadlines run here, or not: after the members changed, and when this node begins to watch. Most things stay where they
+    /// were, and there may be a million.
     pub fn settle_all(&mut self, now: Now) {
-        let places: Vec<Place> = self
-            .held
-            .iter()
-            .filter(|(_, held)| held.gone.is_none())
-            .map(|(place, _)| place.clone())
-            .collect();
+        let others = self.held.iter().filter(|(place, held)| {
+            held.gone.is_none() && held.settled != Some(self.runs(place, Some(held)))
+        });
+        let places: Vec<Place> = others.map(|(place, _)| place.clone()).collect();
         for place in places {
             self.settle(&place, now);
         }
@@ -308,18 +325,22 @@ impl Fold {
 
     /// The same, and `more` than a lease where it becomes ours.
     fn settle_with(&mut self, place: &Place, more: Duration, now: Now) {
-        let (watched, owned) = (self.watches(place), self.owns(place));
+        let runs = self.runs(place, self.held.get(place));
+        if let Some(held) = self.held.get_mut(place) {
+            held.settled = Some(runs);
+        }
         if let Place::Plain(PlainPlace { owner, rtype, .. }) = place {
-            return self.registry.settle_plain(owner, *rtype, watched.then_some(more), now);
+            let more = (runs != Runs::Elsewhere).then_some(more);
+            return self.registry.settle_plain(owner, *rtype, more, now);
         }
         for cell in self.cells(place) {
-            let begins = match (watched, owned) {
-                (false, _) => {
+            let begins = match runs {
+                Runs::Elsewhere => {
                     cell.leave();
                     false
                 }
-                (true, true) => cell.take(more, now),
-                (true, false) => cell.inherit(now),
+                Runs::Own => cell.take(more, now),
+                Runs::Inherited => cell.inherit(now),
             };
             if begins {
                 self.registry.watch_over(&cell);

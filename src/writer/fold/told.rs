@@ -49,7 +49,7 @@ impl Fold {
         let gone = (!note.there).then_some(note.at);
         let what = self.what(place, &note, (octets, pair.modified), staged, now)?;
         let (owner, number) = (note.owner.clone(), Some(note.number));
-        self.held.insert(place.clone(), Held { owner, modified: pair.modified, gone });
+        self.held.insert(place.clone(), Held { owner, modified: pair.modified, gone, settled: None });
         let Note { reason, author, at, .. } = note;
         let change = what.map(|what| Change { revision: told.revision, at, reason, author, what });
         Ok(Folded { change, number })
