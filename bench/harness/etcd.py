@@ -36,7 +36,7 @@ class Etcd(Server):
         self.spawn(*self.program, "--name", "one", "--data-dir", self.directory / "data", "--quota-backend-bytes", 8 << 30,
                    "--listen-client-urls", here, "--advertise-client-urls", here, "--listen-peer-urls", others,
                    "--initial-advertise-peer-urls", others, "--initial-cluster", f"one={others}",
-                   "--auto-compaction-mode", "revision", "--auto-compaction-retention", 1000)
+                   "--auto-compaction-mode", "periodic", "--auto-compaction-retention", "1m")
 
     def wait(self):
         """Until it takes a write."""
