@@ -259,11 +259,7 @@ fn find(view: &View, asked: &Asked<'_>) -> Answer {
             return Answer { onward: Some(qname), ..answer };
         };
         if !matches!(served, Served::Static(_)) && !view.is_ready() {
-            let why = match view.worth() {
-                Worth::TooOld => "the store could not be followed for too long",
-                _ => "the registry is not loaded yet",
-            };
-            return Answer::bare(Rcode::ServFail, Some(Ede::new(Ede::NOT_READY, why)));
+            return not_ready(view);
         }
         let signing = Signing::of(view, &served);
         let asked = &Asked { room, ..*asked }.in_zone(signing.as_ref());
@@ -311,6 +307,14 @@ fn find(view: &View, asked: &Asked<'_>) -> Answer {
         qname = target;
     }
     answer
+}
+
+fn not_ready(view: &View) -> Answer {
+    let why = match view.worth() {
+        Worth::TooOld => "the store could not be followed for too long",
+        _ => "the registry is not loaded yet",
+    };
+    Answer::bare(Rcode::ServFail, Some(Ede::new(Ede::NOT_READY, why)))
 }
 
 /// The end of a chain of aliases.

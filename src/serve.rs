@@ -11,6 +11,7 @@ mod early;
 mod encrypted;
 mod load;
 mod process;
+mod registrations;
 mod secondaries;
 mod signing;
 mod user;
@@ -27,10 +28,9 @@ use self::bound::{Bound, own_host, own_node, server_form, settings};
 use self::early::Early;
 use self::load::load;
 use self::process::{
-    Signals, Tasks, announce, keep_memory_to_ourselves, raise_descriptor_limit, tell_supervisor, watch_over,
+    Signals, Tasks, announce, keep_memory_to_ourselves, raise_descriptor_limit, tell_supervisor,
 };
 use crate::access::Access;
-use crate::answer::Over;
 use crate::balance::Draws;
 use crate::bind;
 use crate::clock::Clock;
@@ -39,7 +39,6 @@ use crate::connections::mistakes::Mistakes;
 use crate::connections::tls::Identity;
 use crate::connections::{Connections, Streams};
 use crate::counters::{Forwarding, Limited, Probes, Queries, Transfers as Transferred, Updates as Updated};
-use crate::definitions::Definitions;
 use crate::desk::{Desk, Figures};
 use crate::dns::cookie::{Cookies, Secret};
 use crate::dns::forward::{self, Forwarder};
@@ -48,10 +47,8 @@ use crate::dns::sign::Signer;
 use crate::dns::transfer::Transfers;
 use crate::dns::tsig::Keys;
 use crate::dns::update::Updates;
-use crate::dns::wire::{Arrival, Policy, Responder};
+use crate::dns::wire::{Policy, Responder};
 use crate::dns::{tcp, udp};
-use crate::health;
-use crate::http;
 use crate::socket;
 use crate::special::Exceptions;
 use crate::store::etcd::link;
@@ -338,78 +335,6 @@ impl Server {
         Ok(Some(forwarder))
     }
 
-    /// Every way in, and the probes. The writer ends when the last of these has, so nothing else keeps the desk.
-    async fn take_registrations(
-        &mut self,
-        config: &Config,
-        bound: Bound,
-        desk: Arc<Desk>,
-        early: Early,
-        responder: &Responder,
-    ) -> Result<JoinSet<()>> {
-        let stop = &self.stop_registrations.clone();
-        let probing = health::Probing {
-            view: self.view.clone(),
-            writer: desk.writer.clone(),
-            clock: self.clock,
-            allow: config.probe_allow.clone(),
-            own: bound.ways_in(),
-            commands: config.probe_commands,
-            seed: self.seeds.next_u64(),
-            counters: self.probes.clone(),
-        };
-        self.tasks.spawn("health", health::run(probing, stop.clone()));
-        let Early { hand_over, handed, loaded } = early;
-        let unix = socket::Listener::Unix(tokio::net::UnixListener::from_std(bound.unix)?);
-        let taking = socket::run(unix, desk.clone(), Some(hand_over), stop.clone());
-        self.tasks.spawn("registration socket", taking);
-        for listener in bound.listen {
-            let tcp = socket::Listener::Tcp(tokio::net::TcpListener::from_std(listener)?);
-            self.tasks.spawn("registration over tcp", socket::run(tcp, desk.clone(), None, stop.clone()));
-        }
-        let office = Arc::new(http::Office {
-            desk: desk.clone(),
-            started: self.started,
-            datacenter: config.datacenter.to_string(),
-            hosts: config.http_hosts.clone(),
-            underscore_is_hyphen: config.underscore_is_hyphen,
-            connections: Connections::new(http::CONNECTIONS_MAX),
-            probes: self.probes.clone(),
-            queries: self.queries.clone(),
-            traffic: self.traffic.clone(),
-            told_traffic: Default::default(),
-            answering: answering_alone(responder),
-            dns_streams: self.streams.connections.clone(),
-            dns_quic: self.encrypted.quic.clone(),
-            identity: self.encrypted.identity.clone(),
-            handshakes: self.encrypted.handshakes.clone(),
-            limited: self.limited.clone(),
-            forwarding: self.forwarding.clone(),
-            transferred: self.transferred.clone(),
-            updates: self.updated.clone(),
-            signing: self.zone_signer.counters.clone(),
-            discovery: http::Discovery::default(),
-        });
-        let handed = http::run(http::Source::Handed(handed), office.clone(), stop.clone());
-        self.tasks.spawn("http over the registration socket", handed);
-        loaded.cancel();
-        for listener in bound.http {
-            let source = http::Source::Tcp(tokio::net::TcpListener::from_std(listener)?);
-            self.tasks.spawn("http", http::run(source, office.clone(), stop.clone()));
-        }
-        self.take_encrypted(config, [bound.listen_tls, bound.https], &desk, &office)?;
-        if let Some(directory) = config.services.clone() {
-            let mut definitions = Definitions::new(directory, config.allow_empty, office);
-            definitions.look().await; // what files say is registered before anybody is told that we are ready
-            self.tasks.spawn("service files", definitions.run(stop.clone()));
-        }
-        let mut watchdog = JoinSet::new();
-        if let Some(every) = sd_notify::watchdog_enabled() {
-            watchdog.spawn(watch_over(desk.writer.clone(), every / 2, stop.clone()));
-        }
-        Ok(watchdog)
-    }
-
     /// Until a signal, and the way down then; a second signal cuts that short.
     async fn live(
         &mut self,
@@ -491,18 +416,6 @@ async fn behind(
 ) -> std::io::Result<()> {
     begin.cancelled().await;
     task.await
-}
-
-/// Answers as DNS does, from what is ours: nobody is asked, and nothing is counted or limited.
-fn answering_alone(responder: &Responder) -> http::Answering {
-    let alone = Responder {
-        zone_signer: responder.zone_signer.clone(),
-        ..Responder::new(responder.view.clone(), responder.policy.clone(), responder.clock)
-    };
-    Arc::new(move |client, stream, draw, message| {
-        let over = if stream { Over::Tcp } else { Over::Udp };
-        alone.accept_at(alone.clock.now(), &Arrival { client, over, draw }, message)
-    })
 }
 
 fn random() -> Result<u64> {

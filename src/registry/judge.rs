@@ -95,9 +95,30 @@ impl Registry {
         if before.is_none() && self.instances >= self.instances_max {
             return Err(Refusal::Full { limit: self.instances_max });
         }
+        let after = self.registered(registration, before, now)?;
+        let mut found = Vec::with_capacity(1);
+        if let Some(other) = registration.displaces.as_ref().and_then(|key| self.instance(key)) {
+            found.push((Reason::Deregistered, leave(other)));
+        }
+        if !(registration.anonymous
+            && before.is_some_and(|before| before.says_same(&after) && before.owner == after.owner))
+        {
+            let what = What::Instance { before: before.cloned(), after: Some(Arc::new(after)) };
+            found.push((Reason::Registered, what));
+        }
+        Ok(found)
+    }
+
+    /// The instance that a registration makes of the one before.
+    fn registered(
+        &self,
+        registration: &Registration,
+        before: Option<&Arc<Instance>>,
+        now: Now,
+    ) -> Result<Instance, Refusal> {
         let (key, label) = match before {
             Some(before) => (before.key.clone(), before.label.clone()),
-            None => (self.shared(key), self.free_label(key)),
+            None => (self.shared(&registration.key), self.free_label(&registration.key)),
         };
         let deadline = match registration.lease {
             Lease::Timed(duration) => LeaseCell::timed(key.clone(), duration, now),
@@ -118,7 +139,7 @@ impl Registry {
             source: registration.source.clone(),
             consul: registration.consul.clone(),
         };
-        let after = Instance {
+        Ok(Instance {
             key,
             label,
             location: registration.location.clone(),
@@ -141,18 +162,7 @@ impl Registry {
             // Who came first stays: an administrator who registers it again does not take it away.
             owner: before.and_then(|before| before.owner.clone()).or_else(|| registration.owner.clone()),
             extras: extras.kept(),
-        };
-        let mut found = Vec::with_capacity(1);
-        if let Some(other) = registration.displaces.as_ref().and_then(|key| self.instance(key)) {
-            found.push((Reason::Deregistered, leave(other)));
-        }
-        if !(registration.anonymous
-            && before.is_some_and(|before| before.says_same(&after) && before.owner == after.owner))
-        {
-            let what = What::Instance { before: before.cloned(), after: Some(Arc::new(after)) };
-            found.push((Reason::Registered, what));
-        }
-        Ok(found)
+        })
     }
 
     /// The key with the texts that the registry has already: what a thousand instances have in common is there once.

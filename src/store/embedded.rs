@@ -13,6 +13,7 @@ mod disk;
 mod engine;
 mod files;
 mod log;
+mod tables;
 mod thread;
 
 use std::fs::File;

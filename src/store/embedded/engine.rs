@@ -6,52 +6,30 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use redb::{
-    Database, Durability, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable,
-    ReadableTableMetadata, StorageBackend, TableDefinition, TableError, WriteTransaction,
-};
+use redb::{Database, Durability, ReadableDatabase, ReadableTable, StorageBackend, WriteTransaction};
 
 use super::disk::{Disk, Pages};
 use super::files::Raw;
+use super::tables::{
+    EPOCH, FORMAT, GONE, GUARDS, HOSTS, INSTANCES, LOG, META, PLAIN, RESERVED, SERIAL_BASE, SETTINGS, TOKENS,
+    apply, opened,
+};
 use super::{Loaded, OpenError, Reserve};
-use crate::instance::ServiceSettings;
 use crate::name::ServiceName;
-use crate::registry::{Change, Kept, What};
+use crate::registry::{Change, Kept};
 use crate::store::Limits;
 use crate::store::record::{self, Unreadable};
 use crate::store::redo::{Entry, Redo};
 use crate::time::{Now, Wall};
 
-pub(super) const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
-pub(super) const INSTANCES: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("instances");
-pub(super) const HOSTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("hosts");
-pub(super) const SETTINGS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("settings");
-// The guards in force, the tokens, and what UPDATE set; none is there in files of before there were any.
-pub(super) const GUARDS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("guards");
-pub(super) const TOKENS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("tokens");
-pub(super) const PLAIN: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("plain");
-pub(super) const GONE: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("gone");
-pub(super) const LOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("log");
 /// Not 0: an empty redo log is of no epoch.
 const EPOCH_FIRST: u64 = 1;
-/// The epoch of the redo log that goes on from these tables.
-const EPOCH: TableDefinition<'_, (), u64> = TableDefinition::new("epoch");
-/// The keys of `META`.
-const FORMAT: &str = "format";
-const SERIAL_BASE: &str = "serial-base";
-/// No revision above it was given out.
-const RESERVED: &str = "reserved";
-/// 1 once something was taken out of the log.
-pub(super) const TRIMMED: &str = "trimmed";
 /// The layout of the tables that this program writes, and the newest it reads.
 const FORMAT_NEWEST: u64 = 1;
 /// Revisions reserved ahead of each commit: facts may be published before they are stored.
 const RESERVE: u64 = 65_536;
 /// Octets of pages kept in memory; the registry itself is in memory anyway.
 const CACHE_OCTETS: usize = 64 << 20;
-/// Entries of the log removed beyond those added, in one commit.
-const TRIM_MAX: u64 = 512;
-
 /// Why the engine did not do what it was asked.
 #[derive(Debug)]
 pub enum EngineError {
@@ -403,124 +381,4 @@ impl Engine {
 /// What a crash makes undone: the redo log has it.
 fn in_memory(transaction: &mut WriteTransaction) -> Result<(), EngineError> {
     transaction.set_durability(Durability::None).map_err(|error| damaged(&error.to_string()))
-}
-
-/// A table that the file may not have yet.
-pub(super) fn opened<K: redb::Key + 'static>(
-    transaction: &ReadTransaction,
-    table: TableDefinition<'_, K, &'static [u8]>,
-) -> Result<Option<ReadOnlyTable<K, &'static [u8]>>, EngineError> {
-    match transaction.open_table(table) {
-        Ok(table) => Ok(Some(table)),
-        Err(TableError::TableDoesNotExist(_)) => Ok(None),
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// Puts `changes`, which `entry` has as the log does, into the tables.
-fn apply(transaction: &WriteTransaction, changes: &[Change], entry: &Entry) -> Result<(), EngineError> {
-    let mut instances = transaction.open_table(INSTANCES)?;
-    let mut hosts = transaction.open_table(HOSTS)?;
-    let mut gone = transaction.open_table(GONE)?;
-    let mut log = transaction.open_table(LOG)?;
-    let mut meta = transaction.open_table(META)?;
-    for (change, record) in changes.iter().zip(&entry.changes) {
-        match &change.what {
-            What::Instance { after: Some(after), .. } => {
-                let place = record::place(&after.key);
-                instances.insert(place.as_slice(), record::write_instance(after).as_slice())?;
-                gone.remove(place.as_slice())?;
-            }
-            What::Instance { before: Some(before), after: None } => {
-                let place = record::place(&before.key);
-                instances.remove(place.as_slice())?;
-                gone.insert(place.as_slice(), record::write_left(before, change).as_slice())?;
-            }
-            What::Instance { before: None, after: None } => {}
-            What::Host { after: Some(host), .. } => {
-                hosts.insert(host.name.as_str(), record::write_host(host).as_slice())?;
-            }
-            What::Host { before, after: None } => {
-                if let Some(host) = before {
-                    hosts.remove(host.name.as_str())?;
-                }
-            }
-            What::Settings { service, after, .. } => {
-                let mut settings = transaction.open_table(SETTINGS)?;
-                match *after == ServiceSettings::default() {
-                    true => drop(settings.remove(service.as_str())?),
-                    false => {
-                        drop(settings.insert(service.as_str(), record::write_settings(after).as_slice())?)
-                    }
-                }
-            }
-            What::Guard { service, after, .. } => {
-                let mut guards = transaction.open_table(GUARDS)?;
-                match after {
-                    Some(guard) => {
-                        drop(guards.insert(service.as_str(), record::write_guard(*guard).as_slice())?)
-                    }
-                    None => drop(guards.remove(service.as_str())?),
-                }
-            }
-            What::Token { before, after } => {
-                let mut tokens = transaction.open_table(TOKENS)?;
-                if let Some(token) = before {
-                    tokens.remove(&*token.name)?;
-                }
-                if let Some(token) = after {
-                    tokens.insert(&*token.name, record::write_token(token).as_slice())?;
-                }
-            }
-            What::Plain { before, after } => {
-                let mut plain = transaction.open_table(PLAIN)?;
-                if let Some(set) = before {
-                    plain.remove(record::plain_place(set).as_slice())?;
-                }
-                if let Some(set) = after {
-                    plain.insert(record::plain_place(set).as_slice(), record::write_plain(set).as_slice())?;
-                }
-            }
-            What::Forgotten { key } => drop(gone.remove(record::place(key).as_slice())?),
-        }
-        log.insert(change.revision, record.as_slice())?;
-    }
-    meta.insert(RESERVED, entry.reserved)?;
-    if let Some(change) = changes.last()
-        && trim(&mut log, changes.len() as u64, change.at, entry.limits)?
-    {
-        meta.insert(TRIMMED, 1)?;
-    }
-    Ok(())
-}
-
-/// Takes the oldest entries out of the log that are too many or too old; true where there was one.
-fn trim(
-    log: &mut redb::Table<'_, u64, &[u8]>,
-    added: u64,
-    now: Wall,
-    limits: Limits,
-) -> Result<bool, EngineError> {
-    let age_ms = i64::try_from(limits.history_age.as_millis()).unwrap_or(i64::MAX);
-    let oldest_kept = now.unix_ms.saturating_sub(age_ms);
-    let mut trimmed = false;
-    for _ in 0..added + TRIM_MAX {
-        let over = log.len()? > limits.history_changes;
-        let Some((revision, at)) = oldest(log)? else { break };
-        if !over && at >= oldest_kept {
-            break;
-        }
-        log.remove(revision)?;
-        trimmed = true;
-    }
-    Ok(trimmed)
-}
-
-/// The oldest entry and its time; what cannot be read any more is as old as can be.
-fn oldest(log: &redb::Table<'_, u64, &[u8]>) -> Result<Option<(u64, i64)>, EngineError> {
-    let first = log.first()?;
-    Ok(first.map(|(revision, octets)| {
-        let at = record::read_change(octets.value()).map_or(i64::MIN, |change| change.at.unix_ms);
-        (revision.value(), at)
-    }))
 }

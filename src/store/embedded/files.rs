@@ -11,7 +11,8 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::libc::O_NOFOLLOW;
 use redb::{ReadableDatabase, ReadableTable};
 
-use super::engine::{Engine, EngineError, LOG, unreadable};
+use super::engine::{Engine, EngineError, unreadable};
+use super::tables::LOG;
 use super::{Loaded, OpenError, Reserve};
 use crate::owner::{begin, give};
 use crate::store::{Limits, record, redo};

@@ -6,10 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use redb::{Database, ReadableDatabase, ReadableTable};
 
-use super::engine::{
-    EngineError, GONE, GUARDS, HOSTS, INSTANCES, LOG, META, PLAIN, SETTINGS, TOKENS, TRIMMED, opened,
-    unreadable,
-};
+use super::engine::{EngineError, unreadable};
+use super::tables::{GONE, GUARDS, HOSTS, INSTANCES, LOG, META, PLAIN, SETTINGS, TOKENS, TRIMMED, opened};
 use crate::registry::Change;
 use crate::store::record;
 

@@ -195,14 +195,8 @@ impl Node {
         if least > STEPS_MAX {
             return reply(done, too_large(least, STEPS_MAX, "steps"));
         }
-        // Of what another node watches over, a new lease is that node's to begin, or ours from here on.
-        let is_sure = now.mono_ns < self.member_until_ns;
-        let others = again
-            .iter()
-            .filter(|what| lies_at(what).is_some_and(|place| !is_sure || !self.fold.owns(&place)));
-        let others: Vec<_> = others.map(|what| (Reason::Registered, what.clone())).collect();
         changes = changes.into_iter().map(|(reason, what)| (reason, unnumbered(what))).collect();
-        changes.extend(others);
+        changes.extend(self.begun_elsewhere(&again, now));
         let mut guards = vec![membership];
         guards.extend(self.fold.while_same_records(&reads));
         let author = by.author();
@@ -232,6 +226,15 @@ impl Node {
             return self.finish(draft.pending, |_| too_large(octets, TRANSACTION_OCTETS_MAX, "octets"));
         }
         self.start(number, draft);
+    }
+
+    /// Of what another node watches over, a new lease is that node's to begin, or ours from here on.
+    fn begun_elsewhere(&self, again: &[What], now: Now) -> Vec<(Reason, What)> {
+        let is_sure = now.mono_ns < self.member_until_ns;
+        let others = again
+            .iter()
+            .filter(|what| lies_at(what).is_some_and(|place| !is_sure || !self.fold.owns(&place)));
+        others.map(|what| (Reason::Registered, what.clone())).collect()
     }
 
     /// Refuses an UPDATE that some node carried out before, and one more than can be remembered.
