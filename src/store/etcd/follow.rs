@@ -7,19 +7,12 @@
 //! that is said.
 //!
 //! The watch alone is not trusted: versions of etcd have lost events of a watch, and sent old ones again. What was told
-//! already is not told twice, and every while the keys are read beside the watch and compared. What still differs when
-//! the watch has had its time, or has gone past it, is a reason to read everything again.
-//!
-//! etcd counts every key of a range for each page of it, so that pages of one long range cost the square of what is there.
-//! A range therefore ends where a page of known keys does, and the next begins there.
+//! already is not told twice, and every while the keys are read beside the watch and compared ([`super::compare`]). What the
+//! watch has lost is a reason to read everything again.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Bound;
-
-use super::messages::{self, Event, Pair, Ranged, Watched};
-
-/// What waits to be compared because somebody doubts it: where there is more, this much will show that the watch lost something.
-const DOUBTED_MAX: usize = 1024;
+use super::compare::Compare;
+use super::known::{Known, Stretch, versions};
+use super::messages::{Event, Pair, Ranged, Watched};
 
 /// What etcd said, or what became due.
 #[derive(Debug)]
@@ -39,16 +32,8 @@ pub enum Input {
     CompareFailed,
     /// What a comparison found should have been told by the watch since.
     JudgeDue,
-    /// Somebody knows that we lack something of the keys that begin so.
-    Doubted(Vec<Vec<u8>>),
-}
-
-/// The keys to read: from one on, up to another, as they were at a revision (0: now).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Stretch {
-    pub from: Vec<u8>,
-    pub to: Vec<u8>,
-    pub revision: u64,
+    /// Somebody knows that we lack something of these ranges: each from the first key on, up to the second.
+    Doubted(Vec<(Vec<u8>, Vec<u8>)>),
 }
 
 /// What to do.
@@ -92,145 +77,83 @@ enum Phase {
     Watching,
 }
 
-/// What etcd was asked for to compare.
-#[derive(Debug)]
-struct Comparison {
-    asked: Stretch,
-    /// It is what somebody doubts, and not the next page of all.
-    alone: bool,
-}
-
 /// See the module's own words.
 #[derive(Debug)]
 pub struct Follow {
-    prefix: Vec<u8>,
-    /// Known keys that are asked for at once.
-    page: usize,
-    /// Every key that is there, and the revision that wrote it.
-    known: BTreeMap<Vec<u8>, u64>,
+    known: Known,
     /// Everything up to this revision was told; 0 where nothing was read yet.
     at: u64,
     phase: Phase,
     /// What a reading other than the first has found so far.
     found: Vec<Told>,
-    comparison: Option<Comparison>,
-    /// Keys that the watch told of since etcd was asked: what the comparison will say of them may be older.
-    told_since: BTreeSet<Vec<u8>>,
-    /// Where the comparison of all keys goes on from.
-    next: Option<Vec<u8>>,
-    /// What is compared before it goes on: the keys that begin so.
-    doubted: BTreeSet<Vec<u8>>,
-    /// Keys that a comparison saw otherwise, and etcd's revision then: a watch that has told of later ones has gone past it.
-    doubts: BTreeMap<Vec<u8>, u64>,
-    /// What was told when somebody was asked to judge them last.
-    judged_at: u64,
+    compare: Compare,
 }
 
 impl Follow {
     /// Follows the keys that begin with `prefix`, of which a page has so many.
     pub fn new(prefix: &[u8], page: usize) -> Self {
         Self {
-            prefix: prefix.to_vec(),
-            page,
-            known: BTreeMap::new(),
+            known: Known::new(prefix, page),
             at: 0,
             phase: Phase::Away,
             found: Vec::new(),
-            comparison: None,
-            told_since: BTreeSet::new(),
-            next: None,
-            doubted: BTreeSet::new(),
-            doubts: BTreeMap::new(),
-            judged_at: 0,
+            compare: Compare::default(),
         }
     }
 
     pub fn hear(&mut self, input: Input) -> Vec<Output> {
         match (input, &self.phase) {
-            (Input::Connected, _) => {
-                self.forget_comparison();
-                match self.at {
-                    0 => self.read_all(),
-                    // What it was to find is still missing; of the first, half was told.
-                    _ if matches!(self.phase, Phase::Reading(_)) => self.read_all(),
-                    at => {
-                        self.phase = Phase::Watching;
-                        vec![Output::Watch { from: at + 1 }, Output::CaughtUp(at)]
-                    }
+            (Input::Connected, _) => match self.at {
+                0 => self.read_all(),
+                // What it was to find is still missing; of the first, half was told.
+                _ if matches!(self.phase, Phase::Reading(_)) => self.read_all(),
+                at => {
+                    self.phase = Phase::Watching;
+                    let mut outputs = vec![Output::Watch { from: at + 1 }, Output::CaughtUp(at)];
+                    outputs.extend(self.compare.connected(at));
+                    outputs
                 }
-            }
+            },
             (Input::Page(page), Phase::Reading(asked)) => {
                 let asked = asked.clone();
                 self.read_page(&asked, page)
             }
             (Input::PageCompacted, Phase::Reading(_)) => self.read_all(),
             (Input::Watched(watched), Phase::Watching) => self.watched(watched),
-            (Input::CompareDue, Phase::Watching) if self.comparison.is_none() => self.compare(),
-            (Input::Compared(page), Phase::Watching) => self.compared(page),
-            (Input::CompareFailed, _) => {
-                (self.comparison, self.next) = (None, None);
-                Vec::new()
+            (Input::CompareDue, Phase::Watching) => self.compare.due(&self.known),
+            (Input::Compared(page), Phase::Watching) => self.compare.compared(&page, &self.known, self.at),
+            (Input::CompareFailed, Phase::Watching) => self.compare.failed(),
+            (Input::JudgeDue, Phase::Watching) => {
+                let mut outputs = Vec::new();
+                if self.compare.judge(self.at, &mut outputs) { self.read_all() } else { outputs }
             }
-            (Input::JudgeDue, Phase::Watching) => self.judge(),
-            (Input::Doubted(prefixes), Phase::Watching) => {
-                let room = DOUBTED_MAX.saturating_sub(self.doubted.len());
-                self.doubted.extend(prefixes.into_iter().take(room));
-                if self.comparison.is_none() { self.compare() } else { Vec::new() }
-            }
+            (Input::Doubted(ranges), Phase::Watching) => self.compare.want(ranges, &self.known),
             // It answers what is no longer asked, or asks in between.
             _ => Vec::new(),
         }
     }
 
     fn read_all(&mut self) -> Vec<Output> {
-        let first = self.stretch(self.prefix.clone(), 0);
+        let first = self.known.first();
         self.phase = Phase::Reading(first.clone());
         self.found = Vec::new();
-        self.forget_comparison();
+        self.compare = Compare::default();
         vec![Output::Read(first)]
-    }
-
-    fn forget_comparison(&mut self) {
-        (self.comparison, self.next) = (None, None);
-        self.told_since.clear();
-        self.doubted.clear();
-        self.doubts.clear();
-    }
-
-    /// From a key up to where a page of known ones ends.
-    fn stretch(&self, from: Vec<u8>, revision: u64) -> Stretch {
-        let behind = self.known.range::<[u8], _>((Bound::Included(from.as_slice()), Bound::Unbounded));
-        let to = behind.map(|(key, _)| key).nth(self.page).cloned();
-        Stretch { from, to: to.unwrap_or_else(|| self.end()), revision }
-    }
-
-    /// What is asked for after a page: behind its last key where there are more up to the end of what was asked for, and
-    /// from that end on otherwise.
-    fn following(&self, asked: &Stretch, page: &Ranged, revision: u64) -> Option<Stretch> {
-        let from = match page.pairs.last().filter(|_| page.more) {
-            Some(last) => [last.key.as_slice(), &[0]].concat(),
-            None if asked.to == self.end() => return None,
-            None => asked.to.clone(),
-        };
-        Some(self.stretch(from, revision))
-    }
-
-    fn end(&self) -> Vec<u8> {
-        messages::behind(&self.prefix)
     }
 
     /// Finds what differs from what is known, among the keys that the page speaks of. Of the first reading it is told page by
     /// page; of others at the end, so that nobody sees a half of it.
     fn read_page(&mut self, asked: &Stretch, page: Ranged) -> Vec<Output> {
         let revision = if asked.revision == 0 { page.revision } else { asked.revision };
-        let (next, there) = (self.following(asked, &page, revision), versions(&page.pairs));
+        let (next, there) = (self.known.following(asked, &page, revision), versions(&page.pairs));
         let mut told: Vec<Told> = self
+            .known
             .differing(&asked.from, next.as_ref().map(|next| next.from.as_slice()), &there)
             .into_iter()
             .filter(|key| !there.contains_key(key.as_slice()))
             .map(|key| Told { key, revision, pair: None })
             .collect();
-        let known = |key: &[u8]| self.known.get(key).copied();
+        let known = |key: &[u8]| self.known.keys.get(key).copied();
         let new = page.pairs.into_iter().filter(|pair| known(&pair.key) != Some(pair.modified));
         told.extend(new.map(|pair| Told { key: pair.key.clone(), revision, pair: Some(pair) }));
         let mut outputs = Vec::new();
@@ -262,30 +185,28 @@ impl Follow {
     fn tell(&mut self, told: Vec<Told>) -> Option<Output> {
         for Told { key, pair, .. } in &told {
             match pair {
-                Some(pair) => drop(self.known.insert(key.clone(), pair.modified)),
-                None => drop(self.known.remove(key)),
+                Some(pair) => drop(self.known.keys.insert(key.clone(), pair.modified)),
+                None => drop(self.known.keys.remove(key)),
             }
         }
         (!told.is_empty()).then_some(Output::Tell(told))
     }
 
     fn watched(&mut self, watched: Watched) -> Vec<Output> {
+        self.compare.hear();
         let mut told = Vec::new();
         for event in watched.events {
             if !self.is_new(&event) {
                 continue;
             }
+            self.compare.told(&event);
             let pair = event.pair;
             let revision = pair.modified;
             self.at = revision;
-            self.doubts.remove(&pair.key);
-            if self.comparison.is_some() {
-                self.told_since.insert(pair.key.clone());
-            }
             if !event.deleted {
-                self.known.insert(pair.key.clone(), revision);
+                self.known.keys.insert(pair.key.clone(), revision);
                 told.push(Told { key: pair.key.clone(), revision, pair: Some(pair) });
-            } else if self.known.remove(&pair.key).is_some() {
+            } else if self.known.keys.remove(&pair.key).is_some() {
                 told.push(Told { key: pair.key, revision, pair: None });
             }
         }
@@ -303,7 +224,7 @@ impl Follow {
 
     /// One revision may write several keys, and they may come in several messages; what is older was told.
     fn is_new(&self, event: &Event) -> bool {
-        let known = self.known.get(&event.pair.key).copied();
+        let known = self.known.keys.get(&event.pair.key).copied();
         match event.pair.modified {
             at if at > self.at => true,
             at if at == self.at && event.deleted => known.is_some_and(|known| known < at),
@@ -311,71 +232,6 @@ impl Follow {
             _ => false,
         }
     }
-
-    fn compare(&mut self) -> Vec<Output> {
-        let doubted = self.doubted.pop_first();
-        let alone = doubted.is_some();
-        let asked = match doubted {
-            Some(prefix) => Stretch { to: messages::behind(&prefix), from: prefix, revision: 0 },
-            None => {
-                let from = self.next.take().unwrap_or_else(|| self.prefix.clone());
-                self.stretch(from, 0)
-            }
-        };
-        self.told_since.clear();
-        self.comparison = Some(Comparison { asked: asked.clone(), alone });
-        vec![Output::Compare(asked)]
-    }
-
-    fn compared(&mut self, page: Ranged) -> Vec<Output> {
-        let Some(Comparison { asked, alone }) = self.comparison.take() else { return Vec::new() };
-        let there = versions(&page.pairs);
-        let next = self.following(&asked, &page, 0).map(|next| next.from);
-        let end = next.clone();
-        if !alone {
-            self.next = next;
-        }
-        let differing = self.differing(&asked.from, end.as_deref(), &there).into_iter();
-        let doubts = differing.filter(|key| !self.told_since.contains(key));
-        self.doubts.extend(doubts.map(|key| (key, page.revision)));
-        let mut outputs = Vec::new();
-        if !self.doubts.is_empty() && (alone || self.next.is_none()) {
-            self.judged_at = self.at;
-            outputs.push(Output::Judge);
-        }
-        if !self.doubted.is_empty() {
-            outputs.extend(self.compare());
-        } else if self.next.is_some() {
-            outputs.push(Output::Rest);
-        }
-        outputs
-    }
-
-    /// What the watch has not told of since, it has lost where it has gone past it. While it still tells what is older, it is
-    /// behind, and gets more time.
-    fn judge(&mut self) -> Vec<Output> {
-        if self.doubts.is_empty() {
-            return Vec::new();
-        }
-        if self.at == self.judged_at || self.doubts.values().any(|seen_at| *seen_at <= self.at) {
-            return self.read_all();
-        }
-        self.judged_at = self.at;
-        vec![Output::Judge]
-    }
-
-    /// The keys from `from` up to `end` that are known otherwise than a page has them.
-    fn differing(&self, from: &[u8], end: Option<&[u8]>, there: &BTreeMap<&[u8], u64>) -> Vec<Vec<u8>> {
-        let end = end.map_or(Bound::Unbounded, Bound::Excluded);
-        let known = self.known.range::<[u8], _>((Bound::Included(from), end));
-        let others = known.filter(|(key, known)| there.get(key.as_slice()) != Some(known));
-        let new = there.keys().filter(|key| !self.known.contains_key(**key));
-        others.map(|(key, _)| key.clone()).chain(new.map(|key| key.to_vec())).collect()
-    }
-}
-
-fn versions(pairs: &[Pair]) -> BTreeMap<&[u8], u64> {
-    pairs.iter().map(|pair| (pair.key.as_slice(), pair.modified)).collect()
 }
 
 #[cfg(test)]

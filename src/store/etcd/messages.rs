@@ -63,6 +63,16 @@ pub enum Condition {
     NoneSince(Vec<u8>, Vec<u8>, u64),
 }
 
+impl Condition {
+    /// What it speaks of: from the first key on, up to the second.
+    pub fn range(&self) -> (Vec<u8>, Vec<u8>) {
+        match self {
+            Self::ModifiedAt(key, _) | Self::CreatedAt(key, _) => (key.clone(), [key, &[0][..]].concat()),
+            Self::NoneSince(from, to, _) => (from.clone(), to.clone()),
+        }
+    }
+}
+
 /// What a transaction does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Operation {

@@ -1,14 +1,16 @@
 //! The registry of several machines: etcd holds it, and every node follows one watch.
 //!
 //! - [`messages`]: what is said to etcd, in octets.
-//! - [`follow`]: what is known of its keys and what to ask next, without I/O.
+//! - [`follow`]: what is known of its keys and what to ask next, without I/O; with [`known`] and [`compare`].
 //! - [`link`]: the connection: endpoints, calls, the membership of this node.
 //! - [`place`]: which key a thing of the registry lies at.
 //!
 //! A writer of nodes ([`crate::writer::node`]) hands in transactions and hears what changed, its own changes among them: it
 //! alone knows what they mean.
 
+mod compare;
 pub mod follow;
+mod known;
 pub mod link;
 pub mod messages;
 pub mod place;
@@ -85,8 +87,8 @@ pub enum Job {
         operations: Vec<Operation>,
         number: u64,
     },
-    /// Something in these ranges was never told.
-    Doubt(Vec<String>),
+    /// Something in these ranges was never told: each from the first key on, up to the second.
+    Doubt(Vec<(Vec<u8>, Vec<u8>)>),
     /// The node leaves: others take over at once what it watched over.
     Leave {
         done: oneshot::Sender<()>,

@@ -116,15 +116,6 @@ pub fn neighbours(key: &Key) -> String {
 }
 
 impl Place {
-    /// The range of what a transaction on it depends on, and itself.
-    pub fn surroundings(&self) -> String {
-        match self {
-            Self::Instance(key) => instances(Some(&key.service)),
-            Self::Plain(PlainPlace { service: Some(service), .. }) => plain_of(service),
-            other => other.key(),
-        }
-    }
-
     /// The key, below the prefix.
     pub fn key(&self) -> String {
         match self {

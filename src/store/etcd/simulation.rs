@@ -1,7 +1,11 @@
 //! A simulated etcd that writes, deletes and compacts, and whose watches lie in every way that real ones have: events that
 //! are lost, that come twice, that are old, watches that end. From a seed; `CALLSIGN_SEEDS` says how many.
 
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
 use super::*;
+use crate::store::etcd::messages;
 
 /// Seeds that every run goes through; the long run has 100,000.
 const SEEDS: u64 = 2_000;
@@ -102,8 +106,9 @@ struct World {
     follow: Follow,
     reading: Option<Stretch>,
     comparing: Option<Stretch>,
-    /// The next revision of the watch.
+    /// The next revision of the watch, and whether it has said that it is there.
     watch: Option<u64>,
+    opened: bool,
     /// There is more to compare.
     rests: bool,
     judge: bool,
@@ -124,6 +129,7 @@ impl World {
             reading,
             comparing,
             watch,
+            opened: false,
             rests: false,
             judge: false,
             mirror,
@@ -136,7 +142,7 @@ impl World {
         for output in self.follow.hear(input) {
             match output {
                 Output::Read(asked) => (self.reading, self.watch) = (Some(asked), None),
-                Output::Watch { from } => self.watch = Some(from),
+                Output::Watch { from } => (self.watch, self.opened) = (Some(from), false),
                 Output::Compare(asked) => self.comparing = Some(asked),
                 Output::Rest => self.rests = true,
                 Output::Judge => self.judge = true,
@@ -180,6 +186,9 @@ impl World {
     /// The next message of the watch, which lies where `lies` says so.
     fn watch_on(&mut self, draws: &mut Draws, lies: bool) {
         let Some(from) = self.watch else { return };
+        if !std::mem::replace(&mut self.opened, true) {
+            return self.hear(Input::Watched(Watched { created: true, ..Watched::default() }));
+        }
         if from <= self.etcd.compacted && from <= self.etcd.revision() {
             let compacted = self.etcd.compacted;
             self.watch = None;
@@ -235,8 +244,8 @@ impl World {
             20 => self.connect(),
             21 if draws.below(2) == 0 => self.hear(Input::CompareDue),
             21 => {
-                let key = format!("p/{}", draws.below(KEYS)).into_bytes();
-                self.hear(Input::Doubted(vec![key]));
+                let key = draws.below(KEYS);
+                self.hear(Input::Doubted(vec![keys(&format!("p/{key}"), "p/99")]));
             }
             22 if self.judge => {
                 self.judge = false;
@@ -246,23 +255,26 @@ impl World {
         }
     }
 
-    /// No more lies: what is still asked is answered, and one comparison is made.
+    /// No more lies: what is still asked is answered, and everything compared.
     fn heal(&mut self, draws: &mut Draws) {
-        for round in 0..3 {
-            for _ in 0..400 {
+        for round in 0..8 {
+            for _ in 0..150 {
                 self.answer(draws);
                 self.watch_on(draws, false);
             }
-            match round {
-                0 => self.hear(Input::CompareDue),
-                _ if self.judge => {
-                    self.judge = false;
-                    self.hear(Input::JudgeDue);
-                }
-                _ => {}
+            // The first may be the end of one that was under way.
+            if round < 2 {
+                self.hear(Input::CompareDue);
+            }
+            if std::mem::take(&mut self.judge) {
+                self.hear(Input::JudgeDue);
             }
         }
     }
+}
+
+fn keys(from: &str, to: &str) -> (Vec<u8>, Vec<u8>) {
+    (from.into(), to.into())
 }
 
 fn run(seed: u64) {
@@ -281,7 +293,7 @@ fn run(seed: u64) {
         .collect();
     assert!(world.caught_up, "seed {seed}");
     assert_eq!(world.mirror, there, "seed {seed}");
-    assert_eq!(world.follow.known, there, "seed {seed}");
+    assert_eq!(world.follow.known.keys, there, "seed {seed}");
 }
 
 #[test]
@@ -316,13 +328,15 @@ fn what_another_reading_finds_is_told_at_once_and_that_it_is_one() {
         let all_behind = Stretch { from: key(from), to: messages::behind(b"p/"), revision: 0 };
         world.etcd.page(&all_behind, most).expect("a page")
     };
-    let first = page(&world, "", 9);
-    world.hear(Input::Page(first));
+    world.reading = None;
+    world.hear(Input::Page(page(&world, "", 9)));
     assert_eq!(world.rereadings, 0, "the first one is no other");
     world.etcd.revisions.push(vec![(key("a"), None), (key("c"), Some(2))]);
-    world.follow.doubts.insert(key("a"), 2);
-    world.follow.judged_at = 1;
-    world.hear(Input::JudgeDue);
+    world.hear(Input::CompareDue);
+    world.hear(Input::Compared(page(&world, "", 9)));
+    while world.reading.is_none() {
+        world.hear(Input::JudgeDue); // the watch says nothing
+    }
     let (half, rest) = (page(&world, "", 1), page(&world, "c", 9));
     let outputs = world.follow.hear(Input::Page(half));
     assert!(matches!(&outputs[..], [Output::Read { .. }]), "{outputs:?}");
@@ -364,22 +378,95 @@ fn a_watch_that_tells_everything_is_never_doubted_however_far_it_is_behind() {
         let mut world = World::new();
         world.connect();
         world.heal(&mut draws);
+        let mut judged = 0;
         for _ in 0..STEPS {
             match draws.below(8) {
                 0..3 => world.etcd.write(&mut draws),
                 3 => world.hear(Input::CompareDue),
-                4 => world.hear(Input::Doubted(vec![b"p/".to_vec()])),
+                4 => world.hear(Input::Doubted(vec![keys("p/", "p/5"), keys("p/3", "p/99")])),
                 5..7 => world.answer(&mut draws),
-                _ => world.watch_on(&mut draws, false),
+                _ => {
+                    judged = 0;
+                    world.watch_on(&mut draws, false);
+                }
             }
-            // It gets time for one message at least.
-            if world.judge {
+            // It tells something between one judgement and the third behind it.
+            if world.judge && judged < 3 {
+                judged += 1;
                 world.judge = false;
-                world.watch_on(&mut draws, false);
                 world.hear(Input::JudgeDue);
             }
         }
         assert_eq!(world.rereadings, 0, "seed {seed}");
         assert!(!matches!(world.follow.phase, Phase::Reading(_)), "seed {seed}");
     }
+}
+
+#[test]
+fn a_watch_that_is_dead_is_found_however_often_somebody_doubts() {
+    let mut world = World::new();
+    world.connect();
+    world.etcd.revisions.push(vec![(b"p/a".to_vec(), Some(1))]);
+    let mut draws = Draws(1);
+    while world.watch.is_none() || !world.opened {
+        world.answer(&mut draws);
+        world.watch_on(&mut draws, false);
+    }
+    for number in 0..10 {
+        world.etcd.revisions.push(vec![(format!("p/{number}").into_bytes(), Some(1))]);
+        world.hear(Input::Doubted(vec![keys("p/", "p/99")]));
+        while world.comparing.is_some() || world.rests {
+            world.answer(&mut draws);
+        }
+        assert!(world.judge, "{number}");
+        world.judge = false;
+        world.hear(Input::JudgeDue);
+        if world.reading.is_some() {
+            assert_eq!(number, 3, "the fourth time that it had told nothing");
+            return;
+        }
+    }
+    panic!("it was never found");
+}
+
+#[test]
+fn a_doubt_lasts_until_the_watch_has_told_what_was_seen() {
+    let mut world = World::new();
+    let key = b"p/a".to_vec();
+    world.etcd.revisions.push(vec![(key.clone(), Some(1))]);
+    world.connect();
+    let mut draws = Draws(1);
+    world.heal(&mut draws);
+    // It is written and deleted; the watch will tell of the first alone.
+    world.etcd.revisions.extend([vec![(key.clone(), Some(2))], vec![(key.clone(), None)]]);
+    world.hear(Input::CompareDue);
+    world.answer(&mut draws);
+    world.watch_on(&mut draws, false);
+    world.etcd.revisions.push(vec![(b"p/b".to_vec(), Some(1))]);
+    world.watch = Some(4); // and goes on behind the second
+    world.watch_on(&mut draws, false);
+    assert!(world.mirror.contains_key(&key), "it lost that");
+    world.hear(Input::JudgeDue);
+    assert!(world.reading.is_some(), "what it went past is lost");
+}
+
+#[test]
+fn a_comparison_goes_on_where_it_was_when_a_connection_or_a_page_was_lost() {
+    let mut world = World::new();
+    world.etcd.revisions.push((0..10).map(|number| (format!("p/{number}").into_bytes(), Some(1))).collect());
+    world.connect();
+    let mut draws = Draws(1);
+    world.heal(&mut draws);
+    world.hear(Input::CompareDue);
+    let first = world.comparing.take().expect("it is compared");
+    world.hear(Input::Compared(world.etcd.page(&first, 99).expect("a page")));
+    world.hear(Input::CompareDue);
+    let second = world.comparing.take().expect("it goes on");
+    assert_eq!(second.from, first.to);
+    world.hear(Input::CompareFailed);
+    world.hear(Input::CompareDue);
+    assert_eq!(world.comparing.as_ref(), Some(&second));
+    world.connect();
+    world.hear(Input::CompareDue);
+    assert_eq!(world.comparing.as_ref(), Some(&second));
 }

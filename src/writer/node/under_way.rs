@@ -14,7 +14,7 @@ use crate::instance::Instance;
 use crate::registry::{Author, Change, Command, Reason, Refusal, What};
 use crate::store::etcd::follow::Told;
 use crate::store::etcd::messages::{Condition, Operation};
-use crate::store::etcd::place::{self, Place};
+use crate::store::etcd::place::Place;
 use crate::store::etcd::{Answer, Job};
 use crate::store::record::{self, Note};
 use crate::time::{Now, nanoseconds};
@@ -24,15 +24,16 @@ use crate::writer::front::reply;
 use crate::writer::{Done, TICK, Verdict};
 
 /// How often a command is tried again where another node was first.
-const TRIES_MAX: u32 = 60;
+const TRIES_MAX: u32 = 50;
 /// Tries after which what we know may be what is wrong.
 const TRIES_DOUBTED: u32 = 10;
 /// How long a command waits for the other node's change before the next try.
 pub(super) const AGAIN_AFTER: Duration = Duration::from_millis(20);
 /// How long what may be stored has to be told.
 pub(super) const UNKNOWN_MAX: Duration = Duration::from_secs(2);
-/// How much longer, where etcd said that it is stored and everything may have to be read again.
-const DOUBTED_MAX: Duration = Duration::from_secs(4);
+/// How much longer, where etcd said that it is stored and everything may have to be read again: together less than our own
+/// clients wait, which is five seconds.
+const DOUBTED_MAX: Duration = Duration::from_millis(2500);
 
 /// A transaction, and who waits for it.
 #[derive(Debug)]
@@ -43,6 +44,8 @@ pub(super) struct Pending {
     pub(super) changes: Vec<Change>,
     /// Things that it writes or deletes and that were not told yet.
     pub(super) untold: usize,
+    /// The ranges of keys that its conditions speak of, its own among them: what is to be compared where it is not told.
+    pub(super) depends_on: Vec<(Vec<u8>, Vec<u8>)>,
     /// What it deletes: of that, no note tells whose transaction it was.
     pub(super) deletes: Vec<Place>,
     /// The instances as they will be.
@@ -68,6 +71,7 @@ impl Pending {
             places,
             changes: Vec::new(),
             untold: 0,
+            depends_on: Vec::new(),
             deletes: Vec::new(),
             staged: HashMap::new(),
             again: Vec::new(),
@@ -187,7 +191,8 @@ impl Node {
         conditions: Vec<Condition>,
         operations: Vec<Operation>,
     ) {
-        let pending = Pending { begun: self.front.clock.now(), ..pending };
+        let depends_on = conditions.iter().map(Condition::range).collect();
+        let pending = Pending { begun: self.front.clock.now(), depends_on, ..pending };
         match self.etcd.jobs.try_send(Job::Transact { conditions, operations, number }) {
             Ok(()) => drop(self.pending.insert(number, pending)),
             Err(_) => {
@@ -214,8 +219,7 @@ impl Node {
             Answer::Refused if may_be_tried_again(&pending) => {
                 pending.tries += 1;
                 if pending.tries == TRIES_DOUBTED {
-                    let ranges = pending.places.iter().map(Place::surroundings);
-                    self.ask(Job::Doubt(ranges.chain([place::nodes()]).collect()));
+                    self.ask(Job::Doubt(pending.depends_on.clone()));
                 }
                 self.again.push((now.mono_ns + nanoseconds(AGAIN_AFTER), pending));
             }
@@ -286,7 +290,7 @@ impl Node {
         for number in numbers {
             let Some(mut pending) = self.pending.remove(&number) else { continue };
             if pending.stored && !pending.doubted && self.lost.is_none() {
-                doubted.extend(pending.places.iter().map(Place::surroundings));
+                doubted.append(&mut pending.depends_on);
                 pending.doubted = true;
                 pending.give_up_ns = Some(now.mono_ns + nanoseconds(DOUBTED_MAX));
                 self.pending.insert(number, pending);
@@ -297,7 +301,7 @@ impl Node {
         }
         if !doubted.is_empty() {
             tracing::warn!(
-                changes = doubted.len(),
+                ranges = doubted.len(),
                 "etcd stored changes and did not tell them; what it has is compared"
             );
             self.ask(Job::Doubt(doubted));

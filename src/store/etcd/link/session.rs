@@ -12,7 +12,8 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::reach::{CALL_TIME_MAX, Caller, Lost, MESSAGE_OCTETS_MAX, words};
 use super::{Link, Task};
 use crate::grpc::{self, Failure};
-use crate::store::etcd::follow::{Input, Output, Stretch};
+use crate::store::etcd::follow::{Input, Output};
+use crate::store::etcd::known::Stretch;
 use crate::store::etcd::messages::{self, Condition, Operation, Range, Ranged};
 use crate::store::etcd::{Answer, Job, MEMBERSHIP, News, SAYS_RENEWED, place};
 use crate::time::nanoseconds;
@@ -25,10 +26,12 @@ const JOIN_EVERY: Duration = Duration::from_millis(500);
 const COMPARE_EVERY: Duration = Duration::from_secs(30);
 /// How much longer etcd rests than it took for a page of a comparison: a tenth of one core is the most that it spends on one.
 const RESTS: u32 = 9;
-/// The time that the watch has to tell what a comparison saw.
-const JUDGE_AFTER: Duration = Duration::from_millis(500);
+/// How often what a comparison saw otherwise is looked at again.
+const JUDGE_EVERY: Duration = Duration::from_millis(500);
 /// Pairs of one page at first: with 300 octets an instance some 3 MiB. Halved where they are too long for a message.
 pub(super) const PAGE_PAIRS: u64 = 10_000;
+/// However long etcd takes: of a shorter page it takes no less.
+const PAGE_PAIRS_SLOW: u64 = 100;
 /// Transactions that etcd has at once; the others wait here.
 const AT_ONCE_MAX: usize = 256;
 
@@ -138,11 +141,7 @@ impl<'a> Session<'a> {
                     let _ = done.send(()); // who does not wait any more has lost nothing
                     return Ok(Left);
                 }
-                Happened::Job(Some(Job::Doubt(ranges))) => {
-                    let prefix = self.link.settings.prefix.as_bytes();
-                    let ranges = ranges.iter().map(|range| [prefix, range.as_bytes()].concat()).collect();
-                    self.hear(Input::Doubted(ranges)).await?;
-                }
+                Happened::Job(Some(Job::Doubt(ranges))) => self.hear(Input::Doubted(ranges)).await?,
                 Happened::Job(Some(Job::Transact { conditions, operations, number })) => {
                     self.link.under_way.insert(number);
                     let task = transact(self.caller.clone(), conditions, operations, number);
@@ -214,7 +213,7 @@ impl<'a> Session<'a> {
                     self.opening = Some(Box::pin(open(self.caller.clone(), message)));
                 }
                 Output::Rest => self.compare_at = self.link.after(RESTS * self.compare_took),
-                Output::Judge => self.judge_at = Some(self.link.after(JUDGE_AFTER)),
+                Output::Judge => self.judge_at = Some(self.link.after(JUDGE_EVERY)),
                 Output::Tell(mut told) => {
                     let prefix = self.link.settings.prefix.len();
                     told.iter_mut().for_each(|told| drop(told.key.drain(..prefix)));
@@ -280,13 +279,17 @@ impl<'a> Session<'a> {
         self.hear(input).await
     }
 
-    /// Halves the pages where one was too long; false where that is of no use.
+    /// Halves the pages where one was too long for a message, or for the time that it has; true where it may be asked for again
+    /// over this connection.
     fn shrink(&mut self, lost: &Lost) -> bool {
-        let shrinks = lost.is_too_long() && self.link.page > 1;
+        let shrinks = match lost {
+            Lost::Silent => self.link.page > PAGE_PAIRS_SLOW,
+            lost => lost.is_too_long() && self.link.page > 1,
+        };
         if shrinks {
             self.link.page /= 2;
         }
-        shrinks
+        shrinks && !matches!(lost, Lost::Silent)
     }
 
     async fn watched(&mut self, message: Bytes) -> Result<(), String> {
