@@ -7,7 +7,7 @@
 //! that is said.
 //!
 //! The watch alone is not trusted: versions of etcd have lost events of a watch, and sent old ones again. What was told
-//! already is not told twice, and every while the keys are read beside the watch and compared ([`super::compare`]). What the
+//! already is not told twice, and every while the keys are read beside the watch and compared (`compare.rs`). What the
 //! watch has lost is a reason to read everything again.
 
 use super::compare::Compare;

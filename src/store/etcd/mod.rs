@@ -1,7 +1,7 @@
 //! The registry of several machines: etcd holds it, and every node follows one watch.
 //!
 //! - [`messages`]: what is said to etcd, in octets.
-//! - [`follow`]: what is known of its keys and what to ask next, without I/O; with [`known`] and [`compare`].
+//! - [`follow`]: what is known of its keys and what to ask next, without I/O; with `known` and `compare` as its parts.
 //! - [`link`]: the connection: endpoints, calls, the membership of this node.
 //! - [`place`]: which key a thing of the registry lies at.
 //!
