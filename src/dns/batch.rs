@@ -1,13 +1,15 @@
 //! Datagrams in batches: one system call for many (recvmmsg(2), sendmmsg(2)).
 //!
-//! Replies of one length to one client go to the kernel as one message, which it cuts up again (UDP_SEGMENT, udp(7)): the
-//! way through its layers is most of what a query costs, and is gone once.
+//! Replies to one client go to the kernel as one message, which it cuts up again (UDP_SEGMENT, udp(7)): the way through its
+//! layers is most of what a query costs, and is gone once. It cuts into pieces of one length, and only the last one may be
+//! shorter: so what a stub resolver is sent about A and AAAA is one message, whatever the two lengths are.
 //!
 //! The one place where we talk to the kernel past the libraries: those that have both calls either allocate for each
 //! batch, or give every datagram of it the same control message.
 
 #![allow(unsafe_code, reason = "what the kernel writes to is told to it as pointers")]
 
+use std::cmp::Reverse;
 use std::io;
 use std::mem::{size_of, zeroed};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
@@ -17,10 +19,13 @@ use std::ptr::null_mut;
 use arrayvec::ArrayVec;
 use nix::libc;
 
-/// Datagrams of one batch: 64 and 256 were slower, for what is in the first cache is what is answered at once.
-pub const BATCH_MAX: usize = 16;
+/// Datagrams of one batch. Where 8 clients have 100 queries in flight, one costs 4.5 us in batches of 16 and 2.9 in batches of
+/// 32, for twice as many replies go together; what 32 use of the buffers, some 20 KiB, stays in the first cache.
+pub const BATCH_MAX: usize = 32;
 /// The largest datagram that UDP has.
 const DATAGRAM_OCTETS_MAX: usize = 65_535;
+/// The most that the kernel takes at once, cut up or not: what an IPv4 packet holds behind its two headers.
+const MESSAGE_OCTETS_MAX: usize = 65_507;
 /// From one buffer to the next: were it a power of two, all of them would share a few places of the first cache.
 const STRIDE_OCTETS: usize = 65_536 + 5 * 64;
 /// Room for one control message: `in6_pktinfo` behind its header is 40 octets.
@@ -37,8 +42,8 @@ struct Waiting {
     /// The place of its datagram.
     at: usize,
     octets: usize,
-    /// Client and length in one number; those that have the same go as one.
-    flow: u64,
+    /// Address and port in one number; what has the same may go as one.
+    client: u64,
 }
 
 /// Buffers for a batch of queries and the replies to them.
@@ -60,7 +65,12 @@ pub struct Batch {
 
 impl Batch {
     /// Buffers for replies of at most `reply_octets` each.
+    ///
+    /// # Panics
+    ///
+    /// Where a batch of such replies is more than one message holds.
     pub fn new(reply_octets: usize) -> Self {
+        assert!(BATCH_MAX * reply_octets <= MESSAGE_OCTETS_MAX);
         let replies = vec![0; BATCH_MAX * reply_octets].into_boxed_slice();
         // SAFETY: each of these is plain data of the C library, for which zeros are a value.
         let (address, header, vector): (libc::sockaddr_storage, libc::mmsghdr, libc::iovec) =
@@ -184,13 +194,13 @@ impl Batch {
     /// Puts the first `octets` of the room beside a datagram among what is to be sent: to where it came from, from where it
     /// was sent to.
     pub fn reply(&mut self, at: usize, octets: usize) {
-        let flow = match self.from(at) {
+        let client = match self.from(at) {
             Some(SocketAddr::V4(v4)) if self.cuts && self.control(at).is_none() => {
-                u64::from(v4.ip().to_bits()) << 32 | u64::from(v4.port()) << 16 | octets as u64
+                u64::from(v4.ip().to_bits()) << 16 | u64::from(v4.port())
             }
-            _ => at as u64, // no client is at 0.0.0.0, port 0
+            _ => at as u64, // alone: no client is at 0.0.0.0
         };
-        self.waiting.push(Waiting { at, octets, flow });
+        self.waiting.push(Waiting { at, octets, client });
     }
 
     /// Sends what waits. What cannot be sent at once is dropped, as the network would: the client asks again.
@@ -212,24 +222,15 @@ impl Batch {
         self.waiting.clear();
     }
 
-    /// Makes the messages of what waits, one for each flow, and returns how many they are.
+    /// Makes the messages of what waits, few of many, and returns how many they are.
     fn address(&mut self) -> usize {
-        let (mut messages, mut vectors) = (0, 0);
-        let mut taken = [false; BATCH_MAX];
-        for first in 0..self.waiting.len() {
-            if taken[first] {
-                continue;
-            }
-            let Waiting { at, octets, flow } = self.waiting[first];
-            let begin = vectors;
-            for (place, waiting) in self.waiting.iter().enumerate().skip(first) {
-                if waiting.flow == flow {
-                    taken[place] = true;
-                    let reply = &mut self.replies[waiting.at * self.reply_octets..][..octets];
-                    self.vectors_out[vectors] =
-                        libc::iovec { iov_base: reply.as_mut_ptr().cast(), iov_len: octets };
-                    vectors += 1;
-                }
+        self.waiting.sort_unstable_by_key(|waiting| (waiting.client, Reverse(waiting.octets)));
+        let (mut messages, mut begin) = (0, 0);
+        while let Some(&Waiting { at, octets, .. }) = self.waiting.get(begin) {
+            let end = begin + pieces(&self.waiting[begin..]);
+            for (vector, waiting) in self.vectors_out[begin..end].iter_mut().zip(&self.waiting[begin..end]) {
+                let reply = &mut self.replies[waiting.at * self.reply_octets..][..waiting.octets];
+                *vector = libc::iovec { iov_base: reply.as_mut_ptr().cast(), iov_len: reply.len() };
             }
             self.answer_from(at);
             let incoming = &self.incoming[at].msg_hdr;
@@ -237,8 +238,8 @@ impl Batch {
             (outgoing.msg_name, outgoing.msg_namelen) = (incoming.msg_name, incoming.msg_namelen);
             (outgoing.msg_control, outgoing.msg_controllen) = (incoming.msg_control, incoming.msg_controllen);
             outgoing.msg_iov = &raw mut self.vectors_out[begin];
-            outgoing.msg_iovlen = (vectors - begin) as _;
-            if vectors - begin > 1 {
+            outgoing.msg_iovlen = (end - begin) as _;
+            if end - begin > 1 {
                 outgoing.msg_control = (&raw mut self.controls_out[messages]).cast();
                 outgoing.msg_controllen = CONTROL_OCTETS as _;
                 // SAFETY: the control buffer is ours, aligned, and larger than a header with one number.
@@ -250,7 +251,7 @@ impl Batch {
                     outgoing.msg_controllen = libc::CMSG_SPACE(size_of::<u16>() as _) as _;
                 }
             }
-            messages += 1;
+            (messages, begin) = (messages + 1, end);
         }
         messages
     }
@@ -308,6 +309,15 @@ impl Batch {
     }
 }
 
+/// How many of the first of these go as one message: those to one client that are as long as the first, and one more, which
+/// is shorter. They are in the order of clients, and of one client the longest stands first.
+fn pieces(waiting: &[Waiting]) -> usize {
+    let Some(first) = waiting.first() else { return 0 };
+    let alike =
+        waiting.iter().take_while(|next| (next.client, next.octets) == (first.client, first.octets)).count();
+    alike + usize::from(waiting.get(alike).is_some_and(|next| next.client == first.client))
+}
+
 /// Lets timers of this thread go off when they are due, and not up to 50 us later for the sake of company (prctl(2)).
 pub fn sharpen_timers() {
     // SAFETY: it takes a number.
@@ -321,6 +331,34 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+
+    #[test]
+    fn of_what_one_client_is_sent_the_last_piece_may_be_shorter() {
+        let server = UdpSocket::bind("127.0.0.1:0").expect("a UDP socket");
+        let client = UdpSocket::bind("127.0.0.1:0").expect("a UDP socket");
+        client.set_read_timeout(Some(Duration::from_secs(60))).expect("an option of a socket of ours");
+        for (lengths, messages) in
+            [(vec![30, 20], 1), (vec![20, 30, 30], 1), (vec![10, 30, 20], 2), (vec![20; 4], 1)]
+        {
+            for length in &lengths {
+                let query = vec![0; *length];
+                client.send_to(&query, server.local_addr().expect("its address")).expect("loopback");
+            }
+            let mut batch = Batch::new(512);
+            assert_eq!(batch.receive(server.as_fd()).expect("what was sent"), lengths.len());
+            for (at, length) in lengths.iter().enumerate() {
+                batch.reply(at, *length);
+            }
+            assert_eq!(batch.address(), messages, "{lengths:?}");
+            batch.send(server.as_fd());
+            let mut replies: Vec<usize> =
+                lengths.iter().map(|_| client.recv(&mut [0; 512]).expect("a reply")).collect();
+            let mut expected = lengths;
+            replies.sort_unstable();
+            expected.sort_unstable();
+            assert_eq!(replies, expected);
+        }
+    }
 
     /// A socket without checksums is one for which the kernel cuts nothing up.
     #[test]

@@ -144,7 +144,7 @@ fn sigterm_loses_no_query() {
 }
 
 /// Datagrams that a worker takes from its socket at once (`dns/batch`).
-const BATCH_MAX: usize = 16;
+const BATCH_MAX: usize = 32;
 
 #[test]
 fn sigkill_loses_no_more_than_it_held_in_its_hands() {
