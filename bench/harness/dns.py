@@ -8,11 +8,14 @@ NOERROR, NXDOMAIN = 0, 3
 PATIENCE = 5  # seconds until a reply counts as missing
 
 
-def query(name, rtype, edns, ident=0x2A2A):
+COOKIE = struct.pack("!HH", 10, 8) + b"callsign"  # a client's, as an option of EDNS (RFC 7873 section 4)
+
+
+def query(name, rtype, edns, ident=0x2A2A, options=b""):
     """A query as dnsperf sends it: RD set, and with EDNS a UDP payload size of 4,096."""
     labels = b"".join(bytes([len(label)]) + label.encode() for label in name.split("."))
     header = struct.pack("!HHHHHH", ident, 0x0100, 1, 0, 0, int(edns))
-    opt = struct.pack("!BHHIH", 0, 41, 4096, 0, 0) if edns else b""
+    opt = struct.pack("!BHHIH", 0, 41, 4096, 0, len(options)) + options if edns else b""
     return header + labels + b"\0" + struct.pack("!HH", TYPES[rtype], 1) + opt
 
 

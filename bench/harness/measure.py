@@ -11,7 +11,7 @@ import time
 from . import dns, registry
 from .servers import TICKS, Failure, Floor, Registrar, on_path
 
-CLIENTS = 8  # sockets, or connections
+CLIENTS = 8  # sockets, or connections: dnsperf spreads its queries over them
 OUTSTANDING = 100  # queries in flight, over all clients: dnsperf's own default
 PATIENCE = 5  # seconds until dnsperf counts a query as lost: its own default
 LOST_MAX = 0.001  # share of lost queries above which a figure is not worth having
@@ -29,6 +29,7 @@ class Row:
     transport: str = "udp"
     instances: int | None = None
     churn: bool = False
+    clients: int = CLIENTS
 
     @property
     def ours_alone(self):
@@ -43,6 +44,8 @@ KINDS = ("a", "srv", "mix", "missing")
 ROWS = [
     *(Row(kind, kind) for kind in KINDS),
     *(Row(f"{kind}-plain", kind, edns=False) for kind in KINDS),
+    # Nobody has two queries in flight, so no two replies go together.
+    Row("a-apart", "a", clients=OUTSTANDING),
     Row("tcp", "mix", transport="tcp"),
     Row("dot", "mix", transport="dot"),
     Row("churn", "mix", churn=True),
@@ -95,7 +98,7 @@ def dnsperf(server, row, questions, core, seconds, rate=None):
     """Runs it and reads what it says; its own limit is what one core of a client can do."""
     words = ["taskset", "-c", str(core), *on_path("dnsperf", "dnsperf"), "-s", server.address, "-d", str(questions),
              "-p", str(server.tls_port if row.transport == "dot" else server.port), "-m", row.transport,
-             "-l", str(seconds), "-T", "1", "-c", str(CLIENTS), "-q", str(OUTSTANDING), "-t", str(PATIENCE)]
+             "-l", str(seconds), "-T", "1", "-c", str(row.clients), "-q", str(OUTSTANDING), "-t", str(PATIENCE)]
     words += ["-e"] * row.edns + (["-Q", str(rate)] if rate else [])
     ran = subprocess.run(words, capture_output=True, text=True, timeout=seconds + 60)
 

@@ -15,6 +15,8 @@ STEP_SECONDS = 2
 CARRIED = 0.99  # share of the offered queries that is answered where a load is carried
 EVERY = 0.02  # seconds from one registration to the next
 MESSAGES = 50_000  # different questions of the flood
+# What is offered: questions that the fast loop answers, and such as BIND's resolver sends, which take the general path.
+KINDS = {"that are plain": b"", "with cookies": dns.COOKIE}
 
 
 def flood(server, questions, core, rate, seconds):
@@ -27,11 +29,11 @@ def flood(server, questions, core, rate, seconds):
         raise Failure("the flood ended early; what it said is above")
 
 
-def messages(path, services):
-    """The mix as messages, each after its length."""
+def messages(path, services, options):
+    """The mix as messages with these options of EDNS, each after its length."""
     with path.open("wb") as file:
         for number, (name, rtype) in zip(range(MESSAGES), registry.questions("mix", services)):
-            message = dns.query(name, rtype, edns=True, ident=number & 0xFFFF)
+            message = dns.query(name, rtype, edns=True, ident=number & 0xFFFF, options=options)
             file.write(struct.pack("!H", len(message)) + message)
     return path
 
@@ -70,11 +72,20 @@ def peak(server, questions, core):
 
 
 def overload(given, directory):
-    """A few lines of Markdown."""
+    """Lines of Markdown, one table for each kind of question."""
+    said = []
+    for kind, options in KINDS.items():
+        place = directory / kind.replace(" ", "-")
+        place.mkdir()
+        said.append(f"**Questions {kind}**\n\n{overload_with(given, place, options)}\n")
+    return "\n".join(said)
+
+
+def overload_with(given, directory, options):
     seconds = math.ceil(given.seconds)
     server = Callsign(directory, given.server_core, given.services * registry.EACH)
     try:
-        questions = messages(directory / "flood", given.services)
+        questions = messages(directory / "flood", given.services, options)
         best, why = peak(server, questions, given.client_core)
         rate = round(2 * best)
         before = most = server.resident_kib()
