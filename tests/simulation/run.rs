@@ -1,22 +1,24 @@
 //! One world from beginning to end: what clients do, what goes wrong, and what must be when nothing does any more.
 
-use std::collections::VecDeque;
-use std::future::poll_fn;
+mod clients;
+mod planted;
+
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use callsign::instance::{Instance, Key};
 use callsign::name::{HostName, InstanceId, ServiceName};
-use callsign::registry::{Author, FORGET_AFTER, Kept, Reason, Registry, What};
-use callsign::time::Now;
+use callsign::registry::Registry;
 use nix::libc::{EIO, ENOSPC};
-use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
-use tokio::time::{advance, sleep, timeout};
+use tokio::io::{AsyncWrite, DuplexStream};
+use tokio::time::{advance, sleep};
+
+use clients::{Client, deliver, has_ended, idle};
+pub use planted::Planted;
 
 use crate::disk::{Fault, Kind};
-use crate::expected::{Asked, Lease, Seen, Verb};
+use crate::expected::{Lease, Seen, Verb};
 use crate::harness::Draws;
 use crate::server::Server;
 use crate::world::{Cut, IDS, INSTANCES_MAX, KEYS, SERVICES, Shared, step_wall};
@@ -24,25 +26,12 @@ use crate::world::{Cut, IDS, INSTANCES_MAX, KEYS, SERVICES, Shared, step_wall};
 /// What happens in one world before it heals.
 const STEPS: usize = 140;
 const CLIENTS: usize = INSTANCES_MAX;
-/// What a client has asked and not yet sent, in octets: who has more asks no more.
-const OUTBOX_MAX: usize = 16 * 1024;
 /// When all is well again, everything that is asked is answered within this time.
 const ANSWERED_MAX: Duration = Duration::from_secs(2);
 /// Everything is looked at so often at least, in milliseconds.
 const PIECE_MS_MAX: usize = 500;
 /// How often a client asks again when it was refused, while the world heals.
 const TRIES: usize = 3;
-
-/// A bug of the harness's own, to see that it is found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Planted {
-    /// The store says yes, and writes a moment later.
-    AcknowledgedBeforeCommit,
-    /// A heartbeat that comes after the end of the lease is answered as if it had been in time.
-    RenewedAfterExpiry,
-    /// A view of a service is published after a newer one.
-    PublishedOutOfOrder,
-}
 
 /// What became of a world.
 pub struct Outcome {
@@ -121,26 +110,6 @@ struct Run {
     /// For what is planted: instances as they were when they were last there, and everything as it once was.
     cells: [Option<Arc<Instance>>; KEYS],
     older: Option<Registry>,
-}
-
-#[derive(Default)]
-struct Client {
-    connection: Option<Connection>,
-    /// The lease of its own instance that it renews, if it does, and when it did so last.
-    keeps: Option<(Duration, u64)>,
-}
-
-struct Connection {
-    number: u64,
-    end: DuplexStream,
-    /// Asked, and not delivered.
-    outbox: VecDeque<u8>,
-    /// The requests in it, each with the octets before its end.
-    marks: VecDeque<(usize, usize, Verb)>,
-    /// Octets are delivered in pieces, now and then.
-    lags: bool,
-    /// Nothing is read.
-    deaf: bool,
 }
 
 /// How a life of the server ends.
@@ -274,102 +243,6 @@ impl Run {
     fn ends(&mut self, end: End, what: &str) -> End {
         self.world.lock().trace(what.to_owned());
         end
-    }
-
-    fn verb(&mut self) -> Verb {
-        match self.draws.below(20) {
-            0..8 => self.registration(),
-            8..12 => Verb::Heartbeat,
-            12..15 => Verb::Deregister,
-            15..17 => Verb::Drain,
-            which => Verb::Report { critical: which == 17 },
-        }
-    }
-
-    fn registration(&mut self) -> Verb {
-        self.ports += 1;
-        let lease = match self.draws.below(8) {
-            0..2 => Lease::Connection,
-            2 => Lease::None,
-            which => Lease::Timed(Duration::from_millis([1000, 1500, 2000, 5000, 12_000][which - 3])),
-        };
-        Verb::Register { port: self.ports, lease }
-    }
-
-    /// Puts a request into a client's outbox, and connects it where it is not.
-    fn ask(&mut self, server: &Server, which: usize, key: usize, verb: Verb) {
-        self.connect(server, which);
-        if self.renew_what_is_over(server, which, key, verb) {
-            return;
-        }
-        let now_ns = self.world.lock().now_ns();
-        let keeps = self.draws.below(4) > 0;
-        let client = &mut self.clients[which];
-        let Some(connection) = client.connection.as_mut().filter(|it| it.outbox.len() < OUTBOX_MAX) else {
-            return;
-        };
-        let (service, id) = (SERVICES[key / IDS.len()], IDS[key % IDS.len()]);
-        let holder = format!(r#""service":"{service}","id":"{id}""#);
-        let line = match verb {
-            Verb::Register { port, lease } => {
-                if key == which {
-                    client.keeps = match lease {
-                        Lease::Timed(duration) if keeps => Some((duration, now_ns)),
-                        _ => None,
-                    };
-                }
-                let lease = match lease {
-                    Lease::Timed(duration) => format!("{}ms", duration.as_millis()),
-                    Lease::Connection => "connection".to_owned(),
-                    Lease::None => "none".to_owned(),
-                };
-                format!(r#"{{"register":{{{holder},"port":{port},"lease":"{lease}"}}}}"#)
-            }
-            Verb::Heartbeat => format!(r#"{{"heartbeat":{{{holder}}}}}"#),
-            Verb::Deregister => format!(r#"{{"deregister":{{{holder}}}}}"#),
-            Verb::Drain => format!(r#"{{"drain":{{{holder}}}}}"#),
-            Verb::Report { critical } => {
-                let status = if critical { "critical" } else { "passing" };
-                format!(r#"{{"report":{{{holder},"status":"{status}"}}}}"#)
-            }
-        };
-        connection.outbox.extend(line.bytes().chain([b'\n']));
-        connection.marks.push_back((connection.outbox.len(), key, verb));
-    }
-
-    fn connect(&mut self, server: &Server, which: usize) {
-        if self.clients[which].connection.is_some() {
-            return;
-        }
-        self.made += 1;
-        let Some(end) = server.connect(&self.world, self.made) else { return };
-        let (outbox, marks) = Default::default();
-        let connection = Connection { number: self.made, end, outbox, marks, lags: false, deaf: false };
-        self.clients[which].connection = Some(connection);
-    }
-
-    fn with(&mut self, which: usize, change: impl FnOnce(&mut Connection)) {
-        self.clients[which].connection.as_mut().map(change);
-    }
-
-    /// The client goes away, or its network does; part of what it sent may still arrive.
-    fn cut(&mut self, which: usize) {
-        let octets = self.draws.below(400);
-        let Some(mut connection) = self.clients[which].connection.take() else { return };
-        if self.draws.below(2) == 0 {
-            deliver(&self.world, &mut connection, octets);
-        }
-        let mut world = self.world.lock();
-        let now_ns = world.now_ns();
-        world.trace(format!("{}: cut", connection.number));
-        world.expected.cut(connection.number, now_ns);
-    }
-
-    fn deliver_some(&mut self, which: usize) {
-        let octets = self.draws.below(120);
-        if let Some(connection) = &mut self.clients[which].connection {
-            deliver(&self.world, connection, octets);
-        }
     }
 
     fn break_disk(&mut self) {
@@ -576,65 +449,6 @@ impl Run {
         world.wrong.get_or_insert(what);
         End::World
     }
-
-    // -- what is planted ----------------------------------------------------------------------------------------------
-
-    fn remember(&mut self, server: &Server) {
-        for key in 0..KEYS {
-            if let Some(member) = server.view.member(&key_of(key)) {
-                self.cells[key] = Some(member.instance);
-            }
-        }
-    }
-
-    /// Takes a lease that is over for one that is not.
-    fn renew_what_is_over(&mut self, server: &Server, which: usize, key: usize, verb: Verb) -> bool {
-        let Some(connection) = &self.clients[which].connection else { return false };
-        let Some(instance) = &self.cells[key] else { return false };
-        let is_next =
-            connection.outbox.is_empty() && self.world.lock().expected.is_answered(connection.number);
-        if self.planted != Some(Planted::RenewedAfterExpiry)
-            || verb != Verb::Heartbeat
-            || !is_next
-            || server.view.member(&key_of(key)).is_some()
-            || !instance.deadline.is_over()
-        {
-            return false;
-        }
-        let mut world = self.world.lock();
-        instance.deadline.take(Duration::ZERO, Now { mono_ns: 0, ..Now::default() });
-        let at_ns = world.now_ns();
-        world.delivered(connection.number, Asked { key, verb, at_ns });
-        let (service, id) = (SERVICES[key / IDS.len()], IDS[key % IDS.len()]);
-        let line = format!(r#"{{"renewed":{{"service":"{service}","id":"{id}","lease":"2s"}}}}"#);
-        world.heard(connection.number, line.as_bytes());
-        true
-    }
-
-    /// Publishes a service as it once was.
-    async fn misbehave(&mut self, server: &Server) {
-        if self.planted != Some(Planted::PublishedOutOfOrder) || self.draws.below(8) > 0 {
-            return;
-        }
-        let Some(mut older) = self.older.take() else {
-            let Ok(Ok(whole)) = timeout(Duration::from_millis(100), server.handle.whole()).await else {
-                return;
-            };
-            let mut registry = Registry::new(INSTANCES_MAX, FORGET_AFTER);
-            let instances = whole.instances;
-            registry.restore(Kept { instances, revision: whole.revision, ..Kept::default() }, Now::default());
-            self.older = Some(registry);
-            return;
-        };
-        older.advance(server.view.revision());
-        let key = key_of(self.draws.below(KEYS));
-        let Some(before) = older.instance(&key).cloned() else { return };
-        let what = What::Instance { before: Some(before.clone()), after: Some(before) };
-        let revision = older.revision();
-        let change = Registry::change(revision, Reason::Reported, what, Author::Server, Now::default());
-        self.world.lock().trace(format!("{key} is published as it was"));
-        server.view.publish(&older, &[change]);
-    }
 }
 
 fn key_of(key: usize) -> Key {
@@ -643,47 +457,4 @@ fn key_of(key: usize) -> Key {
         InstanceId::parse(IDS[key % IDS.len()]).expect("an id"),
         HostName::parse("here").expect("a host"),
     )
-}
-
-/// Gives the server so many octets of what was sent, if it has room for them.
-fn deliver(world: &Shared, connection: &mut Connection, most: usize) {
-    let mut octets: Vec<u8> = connection.outbox.iter().take(most).copied().collect();
-    let mut delivered = 0;
-    while !octets.is_empty() {
-        match Pin::new(&mut connection.end).poll_write(&mut idle(), &octets) {
-            Poll::Ready(Ok(written)) if written > 0 => {
-                octets.drain(..written);
-                delivered += written;
-            }
-            _ => break,
-        }
-    }
-    connection.outbox.drain(..delivered);
-    let mut world = world.lock();
-    let at_ns = world.now_ns();
-    while let Some((_, key, verb)) = connection.marks.pop_front_if(|(end, ..)| *end <= delivered) {
-        world.delivered(connection.number, Asked { key, verb, at_ns });
-    }
-    connection.marks.iter_mut().for_each(|(end, ..)| *end -= delivered);
-}
-
-/// Nobody waits.
-fn idle() -> Context<'static> {
-    Context::from_waker(Waker::noop())
-}
-
-/// Reads what is there; true where there will be no more.
-async fn has_ended(end: &mut DuplexStream) -> bool {
-    let mut octets = [0; 1024];
-    poll_fn(|context| {
-        loop {
-            let mut buffer = ReadBuf::new(&mut octets);
-            match Pin::new(&mut *end).poll_read(context, &mut buffer) {
-                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {}
-                Poll::Ready(_) => return Poll::Ready(true),
-                Poll::Pending => return Poll::Ready(false),
-            }
-        }
-    })
-    .await
 }
