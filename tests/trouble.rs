@@ -1,7 +1,7 @@
 //! Our own trouble, as those see it who take their servers from us: whatever happens to callsign, nobody drops a server
 //! that is registered.
 //!
-//! Needs: haproxy prometheus unbound curl bind9-dnsutils iproute2 util-linux strace
+//! Needs: haproxy prometheus unbound curl bind9-dnsutils iproute2 util-linux strace python3
 //!
 //! HAProxy (SRV), Envoy (A), Prometheus (`dns_sd_configs`) and unbound, with a dig behind it, follow one service each in
 //! its own way. They are watched through restarts, kills, a start that takes its time, a stopped process and a
@@ -18,10 +18,10 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use harness::Http;
 use harness::haproxy;
 use harness::program::needs;
 use harness::space::Space;
+use harness::{Http, Server};
 use trouble::{Follower, behind, goes_through_every_trouble, path, spawn};
 
 fn balancer(space: &Space) -> Follower {
@@ -138,4 +138,58 @@ fn nobody_drops_a_server_because_of_our_trouble() {
     goes_through_every_trouble(|space| {
         vec![balancer(space), envoy(space), prometheus(space), unbound(space)]
     });
+}
+
+/// Questions in the name of neighbours who are not there: the kernel keeps what is sent to them for seconds, until it believes
+/// that, of each as much as a socket has room for by default.
+const IN_THE_NAME_OF: &str = r#"
+import socket, sys
+query = bytes.fromhex("000000000001000000000000" "03776562" "0773657276696365" "056c6f63616c" "00" "00010001")
+for name in sys.argv[1:]:
+    client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    client.setsockopt(socket.IPPROTO_IP, 19, 1)  # IP_TRANSPARENT: an address of somebody else's
+    client.bind((name, 0))
+    for _ in range(2000):
+        client.sendto(query, ("10.9.0.1", 53))
+"#;
+
+/// A processor that we may run on; a server that has one has one socket.
+fn a_processor() -> String {
+    let status = fs::read_to_string("/proc/self/status").expect("procfs");
+    let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).expect("proc(5)");
+    list.trim().chars().take_while(char::is_ascii_digit).collect()
+}
+
+#[test]
+fn who_is_not_there_keeps_nobody_waiting() {
+    let space = Space::new();
+    let ip = needs("ip", "iproute2");
+    // A wire with nobody on it: who is looked for there does not answer.
+    for words in [
+        &["link", "add", "wire", "type", "veth", "peer", "name", "end"][..],
+        &["link", "set", "end", "up"],
+        &["link", "set", "wire", "up"],
+        &["address", "add", "10.9.0.1/24", "dev", "wire"],
+    ] {
+        assert!(space.inside(&ip).args(words).status().expect("running nsenter").success(), "{words:?}");
+    }
+    let inside = space.before();
+    let (taskset, processor) = (needs("taskset", "util-linux").display().to_string(), a_processor());
+    let words = inside.iter().map(String::as_str).chain([&taskset[..], "-c", &processor]);
+    let words: Vec<&str> = words.collect();
+    let socket = path(&space, "callsign.sock");
+    let flags = ["--dns", "10.9.0.1:53", "--store", "memory", "--socket", &socket, "--http", "none"];
+    let mut server = Server::begin(&words, &flags);
+    assert!(server.until_ready(), "{:?}", server.end());
+    server.client().done(
+        "registered",
+        &json!({"register": {"service": "web", "address": "10.3.0.1", "port": 80, "lease": "none"}}),
+    );
+    let python = needs("python3", "python3");
+    let words = ["-c", IN_THE_NAME_OF, "10.9.0.8", "10.9.0.9"];
+    assert!(space.inside(&python).args(words).status().expect("running nsenter").success());
+    // Less than the three seconds after which the kernel gives up.
+    let words = ["@10.9.0.1", "+tries=1", "+time=2", "+short", "web.service.local", "A"];
+    let output = space.inside(&needs("dig", "bind9-dnsutils")).args(words).output().expect("running nsenter");
+    assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "10.3.0.1");
 }

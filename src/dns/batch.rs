@@ -2,7 +2,8 @@
 //!
 //! Replies to one client go to the kernel as one message, which it cuts up again (UDP_SEGMENT, udp(7)): the way through its
 //! layers is most of what a query costs, and is gone once. It cuts into pieces of one length, and only the last one may be
-//! shorter: so what a stub resolver is sent about A and AAAA is one message, whatever the two lengths are.
+//! shorter: so what a stub resolver is sent about A and AAAA is one message, whatever the two lengths are. A kernel that does
+//! not know this (before Linux 4.18) would send the message whole, so it is asked first.
 //!
 //! The one place where we talk to the kernel past the libraries: those that have both calls either allocate for each
 //! batch, or give every datagram of it the same control message.
@@ -28,13 +29,39 @@ const DATAGRAM_OCTETS_MAX: usize = 65_535;
 const MESSAGE_OCTETS_MAX: usize = 65_507;
 /// From one buffer to the next: were it a power of two, all of them would share a few places of the first cache.
 const STRIDE_OCTETS: usize = 65_536 + 5 * 64;
-/// Room for one control message: `in6_pktinfo` behind its header is 40 octets.
+/// Room for the control messages of a datagram: `in6_pktinfo` is 40 octets with its header, the length of the pieces 24.
 const CONTROL_OCTETS: usize = 64;
+/// For how many batches nothing is cut up after the kernel, or a device, has refused to: a refusal costs a call and nobody
+/// a reply, so it may be tried again soon, and not for every batch.
+const UNCUT_BATCHES: u32 = 1000;
 
 /// What the kernel says of a datagram beside its octets, and is told, aligned as it wants it.
 #[derive(Clone, Copy)]
 #[repr(C, align(8))]
 struct Control([u8; CONTROL_OCTETS]);
+
+impl Control {
+    /// Puts one number of 16 bits behind the first `octets`, which end with the last message there, and returns where that one
+    /// ends.
+    fn put(&mut self, octets: usize, level: i32, kind: i32, number: u16) -> usize {
+        // SAFETY: zeros are a value of it; in some libraries it has padding, and a length of another type.
+        let mut header: libc::cmsghdr = unsafe { zeroed() };
+        // SAFETY: these only calculate.
+        let (length, space) = unsafe {
+            let octets = size_of::<u16>() as libc::c_uint;
+            (libc::CMSG_LEN(octets), libc::CMSG_SPACE(octets) as usize)
+        };
+        (header.cmsg_len, header.cmsg_level, header.cmsg_type) = (length as _, level, kind);
+        let place = &mut self.0[octets..octets + space];
+        // SAFETY: there is room for the header and the number, and neither needs to be aligned.
+        unsafe {
+            place.as_mut_ptr().cast::<libc::cmsghdr>().write_unaligned(header);
+            let data = length as usize - size_of::<u16>();
+            place[data..].as_mut_ptr().cast::<u16>().write_unaligned(number);
+        }
+        octets + space
+    }
+}
 
 /// A reply that waits to be sent.
 #[derive(Clone, Copy)]
@@ -42,7 +69,7 @@ struct Waiting {
     /// The place of its datagram.
     at: usize,
     octets: usize,
-    /// Address and port in one number; what has the same may go as one.
+    /// A number that is the same for what may go as one message, and seldom for anything else.
     client: u64,
 }
 
@@ -59,17 +86,19 @@ pub struct Batch {
     vectors_out: Box<[libc::iovec; BATCH_MAX]>,
     controls_out: Box<[Control; BATCH_MAX]>,
     waiting: ArrayVec<Waiting, BATCH_MAX>,
-    /// False once the kernel, or a device, has refused to cut up a message.
+    /// False where the kernel cannot cut up a message.
     cuts: bool,
+    /// For so many batches no message is to be cut up.
+    uncut: u32,
 }
 
 impl Batch {
-    /// Buffers for replies of at most `reply_octets` each.
+    /// Buffers for what comes through `socket`, and replies of at most `reply_octets` each.
     ///
     /// # Panics
     ///
     /// Where a batch of such replies is more than one message holds.
-    pub fn new(reply_octets: usize) -> Self {
+    pub fn new(socket: BorrowedFd<'_>, reply_octets: usize) -> Self {
         assert!(BATCH_MAX * reply_octets <= MESSAGE_OCTETS_MAX);
         let replies = vec![0; BATCH_MAX * reply_octets].into_boxed_slice();
         // SAFETY: each of these is plain data of the C library, for which zeros are a value.
@@ -87,7 +116,8 @@ impl Batch {
             vectors_out: Box::new([vector; BATCH_MAX]),
             controls_out: Box::new([Control([0; CONTROL_OCTETS]); BATCH_MAX]),
             waiting: ArrayVec::new(),
-            cuts: true,
+            cuts: knows_pieces(socket),
+            uncut: 0,
         };
         for at in 0..BATCH_MAX {
             batch.vectors_in[at] = libc::iovec {
@@ -111,6 +141,7 @@ impl Batch {
     /// `WouldBlock` where none came within the socket's timeout, and whatever recvmmsg(2) says.
     pub fn receive(&mut self, socket: BorrowedFd<'_>) -> io::Result<usize> {
         self.waiting.clear();
+        self.uncut = self.uncut.saturating_sub(1);
         for header in self.incoming.iter_mut() {
             // The kernel has put down here what it used.
             header.msg_hdr.msg_namelen = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
@@ -195,12 +226,49 @@ impl Batch {
     /// was sent to.
     pub fn reply(&mut self, at: usize, octets: usize) {
         let client = match self.from(at) {
-            Some(SocketAddr::V4(v4)) if self.cuts && self.control(at).is_none() => {
-                u64::from(v4.ip().to_bits()) << 16 | u64::from(v4.port())
+            _ if !self.cuts || self.uncut > 0 => at as u64, // alone
+            Some(SocketAddr::V4(v4)) => u64::from(v4.ip().to_bits()) << 16 | u64::from(v4.port()),
+            Some(SocketAddr::V6(v6)) => {
+                let bits = v6.ip().to_bits();
+                (bits >> 64) as u64 ^ (bits as u64).rotate_left(16) ^ u64::from(v6.port())
             }
-            _ => at as u64, // alone: no client is at 0.0.0.0
+            None => at as u64,
         };
         self.waiting.push(Waiting { at, octets, client });
+    }
+
+    /// True where the replies to both go from the same address of ours to the same client.
+    fn go_together(&self, one: Waiting, other: Waiting) -> bool {
+        one.at == other.at
+            || self.uncut == 0
+                && self.cuts
+                && one.client == other.client
+                && self.name(one.at) == self.name(other.at)
+                && self.told(one.at) == self.told(other.at)
+    }
+
+    /// The octets of the address that a datagram came from.
+    fn name(&self, at: usize) -> &[u8] {
+        let octets =
+            (self.incoming[at].msg_hdr.msg_namelen as usize).min(size_of::<libc::sockaddr_storage>());
+        // SAFETY: the storage is that long, and was zeros before the kernel wrote to it.
+        unsafe { std::slice::from_raw_parts((&raw const self.addresses[at]).cast(), octets) }
+    }
+
+    /// What the kernel told beside a datagram.
+    fn told(&self, at: usize) -> &[u8] {
+        let octets: usize = self.incoming[at].msg_hdr.msg_controllen as _;
+        &self.controls[at].0[..octets.min(CONTROL_OCTETS)]
+    }
+
+    /// How many of what waits go as one message from `begin` on: those to one client that are as long as the first, and one
+    /// more, which is shorter. They are in the order of clients, and of one client the longest stands first.
+    fn pieces(&self, begin: usize) -> usize {
+        let waiting = &self.waiting[begin..];
+        let Some(first) = waiting.first() else { return 0 };
+        let same = waiting.iter().take_while(|next| self.go_together(*first, **next));
+        let alike = same.clone().take_while(|next| next.octets == first.octets).count();
+        alike + usize::from(same.count() > alike)
     }
 
     /// Sends what waits. What cannot be sent at once is dropped, as the network would: the client asks again.
@@ -212,7 +280,7 @@ impl Batch {
                 Ok(count) => sent += count,
                 // An error is the first one's alone; those behind it are tried again.
                 Err(error) => {
-                    if !self.send_apart(socket, sent) {
+                    if !self.send_apart(socket, sent, &error) {
                         tracing::debug!(%error, "sending on UDP");
                     }
                     sent += 1;
@@ -227,7 +295,7 @@ impl Batch {
         self.waiting.sort_unstable_by_key(|waiting| (waiting.client, Reverse(waiting.octets)));
         let (mut messages, mut begin) = (0, 0);
         while let Some(&Waiting { at, octets, .. }) = self.waiting.get(begin) {
-            let end = begin + pieces(&self.waiting[begin..]);
+            let end = begin + self.pieces(begin);
             for (vector, waiting) in self.vectors_out[begin..end].iter_mut().zip(&self.waiting[begin..end]) {
                 let reply = &mut self.replies[waiting.at * self.reply_octets..][..waiting.octets];
                 *vector = libc::iovec { iov_base: reply.as_mut_ptr().cast(), iov_len: reply.len() };
@@ -240,16 +308,11 @@ impl Batch {
             outgoing.msg_iov = &raw mut self.vectors_out[begin];
             outgoing.msg_iovlen = (end - begin) as _;
             if end - begin > 1 {
-                outgoing.msg_control = (&raw mut self.controls_out[messages]).cast();
-                outgoing.msg_controllen = CONTROL_OCTETS as _;
-                // SAFETY: the control buffer is ours, aligned, and larger than a header with one number.
-                unsafe {
-                    let header = libc::CMSG_FIRSTHDR(outgoing);
-                    ((*header).cmsg_level, (*header).cmsg_type) = (libc::SOL_UDP, libc::UDP_SEGMENT);
-                    (*header).cmsg_len = libc::CMSG_LEN(size_of::<u16>() as _) as _;
-                    libc::CMSG_DATA(header).cast::<u16>().write_unaligned(octets as u16);
-                    outgoing.msg_controllen = libc::CMSG_SPACE(size_of::<u16>() as _) as _;
-                }
+                let told = incoming.msg_controllen as _; // 32 bits in musl's form of it
+                let control = &mut self.controls_out[messages];
+                *control = self.controls[at];
+                let told = control.put(told, libc::SOL_UDP, libc::UDP_SEGMENT, octets as u16);
+                (outgoing.msg_control, outgoing.msg_controllen) = ((&raw mut *control).cast(), told as _);
             }
             (messages, begin) = (messages + 1, end);
         }
@@ -287,16 +350,22 @@ impl Batch {
         }
     }
 
-    /// Sends the replies of a message, which was refused, each by itself; false where it is one alone. From here on no
-    /// message is to be cut up: not every device can.
-    fn send_apart(&mut self, socket: BorrowedFd<'_>, at: usize) -> bool {
+    /// Sends the replies of a message, which was refused, each by itself; false where it is one alone. For some batches no
+    /// message is to be cut up then, for not every device can; a path whose datagrams are smaller is that client's alone.
+    fn send_apart(&mut self, socket: BorrowedFd<'_>, at: usize, error: &io::Error) -> bool {
         let count = self.outgoing[at].msg_hdr.msg_iovlen;
-        if count < 2 {
-            return false;
+        match error.raw_os_error() {
+            _ if count < 2 => return false,
+            // What the socket has no room for, it has not for a part of it.
+            Some(libc::EAGAIN | libc::ENOBUFS) => return false,
+            Some(libc::EMSGSIZE) => {}
+            _ => self.uncut = UNCUT_BATCHES,
         }
-        self.cuts = false;
         let header = &mut self.outgoing[at].msg_hdr;
-        (header.msg_iovlen, header.msg_control, header.msg_controllen) = (1, null_mut(), 0);
+        let told: usize = header.msg_controllen as _;
+        // SAFETY: it only calculates.
+        let last = unsafe { libc::CMSG_SPACE(size_of::<u16>() as _) } as usize; // the length of the pieces
+        (header.msg_iovlen, header.msg_controllen) = (1, (told - last) as _);
         for _ in 0..count {
             if let Err(error) = self.hand_over(socket, at, at + 1) {
                 tracing::debug!(%error, "sending on UDP");
@@ -309,13 +378,15 @@ impl Batch {
     }
 }
 
-/// How many of the first of these go as one message: those to one client that are as long as the first, and one more, which
-/// is shorter. They are in the order of clients, and of one client the longest stands first.
-fn pieces(waiting: &[Waiting]) -> usize {
-    let Some(first) = waiting.first() else { return 0 };
-    let alike =
-        waiting.iter().take_while(|next| (next.client, next.octets) == (first.client, first.octets)).count();
-    alike + usize::from(waiting.get(alike).is_some_and(|next| next.client == first.client))
+/// True where the kernel can cut up what is sent through this socket.
+fn knows_pieces(socket: BorrowedFd<'_>) -> bool {
+    let (mut octets, mut length) = (0 as libc::c_int, size_of::<libc::c_int>() as libc::socklen_t);
+    // SAFETY: the number is as long as is said.
+    let known = unsafe {
+        let number = (&raw mut octets).cast();
+        libc::getsockopt(socket.as_raw_fd(), libc::SOL_UDP, libc::UDP_SEGMENT, number, &raw mut length)
+    };
+    known == 0
 }
 
 /// Lets timers of this thread go off when they are due, and not up to 50 us later for the sake of company (prctl(2)).
@@ -332,31 +403,52 @@ mod tests {
 
     use super::*;
 
+    /// What arrives at a client of so many octets each, after the server took as many and replied in this many messages.
+    fn exchanged(server: &UdpSocket, client: &UdpSocket, lengths: &[usize]) -> (usize, Vec<usize>) {
+        client.set_read_timeout(Some(Duration::from_secs(60))).expect("an option of a socket of ours");
+        for length in lengths {
+            client.send(&vec![0; *length]).expect("loopback");
+        }
+        let mut batch = Batch::new(server.as_fd(), 512);
+        assert_eq!(batch.receive(server.as_fd()).expect("what was sent"), lengths.len());
+        for (at, length) in lengths.iter().enumerate() {
+            batch.reply(at, *length);
+        }
+        let messages = batch.address();
+        batch.send(server.as_fd());
+        let mut replies: Vec<usize> =
+            lengths.iter().map(|_| client.recv(&mut [0; 512]).expect("a reply")).collect();
+        replies.sort_unstable();
+        (messages, replies)
+    }
+
     #[test]
     fn of_what_one_client_is_sent_the_last_piece_may_be_shorter() {
-        let server = UdpSocket::bind("127.0.0.1:0").expect("a UDP socket");
-        let client = UdpSocket::bind("127.0.0.1:0").expect("a UDP socket");
-        client.set_read_timeout(Some(Duration::from_secs(60))).expect("an option of a socket of ours");
-        for (lengths, messages) in
-            [(vec![30, 20], 1), (vec![20, 30, 30], 1), (vec![10, 30, 20], 2), (vec![20; 4], 1)]
+        for (bound, asked) in
+            [("127.0.0.1:0", "127.0.0.1"), ("0.0.0.0:0", "127.0.0.1"), ("[::1]:0", "::1"), ("[::]:0", "::1")]
         {
-            for length in &lengths {
-                let query = vec![0; *length];
-                client.send_to(&query, server.local_addr().expect("its address")).expect("loopback");
+            let server = match UdpSocket::bind(bound) {
+                Ok(server) => server,
+                Err(error) => {
+                    eprintln!("this machine has no {bound} ({error}): it was not shown there");
+                    continue;
+                }
+            };
+            crate::dns::udp::set_up(&server).expect("options of a socket of ours");
+            let port = server.local_addr().expect("its address").port();
+            let client = UdpSocket::bind((asked, 0)).expect("a UDP socket");
+            client.connect((asked, port)).expect("loopback");
+            for (lengths, messages) in
+                [(vec![30, 20], 1), (vec![20, 30, 30], 1), (vec![10, 30, 20], 2), (vec![20; 4], 1)]
+            {
+                let mut expected = lengths.clone();
+                expected.sort_unstable();
+                assert_eq!(
+                    exchanged(&server, &client, &lengths),
+                    (messages, expected),
+                    "{bound} {lengths:?}"
+                );
             }
-            let mut batch = Batch::new(512);
-            assert_eq!(batch.receive(server.as_fd()).expect("what was sent"), lengths.len());
-            for (at, length) in lengths.iter().enumerate() {
-                batch.reply(at, *length);
-            }
-            assert_eq!(batch.address(), messages, "{lengths:?}");
-            batch.send(server.as_fd());
-            let mut replies: Vec<usize> =
-                lengths.iter().map(|_| client.recv(&mut [0; 512]).expect("a reply")).collect();
-            let mut expected = lengths;
-            replies.sort_unstable();
-            expected.sort_unstable();
-            assert_eq!(replies, expected);
         }
     }
 
@@ -378,9 +470,9 @@ mod tests {
             )
         };
         assert_eq!(set, 0);
-        let mut batch = Batch::new(512);
+        let mut batch = Batch::new(server.as_fd(), 512);
         for cuts in [true, false] {
-            assert_eq!(batch.cuts, cuts);
+            assert_eq!(batch.uncut == 0, cuts);
             for number in 0..5u8 {
                 client.send_to(&[number; 20], server.local_addr().expect("its address")).expect("loopback");
             }

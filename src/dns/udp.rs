@@ -40,6 +40,9 @@ const UNUSUAL_MAX: usize = 8192;
 const UNUSUAL_OCTETS_MAX: usize = 4 << 20;
 /// Messages that the general path takes before other tasks get their turn.
 const TURN_MAX: usize = 64;
+/// Octets of replies that may wait in the kernel, mostly for neighbours of whom it does not know yet where they are: of one who is not
+/// there it keeps 212,992 (`net.ipv4.neigh.*.unres_qlen_bytes`) for three seconds, which is all that a socket has by default.
+const SEND_BUFFER_OCTETS: usize = 4 << 20;
 /// How often a worker to whom nobody speaks looks whether it should end.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -55,17 +58,29 @@ const REST_MAX: Duration = Duration::from_micros(250);
 /// the less the longer we rest.
 const RESTED_WINDOWS: u32 = 15;
 
-/// Asks the kernel to say which address each datagram was sent to; needed on wildcard sockets only.
-pub fn ask_for_destination(socket: &impl AsFd) -> io::Result<()> {
-    match socket2::SockRef::from(socket).local_addr()?.as_socket().map(|address| address.ip()) {
-        Some(IpAddr::V4(ip)) if ip.is_unspecified() => {
-            Ok(setsockopt(socket, sockopt::Ipv4PacketInfo, &true)?)
-        }
-        Some(IpAddr::V6(ip)) if ip.is_unspecified() => {
-            Ok(setsockopt(socket, sockopt::Ipv6RecvPacketInfo, &true)?)
-        }
-        _ => Ok(()),
+/// Makes a socket, ours or one that was handed to us, as a worker needs it.
+///
+/// On a wildcard address the kernel says which address each datagram was sent to. It says nothing else: what a parent asked for
+/// (systemd's `Timestamping=`) would stand before that.
+///
+/// # Errors
+///
+/// What setsockopt(2) says.
+pub fn set_up(socket: &impl AsFd) -> io::Result<()> {
+    setsockopt(socket, sockopt::ReceiveTimestamp, &false)?;
+    if setsockopt(socket, sockopt::SndBufForce, &SEND_BUFFER_OCTETS).is_err() {
+        setsockopt(socket, sockopt::SndBuf, &SEND_BUFFER_OCTETS)?; // as much of it as net.core.wmem_max lets us have
     }
+    let known = socket2::SockRef::from(socket);
+    match known.local_addr()?.as_socket().map(|address| address.ip()) {
+        Some(IpAddr::V4(ip)) if ip.is_unspecified() => setsockopt(socket, sockopt::Ipv4PacketInfo, &true)?,
+        Some(IpAddr::V6(ip)) if ip.is_unspecified() => {
+            setsockopt(socket, sockopt::Ipv6RecvPacketInfo, &true)?
+        }
+        _ => {}
+    }
+    known.set_nonblocking(false)?;
+    known.set_read_timeout(Some(LOOK))
 }
 
 /// Answers on every socket of one address, a thread for each, until `stop`; the sockets are the caller's, and so
@@ -83,9 +98,7 @@ pub async fn run(
     let halt = Halt::default();
     let (mut workers, mut general) = (FuturesUnordered::new(), Vec::new());
     for (seed, socket) in (seed..).zip(sockets) {
-        ask_for_destination(&socket)?;
-        socket.set_nonblocking(false)?;
-        socket.set_read_timeout(Some(LOOK))?;
+        set_up(&socket)?;
         let socket = Arc::new(socket);
         let (unusual, queue) = mpsc::channel(UNUSUAL_MAX);
         let worker = Worker {
@@ -160,7 +173,7 @@ struct Unusual {
 
 impl Worker {
     fn run(mut self) {
-        let mut batch = Batch::new(UDP_OCTETS_MAX);
+        let mut batch = Batch::new(self.socket.as_fd(), UDP_OCTETS_MAX);
         let mut rush = Rush::default();
         let mut batches = 0_u64;
         sharpen_timers();

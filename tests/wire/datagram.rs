@@ -10,6 +10,7 @@ use callsign::clock::Clock;
 use callsign::dns::udp;
 use callsign::dns::wire::{Arrival, Policy, Responder, accept};
 use callsign::view::View;
+use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Socket, Type};
 use tokio::net::UdpSocket;
 use tokio::task::JoinSet;
@@ -105,7 +106,7 @@ async fn a_datagram_from_ourselves_is_dropped() {
         let socket = UdpSocket::bind(address).await.unwrap();
         if wildcard {
             // What comes before the loop starts is told its destination too.
-            udp::ask_for_destination(&socket).unwrap();
+            udp::set_up(&socket).unwrap();
         }
         let server = SocketAddr::new("127.0.0.1".parse().unwrap(), socket.local_addr().unwrap().port());
         socket.send_to(&web_srv(), server).await.unwrap();
@@ -117,15 +118,35 @@ async fn a_datagram_from_ourselves_is_dropped() {
 }
 
 /// What waits for the worker is answered in one batch, and the replies of one length to one client go out as one message:
-/// each arrives by itself, to whom it belongs. The third client's are of another length.
+/// each arrives by itself, to whom it belongs, from where it was asked. The third client's are of another length.
 #[tokio::test]
 async fn replies_that_go_out_together_arrive_apart() {
+    for (bound, asked) in [
+        ("127.0.0.1:0", &["127.0.0.1"][..]),
+        ("0.0.0.0:0", &["127.0.0.1", "127.0.0.2"]),
+        ("[::1]:0", &["::1"]),
+        ("[::]:0", &["::1"]),
+    ] {
+        match UdpSocket::bind(bound).await {
+            Ok(socket) => replies_arrive_apart(socket, asked).await,
+            Err(error) => eprintln!("this machine has no {bound} ({error}): it was not shown there"),
+        }
+    }
+}
+
+async fn replies_arrive_apart(socket: UdpSocket, asked: &[&str]) {
+    const EACH: u16 = 20;
     let view = fixture();
-    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    let server = socket.local_addr().unwrap();
+    // A parent may have asked for this too, and then it comes first.
+    setsockopt(&socket, sockopt::ReceiveTimestamp, &true).unwrap();
+    udp::set_up(&socket).unwrap();
+    let port = socket.local_addr().unwrap().port();
     let mut clients = Vec::new();
-    for _ in 0..3 {
-        clients.push(UdpSocket::bind("127.0.0.1:0").await.unwrap());
+    for at in 0..3 {
+        let server = SocketAddr::new(asked[at % asked.len()].parse().unwrap(), port);
+        let client = UdpSocket::bind((server.ip(), 0)).await.unwrap();
+        client.connect(server).await.unwrap();
+        clients.push(client);
     }
     let question = |at: usize, id: u16| {
         let mut query = web_srv();
@@ -136,10 +157,9 @@ async fn replies_that_go_out_together_arrive_apart() {
         }
         query
     };
-    const EACH: u16 = 20;
     for id in 0..EACH {
         for (at, client) in clients.iter().enumerate() {
-            client.send_to(&question(at, id), server).await.unwrap();
+            client.send(&question(at, id)).await.unwrap();
         }
     }
     let _tasks = serve(socket, &view);
