@@ -150,7 +150,9 @@ fn plain_answer(bencher: Bencher<'_, '_>, what: &str) {
     let arrival = Arrival { client: SocketAddr::from(([10, 0, 0, 9], 40_000)), over: Over::Udp, draw: 7 };
     let mut out = [0; UDP_OCTETS_MAX];
     bencher.bench_local(|| {
-        responder.reply_plainly(&arrival, black_box(&query), &mut out).expect("a plain question")
+        responder
+            .reply_plainly(Now::default(), &arrival, black_box(&query), &mut out)
+            .expect("a plain question")
     });
 }
 

@@ -440,13 +440,13 @@ fn balance() {
         for (of_type, qtype) in times.iter_mut().zip(types) {
             let query = query("s0.service.local.", qtype);
             for (at, (_, responder)) in responders.iter().enumerate() {
-                let started = clock();
+                let (started, now) = (clock(), responder.clock.now());
                 for draw in 0..BALANCE_QUERIES {
                     let client = SocketAddr::from(([10, 0, 0, 9], 40_000));
                     let arrival = Arrival { client, over: Over::Udp, draw };
-                    is_plain[at] = responder.reply_plainly(&arrival, &query, &mut out).is_some();
+                    is_plain[at] = responder.reply_plainly(now, &arrival, &query, &mut out).is_some();
                     if !is_plain[at] {
-                        let reply = responder.accept_at(responder.clock.now(), &arrival, &query);
+                        let reply = responder.accept_at(now, &arrival, &query);
                         assert!(reply.is_some_and(|reply| reply.len() > 40));
                     }
                 }

@@ -47,7 +47,8 @@ impl Secret {
     /// What a drawn secret is on one day; nobody who knows that knows it on another.
     fn of_day(self, day: u32) -> Self {
         let hasher = SipHasher24::new_with_key(&self.0);
-        let [first, second] = [0, 1].map(|half| hasher.hash(&[&day.to_be_bytes()[..], &[half]].concat()));
+        let [a, b, c, d] = day.to_be_bytes();
+        let [first, second] = [0, 1].map(|half| hasher.hash(&[a, b, c, d, half]));
         Self((u128::from(first) << 64 | u128::from(second)).to_be_bytes())
     }
 }
@@ -79,14 +80,19 @@ pub enum ServerPart {
 }
 
 impl Cookies {
-    /// The secret that makes at this time, and the other one that is believed.
-    fn secrets(&self, seconds: u32) -> (Secret, Option<Secret>) {
+    /// The secret that makes at this time.
+    fn making(&self, seconds: u32) -> Secret {
         match *self {
-            Self::Given(makes, other) => (makes, other),
-            Self::Drawn(secret) => {
-                let day = seconds / DAY;
-                (secret.of_day(day), Some(secret.of_day(day.wrapping_sub(1))))
-            }
+            Self::Given(makes, _) => makes,
+            Self::Drawn(secret) => secret.of_day(seconds / DAY),
+        }
+    }
+
+    /// The other one that is believed.
+    fn other(&self, seconds: u32) -> Option<Secret> {
+        match *self {
+            Self::Given(_, other) => other,
+            Self::Drawn(secret) => Some(secret.of_day((seconds / DAY).wrapping_sub(1))),
         }
     }
 
@@ -94,7 +100,7 @@ impl Cookies {
     /// young, and of the first secret; else a new one.
     pub fn judge(&self, asked: &Cookie<'_>, client: IpAddr, now: Wall) -> Judged {
         let seconds = now.unix_ms.div_euclid(1000) as u32; // RFC 9018 section 4.3: serial numbers
-        let (makes, other) = self.secrets(seconds);
+        let makes = self.making(seconds);
         let fresh = || {
             let [a, b, c, d] = seconds.to_be_bytes();
             whole(makes, asked.client, [VERSION, 0, 0, 0, a, b, c, d], client)
@@ -116,12 +122,16 @@ impl Cookies {
         if version != VERSION || !in_time {
             return Judged { server_part: ServerPart::Bad, cookie: fresh() };
         }
-        match (under(makes), other.and_then(under)) {
-            (Some(cookie), _) if age < RENEWED_FROM || ahead <= AHEAD_MAX => {
+        match under(makes) {
+            Some(cookie) if age < RENEWED_FROM || ahead <= AHEAD_MAX => {
                 Judged { server_part: ServerPart::Good, cookie }
             }
-            (Some(_), _) | (_, Some(_)) => Judged { server_part: ServerPart::Good, cookie: fresh() },
-            (None, None) => Judged { server_part: ServerPart::Bad, cookie: fresh() },
+            Some(_) => Judged { server_part: ServerPart::Good, cookie: fresh() },
+            None => {
+                let believed = self.other(seconds).and_then(under).is_some();
+                let server_part = if believed { ServerPart::Good } else { ServerPart::Bad };
+                Judged { server_part, cookie: fresh() }
+            }
         }
     }
 }

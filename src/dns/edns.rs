@@ -15,7 +15,7 @@ use crate::record::Type;
 pub const UPDATE_LEASE: u16 = 2;
 const NSID: u16 = 3;
 const CLIENT_SUBNET: u16 = 8;
-const COOKIE: u16 = 10;
+pub const COOKIE: u16 = 10;
 const KEEPALIVE: u16 = 11;
 pub const PADDING: u16 = 12;
 pub const EXTENDED_ERROR: u16 = 15;
@@ -144,7 +144,10 @@ fn split(mut rest: &[u8]) -> impl Iterator<Item = Result<(u16, &[u8]), Malformed
 }
 
 impl<'a> Cookie<'a> {
-    fn read(data: &'a [u8]) -> Result<Self, Malformed> {
+    /// # Errors
+    ///
+    /// It has another length.
+    pub fn read(data: &'a [u8]) -> Result<Self, Malformed> {
         let (client, server) = data.split_first_chunk().ok_or(Malformed)?;
         // RFC 7873 section 5.2.2: any other length is FORMERR.
         let fits = server.is_empty() || SERVER_COOKIE_OCTETS.contains(&server.len());

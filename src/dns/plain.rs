@@ -3,7 +3,7 @@
 //! What [`wire`](super::wire) says to the same message is the measure: the same octets, or nothing at all, and then `wire`
 //! is asked. A test compares the two over thousands of views and questions. Plain is what makes up nearly all
 //! traffic: A, AAAA and SRV of services and instances, with EDNS or without, and names and types that are not
-//! there. Options, other classes, aliases and answers that have to be cut are `wire`'s. Static zones are in `plain/files`.
+//! there; and cookies, which most resolvers send. Other options, other classes, aliases and answers that have to be cut are `wire`'s. Static zones are in `plain/files`.
 
 mod files;
 mod query;
@@ -20,7 +20,8 @@ use super::encode::{AA, DO, EDE_OCTETS, HEADER_OCTETS, OPT_OCTETS, QR, UDP_OCTET
 use super::wire::RA;
 use crate::answer::{Ede, Rcode};
 use crate::balance::{Draws, Policy, region_of, rotate_by_priority, shuffle_by_priority};
-use crate::dns::edns::{EXTENDED_ERROR, OPTION_OCTETS};
+use crate::dns::cookie::COOKIE_OCTETS;
+use crate::dns::edns::{COOKIE, EXTENDED_ERROR, OPTION_OCTETS};
 use crate::grammar::{self, Owner};
 use crate::instance::{Instance, Location, Port, Transport};
 use crate::live::{Why, first_port, has_tag, named_port};
@@ -40,6 +41,8 @@ pub struct Plain<'a> {
     pub limit: usize,
     /// The client may have other names looked up: RA.
     pub recursion: bool,
+    /// The cookie that the client gets, where it sent one.
+    pub cookie: Option<[u8; COOKIE_OCTETS]>,
     pub client: IpAddr,
     /// One random number for the order of the records.
     pub draw: u64,
@@ -64,7 +67,7 @@ impl Plain<'_> {
             return None; // what is prepared has no signatures
         }
         let limit = self.limit.min(out.len());
-        let records_end = limit.checked_sub(if query.edns.is_some() { OPT_OCTETS } else { 0 })?;
+        let records_end = limit.checked_sub(self.opt_octets(query))?;
         let mut reply = Reply {
             query,
             apex,
@@ -97,6 +100,12 @@ impl Plain<'_> {
         self.finish(&mut out, query, true, counts, rcode, (code, &why))
     }
 
+    /// Octets of the OPT record but for the reason, which gives way to records.
+    fn opt_octets(&self, query: &Query<'_>) -> usize {
+        let opt = if query.edns.is_some() { OPT_OCTETS } else { 0 };
+        opt + self.cookie.map_or(0, |cookie| OPTION_OCTETS + cookie.len())
+    }
+
     /// The OPT record and the header.
     fn finish(
         &self,
@@ -111,13 +120,16 @@ impl Plain<'_> {
             let ttl = if dnssec_ok { DO } else { 0 };
             out.put(&[0])?;
             out.u16s(&[Type::OPT.0, UDP_OCTETS_ADVERTISED, (ttl >> 16) as u16, ttl as u16])?;
-            match why.text() {
-                [] => out.u16s(&[0])?,
-                text => {
-                    let octets = (EDE_OCTETS + text.len()) as u16;
-                    out.u16s(&[octets, EXTENDED_ERROR, octets - OPTION_OCTETS as u16, code])?;
-                    out.put(text)?;
-                }
+            let cookie_octets = self.opt_octets(query) - OPT_OCTETS;
+            let why_octets = if why.text().is_empty() { 0 } else { EDE_OCTETS + why.text().len() };
+            out.u16s(&[(cookie_octets + why_octets) as u16])?;
+            if let Some(cookie) = self.cookie {
+                out.u16s(&[COOKIE, cookie.len() as u16])?;
+                out.put(&cookie)?;
+            }
+            if why_octets > 0 {
+                out.u16s(&[EXTENDED_ERROR, (why_octets - OPTION_OCTETS) as u16, code])?;
+                out.put(why.text())?;
             }
         }
         let recursion = if self.recursion { RA } else { 0 };

@@ -180,16 +180,15 @@ impl Worker {
         while !self.halt.load(Ordering::Acquire) {
             match batch.receive(self.socket.as_fd()) {
                 Ok(received) => {
-                    let timed = batches.is_multiple_of(Queries::TIMED_EVERY);
-                    batches += 1;
-                    let began = timed.then(|| self.responder.clock.now());
-                    let plain = (0..received).filter(|at| self.answer(&mut batch, *at)).count();
-                    batch.send(self.socket.as_fd());
                     let now = self.responder.clock.now();
                     self.counting.begin(now);
-                    if let Some(began) = began {
-                        self.tally.times().add_many(now.since(began), plain as u64);
+                    let plain = (0..received).filter(|at| self.answer(now, &mut batch, *at)).count();
+                    batch.send(self.socket.as_fd());
+                    if batches.is_multiple_of(Queries::TIMED_EVERY) {
+                        let took = self.responder.clock.now().since(now);
+                        self.tally.times().add_many(took, plain as u64);
                     }
+                    batches += 1;
                     if let Some(rest) = rush.rest(received, now).filter(|_| received < BATCH_MAX) {
                         // Only a signal ends it early, and then that is right.
                         let _ = clock_nanosleep(
@@ -208,14 +207,14 @@ impl Worker {
     }
 
     /// True where the reply was made here.
-    fn answer(&mut self, batch: &mut Batch, at: usize) -> bool {
+    fn answer(&mut self, now: Now, batch: &mut Batch, at: usize) -> bool {
         let (Some(from), to) = (batch.from(at), batch.to(at)) else { return false };
         if loops(from, to.map(|(ip, _)| ip), self.local) {
             return false;
         }
         let arrival = Arrival { client: from, over: Over::Udp, draw: self.draws.next_u64() };
         let (query, room) = batch.exchange(at);
-        if let Some(octets) = self.responder.reply_plainly(&arrival, query, room) {
+        if let Some(octets) = self.responder.reply_plainly(now, &arrival, query, room) {
             self.tally.asked(question_type(query), query.len());
             self.tally.replied(low_rcode(room), octets);
             self.responder.count(&mut self.counting, &room[..octets]);

@@ -23,7 +23,8 @@ use self::respond::{Around, Verdict, limit, respond};
 use crate::answer::Over;
 use crate::clock::Clock;
 use crate::counters::Queries;
-use crate::dns::cookie::Cookies;
+use crate::dns::cookie::{Cookies, Judged, ServerPart};
+use crate::dns::edns::Cookie;
 use crate::dns::forward::{Forwarder, Query, Told};
 use crate::dns::limit::Limiter;
 use crate::dns::onward::Onward;
@@ -70,6 +71,11 @@ impl Policy {
     fn serves(&self, client: IpAddr) -> bool {
         let Some(networks) = &self.clients else { return true };
         networks.iter().any(|network| network.contains(&client))
+    }
+
+    /// What the client's cookie is worth; `None` where it has none, or we have none to give.
+    fn judge(&self, cookie: Option<Cookie<'_>>, client: IpAddr, now: Now) -> Option<Judged> {
+        Some(self.cookies.as_ref()?.judge(&cookie?, client, now.wall))
     }
 }
 
@@ -169,15 +175,26 @@ impl Responder {
 
     /// Writes the reply to a plain question into `out`, at once and without allocating, and returns its length;
     /// none where `accept` has to be asked. The two never differ.
-    pub fn reply_plainly(&self, arrival: &Arrival, message: &[u8], out: &mut [u8]) -> Option<usize> {
+    pub fn reply_plainly(
+        &self,
+        now: Now,
+        arrival: &Arrival,
+        message: &[u8],
+        out: &mut [u8],
+    ) -> Option<usize> {
         let client = arrival.client.ip().to_canonical();
-        if self.limiter.is_some() && !is_loopback(client) || !self.policy.serves(client) {
+        if !self.policy.serves(client) {
             return None;
         }
         let query = plain::Query::read(message)?;
+        let judged = self.policy.judge(query.cookie, client, now);
+        if self.limiter.is_some() && !is_exempt(client, judged) {
+            return None;
+        }
         let recursion = self.forwarder.as_ref().is_some_and(|forwarder| forwarder.permits(client));
         let limit = limit(&self.policy, arrival, query.takes());
-        let plain = Plain { view: &self.view, limit, recursion, client, draw: arrival.draw };
+        let (view, cookie, draw) = (&*self.view, judged.map(|judged| judged.cookie), arrival.draw);
+        let plain = Plain { view, limit, recursion, cookie, client, draw };
         plain.reply(&query, out)
     }
 
@@ -287,6 +304,11 @@ pub fn accept(view: &View, policy: &Policy, arrival: &Arrival, message: &[u8]) -
     let (limiter, onward, transfers, updates) = (None, None, None, None);
     let around = Around { view, policy, limiter, now, onward, transfers, updates, zone_signer };
     respond(&around, arrival, message).reply()
+}
+
+/// True for who is where it says it is, whose replies nobody counts: it has shown that, or it is on this machine.
+fn is_exempt(client: IpAddr, cookie: Option<Judged>) -> bool {
+    is_loopback(client) || cookie.is_some_and(|judged| judged.server_part == ServerPart::Good)
 }
 
 fn is_loopback(client: IpAddr) -> bool {

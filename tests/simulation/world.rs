@@ -326,7 +326,7 @@ impl World {
             }
         };
         let mut plain = [0; 1232];
-        if let Some(octets) = responder.reply_plainly(&arrival, &query, &mut plain)
+        if let Some(octets) = responder.reply_plainly(responder.clock.now(), &arrival, &query, &mut plain)
             && plain[..octets] != reply
         {
             self.found(format!("{qname} {qtype}: the loop says one thing, the general path another"));

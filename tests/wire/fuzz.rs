@@ -121,7 +121,7 @@ impl Bench {
         let reply = self.responder.accept_at(now, &arrival, message);
         if over == Over::Udp {
             let mut room = [0; UDP_OCTETS_MAX];
-            let octets = self.responder.reply_plainly(&arrival, message, &mut room);
+            let octets = self.responder.reply_plainly(now, &arrival, message, &mut room);
             let plain = octets.map(|octets| &room[..octets]);
             assert!(
                 plain.is_none_or(|plain| Some(plain) == reply.as_deref()),

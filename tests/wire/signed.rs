@@ -400,9 +400,9 @@ impl Signed {
         let arrival = Arrival { client, over: Over::Udp, draw: 7 };
         let mut out = [0; UDP_OCTETS_MAX];
         let with_do = query(qname, qtype, Some((1232, DO)));
-        assert_eq!(self.responder.reply_plainly(&arrival, &with_do, &mut out), None);
+        assert_eq!(self.responder.reply_plainly(Now::default(), &arrival, &with_do, &mut out), None);
         let without = query(qname, qtype, Some((1232, 0)));
-        if let Some(octets) = self.responder.reply_plainly(&arrival, &without, &mut out) {
+        if let Some(octets) = self.responder.reply_plainly(Now::default(), &arrival, &without, &mut out) {
             assert_eq!(out[..octets], self.octets(&without, client, Over::Udp));
         }
     }

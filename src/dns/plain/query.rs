@@ -3,6 +3,7 @@
 use arrayvec::ArrayVec;
 
 use crate::answer::CLASS_IN;
+use crate::dns::edns::{COOKIE, Cookie};
 use crate::dns::encode::HEADER_OCTETS;
 use crate::dns::wire::{AD, CD, RD};
 use crate::name::NAME_OCTETS_MAX;
@@ -27,6 +28,8 @@ pub struct Query<'m> {
     pub(super) qtype: Type,
     /// What the client takes, and whether DO is set; none without an OPT record.
     pub(super) edns: Option<(u16, bool)>,
+    /// The cookie beside it.
+    pub cookie: Option<Cookie<'m>>,
 }
 
 impl<'m> Query<'m> {
@@ -59,11 +62,17 @@ impl<'m> Query<'m> {
         name[..end].make_ascii_lowercase(); // lengths are at most 63, below `A`
         let (&[qtype, qtype_low, class, class_low], rest) = body[end + 1..].split_first_chunk()?;
         let (qtype, class) = (u16::from_be_bytes([qtype, qtype_low]), u16::from_be_bytes([class, class_low]));
-        let edns = match (additional, rest) {
-            (0, []) => None,
-            // An OPT record of version 0 without options (RFC 6891 section 6.1.2).
-            (1, &[0, 0, 41, size, size_low, 0, 0, bits, 0, 0, 0]) if bits & 0x7f == 0 => {
-                Some((u16::from_be_bytes([size, size_low]), bits != 0))
+        let (edns, cookie) = match (additional, rest) {
+            (0, []) => (None, None),
+            // An OPT record of version 0 with no option but a cookie (RFC 6891 section 6.1.2).
+            (1, [0, 0, 41, size, size_low, 0, 0, bits, 0, 0, octets, options @ ..])
+                if bits & 0x7f == 0 && usize::from(*octets) == options.len() =>
+            {
+                let cookie = match options {
+                    [] => None,
+                    options => Some(only_cookie(options)?),
+                };
+                (Some((u16::from_be_bytes([*size, *size_low]), *bits != 0)), cookie)
             }
             _ => return None,
         };
@@ -79,6 +88,7 @@ impl<'m> Query<'m> {
             labels,
             qtype: Type(qtype),
             edns,
+            cookie,
         })
     }
 
@@ -103,6 +113,16 @@ impl<'m> Query<'m> {
         let starts = self.labels.iter().map(|at| usize::from(*at)).take_while(|at| *at < end);
         starts.take(LABELS_READ_MAX).map(|at| &self.name[at + 1..=at + usize::from(self.name[at])]).collect()
     }
+}
+
+/// The cookie that these options are, and nothing else (RFC 7873 section 4).
+fn only_cookie(options: &[u8]) -> Option<Cookie<'_>> {
+    let (&[code, code_low, octets, octets_low], data) = options.split_first_chunk()?;
+    let (code, octets) = (u16::from_be_bytes([code, code_low]), u16::from_be_bytes([octets, octets_low]));
+    if code != COOKIE || usize::from(octets) != data.len() {
+        return None;
+    }
+    Cookie::read(data).ok()
 }
 
 /// Every name of a signed zone has these.

@@ -10,7 +10,8 @@ use hickory_server::server::Request;
 
 use super::glimpse::{Glimpse, numbers};
 use super::{
-    AD, Arrival, CD, OPCODE, Policy, RA, RD, STREAM_OCTETS_MAX, UDP_OCTETS_MAX, UDP_OCTETS_PLAIN, is_loopback,
+    AD, Arrival, CD, OPCODE, Policy, RA, RD, STREAM_OCTETS_MAX, UDP_OCTETS_MAX, UDP_OCTETS_PLAIN, is_exempt,
+    is_loopback,
 };
 use crate::answer::{
     Answer, Asked, CLASS_IN, Dnssec, Ede, Question, Rcode, Taken, answer, is_served, octets_of,
@@ -47,15 +48,9 @@ pub(super) struct Around<'a> {
 }
 
 impl Around<'_> {
-    /// What the client's cookie is worth; `None` where it has none, or we have none to give.
-    fn judge(&self, options: Options<'_>, client: IpAddr) -> Option<Judged> {
-        Some(self.policy.cookies.as_ref()?.judge(&options.cookie?, client, self.now.wall))
-    }
-
     /// `answer` as it goes out, unless it is one of too many.
     fn send(&self, frame: &Frame<'_>, answer: &Answer, client: IpAddr, cookie: Option<Judged>) -> Verdict {
-        let proven = cookie.is_some_and(|judged| judged.server_part == ServerPart::Good);
-        let exempt = proven || !frame.over.is_datagram() || is_loopback(client);
+        let exempt = !frame.over.is_datagram() || is_exempt(client, cookie);
         let Some(limiter) = self.limiter.filter(|_| !exempt) else {
             return Verdict::Reply(frame.encode(answer));
         };
@@ -141,7 +136,7 @@ fn respond_to(around: &Around<'_>, arrival: &Arrival, message: &[u8], signature:
     let options = glimpse.edns.map_or(Ok(Options::default()), |edns| edns.options());
     let wanted = options.unwrap_or_default();
     let client = arrival.client.ip().to_canonical();
-    let cookie = around.judge(wanted, client);
+    let cookie = around.policy.judge(wanted.cookie, client, around.now);
     let exchange = Exchange {
         around,
         arrival,
