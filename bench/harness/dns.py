@@ -8,7 +8,7 @@ NOERROR, NXDOMAIN = 0, 3
 PATIENCE = 5  # seconds until a reply counts as missing
 
 
-COOKIE = struct.pack("!HH", 10, 8) + b"callsign"  # a client's, as an option of EDNS (RFC 7873 section 4)
+NSID = struct.pack("!HH", 3, 0)  # "who are you?", as an option of EDNS (RFC 5001)
 
 
 def query(name, rtype, edns, ident=0x2A2A, options=b""):

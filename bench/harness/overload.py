@@ -15,8 +15,8 @@ STEP_SECONDS = 2
 CARRIED = 0.99  # share of the offered queries that is answered where a load is carried
 EVERY = 0.02  # seconds from one registration to the next
 MESSAGES = 50_000  # different questions of the flood
-# What is offered: questions that the fast loop answers, and such as BIND's resolver sends, which take the general path.
-KINDS = {"that are plain": b"", "with cookies": dns.COOKIE}
+# What is offered: questions that the fast loop answers, and such as take the general path.
+KINDS = {"that are plain": b"", "with NSID": dns.NSID}
 
 
 def flood(server, questions, core, rate, seconds):
@@ -30,10 +30,12 @@ def flood(server, questions, core, rate, seconds):
 
 
 def messages(path, services, options):
-    """The mix as messages with these options of EDNS, each after its length."""
+    """The mix as messages with these options of EDNS, each after its length; sorted by that, for four of one length are sent
+    at once."""
+    questions = zip(range(MESSAGES), registry.questions("mix", services))
+    made = (dns.query(name, rtype, edns=True, ident=number & 0xFFFF, options=options) for number, (name, rtype) in questions)
     with path.open("wb") as file:
-        for number, (name, rtype) in zip(range(MESSAGES), registry.questions("mix", services)):
-            message = dns.query(name, rtype, edns=True, ident=number & 0xFFFF, options=options)
+        for message in sorted(made, key=len):
             file.write(struct.pack("!H", len(message)) + message)
     return path
 
