@@ -37,7 +37,7 @@ const BIG: &str = "big.service.local.";
 /// Instances of the service that the deaf ask for: a reply of some kilobytes.
 const BIG_INSTANCES: usize = 120;
 /// How often an idle connection asks: the server closes it after 10 s.
-const IDLE_ASKS_EVERY: Duration = Duration::from_secs(8);
+const IDLE_ASKS_EVERY: Duration = Duration::from_secs(5);
 /// How long the server bears with a message that does not end, and with a client that does not read.
 const GIVEN_UP_AFTER: Duration = Duration::from_secs(5);
 const DRIP_EVERY: Duration = Duration::from_millis(250);
