@@ -10,12 +10,16 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
 
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 4096;
 /// Octets of queries that wait while we are not on the processor: 10 ms at 400,000 queries a second.
 const RECEIVE_BUFFER_OCTETS: usize = 4 << 20;
+/// Octets of replies that wait in the kernel, mostly for neighbours of whom it does not know yet where they are: of one who is not
+/// there it keeps 212,992 (`net.ipv4.neigh.*.unres_qlen_bytes`) for three seconds, which is all that a socket has by default.
+const SEND_BUFFER_OCTETS: usize = 4 << 20;
 /// Tries to find one port that is free for UDP and for TCP, where the kernel may choose it.
 const PORT_TRIES: usize = 32;
 
@@ -153,6 +157,12 @@ fn datagrams(address: SocketAddr) -> io::Result<Socket> {
         socket.set_only_v6(true)?;
     }
     socket.set_recv_buffer_size(RECEIVE_BUFFER_OCTETS)?;
+    // As much as CAP_NET_ADMIN or `net.core.wmem_max` lets us have, and never less than before.
+    if setsockopt(&socket, sockopt::SndBufForce, &SEND_BUFFER_OCTETS).is_err()
+        && socket.send_buffer_size()? < SEND_BUFFER_OCTETS
+    {
+        socket.set_send_buffer_size(SEND_BUFFER_OCTETS)?;
+    }
     Ok(socket)
 }
 

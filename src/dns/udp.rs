@@ -40,9 +40,6 @@ const UNUSUAL_MAX: usize = 8192;
 const UNUSUAL_OCTETS_MAX: usize = 4 << 20;
 /// Messages that the general path takes before other tasks get their turn.
 const TURN_MAX: usize = 64;
-/// Octets of replies that may wait in the kernel, mostly for neighbours of whom it does not know yet where they are: of one who is not
-/// there it keeps 212,992 (`net.ipv4.neigh.*.unres_qlen_bytes`) for three seconds, which is all that a socket has by default.
-const SEND_BUFFER_OCTETS: usize = 4 << 20;
 /// How often a worker to whom nobody speaks looks whether it should end.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -60,17 +57,14 @@ const RESTED_WINDOWS: u32 = 15;
 
 /// Makes a socket, ours or one that was handed to us, as a worker needs it.
 ///
-/// On a wildcard address the kernel says which address each datagram was sent to. It says nothing else: what a parent asked for
-/// (systemd's `Timestamping=`) would stand before that.
+/// On a wildcard address the kernel says which address each datagram was sent to, and no time of its arrival: what a parent asked
+/// for (systemd's `Timestamping=`) would stand before that.
 ///
 /// # Errors
 ///
 /// What setsockopt(2) says.
 pub fn set_up(socket: &impl AsFd) -> io::Result<()> {
     setsockopt(socket, sockopt::ReceiveTimestamp, &false)?;
-    if setsockopt(socket, sockopt::SndBufForce, &SEND_BUFFER_OCTETS).is_err() {
-        setsockopt(socket, sockopt::SndBuf, &SEND_BUFFER_OCTETS)?; // as much of it as net.core.wmem_max lets us have
-    }
     let known = socket2::SockRef::from(socket);
     match known.local_addr()?.as_socket().map(|address| address.ip()) {
         Some(IpAddr::V4(ip)) if ip.is_unspecified() => setsockopt(socket, sockopt::Ipv4PacketInfo, &true)?,

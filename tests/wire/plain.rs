@@ -8,9 +8,11 @@ use std::time::Duration;
 use callsign::answer::Over;
 use callsign::balance::{Balance, Draws, Policy, SrvWeights};
 use callsign::clock::Clock;
+use callsign::dns::edns::Cookie;
 use callsign::dns::wire::{self, Arrival, Responder, UDP_OCTETS_MAX};
 use callsign::instance::{Fallback, Health, Lease, Location, Port, ServiceSettings, Transport};
 use callsign::name::{Name, ServiceName};
+use callsign::time::{Now, Wall};
 use callsign::view::Zones;
 
 use super::fixture::{Live, Wanted, policy, services, zones};
@@ -196,25 +198,32 @@ impl Chance {
         labels
     }
 
-    /// Mostly none; else a cookie as clients have it at first, or afterwards, or nearly.
-    fn options(&mut self) -> Vec<u8> {
-        let octets = match self.below(6) {
-            0 => 8,
-            1 => 24,
-            2 => self.pick(&[0, 7, 9, 15, 16, 40, 41]),
+    /// Mostly none; else a cookie as this client has it at first, or one that it was given a while ago, or nearly one.
+    fn options(&mut self, client: SocketAddr, now: Now) -> Vec<u8> {
+        let cookie = match self.below(6) {
+            0 => vec![7; 8],
+            1 => {
+                // Good, to be renewed, too old, and of the future.
+                let age_ms = self.pick(&[0, 60, 2000, 3599, 3601, -200, -400]) * 1000;
+                let then = Wall { unix_ms: now.wall.unix_ms - age_ms };
+                let first = Cookie { client: [7; 8], server: &[] };
+                let cookies = policy(true).cookies.expect("they have them");
+                cookies.judge(&first, client.ip(), then).cookie.to_vec()
+            }
+            2 => vec![7; self.pick(&[0, 7, 9, 15, 16, 24, 40, 41])],
             _ => return Vec::new(),
         };
         let code = if self.below(10) == 0 { 3 } else { 10 };
-        [&[0, code, 0, octets], &vec![7; usize::from(octets)][..]].concat()
+        [&[0, code, 0, cookie.len() as u8], &cookie[..]].concat()
     }
 
-    fn question(&mut self) -> Vec<u8> {
+    fn question(&mut self, client: SocketAddr, now: Now) -> Vec<u8> {
         let labels = self.name();
-        self.question_for(&labels)
+        self.question_for(&labels, client, now)
     }
 
     /// Asks for a name; flags, type and size are drawn.
-    fn question_for(&mut self, labels: &[Vec<u8>]) -> Vec<u8> {
+    fn question_for(&mut self, labels: &[Vec<u8>], client: SocketAddr, now: Now) -> Vec<u8> {
         let mut message = (self.below(65_536) as u16).to_be_bytes().to_vec();
         let (flags, size) = (self.pick(&[0u16, 0x0100, 0x0110, 0x0120]), self.pick(&SIZES));
         for number in [flags, 1, 0, 0, u16::from(size > 0)] {
@@ -231,7 +240,7 @@ impl Chance {
             message.extend([0, 0, 41]);
             message.extend(size.to_be_bytes());
             message.extend([0, 0, self.pick(&[0, 0x80]), 0]);
-            let options = self.options();
+            let options = self.options(client, now);
             message.extend((options.len() as u16).to_be_bytes());
             message.extend(options);
         }
@@ -276,6 +285,10 @@ fn compare(responder: &Responder, live: &Live, arrival: &Arrival, message: &[u8]
     let read = read(reply).expect("a reply");
     let asked = u16::from_be_bytes([message[type_at(message)], message[type_at(message) + 1]]);
     let edns = match &read.opt {
+        // The client's own comes back while it is good and young.
+        Some(opt) if opt.options.iter().any(|(code, cookie)| *code == 10 && reply_says(message, cookie)) => {
+            "good cookie"
+        }
         Some(opt) if opt.options.iter().any(|(code, _)| *code == 10) => "cookie",
         Some(_) => "EDNS",
         None => "plain",
@@ -326,8 +339,9 @@ fn plain_replies_are_what_the_general_path_says() {
         let mut live = chance.registry();
         let responder = responder(&live, policy(true));
         for number in 0..QUESTIONS {
-            let message = chance.question();
-            let arrival = Arrival { client: chance.client(), over: Over::Udp, draw: chance.0.next_u64() };
+            let client = chance.client();
+            let message = chance.question(client, live.now);
+            let arrival = Arrival { client, over: Over::Udp, draw: chance.0.next_u64() };
             let kind = compare(&responder, &live, &arrival, &message);
             if kind.as_ref().is_some_and(|kind| kind.contains("many")) {
                 *policies.entry(live.policy_asked(&message)).or_default() += 1;
@@ -359,6 +373,9 @@ fn plain_replies_are_what_the_general_path_says() {
             kinds.iter().filter(|(own, _)| own.starts_with(kind)).map(|(_, count)| count).sum();
         assert!(count > 20, "{kind}: {count} are too few to show anything");
     }
+    let good: usize =
+        kinds.iter().filter(|(kind, _)| kind.ends_with("good cookie")).map(|(_, count)| count).sum();
+    assert!(good > 500, "{good} good cookies are too few to show anything");
     for policy in Policy::ALL {
         let count = policies.get(policy.as_str()).copied().unwrap_or_default();
         assert!(count > 50, "{policy:?}: {count} are too few to show anything");
@@ -402,8 +419,9 @@ fn plain_replies_from_files_are_what_the_general_path_says() {
         if asked.iter().map(|label| label.len() + 1).sum::<usize>() > 254 {
             continue;
         }
-        let message = chance.question_for(&asked);
-        let arrival = Arrival { client: chance.client(), over: Over::Udp, draw: chance.0.next_u64() };
+        let client = chance.client();
+        let message = chance.question_for(&asked, client, live.now);
+        let arrival = Arrival { client, over: Over::Udp, draw: chance.0.next_u64() };
         let mut out = [0xaa; UDP_OCTETS_MAX];
         if let Some(octets) = responder.reply_plainly(live.now, &arrival, &message, &mut out) {
             let expected = responder.accept_at(live.now, &arrival, &message);
@@ -459,7 +477,7 @@ fn nothing_is_plain_until_the_registry_is_loaded() {
     let arrival = Arrival { client: CLIENT, over: Over::Udp, draw: 1 };
     let mut chance = Chance(Draws::new(1));
     for _ in 0..1000 {
-        let (question, mut out) = (chance.question(), [0; UDP_OCTETS_MAX]);
+        let (question, mut out) = (chance.question(CLIENT, live.now), [0; UDP_OCTETS_MAX]);
         assert_eq!(responder.reply_plainly(live.now, &arrival, &question, &mut out), None);
     }
 }
