@@ -229,7 +229,6 @@ impl Batch {
     /// was sent to.
     pub fn reply(&mut self, at: usize, octets: usize) {
         let client = match self.from(at) {
-            _ if !self.cuts || self.uncut > 0 => at as u64, // alone
             Some(SocketAddr::V4(v4)) => u64::from(v4.ip().to_bits()) << 16 | u64::from(v4.port()),
             Some(SocketAddr::V6(v6)) => {
                 let bits = v6.ip().to_bits();
@@ -242,12 +241,9 @@ impl Batch {
 
     /// True where the replies to both go from the same address of ours to the same client.
     fn go_together(&self, one: Waiting, other: Waiting) -> bool {
-        one.at == other.at
-            || self.uncut == 0
-                && self.cuts
-                && one.client == other.client
-                && self.name(one.at) == self.name(other.at)
-                && self.told(one.at) == self.told(other.at)
+        one.client == other.client
+            && self.name(one.at) == self.name(other.at)
+            && self.told(one.at) == self.told(other.at)
     }
 
     /// The octets of the address that a datagram came from.
@@ -269,6 +265,9 @@ impl Batch {
     fn pieces(&self, begin: usize) -> usize {
         let waiting = &self.waiting[begin..];
         let Some(first) = waiting.first() else { return 0 };
+        if !self.cuts || self.uncut > 0 {
+            return 1;
+        }
         let same = waiting.iter().take_while(|next| self.go_together(*first, **next));
         let alike = same.clone().take_while(|next| next.octets == first.octets).count();
         alike + usize::from(same.count() > alike)
