@@ -400,7 +400,7 @@ impl Writer {
         let begun = self.front.clock.now();
         let all = self.unstored.iter().chain(changes).cloned().collect();
         let stored = {
-            let mut committing = std::pin::pin!(self.store.commit(all, reserve));
+            let mut committing = std::pin::pin!(self.store.commit(all, self.unstored.len(), reserve));
             loop {
                 let now = self.front.clock.now();
                 self.timer.as_mut().reset(self.front.clock.instant(now.mono_ns + nanoseconds(TICK)).into());

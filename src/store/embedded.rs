@@ -164,12 +164,13 @@ fn around(
 }
 
 impl Embedded {
-    pub async fn commit(&self, changes: Vec<Change>, reserve: Reserve) -> Result<(), Failure> {
+    /// As [`super::Store::commit`].
+    pub async fn commit(&self, changes: Vec<Change>, facts: usize, reserve: Reserve) -> Result<(), Failure> {
         let (done, result) = oneshot::channel();
         let ended =
             |doubtful| Failure::Broken { reason: "the store's thread has ended".to_owned(), doubtful };
         // The channel has room: one commit waits for its answer before the next is sent.
-        self.jobs.try_send(Job { changes, reserve, done }).map_err(|_| ended(false))?;
+        self.jobs.try_send(Job { changes, facts, reserve, done }).map_err(|_| ended(false))?;
         result.await.map_err(|_| ended(true))?
     }
 }

@@ -1,4 +1,5 @@
-//! Where changes are kept. An enum, not a trait: there are three kinds, and a reader can see them all.
+//! Where changes are kept. An enum, not a trait: there are two kinds, and a reader can see both. etcd is none of them:
+//! `writer::node` asks it, and its watch tells.
 
 pub mod embedded;
 pub mod etcd;
@@ -61,14 +62,20 @@ impl Store {
         Self::Memory(history::Memory::default())
     }
 
-    /// Makes `changes` durable, in their order, all or none.
-    pub async fn commit(&mut self, changes: Vec<Change>, reserve: Reserve) -> Result<(), Failure> {
+    /// Makes `changes` durable, in their order, all or none. The first `facts` of them are so in any case: after a failure they
+    /// come again, where the others are refused.
+    pub async fn commit(
+        &mut self,
+        changes: Vec<Change>,
+        facts: usize,
+        reserve: Reserve,
+    ) -> Result<(), Failure> {
         match self {
             Self::Memory(memory) => {
                 memory.keep(changes);
                 Ok(())
             }
-            Self::Embedded(embedded) => embedded.commit(changes, reserve).await,
+            Self::Embedded(embedded) => embedded.commit(changes, facts, reserve).await,
         }
     }
 
@@ -76,7 +83,10 @@ impl Store {
     pub async fn close(self, changes: Vec<Change>, revision: u64) -> Result<(), Failure> {
         match self {
             Self::Memory(_) => Ok(()),
-            Self::Embedded(embedded) => embedded.commit(changes, Reserve::UpTo(revision)).await,
+            Self::Embedded(embedded) => {
+                let facts = changes.len();
+                embedded.commit(changes, facts, Reserve::UpTo(revision)).await
+            }
         }
     }
 

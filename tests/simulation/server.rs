@@ -171,7 +171,7 @@ impl Server {
 
 /// The store's thread, as a task: a commit takes as long as the disk of the world does.
 async fn store_changes(mut thread: Thread, world: Shared, planted: Option<Planted>) {
-    while let Some(Job { changes, reserve, mut done }) = thread.next().await {
+    while let Some(Job { changes, facts, reserve, mut done }) = thread.next().await {
         let slow_ms = {
             let mut world = world.lock();
             let slow_ms = world.slow_ms;
@@ -190,7 +190,7 @@ async fn store_changes(mut thread: Thread, world: Shared, planted: Option<Plante
             world.writing.until_ns = world.now_ns();
         }
         world.lock().disk.mark();
-        thread.commit(Job { changes, reserve, done });
+        thread.commit(Job { changes, facts, reserve, done });
     }
 }
 

@@ -13,7 +13,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use callsign::registry::Kept;
-use callsign::store::embedded::{Engine, EngineError, Loaded, Reserve};
+use callsign::store::Failure;
+use callsign::store::embedded::{self, Engine, EngineError, Loaded, Reserve};
 use callsign::time::{Now, Wall};
 use nix::libc::{EIO, ENOSPC};
 
@@ -340,4 +341,39 @@ fn what_too_many_left_behind_is_forgotten_on_the_disk_too() {
     open.engine.commit(&forgotten.all, Reserve::Ahead, LIMITS).unwrap_or_else(|error| panic!("{error}"));
     let kept = open.engine.load(world.now).unwrap_or_else(|error| panic!("{error}")).kept;
     assert_eq!(kept.gone.len(), 0, "a minute after the last of {LEFT} left");
+}
+
+/// What the store's thread says of a commit at whose only write, which is done all the same, the disk begins to fail, so that the
+/// file cannot be opened anew either; and, once the disk works again, of the next one. The first `facts` changes are facts.
+fn in_doubt(facts: impl Fn(&Batch) -> usize) -> [Result<(), Failure>; 2] {
+    let started = Now { mono_ns: 0, wall: Wall { unix_ms: 1_795_262_645_678 } };
+    let disk = Disk::new(Vec::new());
+    let descriptor = {
+        let disk = disk.clone();
+        move || disk.clone()
+    };
+    let opened = embedded::over(descriptor, REDO_OCTETS, LIMITS, started);
+    let (store, mut thread, loaded) = opened.unwrap_or_else(|error| panic!("a new store: {error}"));
+    let batch = World::new(loaded.kept, started).batch(&mut Draws(1));
+    assert!(!batch.all.is_empty());
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    [true, false].map(|fails| {
+        disk.fail(fails.then_some(Fault { steps: 0, code: EIO, lasting: true, on: Kind::Write, done: true }));
+        let worked = async {
+            let job = thread.next().await.expect("a commit");
+            thread.commit(job);
+        };
+        let commit = store.commit(batch.all.clone(), facts(&batch), Reserve::Ahead);
+        runtime.block_on(async { tokio::join!(commit, worked).0 })
+    })
+}
+
+#[test]
+fn a_commit_in_doubt_ends_the_store_only_where_somebody_was_refused() {
+    let [first, next] = in_doubt(|batch| batch.all.len());
+    assert!(matches!(first, Err(Failure::Doubtful(_))), "{first:?}");
+    assert!(next.is_ok(), "what happened is there twice, which is the same: {next:?}");
+    let [first, next] = in_doubt(|_| 0);
+    assert!(matches!(first, Err(Failure::Doubtful(_))), "{first:?}");
+    assert!(matches!(next, Err(Failure::Broken { .. })), "what was refused is there: {next:?}");
 }

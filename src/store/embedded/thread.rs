@@ -16,6 +16,8 @@ use crate::store::{Failure, Limits};
 #[derive(Debug)]
 pub struct Job {
     pub changes: Vec<Change>,
+    /// How many of them, the first, happened whether they are stored or not.
+    pub facts: usize,
     pub reserve: Reserve,
     pub done: oneshot::Sender<Result<(), Failure>>,
 }
@@ -33,7 +35,7 @@ pub struct Thread {
     pub(super) engine: Option<Engine>,
     pub(super) limits: Limits,
     pub(super) history: History,
-    /// A commit that failed, while it cannot be seen whether it is stored.
+    /// What was refused with a commit that failed, while it cannot be seen whether it is stored.
     pub(super) doubtful: Vec<Change>,
     /// The last to go: it holds the lock of the folder, and what is above holds the file.
     pub(super) anew: Box<Anew>,
@@ -52,7 +54,7 @@ impl Thread {
     }
 
     /// Answers as soon as the changes are on the disk; the tables have them when the next commit comes.
-    pub fn commit(&mut self, Job { changes, reserve, done }: Job) {
+    pub fn commit(&mut self, Job { mut changes, facts, reserve, done }: Job) {
         // The writer waits for the answer; where it does not, the server has ended.
         let answer = |result| drop(done.send(result));
         if self.sync_failed.load(Ordering::Acquire) {
@@ -88,7 +90,7 @@ impl Thread {
             Ok(true) => answer(Ok(())),
             Ok(false) => answer(Err(Failure::Refused(reason))),
             Err(_) => {
-                self.doubtful = changes;
+                self.doubtful = changes.split_off(facts);
                 answer(Err(Failure::Doubtful(reason)));
             }
         }
