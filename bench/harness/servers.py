@@ -221,6 +221,7 @@ class Server:
 class Callsign(Server):
     name = "callsign"
     chosen = None  # --server
+    store = ("--store", "memory")
 
     @classmethod
     def prepare(cls):
@@ -246,7 +247,7 @@ class Callsign(Server):
         """Starts it with these options besides, and waits for its `ready` line."""
         self.socket = self.directory / "s"
         self.spawn(*self.program, "serve", "--dns", f"127.0.0.1:{self.port}", "--dot", f"127.0.0.1:{self.tls_port}",
-                   "--tls-self-signed", "--http", "none", "--store", "memory", "--socket", self.socket,
+                   "--tls-self-signed", "--http", "none", *self.store, "--socket", self.socket,
                    "--ttl", registry.TTL, "--log", "warn", *words, stdout=subprocess.PIPE)
         while not (line := self.child.stdout.readline()).startswith(b"ready"):
             if not line:
