@@ -8,7 +8,7 @@ quick:
 check:
     ./check
 
-# A server on the default ports, with a memory store.
+# A server on the default ports.
 serve *ARGS:
     cargo run --release --locked -- serve {{ARGS}}
 

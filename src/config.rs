@@ -37,8 +37,6 @@ pub const DNS_PORT: u16 = 5300;
 const TTL_DEFAULT: u32 = 5;
 /// Consul's own default, which clients have in their configuration.
 const DATACENTER_DEFAULT: &str = "dc1";
-/// Longest TTL: what a cache holds longer than this outlives too many instances.
-pub const TTL_MAX: u32 = 300;
 /// Longest time that a service may stay known after its last instance left.
 const KNOWN_FOR_MAX: Duration = Duration::from_secs(24 * 3600);
 /// Longest time that answers go on without etcd; who wants more wants them for ever.
@@ -130,7 +128,7 @@ pub struct Config {
     pub reverse: Vec<IpNet>,
     /// Networks whose region is known; at most `REGIONS_MAX`.
     pub regions: Vec<Region>,
-    /// Seconds that a resolver may keep a positive answer; at most `TTL_MAX`.
+    /// Seconds that a resolver may keep a positive answer; at most `protocol::TTL_MAX`.
     pub ttl: u32,
     /// How long a service stays known after its last instance left.
     pub known_for: Duration,

@@ -63,6 +63,8 @@ struct Life {
     /// Closing it would end something that lives.
     holds: AtomicBool,
     close: CancellationToken,
+    /// Of all connections.
+    stop: CancellationToken,
 }
 
 /// One open connection; its place is free when this is dropped.
@@ -100,6 +102,7 @@ impl Connections {
             tick: AtomicU64::new(number),
             holds: AtomicBool::new(false),
             close: stop.child_token(),
+            stop: stop.clone(),
         });
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if open.len() >= self.most {
@@ -255,6 +258,11 @@ impl Place {
     /// Cancelled when this connection has to close.
     pub fn closing(&self) -> &CancellationToken {
         &self.life.close
+    }
+
+    /// True where it has to close because all have to.
+    pub fn server_stops(&self) -> bool {
+        self.life.stop.is_cancelled()
     }
 }
 

@@ -5,6 +5,7 @@ mod asked;
 mod figures;
 mod nodes;
 mod past;
+mod renewal;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use tokio::sync::Semaphore;
 
 pub use self::figures::{Figures, LiveTime};
 pub use self::nodes::Told;
+pub use self::renewal::Renewed;
 
 use crate::access::{Access, Denied, Identity, On, Verb};
 use crate::check::worst;
@@ -89,7 +91,12 @@ impl Desk {
     ///
     /// Too many search.
     pub async fn search<T>(&self, work: impl FnOnce() -> T) -> Result<T, Problem> {
-        let busy = || Problem::new("unavailable", "too many ask for the past at once; ask again later");
+        let busy = || {
+            Problem::new(
+                "unavailable",
+                "too many ask at once for what takes its time (the past, whole lists, metrics); ask again later",
+            )
+        };
         let turn = tokio::time::timeout(TURN_MAX, self.searches.0.acquire()).await;
         let _turn = turn.map_err(|_| busy())?.map_err(|_| busy())?;
         Ok(aside(work))

@@ -1,6 +1,6 @@
 //! Owner names of the live zone: what each asks of which service, and back.
 //!
-//! Purely a matter of spelling (DESIGN section 6); whether the service is known, and what it answers, is
+//! Purely a matter of spelling (docs/names.md); whether the service is known, and what it answers, is
 //! `answer`'s business. The names of the alias zone are read by `consul`, those of addresses by `reverse`.
 
 use crate::instance::Transport;

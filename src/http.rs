@@ -84,6 +84,8 @@ const HEAD_TIME_MAX: Duration = Duration::from_secs(75);
 /// How long the first octets of a client may take who was accepted when its connection has to close: less than accepting rests
 /// where there are no descriptors, for which this one may be wanted.
 const FIRST_TIME_MAX: Duration = Duration::from_millis(25);
+/// The same where the server stops: then nobody is in need of its place, and a client that is starved sends what it began.
+const FIRST_TIME_AT_STOP_MAX: Duration = Duration::from_millis(250);
 /// How long the last octets to a client that reads may take, when its connection has to close.
 const LAST_TIME_MAX: Duration = Duration::from_secs(2);
 /// A peer that is silent for so long is asked whether it is there, and so often before it counts as gone: a watcher
@@ -232,7 +234,10 @@ async fn connection(
     let first = tokio::select! {
         first = timeout(HEAD_TIME_MAX, stream.fill_buf()) => first,
         // Accepted a moment ago, its request is on the way: it is answered as those are that were read before.
-        () = client.closing.cancelled() => timeout(FIRST_TIME_MAX, stream.fill_buf()).await,
+        () = client.closing.cancelled() => {
+            let patience = if place.server_stops() { FIRST_TIME_AT_STOP_MAX } else { FIRST_TIME_MAX };
+            timeout(patience, stream.fill_buf()).await
+        }
     };
     match first {
         Ok(Ok(octets)) if octets == grpc::PREFACE => {

@@ -10,13 +10,14 @@
 //! [`lease`] (deadlines), [`zone`] and [`zone_file`] (static zones), [`special`] (names of special use), [`protocol`] (the registration
 //! protocol), [`explain`] (why a name is not in DNS), [`availability`] (how much of the time what was live), [`xds`] (what Envoy and gRPC are told, in [`protobuf`]), [`access`] (who may say what), [`time`].
 //!
-//! **The state**: [`writer`] is the one task that changes the registry; [`store`] keeps the changes.
+//! **The state**: [`writer`] is the one task that changes the registry; [`store`] keeps the changes, [`journal`] tells them on,
+//! [`desk`] answers what changes nothing.
 //!
-//! **The edges** carry octets: [`dns`] and [`socket`]; [`health`] probes. They never import each other.
+//! **The edges** carry octets: [`dns`], [`socket`] and [`http`]; [`health`] probes. They never import each other.
 //!
 //! **The wiring**: [`serve`] starts and stops it all, from a [`config`] and sockets that [`bind`] bound;
 //! [`client`] is the other side of the socket, and `cli` the command line. Beneath everything but the core
-//! lie [`clock`], [`connections`], [`counters`], `grpc` (calls to others) and `owner` (whose a file is that root makes).
+//! lie [`clock`], [`connections`], [`counters`], [`traffic`], [`message`], `grpc` (calls to others) and `owner` (whose a file is that root makes).
 
 pub mod access;
 pub mod answer;

@@ -23,7 +23,7 @@ pub const SERVICE_OCTETS_MAX: usize = 62;
 /// Longest instance id and tag. Ids such as `redis:6379@10.0.0.1` are not labels; 255 holds every one in use.
 pub const ID_OCTETS_MAX: usize = 255;
 
-/// Names that mean something else in the zone or to resolvers (DESIGN section 6).
+/// Names that mean something else in the zone or to resolvers (docs/names.md).
 const RESERVED: [&str; 7] = ["ns", "node", "addr", "localhost", "wpad", "isatap", "callsign"];
 
 /// Why a text is not a name of the registry; the sentence says what to write instead.

@@ -37,6 +37,7 @@ pub use self::request::{
     AtForm, AvailabilityForm, ExplainForm, FedForm, FeedForm, FilterForm, HolderForm, LogForm, LookupForm,
     RegisterForm, ReportForm, Request, SettingsForm, StatusForm,
 };
+pub use self::settings::{TTL_MAX, whole_seconds};
 pub use self::shapes::{Pairs, PortForm, Several};
 pub use self::shown::{lease_id_text, lease_text};
 

@@ -22,14 +22,12 @@ use tokio_util::either::Either;
 use tokio_util::sync::CancellationToken;
 
 use self::session::Session;
-use crate::access::{Identity, Verb};
+use crate::access::Identity;
 use crate::connections::tls::{Acceptor, name_of_client};
 use crate::connections::{Connections, Handed, NOT_LOADED, Octets, Place};
 use crate::desk::Desk;
-use crate::instance::{Key, Lease};
-use crate::name::HostName;
-use crate::protocol::{HolderForm, Peer, Problem, RenewedForm, Reply, encode, lease_text};
-use crate::registry::{Command, Holder};
+use crate::protocol::{Peer, Problem, Reply, encode};
+use crate::registry::Command;
 
 /// Connections at once, over all listeners; a holder of a connection-bound lease needs one for itself.
 pub const CONNECTIONS_MAX: usize = 10_000;
@@ -193,33 +191,4 @@ async fn connection(
             tracing::debug!(%stopped, "a connection ended");
         }
     }
-}
-
-impl Desk {
-    fn renewed(&self, key: &Key, lease: Lease) -> Reply {
-        let (service, id) = (key.service.to_string(), key.id.to_string());
-        let cut_off = self.view.stale_for(self.clock.now()).is_some();
-        Reply::Renewed(RenewedForm { service, id, lease: lease_text(lease), cut_off })
-    }
-
-    fn renew(&self, form: &HolderForm<'_>, host: &HostName, who: &Identity) -> Result<Renewed, Problem> {
-        let holder = form.holder(host)?;
-        let key = &holder.key;
-        let service = self.view.service(key.service.as_str());
-        match service.as_ref().and_then(|service| service.by_key(key)) {
-            Some(member) => self.may_change(who, Verb::Register, &member.instance)?,
-            None => self.may(who, Verb::Register, (&key.service).into())?,
-        }
-        Ok(match self.view.renew(&holder.key, holder.lease_id, self.clock.now())? {
-            Some(lease) => Renewed::Here(self.renewed(&holder.key, lease)),
-            None => Renewed::Elsewhere(holder),
-        })
-    }
-}
-
-/// What became of a heartbeat.
-enum Renewed {
-    Here(Reply),
-    /// The writer has to take the lease over from another node first.
-    Elsewhere(Holder),
 }

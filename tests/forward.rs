@@ -1,7 +1,7 @@
 //! Names that are not ours, through the running server: what upstreams are asked, and what clients are told.
 //!
 //! The upstreams are small sockets of the tests' own (`forward/fake.rs`), so that one can answer wrongly, late or
-//! never; real name servers and real programs are in `forward_programs.rs`. Tests are called after the checklist's rows.
+//! never; real name servers and real programs are in `forward_programs.rs`. Tests are called after the rules' numbers.
 
 mod harness;
 

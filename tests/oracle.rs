@@ -3,7 +3,7 @@
 //! Needs: knot nsd bind9 bind9-dnsutils bind9-utils knot-dnssecutils
 //!
 //! A registry is drawn from a seed and registered in a running server. From what the server lists of it, and from
-//! nothing that it answers, `oracle/zone.rs` writes the zones as DESIGN says that they are; Knot and NSD serve them. Then
+//! nothing that it answers, `oracle/zone.rs` writes the zones as docs/names.md says that they are; Knot and NSD serve them. Then
 //! all three are asked the same valid queries, and what comes back is compared section by section. What may
 //! differ is a closed list, [`compare::Listed`], and is counted; everything else fails the test.
 //!

@@ -1,9 +1,9 @@
 //! The real server on real sockets, seen from outside: what it promises, and what it does with bad input.
 //!
-//! - `visible`: what was acknowledged is in the very next answer (P1), under concurrent writers and readers.
+//! - `visible`: what was acknowledged is in the very next answer, under concurrent writers and readers.
 //! - `registration`: bad, long, slow and many lines on the registration socket.
 //! - `packets`: bad, long, slow and many messages on the DNS sockets.
-//! - `leases`: the dead leave, the living stay (P3).
+//! - `leases`: the dead leave, the living stay.
 //! - `watching`: a snapshot, then every change, with no gap.
 //! - `lifecycle`: start, refusal to start, stop.
 //!

@@ -2,12 +2,12 @@
 //! the disk is made of memory and fails, connections are cut at any octet, and what happens follows from a seed.
 //!
 //! What is checked is in `expected`: after every step, and at the moment in which a reply is written,
-//! - P1 and P2: what was acknowledged is what the very next query sees, and is there after whatever ends the server: power
+//! - what was acknowledged is what the very next query sees, and is there after whatever ends the server: power
 //!   that goes in the middle of a commit or right behind a reply, a kill, a restart in order;
-//! - P3: no lease ends early, and none is outlived by more than 20 ms, whatever becomes of the disk, the clock or the
+//! - no lease ends early, and none is outlived by more than 20 ms, whatever becomes of the disk, the clock or the
 //!   process; but while the writer waits for the disk, what ends is shown when the commit is done (`docs/store.md`);
-//! - P4: no trouble takes an instance out of the answers, and before anything is loaded the answer is SERVFAIL;
-//! - P8: there are never more instances than may be, and who asks for more hears of it;
+//! - no trouble takes an instance out of the answers, and before anything is loaded the answer is SERVFAIL;
+//! - there are never more instances than may be, and who asks for more hears of it;
 //! - revision and serial never fall, and the loop of UDP says what the general path says;
 //! - whoever follows every change, and goes on where it was cut off, ends with what everybody sees; and a secondary that asks
 //!   for what changed has at every serial what the whole zone of that serial has.

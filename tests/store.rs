@@ -1,4 +1,4 @@
-//! P2: what was acknowledged is durable. The store through crashes, failing disks, flipped octets and jumping clocks.
+//! What was acknowledged is durable. The store through crashes, failing disks, flipped octets and jumping clocks.
 //!
 //! In this process, over a disk made of memory:
 //! - `crashes`: a crash at any write, what was not synced lost, torn or late; errors at any step.

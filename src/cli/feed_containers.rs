@@ -42,16 +42,13 @@ const TOLD_MAX: usize = 10_000;
 
 /// Register containers by their labels, for as long as they run
 #[derive(Debug, Args)]
-#[command(
-    after_help = "A container with the label callsign.service=NAME is registered; callsign.port, .tags, .protocol, .check.http and others
-say more (docs/containers.md). Docker and Podman are understood.
+#[command(after_help = "A container with the label callsign.service=NAME is registered;
+callsign.port, .tags, .protocol, .check.http and others say more (docs/containers.md). Docker and Podman are understood.
 
 Example:
   callsign feed-containers
   docker run --detach --label callsign.service=web --label callsign.port=80 nginx
-
-  callsign feed-containers --engine /run/podman/podman.sock --published 10.0.0.7"
-)]
+  callsign feed-containers --engine /run/podman/podman.sock --published 10.0.0.7")]
 pub struct FeedContainers {
     /// The engine's socket [env: DOCKER_HOST] [default: the first of $XDG_RUNTIME_DIR/podman/podman.sock, /var/run/docker.sock
     /// and /run/podman/podman.sock that is there]

@@ -62,7 +62,7 @@ use clap::{Args, Parser, Subcommand};
 
 pub use output::Format;
 
-/// Exit codes (DESIGN section 8); 0 is done.
+/// Exit codes (docs/cli.md); 0 is done.
 pub const FAILED: u8 = 1;
 pub const USAGE: u8 = 2;
 pub const NOT_FOUND: u8 = 3;

@@ -43,8 +43,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Run a command that is registered while it lives
 #[derive(Debug, Args)]
 #[command(
-    after_help = "The command is registered as soon as its port accepts, or as it says READY=1 on $NOTIFY_SOCKET. Signals
-are passed on; SIGTERM drains first. The exit status is the command's, 128 and the signal's number if it was killed.
+    after_help = "The command is registered as soon as its port accepts, or as it says READY=1 on $NOTIFY_SOCKET.
+Signals are passed on; SIGTERM drains first. The exit status is the command's, 128 and the signal's number if it was killed.
 
 Example:
   callsign run web --port 8080 -- python3 -m http.server 8080

@@ -15,7 +15,7 @@ use super::values::{
 use super::{
     CLIENTS_MAX, CertificateChoice, Config, DATACENTER_DEFAULT, DNS_PORT, GRACE_MAX, HISTORY_AGE_MAX,
     HTTP_PORT, KNOWN_FOR_MAX, REGIONS_MAX, REVERSE_MAX, STALE_FOR_MAX, StoreChoice, Surroundings,
-    TTL_DEFAULT, TTL_MAX, UDP_OCTETS_DEFAULT, UDP_OCTETS_MAX, UDP_OCTETS_MIN, this_machine,
+    TTL_DEFAULT, UDP_OCTETS_DEFAULT, UDP_OCTETS_MAX, UDP_OCTETS_MIN, this_machine,
 };
 use crate::access::{OWNED_MAX, RULES_MAX};
 use crate::dns::cookie::{self, Secret};
@@ -24,6 +24,7 @@ use crate::dns::limit::REPLIES_PER_SECOND_MAX;
 use crate::dns::notify::SECONDARIES_MAX;
 use crate::dns::transfer::Allowed;
 use crate::name::{Apex, Datacenter};
+use crate::protocol::whole_seconds;
 use crate::registry::{FORGET_AFTER, INSTANCES_MAX};
 use crate::store::{Limits, etcd};
 
@@ -83,7 +84,7 @@ impl Given {
             tell_stale: self.one("tell-stale", flag)?.unwrap_or(false),
             reverse: self.list("reverse", network)?.unwrap_or_default(),
             regions: self.list("regions", region)?.unwrap_or_default(),
-            ttl: self.one("ttl", |text| number(text, 0, TTL_MAX.into()))?.unwrap_or(TTL_DEFAULT),
+            ttl: self.one("ttl", whole_seconds)?.unwrap_or(TTL_DEFAULT),
             known_for: self.one("known-for", |text| duration(text, KNOWN_FOR_MAX))?.unwrap_or(FORGET_AFTER),
             instances_max: self.one("instances-max", at_least_one)?.unwrap_or(INSTANCES_MAX),
             identity_instances_max: self.one("identity-instances-max", at_least_one)?.unwrap_or(OWNED_MAX),

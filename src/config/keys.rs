@@ -182,7 +182,7 @@ pub const KEYS: &[Key] = &[
         "NAME=NETWORK",
         "The region of a network, such as eu=10.1.0.0/16, for services whose balance is nearest",
     ),
-    key("ttl", One, "SECONDS", "Seconds that a resolver may keep an answer, 0 to 300 [default: 5]"),
+    key("ttl", One, "TIME", "How long a resolver may keep an answer, up to 300s [default: 5s]"),
     key(
         "known-for",
         One,

@@ -226,7 +226,10 @@ fn lists_of_variables_are_split_at_commas() {
 #[test]
 fn complaints_name_the_place_and_the_key() {
     assert_eq!(file_error("ttl = 5\n\n  ttl = 6"), "callsign.toml:3:3: duplicate key in `ttl = 6`");
-    assert_eq!(file_error("ttl = 301"), "callsign.toml:1:7: ttl must be a number from 0 to 300, not `301`");
+    assert_eq!(
+        file_error("ttl = 301"),
+        "callsign.toml:1:7: ttl must be whole seconds from 0s to 300s, not `301`"
+    );
     assert_eq!(
         file_error("# größer\nlisten = [\"127.0.0.1:1\",\n  \"::1\"]"),
         "callsign.toml:3:3: listen must be an address with a port, such as [::1]:5300, not `::1`"
@@ -247,7 +250,7 @@ fn complaints_name_the_place_and_the_key() {
         file_error("[dns]\naddress = 1")
     );
     assert_eq!(variable_error("CALLSIGN_TTL", "x"), "CALLSIGN_TTL must be a number from 0 to 300, not `x`");
-    assert_eq!(flag_error("ttl", "-1"), "--ttl must be a number from 0 to 300, not `-1`");
+    assert_eq!(flag_error("ttl", "-1"), "--ttl must be whole seconds from 0s to 300s, not `-1`");
     let missing = Config::load(Some(Path::new("/nowhere/x.toml")), Vec::new(), &around(&[])).unwrap_err();
     assert!(format!("{missing:#}").starts_with("reading /nowhere/x.toml: "), "{missing:#}");
 }

@@ -46,7 +46,7 @@ impl Live<'_> {
         }
     }
 
-    /// SVCB at the name of a port (DESIGN section 6), or HTTPS: each live instance that has it.
+    /// SVCB at the name of a port (docs/names.md), or HTTPS: each live instance that has it.
     ///
     /// Priorities are the instances' own and one more, for 0 is AliasMode; hints are the addresses of the
     /// lowest priority that has a live instance, as A and AAAA are.

@@ -412,7 +412,7 @@ fn parse_address(field: &str, text: &str) -> Result<IpAddr, Problem> {
     Ok(address.to_canonical())
 }
 
-/// An address that a client elsewhere could connect to (checklist R-16).
+/// An address that a client elsewhere could connect to.
 fn usable_address(address: IpAddr, peer: &Peer) -> Result<IpAddr, Problem> {
     match unusable(address, peer.loopback_allowed) {
         None => Ok(address),

@@ -12,7 +12,7 @@ use crate::registry::Configuration;
 use crate::time::{format_duration, parse_duration};
 
 /// Longest TTL of a service's records, in seconds: who caches for longer misses a death.
-const TTL_MAX: u64 = 300;
+pub const TTL_MAX: u32 = 300;
 /// Shortest and longest time that a guard holds: less than a lease is none, and after a day the dead are dead.
 const GUARD_FOR_MIN: Duration = Duration::from_secs(1);
 const GUARD_FOR_MAX: Duration = Duration::from_secs(24 * 3600);
@@ -54,13 +54,18 @@ impl SettingsForm {
 }
 
 fn ttl(text: &str) -> Result<u32, Problem> {
-    match parse_duration(text).filter(|ttl| ttl.subsec_nanos() == 0).map(|ttl| ttl.as_secs()) {
-        Some(seconds @ 0..=TTL_MAX) => Ok(seconds as u32),
-        _ => {
-            let rule = format!("must be whole seconds from 0s to {TTL_MAX}s, not `{}`", printable(text));
-            Err(Problem::invalid("ttl", rule))
-        }
-    }
+    whole_seconds(text).map_err(|rule| Problem::invalid("ttl", rule))
+}
+
+/// A TTL as it is written, such as `5s`.
+///
+/// # Errors
+///
+/// It is none; in words.
+pub fn whole_seconds(text: &str) -> Result<u32, String> {
+    let seconds = parse_duration(text).filter(|ttl| ttl.subsec_nanos() == 0).map(|ttl| ttl.as_secs());
+    let seconds = seconds.and_then(|seconds| u32::try_from(seconds).ok()).filter(|ttl| *ttl <= TTL_MAX);
+    seconds.ok_or_else(|| format!("must be whole seconds from 0s to {TTL_MAX}s, not `{}`", printable(text)))
 }
 
 fn failover(names: &[String], apexes: &[Apex]) -> Result<Arc<[Fallback]>, Problem> {

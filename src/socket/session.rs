@@ -9,12 +9,11 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::Renewed;
 use super::lines::{LINE_TIME_MAX, Read, buffered_line, read_line};
 use super::registered::registered;
 use crate::access::{Identity, On, Token, Verb};
 use crate::connections::Place;
-use crate::desk::Desk;
+use crate::desk::{Desk, Renewed};
 use crate::explain::explain;
 use crate::instance::{Key, Lease};
 use crate::name::ServiceName;
@@ -225,7 +224,22 @@ impl<'a, W: AsyncWrite + Unpin> Session<'a, W> {
                 Some(import) => (Asked::Import, Command::Import(Box::new(import))),
                 None => return Ok(None),
             },
-            _ => return Ok(None),
+            Request::Token(TokenForm::List(_))
+            | Request::Heartbeat(_)
+            | Request::Lookup(_)
+            | Request::List(_)
+            | Request::Watch(_)
+            | Request::Explain(_)
+            | Request::Log(_)
+            | Request::At(_)
+            | Request::Availability(_)
+            | Request::Feed(_)
+            | Request::Backup(_)
+            | Request::Export(_)
+            | Request::Status(_)
+            | Request::Nodes(_)
+            | Request::Ring(_)
+            | Request::Hello(_) => return Ok(None),
         }))
     }
 

@@ -161,7 +161,7 @@ fn bad_input_gets_one_sentence() {
     > dig web --dns 127.0.0.1
     ! callsign: invalid value '127.0.0.1' for '--dns <ADDR:PORT>': write an address with a port, such as 127.0.0.1:5300 or [::1]:5300
     > serve --ttl 900
-    ! callsign: --ttl must be a number from 0 to 300, not `900`
+    ! callsign: --ttl must be whole seconds from 0s to 300s, not `900`
     > serve --listen 0.0.0.0:5301
     ! callsign: --listen 0.0.0.0:5301 can be reached from other machines, and there is no authentication: whoever reaches it may register and deregister anything; say who may do what with `access` (--access 'allow anyone read', and tokens for the rest), listen on 127.0.0.1, or set `allow-unauthenticated = true` (--allow-unauthenticated) if that is meant
     ");
@@ -218,7 +218,7 @@ fn check_config_says_ok_or_what_is_wrong() {
     assert_eq!(serve("ttl = 5\n"), "ok\n");
     assert_eq!(
         serve("ttl = 900\n"),
-        "! callsign: c.toml:1:7: ttl must be a number from 0 to 300, not `900`\nexit Some(2)\n"
+        "! callsign: c.toml:1:7: ttl must be whole seconds from 0s to 300s, not `900`\nexit Some(2)\n"
     );
     assert!(
         serve("\nknwon-for = 1\n")

@@ -1,4 +1,4 @@
-//! The zones that DESIGN section 6 makes of a registry, written out: every name with every record.
+//! The zones that docs/names.md makes of a registry, written out: every name with every record.
 //!
 //! Nothing of the server's own reading or answering of names is used: this is the second opinion.
 

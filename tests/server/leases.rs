@@ -1,4 +1,4 @@
-//! P3 on the real server: the dead leave, the living stay.
+//! On the real server: the dead leave, the living stay.
 //!
 //! That an instance is never gone before its lease is over is asserted; how long after it is gone is printed.
 

@@ -337,7 +337,7 @@ fn a_configuration_is_checked_without_a_server() {
     for (text, phrases) in [
         ("lisen = [\"127.0.0.1:1\"]\n", [":1:1", "unknown key `lisen`", "did you mean `listen`?"]),
         ("ttl = 10\nttl = 11\n", [":2:", "callsign.toml", "duplicate"]),
-        ("ttl = 301\n", [":1:7", "ttl", "0 to 300"]),
+        ("ttl = 301\n", [":1:7", "ttl", "0s to 300s"]),
         ("dns = [\"127.0.0.1\"]\n", [":1:8", "127.0.0.1:5300", "with a port"]),
         ("domain = [\n", [":1:", "callsign.toml", ""]),
     ] {

@@ -1,4 +1,4 @@
-//! P1: acknowledged means visible. Every acknowledged register, report, drain and deregister is in the very
+//! Acknowledged means visible. Every acknowledged register, report, drain and deregister is in the very
 //! next answer, over UDP and over TCP, whoever asks; and none is lost to another that came at the same time.
 //!
 //! Writers share services and own instances. An instance's n-th change is the same in every run, so any

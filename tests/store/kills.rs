@@ -1,4 +1,4 @@
-//! P2: `kill -9` at any moment loses nothing that was acknowledged, and brings nothing back that left.
+//! `kill -9` at any moment loses nothing that was acknowledged, and brings nothing back that left.
 //!
 //! Writers send commands in pieces, and note each when it is sent and when it is acknowledged. When the server
 //! was killed, an instance may be as its last acknowledged command made it, or as any later one that was sent

@@ -62,7 +62,7 @@ pub fn wrong_imports(path: &str, code: &str, modules: &BTreeSet<String>) -> Vec<
                 Ground => "the ground imports only core",
                 State => "state imports core, ground and state",
                 Edge => {
-                    "an edge imports core, ground, the writer's handle and the store's history, never another edge"
+                    "an edge imports core, ground, the writer's handle, the store's history, the journal and the desk, never another edge"
                 }
                 Wiring => unreachable!("wiring imports everything"),
             };

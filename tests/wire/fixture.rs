@@ -34,7 +34,7 @@ pub const DEADLINE: Duration = Duration::from_secs(60);
 /// How long stock hickory may keep a connection between two messages.
 const STOCK_IDLE: Duration = Duration::from_secs(30);
 
-/// `zones/corp.test.zone` of the checklist, and what sizes and bad luck need.
+/// `corp.test.zone`, and what sizes and bad luck need.
 const CORP: &str = include_str!("corp.test.zone");
 /// A zone within it.
 const INNER: &str = include_str!("inner.corp.test.zone");
@@ -234,7 +234,7 @@ pub fn zones() -> Zones {
     }
 }
 
-/// Section 0 of the checklist, and one service for each further rule. Nothing is ready yet.
+/// A small registry, and one service for each further rule. Nothing is ready yet.
 pub fn services() -> Live {
     let mut live = Live::new(zones());
     let http = |number| vec![port("http", number, Transport::Tcp)];
