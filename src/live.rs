@@ -249,7 +249,8 @@ impl Live<'_> {
                 self.in_service(name, |service| match service.ports.any_named(transport) {
                     true => Found::NoData(None),
                     false => {
-                        Found::NoName(self.ede(|| format!("{name}: no named {} port", transport.as_str())))
+                        let why = self.ede(|| format!("{name}: no named {} port", transport.as_str()));
+                        self.or_there(service, Found::NoName(why))
                     }
                 })
             }
@@ -372,10 +373,12 @@ impl Live<'_> {
                 found => found,
             };
         }
-        if service.tags.contains(label) {
+        let gone = service.gone.iter().rev().find(|gone| gone.instance.label.as_str() == label);
+        // A label that nobody knows may be an instance's, which nobody else answers for.
+        if service.tags.contains(label) || gone.is_none() && self.has_tag_instead(service, label) {
             return self.or_instead(service, |service| self.by_tag(service, label));
         }
-        match service.gone.iter().rev().find(|gone| gone.instance.label.as_str() == label) {
+        match gone {
             Some(gone) => Found::NoData(
                 self.ede(|| format!("{label} {} {}", gone.reason.as_str(), gone.at.time_of_day())),
             ),

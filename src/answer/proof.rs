@@ -82,11 +82,6 @@ impl<'a> Signing<'a> {
         Some(Record { owner: qname.clone(), ttl: NEGATIVE_TTL, data })
     }
 
-    /// True where an NSEC at `qname` says that there is no such name.
-    pub fn denies_name(&self, qname: &Name, nsec: &Record) -> bool {
-        nsec.data == denial::nsec(&denial::behind(qname, self.apex.name()), &[Type::NXNAME])
-    }
-
     /// What goes into a referral beside its name servers: DS, or that there is none (RFC 4035 section 3.1.4).
     pub fn beside_referral(&self, view: &View, asked: &Asked<'_>, cut: &Name) -> Vec<Record> {
         let tree = view.zones().trees.iter().find(|tree| tree.apex == *self.apex.name()).cloned();

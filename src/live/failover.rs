@@ -22,14 +22,12 @@ impl Live<'_> {
     /// What the service has, or in its stead the first of its failover that is live.
     pub(super) fn or_instead(&self, service: &ServiceView, find: impl Fn(&ServiceView) -> Found) -> Found {
         let own = find(service);
-        let is_missing = match own {
-            Found::NoData(_) => !service.has_answers(),
-            // Of what is forgotten nobody knows which ports and tags it had.
-            Found::NoName(_) => service.is_forgotten(),
-            Found::Records(_) | Found::Alias(..) | Found::Renamed(..) | Found::Referral(..) => false,
-        };
         let fits = matches!(self.qtype, Type::A | Type::AAAA | Type::SRV | Type::SVCB | Type::HTTPS);
-        if !(is_missing && fits) {
+        // What is there for one type is there for all of them (RFC 2308 section 5).
+        if !fits {
+            return self.or_there(service, own);
+        }
+        if !service.fails_over() || !matches!(own, Found::NoData(_) | Found::NoName(_)) {
             return own;
         }
         let says = |who: &str| self.ede(|| format!("{}: no live instance; {who} answers", service.name));
@@ -53,6 +51,19 @@ impl Live<'_> {
                 },
             },
         }
+    }
+
+    /// What the service has at a name. Where somebody answers in its stead the name is there in any case: of what is not live nobody
+    /// knows which ports and tags it had.
+    pub(super) fn or_there(&self, service: &ServiceView, own: Found) -> Found {
+        let denied = matches!(own, Found::NoName(_)) && service.fails_over();
+        if denied && self.instead(service, &mut 0).is_some() { self.no_data(service) } else { own }
+    }
+
+    /// True where the service that answers instead has this tag. Which ones there are elsewhere nobody knows here.
+    pub(super) fn has_tag_instead(&self, service: &ServiceView, tag: &str) -> bool {
+        let instead = if service.fails_over() { self.instead(service, &mut 0) } else { None };
+        matches!(instead, Some(Instead::Service(next)) if next.tags.contains(tag))
     }
 
     fn instead(&self, service: &ServiceView, tried: &mut usize) -> Option<Instead> {

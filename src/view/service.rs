@@ -170,11 +170,6 @@ impl ServiceView {
         self.why_none.is_empty()
     }
 
-    /// True where only the settings say that there is such a service.
-    pub fn is_forgotten(&self) -> bool {
-        self.members.is_empty() && self.gone.is_empty()
-    }
-
     /// How many records an answer has at most, where that is set.
     pub fn most_answers(&self) -> Option<usize> {
         match self.settings.balance {
