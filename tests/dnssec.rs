@@ -438,6 +438,17 @@ fn keys_come_and_go_while_the_server_runs_and_broken_ones_change_nothing() {
     let checked = callsign(&["serve", "--check-config", "--store", "memory", "--dnssec-keys", &flag]);
     assert!(checked.stderr.contains(".private:1: there is no PrivateKey"), "{checked:?}");
     fs::write(&private, text).expect("writing");
+    // A folder that is gone says nothing of its keys: a disk that is not mounted, a path that is being changed.
+    let away = home.path().join("away");
+    fs::rename(&keys, &away).expect("renaming");
+    let complaint = format!("{flag} is there no more");
+    eventually("a complaint about the folder", DEADLINE, || {
+        assert_eq!(shown(&server), 1);
+        server.stderr().contains(&complaint).then_some(())
+    });
+    assert_eq!(shown(&server), 1);
+    assert!(!server.stderr().contains("the zone is signed no more"), "{}", server.stderr());
+    fs::rename(&away, &keys).expect("renaming");
     fs::remove_file(&private).expect("removing");
     eventually("the end of signing", DEADLINE, || (shown(&server) == 0).then_some(()));
     assert!(server.stderr().contains("the zone is signed no more"), "{}", server.stderr());

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use tokio_util::sync::CancellationToken;
 
 use super::Server;
@@ -95,6 +95,13 @@ impl Keeper {
         let mut keys: HashMap<Name, Vec<Arc<Key>>> = HashMap::new();
         for Kept { key, .. } in key_folder::read(&self.folder)? {
             keys.entry(key.apex.clone()).or_default().push(key);
+        }
+        // Looked at behind the keys, so that a folder that goes meanwhile does not take them along.
+        if !self.marks.is_empty() && !self.folder.exists() {
+            bail!(
+                "{} is there no more; to end signing take out the keys, not the folder",
+                self.folder.display()
+            );
         }
         for apex in keys.keys() {
             if !self.view.settings.apexes.iter().map(Apex::name).any(|own| own == apex) {
