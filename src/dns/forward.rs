@@ -324,7 +324,15 @@ impl Forwarder {
             race.entries
                 .retain(|entry| entry.begun_ns != begun_ns || !Arc::ptr_eq(&entry.upstream, upstream));
             match result {
-                Ok(reply) if matches!(reply.rcode, 0 | 3 | 6) => return Some((upstream.address, reply)),
+                Ok(reply) if reply.knows && matches!(reply.rcode, 0 | 3 | 6) => {
+                    return Some((upstream.address, reply));
+                }
+                // With our RA it would be an absence to whoever reads it.
+                Ok(reply) if !reply.knows => {
+                    let text = format!("{} does not know, and asks nobody", upstream.address);
+                    let ede = Ede::new(Ede::NO_REACHABLE_AUTHORITY, text);
+                    race.failure = Some((upstream.address, Failure::Answered(reply.rcode, Some(ede))));
+                }
                 Ok(reply) => {
                     let failure = Failure::Answered(reply.rcode, reply.answer.ede);
                     race.failure = Some((upstream.address, failure));

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
-use super::fake::{Act, Ask, Fake, Told, a, forwarding};
+use super::fake::{Act, Ask, Fake, Told, a, forwarding, record};
 use super::replies::metrics;
 use crate::harness::dns::{connect, framed, receive_framed};
 use crate::harness::program::free_ports;
@@ -60,6 +60,44 @@ fn f_04_others_are_asked_where_one_fails() {
     let server = forwarding(&[&refusing], &[]);
     let told = Ask::edns("www.example.com").ask(&server);
     assert_eq!((told.rcode(), told.ede().0), (2, 0), "that somebody refuses us is our trouble");
+}
+
+/// What goes out as an empty answer with RA is kept as an absence by whoever asked. A server that knows no more than others' names,
+/// or nothing, has not said that there is none.
+#[test]
+fn f_04_a_referral_is_no_answer() {
+    const RA: u8 = 0x80;
+    let referring = Fake::start(|asked| {
+        let servers = [record(2, 300, b"\x01a\x04gtld\x07example\0")];
+        vec![Act::Send(asked.with_sections(0, [&[], &servers, &[]]))]
+    });
+    let lame = Fake::start(|asked| {
+        let mut octets = asked.reply(0, &[]);
+        octets[3] &= !RA;
+        vec![Act::Send(octets)]
+    });
+    let good = Fake::start(|asked| vec![Act::Send(asked.reply(0, &[a("192.0.2.80", 300)]))]);
+    for bad in [&referring, &lame] {
+        let server = forwarding(&[bad, &good], &[]);
+        assert_eq!(Ask::a("www.example.com").ask(&server).answers(), ["192.0.2.80"]);
+        let server = forwarding(&[bad], &[]);
+        let told = Ask::edns("www.example.com").ask(&server);
+        assert_eq!((told.rcode(), told.flags().as_str(), told.ede().0), (2, "rd ra", 22));
+        let text = format!("{} does not know, and asks nobody", bad.address);
+        assert_eq!(told.ede().1, text);
+    }
+    assert_eq!(good.asked().len(), 2);
+    // A resolver, or an authoritative server, may say in as few words that there is none.
+    let empty = Fake::start(|asked| vec![Act::Send(asked.reply(0, &[]))]);
+    let authoritative = Fake::start(|asked| {
+        let mut octets = asked.reply(0x400, &[]);
+        octets[3] &= !RA;
+        vec![Act::Send(octets)]
+    });
+    for terse in [&empty, &authoritative] {
+        let told = Ask::edns("www.example.com").ask(&forwarding(&[terse], &[]));
+        assert_eq!((told.rcode(), told.answers().len(), told.ede().0), (0, 0, u16::MAX));
+    }
 }
 
 #[test]

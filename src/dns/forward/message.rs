@@ -15,8 +15,10 @@ use super::Query;
 const UDP_OCTETS_ADVERTISED: u16 = 1232;
 const QR: u16 = 0x8000;
 const OPCODE: u16 = 0x7800;
+const AA: u16 = 0x0400;
 const TC: u16 = 0x0200;
 const RD: u16 = 0x0100;
+const RA: u16 = 0x0080;
 const AD: u16 = 0x0020;
 const CD: u16 = 0x0010;
 /// OPT's flag "DNSSEC OK" (RFC 3225 section 3).
@@ -66,6 +68,8 @@ pub struct Reply {
     pub truncated: bool,
     /// The server says that it has validated the answer.
     pub authentic: bool,
+    /// It is no referral to others, and not of a server that neither has the zone nor asks on.
+    pub knows: bool,
     pub answer: Answer,
 }
 
@@ -182,7 +186,11 @@ impl Parts<'_> {
             6 => Rcode::YxDomain,
             _ => Rcode::ServFail,
         };
+        let has = |rtype| answer.authority.iter().any(|record| record.data.rtype() == rtype);
+        // Without a SOA what is empty is an absence only where it has no NS either (RFC 2308 section 2.2, type 3).
+        let is_empty = rcode == 0 && flags & TC == 0 && answer.answer.is_empty() && !has(Type::SOA);
         Some(Reply {
+            knows: !is_empty || !has(Type::NS) && flags & (AA | RA) != 0,
             rcode,
             edns: opt.is_some(),
             truncated: flags & TC != 0,
