@@ -262,12 +262,13 @@ impl Exchange<'_> {
     }
 
     fn query(&self, frame: Frame<'_>) -> Verdict {
+        if self.edns.is_some_and(|edns| edns.version != 0) {
+            // RFC 6891 section 6.1.3: whatever the options are of a version that we cannot read.
+            return self.send_bare(&frame, Rcode::BadVers);
+        }
         let Some(request) = decode(self.arrival, self.message, self.edns) else {
             return self.send_bare(&frame, Rcode::FormErr);
         };
-        if self.edns.is_some_and(|edns| edns.version != 0) {
-            return self.send_bare(&frame, Rcode::BadVers); // RFC 6891 section 6.1.3
-        }
         let (Some(query), true) = (request.queries.queries().first(), self.options_are_read) else {
             return self.send_bare(&frame, Rcode::FormErr);
         };
