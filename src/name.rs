@@ -24,7 +24,7 @@ pub const SERVICE_OCTETS_MAX: usize = 62;
 pub const ID_OCTETS_MAX: usize = 255;
 
 /// Names that mean something else in the zone or to resolvers (docs/names.md).
-const RESERVED: [&str; 7] = ["ns", "node", "addr", "localhost", "wpad", "isatap", "callsign"];
+const RESERVED: [&str; 8] = ["ns", "node", "addr", "localhost", "wpad", "isatap", "callsign", "dns-sd"];
 
 /// Why a text is not a name of the registry; the sentence says what to write instead.
 #[derive(Debug, Error, PartialEq, Eq)]
