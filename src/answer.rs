@@ -142,6 +142,9 @@ pub struct Answer {
     /// The name that is not ours: the question's, or the one that its aliases lead to. Another server knows.
     pub onward: Option<Name>,
     pub signed: Signed,
+    /// Every name that somebody invents has such an answer, whatever the rcode says: a compact denial says NOERROR (RFC 9824
+    /// section 2). To a rate limit they are one.
+    pub of_any_name: bool,
     /// CO (RFC 9824 section 5): the client may be told NXDOMAIN beside a denial that says the name is there.
     pub compact: bool,
 }
@@ -267,6 +270,8 @@ fn find(view: &View, asked: &Asked<'_>) -> Answer {
             answer.expect_signatures(asked);
         }
         let special = signing.as_ref().and_then(|signing| signing.find(view, asked, &qname));
+        // A name that is not there has its NSEC as well, and a signature over that.
+        answer.of_any_name = special.is_some() && matches!(question.qtype, Type::NSEC | Type::RRSIG);
         let found = special.unwrap_or_else(|| served.find(view, asked, &qname));
         // Who takes no signatures is denied without a proof.
         let proving = signing.filter(|_| asked.dnssec != Dnssec::Nothing);
@@ -361,6 +366,7 @@ impl Here<'_> {
         if denial.is_none() || answer.compact {
             answer.rcode = Rcode::NxDomain; // of the last name in the chain (RFC 6604 section 3)
         }
+        answer.of_any_name = true;
         answer.deny(self.served.soa(self.view), denial, ede);
         answer
     }

@@ -87,6 +87,10 @@ impl Limiter {
         let referral =
             answer.answer.is_empty() && first.is_some_and(|record| record.data.rtype() == Type::NS);
         let name = match answer.rcode {
+            // What is sent to TCP before it is signed, or is all signatures, names no zone.
+            Rcode::NoError | Rcode::NxDomain if answer.of_any_name => {
+                first.map_or(&[][..], |record| record.owner.as_wire())
+            }
             Rcode::NoError if !referral => qname,
             Rcode::NoError | Rcode::NxDomain => first.map_or(qname, |record| record.owner.as_wire()),
             _ => &[],

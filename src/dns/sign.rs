@@ -68,6 +68,7 @@ impl Signer {
             truncated: true,
             ede: answer.ede,
             signed: answer.signed,
+            of_any_name: answer.of_any_name,
             compact: answer.compact,
             ..Answer::default()
         };

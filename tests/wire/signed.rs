@@ -10,6 +10,8 @@ use std::sync::Arc;
 use callsign::answer::Over;
 use callsign::balance::Draws;
 use callsign::clock::Clock;
+use callsign::dns::cookie::Secret;
+use callsign::dns::limit::Limiter;
 use callsign::dns::wire::{Arrival, Responder, UDP_OCTETS_MAX};
 use callsign::name::{Apex, Name};
 use callsign::record::Type;
@@ -544,6 +546,27 @@ fn d_06_invented_names_are_sent_to_tcp_when_they_are_too_many() {
     signed.checked(&reply, &below("x0"), A);
     assert!(!reply.is_truncated());
     assert_eq!(signed.ask(&below("x99999"), A, 0, Over::Udp).rcode, 3);
+}
+
+/// Under a rate limit what is denied is one answer, though each denial says NOERROR and has a name of its own (RFC 9824 section 2).
+#[test]
+fn d_06_b_invented_names_are_one_answer() {
+    let mut signed = Signed::new(services());
+    signed.responder.limiter = Some(Limiter::new(5, Secret([3; 16]), Arc::default()));
+    let is_whole = |network: u8, name: &[u8], qtype, flags| {
+        let client = SocketAddr::from(([192, 0, network, 1], 40_000));
+        let arrival = Arrival { client, over: Over::Udp, draw: 7 };
+        let query = query(name, qtype, Some((1232, flags)));
+        let reply = signed.responder.accept_at(signed.now, &arrival, &query);
+        reply.is_some_and(|reply| !read(&reply).is_truncated())
+    };
+    for (network, qtype, flags) in [(2, A, DO), (3, A, DO | CO), (4, NSEC, DO), (5, RRSIG, DO), (6, RRSIG, 0)]
+    {
+        let invented = |n| below(&format!("x{network}-{n}"));
+        let whole = (0..20).filter(|n| is_whole(network, &invented(*n), qtype, flags)).count();
+        assert_eq!(whole, 5, "{qtype} {flags:x}");
+        assert!(is_whole(network, &below("web"), A, DO), "what is there is an answer of its own");
+    }
 }
 
 #[test]
