@@ -305,10 +305,10 @@ impl Live<'_> {
         }
     }
 
-    /// `web`: A, AAAA, SRV, TXT and HTTPS of its live instances.
+    /// `web`: A, AAAA, SRV, TXT, HTTPS and CNAME of its live instances.
     fn of_service(&self, service: &ServiceView) -> Found {
         match self.qtype {
-            Type::A | Type::AAAA => self.addresses(service, service.in_answers().collect()),
+            Type::A | Type::AAAA | Type::CNAME => self.addresses(service, service.in_answers().collect()),
             Type::SRV => self.srv(service, service.in_answers(), |instance| instance.ports.first()),
             Type::TXT => self.service_txt(service),
             Type::HTTPS => self.https(service),
@@ -348,7 +348,7 @@ impl Live<'_> {
         self.of_those(service, fits, |instance| instance.ports.first())
     }
 
-    /// A, AAAA and SRV of the live instances that fit.
+    /// A, AAAA, SRV and CNAME of the live instances that fit.
     fn of_those(
         &self,
         service: &ServiceView,
@@ -357,7 +357,7 @@ impl Live<'_> {
     ) -> Found {
         let fitting = service.in_answers().filter(|member| fits(&member.instance));
         match self.qtype {
-            Type::A | Type::AAAA => self.addresses(service, fitting.collect()),
+            Type::A | Type::AAAA | Type::CNAME => self.addresses(service, fitting.collect()),
             Type::SRV => self.srv(service, fitting, port),
             _ => self.no_data(service),
         }
@@ -391,9 +391,7 @@ impl Live<'_> {
         let instance = &*member.instance;
         let ttl = ttl_within(self.view.ttl(&instance.key.service), instance.lease);
         match (self.qtype, &instance.location) {
-            (Type::A | Type::AAAA, Location::Target(target)) => {
-                Found::Alias(self.record(ttl, Data::Cname(target.clone())), target.clone(), None)
-            }
+            (Type::A | Type::AAAA | Type::CNAME, Location::Target(target)) => self.alias(ttl, target, None),
             (qtype @ (Type::A | Type::AAAA), Location::Addresses(_)) => {
                 let mut records = instance_addresses(self.view, instance, self.qname);
                 records.retain(|record| record.data.rtype() == qtype);

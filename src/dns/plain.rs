@@ -182,7 +182,7 @@ impl Reply<'_, '_> {
     }
 
     fn in_service(&mut self, view: &View, service: &ServiceView, owner: Owner<'_>) -> Option<()> {
-        if service.fails_over() {
+        if service.fails_over() || self.query.qtype == Type::CNAME {
             return None;
         }
         if let Owner::Service(_) = owner

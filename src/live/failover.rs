@@ -6,7 +6,7 @@ use super::Live;
 use crate::answer::Found;
 use crate::instance::Fallback;
 use crate::name::Name;
-use crate::record::{Data, Type};
+use crate::record::Type;
 use crate::view::ServiceView;
 
 /// Services looked at for one question: each of them may have failover of its own, and a list may be named on many ways.
@@ -22,7 +22,8 @@ impl Live<'_> {
     /// What the service has, or in its stead the first of its failover that is live.
     pub(super) fn or_instead(&self, service: &ServiceView, find: impl Fn(&ServiceView) -> Found) -> Found {
         let own = find(service);
-        let fits = matches!(self.qtype, Type::A | Type::AAAA | Type::SRV | Type::SVCB | Type::HTTPS);
+        let fits =
+            matches!(self.qtype, Type::A | Type::AAAA | Type::CNAME | Type::SRV | Type::SVCB | Type::HTTPS);
         // What is there for one type is there for all of them (RFC 2308 section 5).
         if !fits {
             return self.or_there(service, own);
@@ -34,8 +35,7 @@ impl Live<'_> {
         match self.instead(service, &mut 0) {
             None => own,
             Some(Instead::Name(name)) => {
-                let record = self.record(service.ttl, Data::Cname(name.clone()));
-                Found::Alias(record, name.clone(), says(name.to_string().trim_end_matches('.')))
+                self.alias(service.ttl, &name, says(name.to_string().trim_end_matches('.')))
             }
             Some(Instead::Service(next)) => match find(&next) {
                 Found::Records(mut selection) => {

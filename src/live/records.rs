@@ -10,19 +10,22 @@ use super::{
     Candidate, Content, Live, POINTER_OCTETS, Why, address_data, consul, instance_addresses,
     of_lowest_priority, only_target, srv_of, stale,
 };
-use crate::answer::{FIXED_OCTETS, Found, Selection, additional};
+use crate::answer::{Ede, FIXED_OCTETS, Found, Selection, additional};
 use crate::balance::Scale;
 use crate::instance::{Instance, Location, Port};
+use crate::name::Name;
 use crate::record::{Data, Record, Type};
 use crate::view::{Member, ServiceView, target_of};
 
 impl Live<'_> {
-    /// A or AAAA of the lowest priority that has a live instance.
+    /// A, AAAA or CNAME of the lowest priority that has a live instance.
     pub(super) fn addresses(&self, service: &ServiceView, live: Vec<&Member>) -> Found {
         let lowest = of_lowest_priority(live);
         if let Some(target) = only_target(&lowest) {
-            let record = self.record(service.ttl, Data::Cname(target.clone()));
-            return Found::Alias(record, target.clone(), stale(service));
+            return self.alias(service.ttl, target, stale(service));
+        }
+        if self.qtype == Type::CNAME {
+            return self.no_data(service);
         }
         let named = |member: &&&Member| matches!(member.instance.location, Location::Target(_));
         let targets = lowest.iter().filter(named).count();
@@ -38,6 +41,15 @@ impl Live<'_> {
             selection.ede = self.why(Why::NoneOfFamily(&service.name, self.qtype));
         }
         self.records_or_none(selection, Some(service))
+    }
+
+    /// A CNAME, which is followed unless it is what was asked for (RFC 1034 section 3.6.2).
+    pub(super) fn alias(&self, ttl: u32, target: &Name, ede: Option<Ede>) -> Found {
+        let record = self.record(ttl, Data::Cname(target.clone()));
+        if self.qtype == Type::CNAME {
+            return Found::Records(Selection { records: vec![record], ede, ..Selection::default() });
+        }
+        Found::Alias(record, target.clone(), ede)
     }
 
     /// The addresses of the family that is asked for. An RRset is a set (RFC 2181 section 5): each is

@@ -25,7 +25,7 @@ use super::{CLIENT, ROWS};
 const VIEWS: u64 = 300;
 const QUESTIONS: usize = 400;
 /// Types that are asked for, the usual ones more often.
-const TYPES: [u16; 16] = [1, 1, 1, 28, 28, 33, 33, 33, 16, 12, 65, 64, 15, 255, 48, 65_281];
+const TYPES: [u16; 17] = [1, 1, 1, 28, 28, 33, 33, 33, 16, 12, 65, 64, 15, 255, 48, 65_281, 5];
 /// Sizes of the OPT record; 0 is none.
 const SIZES: [u16; 6] = [0, 0, 512, 700, 1232, 4096];
 const SERVICES: [&str; 5] = ["web", "db", "ns-2", "a", "cache"];

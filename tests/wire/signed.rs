@@ -441,6 +441,11 @@ fn d_03_the_apex_has_the_keys_and_every_name_its_nsec() {
         }
         signed.checked(&signed.ask(APEX, qtype, DO, Over::Udp), APEX, qtype);
     }
+    for qname in ["far", "one.far"].map(below) {
+        let reply = signed.ask(&qname, CNAME, DO, Over::Udp);
+        signed.checked(&reply, &qname, CNAME);
+        assert_eq!(reply.set(0, &qname, CNAME).data.len(), 1);
+    }
     let apex = nsec(signed.ask(APEX, 15, DO, Over::Udp).set(1, APEX, NSEC)).1;
     assert_eq!(apex, [NS, SOA, RRSIG, NSEC, DNSKEY, CDS, CDNSKEY].into());
     for (qname, types) in [
