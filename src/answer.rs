@@ -156,8 +156,9 @@ pub enum Signed {
     No,
     /// Of each RRset behind it.
     Yes,
-    /// And nothing else: they were asked for.
-    Only,
+    /// And nothing else but so many records in front, the aliases on the way (two for each of `ALIASES_MAX` at most): they were
+    /// asked for.
+    Only(u8),
 }
 
 impl Answer {
@@ -169,7 +170,7 @@ impl Answer {
     /// Some of it is of a signed zone.
     fn expect_signatures(&mut self, asked: &Asked<'_>) {
         self.signed = match (asked.question.qtype, asked.dnssec) {
-            (Type::RRSIG, _) => Signed::Only,
+            (Type::RRSIG, _) => Signed::Only(self.answer.len() as u8),
             (_, Dnssec::Nothing) => self.signed,
             (_, Dnssec::Signatures | Dnssec::Compact) => Signed::Yes,
         };
@@ -179,6 +180,9 @@ impl Answer {
     /// False where `target` is an alias that is there already: each once is enough of a loop (RFC 1034 section 3.6.2).
     fn push_alias(&mut self, record: Record, target: &Name) -> bool {
         self.answer.push(record);
+        if let Signed::Only(aliases) = &mut self.signed {
+            *aliases = self.answer.len() as u8;
+        }
         let is_alias_of = |known: &Record| known.owner == *target && known.data.rtype() == Type::CNAME;
         !self.answer.iter().any(is_alias_of)
     }
@@ -347,7 +351,7 @@ impl Here<'_> {
             answer.authority = signing.beside_referral(self.view, self.asked, &first.owner);
         }
         answer.authority.splice(0..0, servers);
-        if answer.signed == Signed::Only {
+        if matches!(answer.signed, Signed::Only(_)) {
             // Those that were asked for are another server's.
             answer.signed = if self.asked.dnssec == Dnssec::Nothing { Signed::No } else { Signed::Yes };
         }

@@ -207,7 +207,7 @@ impl<'a> Writer<'a> {
     fn push_section(&mut self, records: &'a [Record], signed: Signed) -> usize {
         match signed {
             Signed::No => records.iter().take_while(|record| self.push(record)).count(),
-            Signed::Yes | Signed::Only => {
+            Signed::Yes | Signed::Only(_) => {
                 rrsets(records).take_while(|set| self.push_all(set)).map(<[Record]>::len).sum()
             }
         }

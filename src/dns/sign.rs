@@ -77,15 +77,11 @@ impl Signer {
         }
         let reply = Reply { signer: self, view, over, now };
         match reply.sections(&answer, room) {
-            Ok([records, authority, additional]) if answer.signed == Signed::Only => {
-                let records = [records, authority, additional].concat();
-                let signatures = records.into_iter().filter(|record| record.data.rtype() == Type::RRSIG);
-                Answer {
-                    answer: signatures.collect(),
-                    authority: Vec::new(),
-                    additional: Vec::new(),
-                    ..answer
-                }
+            Ok(sections) if let Signed::Only(aliases) = answer.signed => {
+                let aliases = &answer.answer[..usize::from(aliases)];
+                let mut records = sections.concat();
+                records.retain(|record| record.data.rtype() == Type::RRSIG || aliases.contains(record));
+                Answer { answer: records, authority: Vec::new(), additional: Vec::new(), ..answer }
             }
             Ok([records, authority, additional]) => {
                 Answer { answer: records, authority, additional, ..answer }

@@ -35,6 +35,7 @@ const PTR: u16 = 12;
 const TXT: u16 = 16;
 const AAAA: u16 = 28;
 const SRV: u16 = 33;
+const DNAME: u16 = 39;
 const DS: u16 = 43;
 const RRSIG: u16 = 46;
 const NSEC: u16 = 47;
@@ -467,6 +468,32 @@ fn d_03_the_apex_has_the_keys_and_every_name_its_nsec() {
             let all = reply.sections.iter().flat_map(BTreeMap::values);
             assert!(all.clone().all(|set| set.data.is_empty()), "{reply:#?}");
             assert_eq!(all.map(|set| set.signatures.len()).sum::<usize>(), 1, "{reply:#?}");
+        }
+    }
+}
+
+/// Signatures of what an alias leads to come behind it, as everything else does (RFC 1034 section 4.3.2).
+#[test]
+fn d_03_b_signatures_are_asked_for_through_aliases() {
+    let signed = Signed::new(services());
+    let corp = |front: &[u8]| [front, b"\x04corp\x04test\0"].concat();
+    for (qname, owner, aliases) in [
+        (corp(b"\x04live"), below("web"), vec![(corp(b"\x04live"), CNAME)]),
+        (
+            corp(b"\x03web\x03svc"),
+            below("web"),
+            vec![(corp(b"\x03svc"), DNAME), (corp(b"\x03web\x03svc"), CNAME)],
+        ),
+        (corp(b"\x04lost"), below("nope"), vec![(corp(b"\x04lost"), CNAME)]),
+    ] {
+        for flags in [0, DO] {
+            let reply = signed.ask(&qname, RRSIG, flags, Over::Tcp);
+            let (signatures, others): (Vec<_>, Vec<_>) =
+                reply.sections[0].iter().partition(|(_, set)| set.data.is_empty());
+            assert!(signatures.iter().all(|((of, _), set)| *of == owner && set.signatures.len() == 1));
+            assert_eq!(signatures.len(), 1, "{reply:#?}");
+            let others: Vec<_> = others.into_iter().map(|(key, _)| key.clone()).collect();
+            assert_eq!(others, aliases, "{reply:#?}");
         }
     }
 }
