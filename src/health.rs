@@ -80,6 +80,8 @@ pub struct Probing {
     pub allow: Vec<IpNet>,
     /// Where this server takes registrations and HTTP: no probe goes there.
     pub own: Vec<SocketAddr>,
+    /// The ports of the etcd that keeps the registry.
+    pub store: Vec<u16>,
     /// Programs may be run.
     pub commands: bool,
     /// For the jitter of the starts.
@@ -139,8 +141,9 @@ struct Scheduler {
 
 impl Scheduler {
     fn new(probing: Probing, reports: mpsc::Sender<Told>, refused: mpsc::Receiver<u64>) -> Self {
-        let Probing { view, writer, clock, allow, own, commands, seed, counters } = probing;
-        let prober = Prober { clock, reach: Reach::new(allow, own), trust: Trust::default(), commands };
+        let Probing { view, writer, clock, allow, own, store, commands, seed, counters } = probing;
+        let prober =
+            Prober { clock, reach: Reach::new(allow, own, store), trust: Trust::default(), commands };
         let descriptors = descriptors() / DESCRIPTORS_PART;
         let places = LANES.map(|lane| match lane {
             Lane::Quick => QUICK_MAX.min(descriptors * 2 / 3),

@@ -151,7 +151,7 @@ impl Prober {
     }
 
     async fn http(&self, http: &Http, whose: &Whose) -> Result<Outcome, Failure> {
-        let stream = self.reach.connect(&http.at, whose).await?;
+        let stream = self.reach.connect_to_speak(&http.at, whose).await?;
         Ok(match &http.tls {
             None => http::exchange(http, stream).await?,
             Some(tls) => {

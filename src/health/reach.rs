@@ -44,6 +44,8 @@ pub struct Reach {
     allow: Vec<IpNet>,
     /// Where this server itself takes registrations and HTTP.
     own: Vec<SocketAddr>,
+    /// The ports of the etcd that keeps the registry; none where nothing of that kind does.
+    store: Vec<u16>,
     lookups: Arc<Semaphore>,
 }
 
@@ -64,8 +66,21 @@ impl Whose {
 }
 
 impl Reach {
-    pub fn new(allow: Vec<IpNet>, own: Vec<SocketAddr>) -> Self {
-        Self { allow, own, lookups: Arc::new(Semaphore::new(LOOKUPS_MAX)) }
+    pub fn new(allow: Vec<IpNet>, own: Vec<SocketAddr>, store: Vec<u16>) -> Self {
+        Self { allow, own, store, lookups: Arc::new(Semaphore::new(LOOKUPS_MAX)) }
+    }
+
+    /// The same for who will say there what somebody else chose. What keeps the registry takes that for this server's own words,
+    /// and has more addresses than we are told of (each member, each of its interfaces): so its ports are out of bounds anywhere.
+    pub async fn connect_to_speak(&self, at: &Place, whose: &Whose) -> Result<TcpStream, Failure> {
+        if self.store.contains(&at.port) {
+            let text = format!(
+                "not probed: {} is a port of the etcd that keeps this server's registry; a check over `tcp` may go there",
+                at.port
+            );
+            return Err(Failure::Target(text));
+        }
+        self.connect(at, whose).await
     }
 
     /// A connection to a place that may be probed; or in words, why there is none.
@@ -171,7 +186,11 @@ mod tests {
     use crate::name::HostName;
 
     fn allows(allow: &[&str], address: &str) -> bool {
-        let reach = Reach::new(allow.iter().map(|network| network.parse().unwrap()).collect(), Vec::new());
+        let reach = Reach::new(
+            allow.iter().map(|network| network.parse().unwrap()).collect(),
+            Vec::new(),
+            Vec::new(),
+        );
         let own =
             ["10.0.0.7", "2001:db8::7", "169.254.169.254", "fe80::7", "fd00:ec2::254", "100.100.100.200"];
         let addresses = own.map(|address| address.parse().unwrap()).to_vec();

@@ -10,7 +10,7 @@ use super::bound::Bound;
 use super::early::Early;
 use super::process::watch_over;
 use crate::answer::Over;
-use crate::config::Config;
+use crate::config::{Config, StoreChoice};
 use crate::connections::Connections;
 use crate::definitions::Definitions;
 use crate::desk::Desk;
@@ -68,6 +68,10 @@ impl Server {
             clock: self.clock,
             allow: config.probe_allow.clone(),
             own: bound.ways_in(),
+            store: match &config.store {
+                StoreChoice::Etcd(etcd) => etcd.endpoints.iter().map(|endpoint| endpoint.port).collect(),
+                StoreChoice::Embedded | StoreChoice::Memory => Vec::new(),
+            },
             commands: config.probe_commands,
             seed: self.seeds.next_u64(),
             counters: self.probes.clone(),

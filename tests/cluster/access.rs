@@ -142,3 +142,40 @@ fn a_node_asks_of_every_command_whether_it_may() {
     };
     assert_eq!(revisions(&root.ask(&json!({"log": {}}))), revisions(&before), "something was changed");
 }
+
+#[test]
+fn a_check_does_not_speak_to_the_store() {
+    let etcd = Etcd::start();
+    let node = etcd.node("a", &[]);
+    let port = etcd.port();
+    // As etcd's gateway takes it: a key of ours.
+    let body = r#"{"key":"L2NhbGxzaWduL3g=","value":"eA=="}"#;
+    let http = |host: &str| {
+        json!({"id": host, "http": format!("http://{host}:{port}/v3/kv/put"), "method": "POST", "body": body,
+               "interval": "1s"})
+    };
+    let checks = json!([
+        http("127.0.0.1"),
+        http("localhost"),
+        {"id": "tcp", "tcp": format!("127.0.0.1:{port}"), "interval": "1s"},
+    ]);
+    let mut client = node.client();
+    let register = json!({"register": {"service": "evil", "id": "evil", "address": "127.0.0.1", "port": 80,
+                                       "lease": "none", "checks": checks}});
+    client.done("registered", &register);
+    eventually("what the checks say", DEADLINE, || {
+        let listed = client.done("instances", &json!({"list": {"service": "evil"}}));
+        let checks = listed["instances"][0]["checks"].as_array().expect("checks").clone();
+        let says = |id: &str, what: &str| {
+            let check = checks.iter().find(|check| check["id"] == id).expect("a check");
+            check["output"].as_str().unwrap_or_default().contains(what)
+        };
+        (says("127.0.0.1", "the etcd that keeps")
+            && says("localhost", "the etcd that keeps")
+            && says("tcp", "Success"))
+        .then_some(())
+    });
+    let found =
+        request(([127, 0, 0, 1], port).into(), "POST", "/v3/kv/range", r#"{"key":"L2NhbGxzaWduL3g="}"#);
+    assert!(found.status == 200 && !found.text().contains("kvs"), "{}", found.text());
+}

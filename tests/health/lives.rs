@@ -136,6 +136,7 @@ impl Within {
             clock,
             allow: Vec::new(),
             own: Vec::new(),
+            store: Vec::new(),
             commands: false,
             seed: 1,
             counters: counters.clone(),
