@@ -8,8 +8,9 @@ use futures_util::stream::FuturesUnordered;
 use tokio::sync::mpsc;
 use tokio::task::JoinError;
 
+use super::alias::Looks;
 use super::probe::{Doubt, Ended, Outcome};
-use super::{Scheduler, alias, whose};
+use super::{Scheduler, whose};
 use crate::access::Identity;
 use crate::check::{Check, Definition};
 use crate::instance::Health;
@@ -117,6 +118,7 @@ impl Scheduler {
         let next: Vec<u64> =
             behind.chain(self.dirty.range(..=self.looked_at)).copied().take(ALIASES_MAX).collect();
         self.more_aliases = next.len() < self.dirty.len();
+        let mut looks = Looks::default();
         for number in next {
             self.dirty.remove(&number);
             self.looked_at = number;
@@ -124,7 +126,9 @@ impl Scheduler {
             let (of, id, definition) = (entry.of.clone(), entry.id.clone(), entry.definition.clone());
             let Some(check) = check_of(&self.view, &of, &id) else { continue };
             let before = check.status;
-            let (health, output) = alias::look(&self.view, &of, &id, &definition.kind);
+            let registered = whose(&self.view, &of).and_then(|whose| whose.instance);
+            let owner = registered.as_ref().and_then(|instance| instance.owner.as_ref());
+            let (health, output) = looks.look(&self.view, &of, owner, &definition.kind);
             let outcome = Outcome { health, output };
             self.counters.outcome(&definition.kind, Some(health));
             if before == health {

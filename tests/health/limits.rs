@@ -151,3 +151,24 @@ fn this_server_itself_is_not_probed() {
     let settings = server.client().done("settings", &json!({"settings": {"service": "web"}}));
     assert!(!settings.to_string().contains("evil"), "{settings}");
 }
+
+/// Each alias is told of every other: what they come to is looked for once.
+#[test]
+fn a_thousand_aliases_of_one_another_hold_up_no_probe() {
+    const ALIASES: usize = 1_000;
+    let server = Server::start(&["--store", "memory"]);
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a TCP socket");
+    let address = listener.local_addr().expect("its address");
+    let mut victim = Watched::new(&server, "victim", json!({"tcp": address.to_string()}));
+    victim.until("c", "passing");
+    let mut client = server.client();
+    for number in 0..ALIASES {
+        client.send(&json!({"register": {"service": format!("e-{number}"), "id": "x", "address": "10.0.0.7",
+                                         "port": 80, "lease": "none", "checks": [named("a", json!({"alias": "x"}))]}}));
+        if number % 100 == 99 {
+            (0..100).for_each(|_| assert!(client.receive()["registered"].is_object()));
+        }
+    }
+    drop(listener);
+    victim.until("c", "critical");
+}
