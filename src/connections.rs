@@ -62,6 +62,8 @@ struct Life {
     tick: AtomicU64,
     /// Closing it would end something that lives.
     holds: AtomicBool,
+    /// Whose that is, as a hash.
+    whose: AtomicU64,
     close: CancellationToken,
     /// Of all connections.
     stop: CancellationToken,
@@ -101,6 +103,7 @@ impl Connections {
         let life = Arc::new(Life {
             tick: AtomicU64::new(number),
             holds: AtomicBool::new(false),
+            whose: AtomicU64::new(0),
             close: stop.child_token(),
             stop: stop.clone(),
         });
@@ -146,6 +149,15 @@ impl Connections {
         Ok(())
     }
 
+    /// Closes the quietest that holds nothing. It is others' connections too that there are too many of, so nothing that lives
+    /// ends for a descriptor.
+    fn make_room(&self) {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if open.values().any(|life| !life.holds.load(Ordering::Relaxed)) {
+            close_quietest(&mut open, 1);
+        }
+    }
+
     /// What to do after `accept` failed: `Ok` to go on, after a rest where the error would come again.
     ///
     /// # Errors
@@ -156,7 +168,7 @@ impl Connections {
         match error.raw_os_error() {
             Some(EMFILE | ENFILE | ENOBUFS | ENOMEM) => {
                 tracing::warn!(%error, "no descriptor or memory for a connection; closing the quietest");
-                close_quietest(&mut self.open.lock().unwrap_or_else(PoisonError::into_inner), 1);
+                self.make_room();
                 tokio::time::sleep(REST).await;
                 Ok(())
             }
@@ -172,8 +184,25 @@ impl Connections {
     }
 }
 
-/// Closes so many at most, the quietest first; of those that hold something one, and only where there is no other.
+/// Closes so many at most, the quietest first; of those that hold something one, and only where there is no other: one of
+/// whoever has most of them, for who takes up all room shall not have others put out.
 fn close_quietest(open: &mut HashMap<u64, Arc<Life>>, count: usize) {
+    if open.values().all(|life| life.holds.load(Ordering::Relaxed)) {
+        let whose = |life: &Life| life.whose.load(Ordering::Relaxed);
+        let mut counts = HashMap::<u64, usize>::new();
+        open.values().for_each(|life| *counts.entry(whose(life)).or_default() += 1);
+        let Some((most, _)) = counts.into_iter().max_by_key(|(whose, count)| (*count, *whose)) else {
+            return;
+        };
+        let of_most = open.iter().filter(|(_, life)| whose(life) == most);
+        let quietest = of_most.min_by_key(|(_, life)| life.tick.load(Ordering::Relaxed));
+        if let Some(number) = quietest.map(|(number, _)| *number)
+            && let Some(life) = open.remove(&number)
+        {
+            life.close.cancel();
+        }
+        return;
+    }
     let worth = |(number, life): (&u64, &Arc<Life>)| {
         (life.holds.load(Ordering::Relaxed), life.tick.load(Ordering::Relaxed), *number)
     };
@@ -250,9 +279,10 @@ impl Place {
         self.life.tick.store(self.connections.ticks.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
     }
 
-    /// Says whether something lives by this connection being open.
-    pub fn hold(&self, holds: bool) {
-        self.life.holds.store(holds, Ordering::Relaxed);
+    /// Says whether something lives by this connection being open, and whose that is, as a hash.
+    pub fn hold(&self, whose: Option<u64>) {
+        self.life.whose.store(whose.unwrap_or_default(), Ordering::Relaxed);
+        self.life.holds.store(whose.is_some(), Ordering::Relaxed);
     }
 
     /// Cancelled when this connection has to close.
@@ -282,7 +312,7 @@ mod tests {
         let connections = Connections::in_floods(128);
         let places: Vec<Place> = (0..128).map(|_| connections.enter(&stop)).collect();
         places[0].touch();
-        places[1].hold(true);
+        places[1].hold(Some(1));
         let newcomer = connections.enter(&stop);
         let closed = |place: &&Place| place.closing().is_cancelled();
         let gone: Vec<u64> = places.iter().filter(closed).map(|place| place.number).collect();
@@ -290,8 +320,12 @@ mod tests {
         assert_eq!(connections.open(), 127);
         // Where all hold something one goes, and only one.
         let another = connections.enter(&stop);
-        places.iter().chain([&newcomer, &another]).for_each(|place| place.hold(true));
+        places.iter().chain([&newcomer, &another]).for_each(|place| place.hold(Some(1)));
+        places[127].hold(Some(2));
+        places[0].hold(Some(2));
+        let open: Vec<bool> = places.iter().map(|place| closed(&place)).collect();
         let _last = connections.enter(&stop);
-        assert_eq!(places.iter().filter(closed).count(), 3);
+        let newly = (0..128).filter(|place| closed(&&places[*place]) && !open[*place]);
+        assert_eq!(newly.collect::<Vec<_>>(), [1], "the quietest of whoever has most");
     }
 }

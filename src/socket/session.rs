@@ -16,7 +16,7 @@ use crate::connections::Place;
 use crate::desk::{Desk, Renewed};
 use crate::explain::explain;
 use crate::instance::{Key, Lease};
-use crate::name::ServiceName;
+use crate::name::{ServiceName, fnv};
 use crate::protocol::moving::{ImportForm, ImportedForm, Line};
 use crate::protocol::{
     CreateForm, DeregisteredForm, FRAME_OCTETS_MAX, Filter, FilterForm, HelloForm, HolderForm, NameForm,
@@ -121,12 +121,18 @@ impl<'a, W: AsyncWrite + Unpin> Session<'a, W> {
                 served += 1;
             }
             self.flush().await?;
-            place.hold(!self.bound.is_empty());
+            self.hold(place);
             // Who never stops asking has to be stopped.
             if place.closing().is_cancelled() {
                 return Ok(());
             }
         }
+    }
+
+    /// Says whether something lives by this connection, and whose that is.
+    fn hold(&self, place: &Place) {
+        let whose = self.who.owner.as_ref().map_or(0, |owner| fnv(&[owner.to_string().as_bytes()]));
+        place.hold((!self.bound.is_empty()).then_some(whose));
     }
 
     fn may_import(&self) -> bool {
@@ -179,6 +185,10 @@ impl<'a, W: AsyncWrite + Unpin> Session<'a, W> {
             Request::Log(form) => self.answer_later(|desk| desk.log(&form)).await,
             Request::Availability(form) => self.answer_later(|desk| desk.availability(&form)).await,
             Request::At(form) => self.answer_later(|desk| desk.at(&form)).await,
+            Request::Explain(form) => {
+                let explained = |desk: &Desk| explain(&desk.view, &form.name).map(Reply::Explained);
+                self.answer_later(explained).await
+            }
             request => match self.command(&request) {
                 Ok(Some((asked, command))) => self.carry_out(asked, command).await,
                 Ok(None) => {
@@ -337,11 +347,11 @@ impl<'a, W: AsyncWrite + Unpin> Session<'a, W> {
     /// What was asked for before is answered before the connection is given to a stream.
     async fn take_over(&mut self, place: &Place) -> io::Result<()> {
         self.flush().await?;
-        place.hold(!self.bound.is_empty());
+        self.hold(place);
         Ok(())
     }
 
-    /// Answers what has to read from the disk; others on this thread go on meanwhile.
+    /// Answers what takes its time; others on this thread go on meanwhile.
     async fn answer_later(
         &mut self,
         answer: impl FnOnce(&Desk) -> Result<Reply, Problem>,
@@ -359,7 +369,6 @@ impl<'a, W: AsyncWrite + Unpin> Session<'a, W> {
         match request {
             Request::Lookup(form) => desk.lookup(form),
             Request::List(form) => desk.list(form),
-            Request::Explain(form) => explain(&desk.view, &form.name).map(Reply::Explained),
             Request::Settings(form) => {
                 let (service, _) = form.configuration(&desk.view.settings.apexes)?;
                 Ok(desk.settings(&service, desk.view.revision()))
@@ -371,7 +380,21 @@ impl<'a, W: AsyncWrite + Unpin> Session<'a, W> {
             Request::Token(_) => Ok(Reply::Tokens(desk.tokens())),
             Request::Nodes(_) => Ok(Reply::Nodes(desk.nodes().await)),
             Request::Ring(form) => desk.ring(form).map(Reply::Ring),
-            _ => Ok(desk.status()),
+            Request::Status(_) => Ok(desk.status()),
+            Request::Register(_)
+            | Request::Heartbeat(_)
+            | Request::Deregister(_)
+            | Request::Drain(_)
+            | Request::Report(_)
+            | Request::Watch(_)
+            | Request::Explain(_)
+            | Request::Log(_)
+            | Request::At(_)
+            | Request::Availability(_)
+            | Request::Feed(_)
+            | Request::Backup(_)
+            | Request::Export(_)
+            | Request::Hello(_) => unreachable!("it has a way of its own, in `request` or `command`"),
         }
     }
 

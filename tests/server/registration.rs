@@ -6,7 +6,8 @@
 #[path = "registration/refused.rs"]
 mod refused;
 
-use std::io::Write;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use hickory_proto::rr::RecordType;
@@ -318,7 +319,7 @@ fn idle_connections_do_not_push_out_who_holds_a_lease() {
                                    "lease": "connection"}});
     holder.done("registered", &held);
     raise_our_descriptor_limit();
-    let idle: Vec<_> = (0..IDLE).map(|_| std::os::unix::net::UnixStream::connect(&server.socket)).collect();
+    let idle: Vec<_> = (0..IDLE).map(|_| UnixStream::connect(&server.socket)).collect();
     assert!(
         idle.iter().all(Result::is_ok),
         "every connection is taken; it takes `ulimit -Hn` of 10,300 or more"
@@ -326,6 +327,43 @@ fn idle_connections_do_not_push_out_who_holds_a_lease() {
     // The newest is served, so all before it were accepted and the oldest have gone.
     assert_eq!(server.client().list().len(), 1, "the instance of a living holder");
     assert_eq!(holder.list().len(), 1, "its connection");
+}
+
+#[test]
+fn who_takes_every_place_puts_nobody_else_out() {
+    /// As many as the server has.
+    const PLACES: usize = 10_000;
+    const AT_ONCE: usize = 101;
+    let server =
+        Server::start(&["--store", "memory", "--listen", "127.0.0.1:0", "--identity-instances-max", "20000"]);
+    let form = |service: &str, number: usize| {
+        json!({"register": {"service": service, "id": format!("i-{number}"), "address": "10.0.0.7", "port": 1,
+                            "lease": "connection"}})
+    };
+    // Over loopback nobody has said who they are: another holder than whoever comes over the Unix socket.
+    let mut victim = server.tcp_client();
+    victim.done("registered", &form("held", 0));
+    raise_our_descriptor_limit();
+    let mut many: Vec<UnixStream> = Vec::new(); // a client of ours has two descriptors
+    while many.len() < PLACES - 1 {
+        let connect = || UnixStream::connect(&server.socket).expect("the socket accepts");
+        let mut more: Vec<UnixStream> = (0..AT_ONCE).map(|_| connect()).collect();
+        for (at, stream) in more.iter_mut().enumerate() {
+            let line = format!("{}\n", form("many", many.len() + at));
+            stream.write_all(line.as_bytes()).expect("it reads");
+        }
+        for stream in &mut more {
+            let mut reply = [0; 13];
+            stream.read_exact(&mut reply).expect("it replies");
+            assert_eq!(reply, *b"{\"registered\"");
+        }
+        many.append(&mut more);
+    }
+    assert_eq!(many.len(), PLACES - 1);
+    // One more than there are places: who has taken most of them gives one up.
+    eventually("the end of one of them", DEADLINE, || (server.client().list().len() < PLACES).then_some(()));
+    let held = victim.done("instances", &json!({"list": {"service": "held"}}));
+    assert_eq!(held["instances"].as_array().map(Vec::len), Some(1), "over its own connection");
 }
 
 /// Ten thousand connections take more than the usual soft limit of 1024.
