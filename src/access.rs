@@ -176,18 +176,42 @@ impl Access {
         owned < self.owned_max || self.decides(who, Verb::Admin, on)
     }
 
-    /// What is denied by one rule is denied; else one that allows is needed.
-    fn decides(&self, who: &Identity, verb: Verb, on: On<'_>) -> bool {
-        if matches!(who.kind, Kind::Trusted(_)) {
-            return true;
+    /// Says whether there may be something that `who` may change: with what it asks for unread, and no more than a first look.
+    ///
+    /// # Errors
+    ///
+    /// There is nothing.
+    pub fn permits_changes(&self, who: &Identity) -> Result<(), Denied> {
+        let verbs = [Verb::Register, Verb::Deregister, Verb::Report, Verb::Admin];
+        let mut grants = self.grants(who);
+        let trusted =
+            matches!(who.kind, Kind::Trusted(_)) || verbs.iter().any(|verb| self.trusts(who, *verb));
+        match trusted || grants.any(|grant| grant.allows && verbs.iter().any(|verb| grant.names(*verb))) {
+            true => Ok(()),
+            false => {
+                let on = "anything".to_owned();
+                Err(Denied::NotAllowed { who: who.to_string(), verb: "change", on })
+            }
         }
+    }
+
+    /// What is said of `who`, for and against.
+    fn grants<'a>(&'a self, who: &'a Identity) -> impl Iterator<Item = &'a Grant> {
         let of_token = match &who.kind {
             Kind::Token(token) => &token.grants[..],
             _ => &[],
         };
         let rules = self.rules.iter().flatten().filter(|rule| rule.whom.is(who)).map(|rule| &rule.grant);
+        of_token.iter().chain(rules)
+    }
+
+    /// What is denied by one rule is denied; else one that allows is needed.
+    fn decides(&self, who: &Identity, verb: Verb, on: On<'_>) -> bool {
+        if matches!(who.kind, Kind::Trusted(_)) {
+            return true;
+        }
         let mut allowed = self.trusts(who, verb);
-        for grant in of_token.iter().chain(rules).filter(|grant| grant.concerns(verb, on)) {
+        for grant in self.grants(who).filter(|grant| grant.concerns(verb, on)) {
             if !grant.allows {
                 return false;
             }

@@ -21,6 +21,7 @@ mod events;
 mod grpc;
 pub mod health;
 mod metrics;
+mod patient;
 mod query;
 mod reply;
 mod settings;
@@ -55,6 +56,7 @@ use tokio_util::sync::CancellationToken;
 use self::access::Need;
 pub use self::answer::Answering;
 pub use self::grpc::Discovery;
+use self::patient::Patient;
 use self::reply::Failure;
 use crate::access::Identity as Who;
 use crate::connections::tls::{Acceptor, Handshakes, Identity, name_of_client};
@@ -72,6 +74,8 @@ use crate::writer::Done;
 pub const CONNECTIONS_MAX: usize = 12_000;
 /// Octets of a request's body: a registration at every limit is 70 KiB.
 const BODY_OCTETS_MAX: usize = 256 * 1024;
+/// Octets of a body that is read of anybody: most registrations are smaller.
+const BODY_OCTETS_FREE: u64 = 16 * 1024;
 /// How long a client may take to send a body.
 const BODY_TIME_MAX: Duration = Duration::from_secs(30);
 /// Octets that are read of a body that is too large, so that the refusal arrives: who is still sending
@@ -230,7 +234,7 @@ async fn connection(
 ) {
     let client = Client { who, peer, closing: place.closing().clone() };
     // Looked at and left there; a buffer of the size of what tells the two apart.
-    let mut stream = BufReader::with_capacity(grpc::PREFACE.len(), stream);
+    let mut stream = BufReader::with_capacity(grpc::PREFACE.len(), Patient::new(stream));
     let first = tokio::select! {
         first = timeout(HEAD_TIME_MAX, stream.fill_buf()) => first,
         // Accepted a moment ago, its request is on the way: it is answered as those are that were read before.
@@ -341,6 +345,12 @@ async fn guard(
         && let Err(denied) = office.desk.may(&client.who, need.verb, need.on())
     {
         return Failure::from(denied).into_response();
+    }
+    // What nobody would look at is not read either, but where that is less trouble than an answer to who is still sending.
+    if request.body().size_hint().upper().is_none_or(|octets| octets > BODY_OCTETS_FREE)
+        && let Err(denied) = office.desk.access.permits_changes(&client.who)
+    {
+        return Failure::from(denied).closing().into_response();
     }
     request.extensions_mut().insert(client.clone());
     match with_body(request).await {

@@ -100,12 +100,12 @@ impl Grant {
     /// True where it says something of this.
     ///
     /// To be allowed what concerns every service, one has to be allowed every one; to be denied it, one is enough.
+    pub(super) fn names(&self, verb: Verb) -> bool {
+        self.verbs.has(verb) || self.allows && self.verbs.has(Verb::Admin)
+    }
+
     pub(super) fn concerns(&self, verb: Verb, on: On<'_>) -> bool {
-        let verbs = match self.allows {
-            true => self.verbs.has(verb) || self.verbs.has(Verb::Admin),
-            false => self.verbs.has(verb),
-        };
-        verbs
+        self.names(verb)
             && match on {
                 On::Service(name) => self.pattern.matches(name),
                 On::Everything => !self.allows || self.pattern.is_everything(),

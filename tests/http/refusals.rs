@@ -478,3 +478,32 @@ fn http_is_not_read_where_registrations_are_taken() {
     assert_eq!(revision(&server), before);
     server.tcp_client().done("registered", &line);
 }
+
+#[test]
+fn who_may_change_nothing_has_no_large_body_read() {
+    const CLIENTS: usize = 300;
+    const OCTETS: usize = 262_000;
+    let server = Server::start(&["--store", "memory", "--access", "allow uid:0 admin"]);
+    let before = resident_kib(server.pid());
+    let body = vec![b' '; OCTETS - 1]; // without its end
+    let clients: Vec<Http> = (0..CLIENTS.min(sockets()))
+        .map(|_| {
+            let mut http = server.http();
+            let head =
+                format!("PUT {REGISTER} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {OCTETS}\r\n\r\n");
+            http.send_raw(head.as_bytes()).expect("it reads");
+            let _ = http.send_raw(&body); // what is refused is not read
+            http
+        })
+        .collect();
+    is_alive(&server);
+    let grown = resident_kib(server.pid()).saturating_sub(before);
+    assert!(grown < 32 * 1024, "{grown} KiB more");
+    drop(clients);
+    // Who sends it all, and waits, is told why.
+    let mut http = server.http();
+    let head = format!("PUT {REGISTER} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {OCTETS}\r\n\r\n");
+    http.send_raw(head.as_bytes()).expect("it reads");
+    let refused = http.receive();
+    assert!(refused.status == 403 && refused.text().contains("may not change anything"), "{refused:?}");
+}

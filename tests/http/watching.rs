@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::{REGISTER, definition};
+use crate::harness::process::descriptors;
 use crate::harness::{DEADLINE, Draws, Http, Server, eventually, seed};
 
 /// Instances by service and id: what does not move with time.
@@ -345,4 +346,31 @@ fn a_watch_of_one_service_hears_of_no_other() {
         (watcher.seen == 3).then_some(())
     });
     assert_eq!(watcher.picture.len(), 1);
+}
+
+#[test]
+fn who_asks_and_does_not_read_is_given_up() {
+    const INSTANCES: usize = 10_000;
+    const DEAF: usize = 20;
+    let server = Server::start(&["--store", "memory"]);
+    let mut client = server.client();
+    for number in 0..INSTANCES {
+        client
+            .send(&json!({"register": {"service": "web", "id": format!("i-{number}"), "address": "10.0.0.7",
+                                         "port": 80, "lease": "none", "meta": {"note": "x".repeat(500)}}}));
+        if number % 100 == 99 {
+            (0..100).for_each(|_| drop(client.receive()));
+        }
+    }
+    let open = descriptors(server.pid());
+    let deaf: Vec<Http> = (0..DEAF)
+        .map(|_| {
+            let mut http = server.http();
+            http.send("GET", "/v1/agent/services", &[], b"");
+            http
+        })
+        .collect();
+    eventually("every connection", DEADLINE, || (descriptors(server.pid()) >= open + DEAF).then_some(()));
+    eventually("the end of every connection", DEADLINE, || (descriptors(server.pid()) <= open).then_some(()));
+    drop(deaf);
 }
