@@ -469,3 +469,31 @@ fn over_rest_a_request_is_answered_refused_or_not_modified() {
     }
     assert_eq!(ask("/v3/discovery:secrets", &json!({})).status, 404);
 }
+
+#[test]
+fn requests_that_never_come_whole_are_bounded_together_and_end() {
+    /// Each of a third of what all may have.
+    const STREAMS: usize = 12;
+    const OCTETS: usize = (4 << 20) - 1;
+    let server = Server::start(&["--store", "memory"]);
+    let before = resident_kib(server.pid());
+    let mut streams: Vec<Stream> = (0..STREAMS).map(|_| stream(&server, AGGREGATED)).collect();
+    let mut half = vec![0];
+    half.extend((OCTETS as u32).to_be_bytes());
+    half.resize(OCTETS, 0);
+    let ends: Vec<String> = std::thread::scope(|scope| {
+        let half = &half;
+        let ended = |mut stream: Stream| {
+            // One that is refused reads no further.
+            let _ = stream.sending.send_data(half.clone().into(), false);
+            stream.next().expect_err("the end of the stream").1
+        };
+        let threads: Vec<_> = streams.drain(..).map(|stream| scope.spawn(move || ended(stream))).collect();
+        threads.into_iter().map(|thread| thread.join().expect("a client")).collect()
+    });
+    let refused = ends.iter().filter(|end| end.contains("too much of too many")).count();
+    let late = ends.iter().filter(|end| end.contains("did not come whole within 10 s")).count();
+    assert!(refused > 0 && late > 0 && refused + late == STREAMS, "{ends:?}");
+    let grown = resident_kib(server.pid()).saturating_sub(before);
+    assert!(grown < 96 * 1024, "{grown} KiB more");
+}

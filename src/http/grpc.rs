@@ -9,7 +9,7 @@
 mod changes;
 
 use std::future::{pending, poll_fn};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::time::Duration;
 
 use axum::body::Bytes;
@@ -19,8 +19,8 @@ use h2::server::{Builder, SendResponse};
 use h2::{Ping, Reason, RecvStream, SendStream};
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{HeaderMap, Method, Request as Head, Response};
-use tokio::sync::{Semaphore, SemaphorePermit};
-use tokio::time::{sleep, timeout};
+use tokio::sync::{Semaphore, SemaphorePermit, TryAcquireError};
+use tokio::time::{Sleep, sleep, timeout};
 
 use self::changes::{Changes, News, touched};
 use super::reply::Failure;
@@ -41,6 +41,10 @@ const NAMES_MAX: usize = 500_000;
 const CONNECTION_STREAMS_MAX: u32 = 64;
 /// Octets of a request: 20,000 names of the longest kind are less.
 const REQUEST_OCTETS_MAX: usize = 4 << 20;
+/// Octets of requests that have not come whole, of all streams together, beside the first of each; and how long one may take.
+const UNFINISHED_OCTETS_MAX: usize = 32 << 20;
+const UNFINISHED_FREE_OCTETS: usize = 16 * 1024;
+const REQUEST_TIME_MAX: Duration = Duration::from_secs(10);
 /// Octets of a request's headers.
 const HEADERS_OCTETS_MAX: u32 = 16 * 1024;
 /// Octets of a response that wait in a connection for its client.
@@ -53,15 +57,17 @@ const PONG_TIME_MAX: Duration = Duration::from_secs(20);
 /// The octets in front of each message: whether it is compressed, and its length.
 const FRAME_OCTETS: usize = 5;
 
-/// Permits for what streams take: a place each, and one for each name.
+/// Permits for what streams take: a place each, one for each name, and one for each octet of a request that is not whole.
 pub struct Discovery {
     streams: Semaphore,
     names: Semaphore,
+    octets: Semaphore,
 }
 
 impl Default for Discovery {
     fn default() -> Self {
-        Self { streams: Semaphore::new(STREAMS_MAX), names: Semaphore::new(NAMES_MAX) }
+        let [streams, names, octets] = [STREAMS_MAX, NAMES_MAX, UNFINISHED_OCTETS_MAX].map(Semaphore::new);
+        Self { streams, names, octets }
     }
 }
 
@@ -175,6 +181,8 @@ async fn stream_of(
         changes: Changes::of(&office.desk.writer.journal),
         receiving: request.into_body(),
         received: Vec::new(),
+        octets: None,
+        rest_due: None,
         sending,
         unsent: Bytes::new(),
         node: String::new(),
@@ -268,8 +276,10 @@ struct Stream<'a> {
     names: Option<SemaphorePermit<'a>>,
     changes: Changes<'a>,
     receiving: RecvStream,
-    /// What has come of the next request.
+    /// What has come of the next request, the permits for it, and until when the rest has to come.
     received: Vec<u8>,
+    octets: Option<SemaphorePermit<'a>>,
+    rest_due: Option<Pin<Box<Sleep>>>,
     sending: SendStream<Bytes>,
     /// What is left of the last response.
     unsent: Bytes,
@@ -303,6 +313,10 @@ impl Stream<'_> {
                     sent = send(&mut self.sending, &mut self.unsent), if waits => sent,
                     () = &mut until, if waits => {
                         let text = format!("a response was not read within {} s", RESPONSE_TIME_MAX.as_secs());
+                        Some(End::new(DEADLINE_EXCEEDED, text))
+                    }
+                    () = over(&mut self.rest_due) => {
+                        let text = format!("a request did not come whole within {} s", REQUEST_TIME_MAX.as_secs());
                         Some(End::new(DEADLINE_EXCEEDED, text))
                     }
                     () = closing.cancelled() => Some(End::new(UNAVAILABLE, "the server closes this connection")),
@@ -343,11 +357,18 @@ impl Stream<'_> {
             }
             let rest = self.received.split_off(FRAME_OCTETS + length);
             let message = std::mem::replace(&mut self.received, rest);
+            self.rest_due = None;
             if let Err(end) = self.take(&message[FRAME_OCTETS..]) {
                 return Some(end);
             }
         }
-        None
+        if !self.received.is_empty() && self.rest_due.is_none() {
+            self.rest_due = Some(Box::pin(sleep(REQUEST_TIME_MAX)));
+        }
+        let kept = self.received.len().saturating_sub(UNFINISHED_FREE_OCTETS);
+        let paid = pay(&mut self.octets, &self.office.discovery.octets, kept);
+        paid.err()
+            .map(|_| End::new(RESOURCE_EXHAUSTED, "too much of too many requests has come; try again later"))
     }
 
     fn take(&mut self, message: &[u8]) -> Result<(), End> {
@@ -382,25 +403,12 @@ impl Stream<'_> {
 
     /// Has as many permits as there are names.
     fn pay_for_names(&mut self) -> Result<(), End> {
-        let count = self.session.names();
-        let paid = self.names.as_ref().map_or(0, SemaphorePermit::num_permits);
-        if count < paid {
-            drop(self.names.as_mut().and_then(|permits| permits.split(paid - count)));
-        } else if count > paid {
-            // No stream has as many as do not go into the number.
-            let more = self.office.discovery.names.try_acquire_many((count - paid) as u32);
-            let more = more.map_err(|_| {
-                let text = format!(
-                    "all streams together may ask for {NAMES_MAX} names; ask for `*`, or try again later"
-                );
-                End::new(RESOURCE_EXHAUSTED, text)
-            })?;
-            match &mut self.names {
-                Some(permits) => permits.merge(more),
-                None => self.names = Some(more),
-            }
-        }
-        Ok(())
+        pay(&mut self.names, &self.office.discovery.names, self.session.names()).map_err(|_| {
+            let text = format!(
+                "all streams together may ask for {NAMES_MAX} names; ask for `*`, or try again later"
+            );
+            End::new(RESOURCE_EXHAUSTED, text)
+        })
     }
 
     fn follow(&mut self, news: News) -> Option<End> {
@@ -412,6 +420,34 @@ impl Stream<'_> {
             News::Closed => return Some(End::new(UNAVAILABLE, "the server is stopping")),
         }
         None
+    }
+}
+
+/// Has as many permits of `all` as `count`.
+fn pay<'a>(
+    permits: &mut Option<SemaphorePermit<'a>>,
+    all: &'a Semaphore,
+    count: usize,
+) -> Result<(), TryAcquireError> {
+    let paid = permits.as_ref().map_or(0, SemaphorePermit::num_permits);
+    if count < paid {
+        drop(permits.as_mut().and_then(|permits| permits.split(paid - count)));
+    } else if count > paid {
+        // No stream has as many as do not go into the number.
+        let more = all.try_acquire_many((count - paid) as u32)?;
+        match permits {
+            Some(permits) => permits.merge(more),
+            None => *permits = Some(more),
+        }
+    }
+    Ok(())
+}
+
+/// Ends when this time is over; never where there is none.
+async fn over(time: &mut Option<Pin<Box<Sleep>>>) {
+    match time {
+        Some(time) => time.as_mut().await,
+        None => pending().await,
     }
 }
 
