@@ -85,7 +85,7 @@ const WRONG: &[&str] = &[
     "completion tcsh",
     "man",
     "serve --dns 5300",
-    "serve --ttl 5m",
+    "serve --ttl 10m",
     "serve --store redis://127.0.0.1",
     "serve --known-fr 2m",
     "dnssec init",

@@ -249,7 +249,10 @@ fn complaints_name_the_place_and_the_key() {
         "{}",
         file_error("[dns]\naddress = 1")
     );
-    assert_eq!(variable_error("CALLSIGN_TTL", "x"), "CALLSIGN_TTL must be a number from 0 to 300, not `x`");
+    assert_eq!(
+        variable_error("CALLSIGN_TTL", "x"),
+        "CALLSIGN_TTL must be whole seconds from 0s to 300s, not `x`"
+    );
     assert_eq!(flag_error("ttl", "-1"), "--ttl must be whole seconds from 0s to 300s, not `-1`");
     let missing = Config::load(Some(Path::new("/nowhere/x.toml")), Vec::new(), &around(&[])).unwrap_err();
     assert!(format!("{missing:#}").starts_with("reading /nowhere/x.toml: "), "{missing:#}");

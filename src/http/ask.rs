@@ -74,7 +74,9 @@ impl Office {
         match request {
             Request::Lookup(form) => desk.lookup(&form),
             Request::List(form) => desk.list(&form),
-            Request::Explain(form) => explain(&desk.view, &form.name).map(Reply::Explained),
+            Request::Explain(form) => {
+                desk.search(|| explain(&desk.view, &form.name).map(Reply::Explained)).await?
+            }
             Request::Log(form) => desk.search(|| desk.log(&form)).await?,
             Request::At(form) => desk.search(|| desk.at(&form)).await?,
             Request::Availability(form) => desk.search(|| desk.availability(&form)).await?,

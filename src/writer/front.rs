@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::handle::{Ask, Event, Files, FilesRefused, Handle, Picture, Verdict, Watch, Whole, Zone};
 use super::round::{About, subjects};
-use crate::access::{Access, Identity, On, Tokens};
+use crate::access::{Access, Identity, On, Tokens, Verb};
 use crate::balance::circle::Circle;
 use crate::check::worst;
 use crate::clock::Clock;
@@ -170,6 +170,11 @@ impl Front {
                         }
                     }
                 },
+                About::Displaced(key) => {
+                    if let Some(instance) = registry.instance(key) {
+                        access.permits_change(by, Verb::Deregister, instance, tokens, now.wall)?;
+                    }
+                }
                 About::Settings(service) => access.permits(by, verb, On::from(service), tokens, now.wall)?,
                 About::Host(_) | About::Token(_) | About::Records(_) => {
                     access.permits(by, verb, On::Everything, tokens, now.wall)?

@@ -46,7 +46,7 @@ impl Round {
             return true;
         }
         subjects(command).any(|about| match about {
-            About::Instance(key) => self.keys.contains(key),
+            About::Instance(key) | About::Displaced(key) => self.keys.contains(key),
             About::Host(host) => self.hosts.contains(host),
             About::Settings(service) => self.settings.contains(service),
             About::Token(_) => self.tokens,
@@ -57,7 +57,7 @@ impl Round {
     pub(super) fn touch(&mut self, command: &Command) {
         for about in subjects(command) {
             match about {
-                About::Instance(key) => drop(self.keys.insert(key.clone())),
+                About::Instance(key) | About::Displaced(key) => drop(self.keys.insert(key.clone())),
                 About::Host(host) => drop(self.hosts.insert(host.clone())),
                 About::Settings(service) => drop(self.settings.insert(service.clone())),
                 About::Token(_) => self.tokens = true,
@@ -101,6 +101,8 @@ impl Round {
 /// What a command is about.
 pub(super) enum About<'a> {
     Instance(&'a Key),
+    /// What goes because another one comes in its place.
+    Displaced(&'a Key),
     Host(&'a HostName),
     Settings(&'a ServiceName),
     /// By its name.
@@ -111,7 +113,7 @@ pub(super) enum About<'a> {
 pub(super) fn subjects(command: &Command) -> impl Iterator<Item = About<'_>> {
     let (first, second) = match command {
         Command::Register(registration) => {
-            (Some(About::Instance(&registration.key)), registration.displaces.as_ref().map(About::Instance))
+            (Some(About::Instance(&registration.key)), registration.displaces.as_ref().map(About::Displaced))
         }
         Command::Deregister(holder) | Command::Drain(holder) | Command::Claim(holder) => {
             (Some(About::Instance(&holder.key)), None)

@@ -7,7 +7,7 @@ use std::process::Command;
 use serde_json::{Value, json};
 
 use super::{hello, over_http, token};
-use crate::harness::{Server, binary};
+use crate::harness::{Client, DEADLINE, Server, binary, eventually};
 
 fn register(id: &str) -> Value {
     json!({"register": {"service": "web", "id": id, "address": "10.0.0.7", "port": 80, "lease": "1h"}})
@@ -187,4 +187,95 @@ fn an_id_in_the_catalog_takes_nothing_from_the_agents() {
         let (status, said) = put(path, &first, body);
         assert_eq!(status, 200, "{path}: {said}");
     }
+}
+
+#[test]
+fn who_may_not_deregister_displaces_nothing_either() {
+    let server = Server::start(&["--access", "allow anyone read"]);
+    let only_register = token(&server, "only", &["register"], &[]);
+    let both = token(&server, "both", &["register+deregister"], &[]);
+    let of = |name: &str, id: &str| json!({"Name": name, "ID": id, "Address": "10.0.0.7", "Port": 80});
+    let put = |token: &str, body: &Value| {
+        over_http(server.http(), "PUT", "/v1/agent/service/register", Some(token), body).status
+    };
+    assert_eq!(put(&only_register, &of("first", "x")), 200);
+    // An id has one service at an agent of Consul's, so this would take the instance out of the other one.
+    assert_eq!(put(&only_register, &of("second", "x")), 403);
+    assert_eq!(server.client().list().len(), 1);
+    assert_eq!(put(&both, &of("first", "y")), 200);
+    assert_eq!(put(&both, &of("second", "y")), 200);
+    assert_eq!(server.client().list().len(), 2);
+}
+
+#[test]
+fn an_alias_tells_nothing_of_what_its_holder_may_not_read() {
+    let server = Server::start(&[]);
+    let owner = token(&server, "owner", &["register+report+read:secret"], &[]);
+    let other = token(&server, "other", &["register+read:other*"], &[]);
+    let mut owner = hello(server.client(), &owner);
+    let mut other = hello(server.client(), &other);
+    let form = |service: &str, id: &str, check: Value| {
+        json!({"register": {"service": service, "id": id, "address": "10.0.0.7", "port": 80, "lease": "none",
+                            "checks": [check]}})
+    };
+    owner.done("registered", &form("secret", "db", json!({"id": "up", "status": "passing"})));
+    let report = json!({"report": {"service": "secret", "id": "db", "check": "up", "status": "critical",
+                                   "output": "dsn=hunter2"}});
+    owner.done("reported", &report);
+    other.done("registered", &form("other", "spy", json!({"id": "look", "alias": "db"})));
+    owner.done("registered", &form("secret", "own", json!({"id": "look", "alias": "db"})));
+    let output = |client: &mut Client, service: &str, id: &str| {
+        let found = client.done("instances", &json!({"list": {"service": service}}));
+        let mut members = found["instances"].as_array().expect("instances").iter();
+        let member = members.find(|member| member["id"] == id).expect("an instance");
+        member["checks"][0]["output"].as_str().unwrap_or_default().to_owned()
+    };
+    let told = eventually("what the alias finds", DEADLINE, || {
+        Some(output(&mut other, "other", "spy")).filter(|output| output.contains("failing"))
+    });
+    assert_eq!(told, "Aliased check \"up\" failing");
+    eventually("the same of an instance of one's own", DEADLINE, || {
+        output(&mut owner, "secret", "own").contains("hunter2").then_some(())
+    });
+}
+
+#[test]
+fn a_read_that_waits_tells_nothing_of_another_service() {
+    let server = Server::start(&[]);
+    let all = token(&server, "all", &["admin"], &[]);
+    let some = token(&server, "some", &["register+deregister+read:open"], &[]);
+    let register = |token: &str, service: &str| {
+        let mut client = hello(server.client(), token);
+        let form = json!({"register": {"service": service, "id": "x", "address": "10.0.0.7", "port": 80,
+                                       "lease": "none", "meta": {"dsn": "hunter2"}}});
+        client.done("registered", &form);
+    };
+    register(&all, "secret");
+    register(&some, "open");
+    let read = over_http(server.http(), "GET", "/v1/agent/service/x", Some(&some), &Value::Null);
+    assert_eq!((read.status, &read.json()["Service"]), (200, &json!("open")));
+    let hash = read.json()["ContentHash"].as_str().expect("a hash").to_owned();
+    let waiting = std::thread::scope(|scope| {
+        let (path, http) = (format!("/v1/agent/service/x?hash={hash}&wait=30s"), server.http());
+        let some = &some;
+        let waiting = scope.spawn(move || over_http(http, "GET", &path, Some(some), &Value::Null));
+        let mut client = hello(server.client(), some);
+        client.done("deregistered", &json!({"deregister": {"service": "open", "id": "x"}}));
+        waiting.join().expect("a reader")
+    });
+    assert!(!waiting.text().contains("hunter2") && waiting.status != 200, "{waiting:?}");
+}
+
+#[test]
+fn who_may_not_deregister_a_host_is_not_told_what_is_on_it() {
+    let server = Server::start(&[]);
+    let all = token(&server, "all", &["admin"], &[]);
+    let some = token(&server, "some", &["register+deregister:open"], &[]);
+    let node =
+        json!({"Node": "far", "Address": "10.0.0.9", "Service": {"Service": "hidden", "ID": "h", "Port": 1}});
+    assert_eq!(over_http(server.http(), "PUT", "/v1/catalog/register", Some(&all), &node).status, 200);
+    let [there, nowhere] = ["far", "nowhere"].map(|node| {
+        over_http(server.http(), "PUT", "/v1/catalog/deregister", Some(&some), &json!({"Node": node}))
+    });
+    assert_eq!((there.status, there.text()), (403, nowhere.text()));
 }

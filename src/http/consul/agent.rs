@@ -137,6 +137,10 @@ pub async fn service(
         };
         reading.wait_above(1, &office, Topic::Service(&name), &client.closing, changed).await?;
         (service, hash) = shown(office.on_agent(&id, &client).ok_or_else(unknown)?);
+        // The id may be another service's by now, which nobody has asked whether this client may read.
+        if service.service != name.as_str() {
+            return Err(unknown());
+        }
     }
     let mut response = reply::json(StatusCode::OK, &service, reading.pretty);
     if let Ok(hash) = HeaderValue::from_str(&hash) {

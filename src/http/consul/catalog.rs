@@ -15,6 +15,7 @@ use super::definition::Definition;
 use super::read::Read;
 use super::shapes::{Node, Service, check_id};
 use super::{Client, Office, State, by_key};
+use crate::access::{On, Verb};
 use crate::http::query::Query;
 use crate::http::reply::{self, Failure};
 use crate::instance::{Key, META_KEY_OCTETS_MAX, META_MAX, META_VALUE_OCTETS_MAX};
@@ -309,6 +310,8 @@ pub async fn deregister(
             office.carry_out(Command::RemoveCheck { on, check: check.into() }, &client).await?;
         }
         (None, None) => {
+            // The writer asks for each, and for the host; asked here first, nothing is said of what is there, or half done.
+            office.desk.may(&client.who, Verb::Deregister, On::Everything)?;
             let members = office.desk.view.on_host(&host);
             let keys: BTreeSet<Key> = members.iter().map(|member| member.instance.key.clone()).collect();
             let emptied = office.desk.view.emptied_without(&keys);

@@ -343,7 +343,7 @@ fn too_large(things: usize, most: usize, what: &str) -> Verdict {
 fn place_of(about: About<'_>) -> Place {
     match about {
         About::Records(set) => Place::Plain(PlainPlace::of(set)),
-        About::Instance(key) => Place::Instance(key.clone()),
+        About::Instance(key) | About::Displaced(key) => Place::Instance(key.clone()),
         About::Host(host) => Place::Host(host.clone()),
         About::Settings(service) => Place::Settings(service.clone()),
         About::Token(name) => Place::Token(name.clone()),
