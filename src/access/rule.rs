@@ -97,13 +97,14 @@ impl Grant {
         Ok(Self { allows, verbs, pattern })
     }
 
-    /// True where it says something of this.
-    ///
-    /// To be allowed what concerns every service, one has to be allowed every one; to be denied it, one is enough.
+    /// True where it says something of this verb: who is an administrator may everything.
     pub(super) fn names(&self, verb: Verb) -> bool {
         self.verbs.has(verb) || self.allows && self.verbs.has(Verb::Admin)
     }
 
+    /// True where it says something of this.
+    ///
+    /// To be allowed what concerns every service, one has to be allowed every one; to be denied it, one is enough.
     pub(super) fn concerns(&self, verb: Verb, on: On<'_>) -> bool {
         self.names(verb)
             && match on {
