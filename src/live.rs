@@ -147,7 +147,7 @@ enum Content<'a> {
     },
     /// An instance's name in DNS-SD.
     TypeInstance(&'a str, Transport),
-    Text,
+    Text(&'a Data),
 }
 
 impl<'a> Candidate<'a> {
@@ -164,7 +164,7 @@ impl<'a> Candidate<'a> {
             Content::Port(port) | Content::Binding { port, .. } => {
                 fnv(&[self.member.instance.label.as_str().as_bytes(), &port.number.to_be_bytes()])
             }
-            Content::TypeInstance(..) | Content::Text => {
+            Content::TypeInstance(..) | Content::Text(_) => {
                 fnv(&[self.member.instance.label.as_str().as_bytes()])
             }
         }

@@ -3,7 +3,7 @@
 //! An instance is shown under its id, whatever characters that holds, where it is the one that would be found
 //! by it; else under its label. Its host name, which SRV points at, is always the label.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use super::choice::Rule;
 use super::{Candidate, Content, EDE_ROOM, Live, POINTER_OCTETS, first_port, has_tag};
@@ -143,10 +143,9 @@ impl Live<'_> {
     /// Each different text of a live instance once; a known service keeps an empty one, so that
     /// its name is there for secondaries too.
     pub(super) fn service_txt(&self, service: &ServiceView) -> Found {
-        let mut seen = HashSet::new();
-        let different = service.in_answers().filter(|member| seen.insert(instance_txt(&member.instance)));
+        let texts = service.texts.get_or_init(|| different_texts(service));
         let candidates: Vec<Candidate<'_>> =
-            different.map(|member| Candidate::new(Content::Text, member)).collect();
+            texts.iter().map(|(member, text)| Candidate::new(Content::Text(text), member)).collect();
         if candidates.is_empty() {
             let ede = Some(Ede::new(Ede::OTHER, &*service.why_none));
             let records = vec![self.record(service.ttl, Data::txt([]))];
@@ -172,6 +171,17 @@ fn instance_named<'s>(service: &'s ServiceView, name: &str) -> Option<&'s Member
     }
     let of_id = |member: &&Member| member.instance.key.id.as_str().eq_ignore_ascii_case(name);
     service.answered.iter().filter(of_id).find(|member| shows_id(&member.instance))
+}
+
+/// The texts of those in the answers, each once and with the first that has it, in the order of these.
+fn different_texts(service: &ServiceView) -> Box<[(Member, Data)]> {
+    let mut texts = HashMap::new();
+    for (place, member) in service.in_answers().enumerate() {
+        texts.entry(instance_txt(&member.instance)).or_insert((place, member));
+    }
+    let mut texts: Vec<_> = texts.into_iter().collect();
+    texts.sort_unstable_by_key(|(_, (place, _))| *place);
+    texts.into_iter().map(|(text, (_, member))| (member.clone(), text)).collect()
 }
 
 /// Metadata as RFC 6763 section 6.3 writes it, and the tags.

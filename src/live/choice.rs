@@ -186,7 +186,7 @@ impl Live<'_> {
         for candidate in candidates {
             let record = self.record(rule.ttl, self.data(rule.scale, candidate));
             let beside = match candidate.content {
-                Content::Address(_) | Content::Text => Vec::new(),
+                Content::Address(_) | Content::Text(_) => Vec::new(),
                 Content::Port(_) | Content::Binding { .. } => self.beside_srv(&record, candidate.member),
                 Content::TypeInstance(_, transport) => {
                     self.beside_ptr(rule.scale, &record, candidate.member, transport)

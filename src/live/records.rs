@@ -4,7 +4,6 @@ use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
-use super::browse::instance_txt;
 use super::choice::Rule;
 use super::{
     Candidate, Content, Live, POINTER_OCTETS, Why, address_data, consul, instance_addresses,
@@ -122,7 +121,7 @@ impl Live<'_> {
             Content::Address(address) => address_data(address),
             Content::Port(port) => self.srv_data(scale, candidate.member, port),
             Content::Binding { port, hints } => self.binding(candidate.member, port, hints),
-            Content::Text => instance_txt(instance),
+            Content::Text(text) => text.clone(),
             Content::TypeInstance(name, transport) => {
                 let service = format!("_{}", instance.key.service);
                 Data::Ptr(self.apex.owner(&[name, &service, transport.label()]))
@@ -143,7 +142,8 @@ impl Live<'_> {
                 (None, Location::Target(target)) => 6 + target.as_wire().len(),
                 (None, Location::Addresses(_)) => 6 + own + apex,
             },
-            Content::Binding { .. } | Content::Text => self.data(Scale::default(), candidate).octets_max(),
+            Content::Binding { .. } => self.data(Scale::default(), candidate).octets_max(),
+            Content::Text(text) => text.octets_max(),
             // `<id>` in front of the type's own name, which is a pointer.
             Content::TypeInstance(name, _) => name.len() + 1 + POINTER_OCTETS,
         };

@@ -8,6 +8,7 @@ use crate::balance::{Balance, Policy, Ring, Scale, SrvWeights};
 use crate::instance::{Instance, Key, Lease, Location, ServiceSettings};
 use crate::member::{Member, Members};
 use crate::name::{Apex, Label, Name, ServiceName, Tag};
+use crate::record::Data;
 use crate::registry::{GONE_PER_SERVICE_MAX, Gone, Guard, Ports, Registry, Service};
 use crate::sign::Signatures;
 
@@ -48,6 +49,9 @@ pub struct ServiceView {
     pub scale: Scale,
     /// Why nothing is live; empty where something is. At most `EDE_OCTETS_MAX` octets.
     pub why_none: Box<str>,
+    /// Each different TXT of those in the answers, and the first that has it: made when first asked for, for it takes a look at
+    /// everything that all of them say of themselves.
+    pub texts: OnceLock<Box<[(Member, Data)]>>,
     pub(super) prepared: OnceLock<Box<Prepared>>,
     /// Over its records; the views before it have the same, for a change leaves most records as they are.
     pub(super) signatures: OnceLock<Arc<Signatures>>,
@@ -142,6 +146,7 @@ impl ServiceView {
             modified: 0,
             born: 0,
             why_none: Box::default(),
+            texts: OnceLock::new(),
             prepared: OnceLock::new(),
             signatures: OnceLock::new(),
         }
