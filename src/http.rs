@@ -26,6 +26,7 @@ mod query;
 mod reply;
 mod settings;
 mod traffic;
+mod unfinished;
 mod xds;
 
 use std::convert::Infallible;
@@ -58,6 +59,8 @@ pub use self::answer::Answering;
 pub use self::grpc::Discovery;
 use self::patient::Patient;
 use self::reply::Failure;
+pub use self::unfinished::Unfinished;
+use self::unfinished::{TOO_MUCH, UNFINISHED_FREE_OCTETS};
 use crate::access::Identity as Who;
 use crate::connections::tls::{Acceptor, Handshakes, Identity, name_of_client};
 use crate::connections::{Connections, Handed, Octets, Place, coming_to};
@@ -74,8 +77,6 @@ use crate::writer::Done;
 pub const CONNECTIONS_MAX: usize = 12_000;
 /// Octets of a request's body: a registration at every limit is 70 KiB.
 const BODY_OCTETS_MAX: usize = 256 * 1024;
-/// Octets of a body that is read of anybody: most registrations are smaller.
-const BODY_OCTETS_FREE: u64 = 16 * 1024;
 /// How long a client may take to send a body.
 const BODY_TIME_MAX: Duration = Duration::from_secs(30);
 /// Octets that are read of a body that is too large, so that the refusal arrives: who is still sending
@@ -138,6 +139,8 @@ pub struct Office {
     pub signing: Arc<Signing>,
     /// How much of xDS there may be.
     pub discovery: Discovery,
+    /// How much of requests that are not whole.
+    pub unfinished: Unfinished,
 }
 
 /// Who asks.
@@ -347,13 +350,13 @@ async fn guard(
         return Failure::from(denied).into_response();
     }
     // What nobody would look at is not read either, but where that is less trouble than an answer to who is still sending.
-    if request.body().size_hint().upper().is_none_or(|octets| octets > BODY_OCTETS_FREE)
+    if request.body().size_hint().upper().is_none_or(|octets| octets > UNFINISHED_FREE_OCTETS as u64)
         && let Err(denied) = office.desk.access.permits_changes(&client.who)
     {
         return Failure::from(denied).closing().into_response();
     }
     request.extensions_mut().insert(client.clone());
-    match with_body(request).await {
+    match with_body(&office.unfinished, request).await {
         Ok(request) => match need {
             // A read may wait for news, and the right to it may go meanwhile.
             Some(need) => tokio::select! {
@@ -369,7 +372,7 @@ async fn guard(
 }
 
 /// The request with its whole body.
-async fn with_body(request: Request) -> Result<Request, Failure> {
+async fn with_body(unfinished: &Unfinished, request: Request) -> Result<Request, Failure> {
     if request.body().is_end_stream() {
         return Ok(request);
     }
@@ -385,15 +388,19 @@ async fn with_body(request: Request) -> Result<Request, Failure> {
     }
     let mut pieces = body.into_data_stream();
     let reading = async {
-        let (mut whole, mut read) = (Vec::new(), 0);
+        let (mut whole, mut read, mut held) = (Vec::new(), 0, None);
         while read <= REFUSED_OCTETS_MAX
             && let Some(piece) = pieces.next().await
         {
             let piece = piece.map_err(|error| Failure::bad(format!("reading the body: {error}")))?;
             read += piece.len();
             match read <= BODY_OCTETS_MAX {
-                true => whole.extend_from_slice(&piece),
-                false => whole = Vec::new(),
+                true => {
+                    let too_much = |_| Failure::new(StatusCode::SERVICE_UNAVAILABLE, TOO_MUCH);
+                    unfinished.hold(&mut held, read).map_err(too_much)?;
+                    whole.extend_from_slice(&piece);
+                }
+                false => (whole, held) = (Vec::new(), None),
             }
         }
         if read <= BODY_OCTETS_MAX { Ok(whole) } else { Err(too_large()) }

@@ -19,11 +19,12 @@ use h2::server::{Builder, SendResponse};
 use h2::{Ping, Reason, RecvStream, SendStream};
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{HeaderMap, Method, Request as Head, Response};
-use tokio::sync::{Semaphore, SemaphorePermit, TryAcquireError};
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Sleep, sleep, timeout};
 
 use self::changes::{Changes, News, touched};
 use super::reply::Failure;
+use super::unfinished::{TOO_MUCH, pay};
 use super::{Client, HEAD_TIME_MAX, LAST_TIME_MAX, Office};
 use crate::access::{Denied, Identity, On, Verb};
 use crate::connections::{Octets, Place};
@@ -41,9 +42,7 @@ const NAMES_MAX: usize = 500_000;
 const CONNECTION_STREAMS_MAX: u32 = 64;
 /// Octets of a request: 20,000 names of the longest kind are less.
 const REQUEST_OCTETS_MAX: usize = 4 << 20;
-/// Octets of requests that have not come whole, of all streams together, beside the first of each; and how long one may take.
-const UNFINISHED_OCTETS_MAX: usize = 32 << 20;
-const UNFINISHED_FREE_OCTETS: usize = 16 * 1024;
+/// How long one may take to come whole.
 const REQUEST_TIME_MAX: Duration = Duration::from_secs(10);
 /// Octets of a request's headers.
 const HEADERS_OCTETS_MAX: u32 = 16 * 1024;
@@ -57,17 +56,16 @@ const PONG_TIME_MAX: Duration = Duration::from_secs(20);
 /// The octets in front of each message: whether it is compressed, and its length.
 const FRAME_OCTETS: usize = 5;
 
-/// Permits for what streams take: a place each, one for each name, and one for each octet of a request that is not whole.
+/// Permits for what streams take: a place each, and one for each name.
 pub struct Discovery {
     streams: Semaphore,
     names: Semaphore,
-    octets: Semaphore,
 }
 
 impl Default for Discovery {
     fn default() -> Self {
-        let [streams, names, octets] = [STREAMS_MAX, NAMES_MAX, UNFINISHED_OCTETS_MAX].map(Semaphore::new);
-        Self { streams, names, octets }
+        let [streams, names] = [STREAMS_MAX, NAMES_MAX].map(Semaphore::new);
+        Self { streams, names }
     }
 }
 
@@ -365,10 +363,8 @@ impl Stream<'_> {
         if !self.received.is_empty() && self.rest_due.is_none() {
             self.rest_due = Some(Box::pin(sleep(REQUEST_TIME_MAX)));
         }
-        let kept = self.received.len().saturating_sub(UNFINISHED_FREE_OCTETS);
-        let paid = pay(&mut self.octets, &self.office.discovery.octets, kept);
-        paid.err()
-            .map(|_| End::new(RESOURCE_EXHAUSTED, "too much of too many requests has come; try again later"))
+        let held = self.office.unfinished.hold(&mut self.octets, self.received.len());
+        held.err().map(|_| End::new(RESOURCE_EXHAUSTED, TOO_MUCH))
     }
 
     fn take(&mut self, message: &[u8]) -> Result<(), End> {
@@ -421,26 +417,6 @@ impl Stream<'_> {
         }
         None
     }
-}
-
-/// Has as many permits of `all` as `count`.
-fn pay<'a>(
-    permits: &mut Option<SemaphorePermit<'a>>,
-    all: &'a Semaphore,
-    count: usize,
-) -> Result<(), TryAcquireError> {
-    let paid = permits.as_ref().map_or(0, SemaphorePermit::num_permits);
-    if count < paid {
-        drop(permits.as_mut().and_then(|permits| permits.split(paid - count)));
-    } else if count > paid {
-        // No stream has as many as do not go into the number.
-        let more = all.try_acquire_many((count - paid) as u32)?;
-        match permits {
-            Some(permits) => permits.merge(more),
-            None => *permits = Some(more),
-        }
-    }
-    Ok(())
 }
 
 /// Ends when this time is over; never where there is none.

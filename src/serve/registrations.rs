@@ -101,6 +101,7 @@ impl Server {
             updates: self.updated.clone(),
             signing: self.zone_signer.counters.clone(),
             discovery: http::Discovery::default(),
+            unfinished: http::Unfinished::default(),
         }
     }
 }

@@ -507,3 +507,25 @@ fn who_may_change_nothing_has_no_large_body_read() {
     let refused = http.receive();
     assert!(refused.status == 403 && refused.text().contains("may not change anything"), "{refused:?}");
 }
+
+#[test]
+fn bodies_that_never_come_whole_are_bounded_together_and_end() {
+    const CLIENTS: usize = 400;
+    const OCTETS: usize = 262_000;
+    let server = Server::start(&["--store", "memory"]);
+    let before = resident_kib(server.pid());
+    let head = format!("PUT {REGISTER} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {OCTETS}\r\n\r\n");
+    let request = [head.as_bytes(), &vec![b' '; OCTETS - 1]].concat(); // without its end
+    let mut clients: Vec<Http> = (0..CLIENTS.min(sockets())).map(|_| server.http()).collect();
+    for http in &mut clients {
+        let _ = http.send_raw(&request); // what is refused is not read
+    }
+    is_alive(&server);
+    let grown = resident_kib(server.pid()).saturating_sub(before);
+    assert!(grown < 64 * 1024, "{grown} KiB more");
+    // Small ones are read meanwhile, and the last of the large ones is told why it is not.
+    let mut http = server.http();
+    assert_eq!(http.ask("PUT", REGISTER, &json!({"Name": "web", "ID": "web-1", "Port": 80})).status, 200);
+    let refused = clients.last_mut().map(Http::receive).expect("a client");
+    assert!(refused.status == 503 && refused.text().contains("too much of too many"), "{refused:?}");
+}
