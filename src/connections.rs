@@ -38,6 +38,8 @@ pub type Handed = (Box<dyn Octets>, Identity);
 /// What is said of everything before the registry is loaded.
 pub const NOT_LOADED: &str =
     "this server has not loaded the registry yet; ask another one, or say it again in a few seconds";
+/// How long a client may leave unread what it asked for before it is given up: it keeps a place and memory.
+pub const UNREAD_TIME_MAX: Duration = Duration::from_secs(10);
 /// How long accepting rests after an error that would come again at once.
 const REST: Duration = Duration::from_millis(50);
 

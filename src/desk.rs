@@ -1,10 +1,12 @@
 //! What the edges that take registrations work with: the view to read from, the writer to ask, and what is known of
 //! this machine and of who is at the other end.
 
-mod asked;
+mod changes;
 mod figures;
 mod nodes;
 mod past;
+mod reads;
+mod registered;
 mod renewal;
 
 use std::net::{IpAddr, SocketAddr};
@@ -14,6 +16,7 @@ use std::time::Duration;
 use tokio::runtime::RuntimeFlavor;
 use tokio::sync::Semaphore;
 
+pub use self::changes::Sent;
 pub use self::figures::{Figures, LiveTime};
 pub use self::nodes::Told;
 pub use self::renewal::Renewed;

@@ -5,7 +5,6 @@
 //! commands that came before them on the same connection.
 
 mod lines;
-mod registered;
 mod session;
 mod stream;
 

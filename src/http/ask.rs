@@ -19,10 +19,7 @@ use super::query::Query;
 use super::reply::{self, Failure};
 use super::{Client, Office};
 use crate::access::{On, Verb};
-use crate::explain::explain;
-use crate::protocol::{DeregisteredForm, NamedForm, Problem, Reply, ReportedForm, Request, decode};
-use crate::registry::Command;
-use crate::writer::Done;
+use crate::protocol::{Problem, Reply, Request, decode};
 
 /// Where requests go.
 pub const PATH: &str = "/v1/ask";
@@ -47,92 +44,24 @@ async fn ask(
         return Err(Failure::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, text));
     }
     let reply = match decode(body.trim_ascii()) {
-        Ok(request) => office.answer(request, &client).await,
+        Ok(request) => office.answer(&request, &client).await,
         Err(problem) => Err(problem),
     };
-    let status = reply.as_ref().map_or_else(status_of, |_| StatusCode::OK);
+    let status = reply.as_ref().map_or_else(|problem| reply::status_of(&problem.code), |_| StatusCode::OK);
     Ok(reply::json(status, &reply.unwrap_or_else(Reply::Error), false))
 }
 
-/// The status that goes with a code of the protocol.
-fn status_of(problem: &Problem) -> StatusCode {
-    match &*problem.code {
-        "not_found" => StatusCode::NOT_FOUND,
-        "denied" => StatusCode::FORBIDDEN,
-        "unavailable" => StatusCode::SERVICE_UNAVAILABLE,
-        "superseded" | "taken" => StatusCode::CONFLICT,
-        "full" => StatusCode::INSUFFICIENT_STORAGE,
-        _ => StatusCode::BAD_REQUEST,
-    }
-}
-
 impl Office {
-    async fn answer(&self, request: Request<'_>, client: &Client) -> Result<Reply, Problem> {
+    /// The reply to a request that needs no connection of its own.
+    pub async fn answer(&self, request: &Request<'_>, client: &Client) -> Result<Reply, Problem> {
         let desk = &self.desk;
-        desk.permitted(&client.who, &request)?;
-        let host = &client.peer.host;
-        match request {
-            Request::Lookup(form) => desk.lookup(&form),
-            Request::List(form) => desk.list(&form),
-            Request::Explain(form) => {
-                desk.search(|| explain(&desk.view, &form.name).map(Reply::Explained)).await?
-            }
-            Request::Log(form) => desk.search(|| desk.log(&form)).await?,
-            Request::At(form) => desk.search(|| desk.at(&form)).await?,
-            Request::Availability(form) => desk.search(|| desk.availability(&form)).await?,
-            Request::Status(_) => Ok(desk.status()),
-            Request::Nodes(_) => Ok(Reply::Nodes(desk.nodes().await)),
-            Request::Ring(form) => desk.ring(&form).map(Reply::Ring),
-            Request::Settings(form) => {
-                let (service, configuration) = form.configuration(&desk.view.settings.apexes)?;
-                let revision = match configuration {
-                    Some(configuration) => {
-                        self.done(Command::Configure(configuration), client).await?.revision
-                    }
-                    None => desk.view.revision(),
-                };
-                Ok(desk.settings(&service, revision))
-            }
-            Request::Drain(form) => {
-                let holder = form.holder(host)?;
-                let key = holder.key.clone();
-                let done = self.done(Command::Drain(holder), client).await?;
-                Ok(Reply::Draining(NamedForm::of(&key, done.revision)))
-            }
-            Request::Deregister(form) => {
-                let holder = form.holder(host)?;
-                let key = holder.key.clone();
-                let done = self.done(Command::Deregister(holder), client).await?;
-                let existed = !done.changes.is_empty();
-                Ok(Reply::Deregistered(DeregisteredForm::of(&key, existed, done.revision)))
-            }
-            Request::Report(form) => {
-                let report = form.report(host)?;
-                let done = self.done(Command::Report(report.clone()), client).await?;
-                Ok(Reply::Reported(ReportedForm::of(&report, done.revision)))
-            }
-            Request::Register(_)
-            | Request::Heartbeat(_)
-            | Request::Watch(_)
-            | Request::Feed(_)
-            | Request::Backup(_)
-            | Request::Export(_)
-            | Request::Import(_)
-            | Request::Hello(_)
-            | Request::Token(_) => {
-                let text = "this verb is for the registration socket; here are lookup, list, explain, log, at, \
-                            availability, status, nodes, ring, settings, drain, deregister and report";
-                Err(Problem::new("unknown_verb", text))
-            }
-        }
-    }
-
-    /// Sends a command and waits until it is durable and visible.
-    async fn done(&self, command: Command, client: &Client) -> Result<Done, Problem> {
-        let stopping = || Problem::new("unavailable", "the server is stopping; try again when it is back");
-        let verdict = self.desk.writer.command(command, client.who.clone()).await;
-        let verdict = verdict.map_err(|_| stopping())?.await.map_err(|_| stopping())?;
-        Ok(verdict?)
+        desk.permitted(&client.who, request)?;
+        let of_the_socket = matches!(request, Request::Register(_) | Request::Import(_) | Request::Token(_));
+        let command = if of_the_socket { None } else { desk.command(request, &client.peer)? };
+        let Some((sent, command)) = command else { return desk.read(request).await };
+        let verdict = desk.writer.command(command, client.who.clone()).await;
+        let verdict = verdict.map_err(|_| Problem::stopping())?.await.map_err(|_| Problem::stopping())?;
+        Ok(desk.done(sent, &verdict?))
     }
 }
 

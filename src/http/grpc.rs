@@ -27,7 +27,7 @@ use super::reply::Failure;
 use super::unfinished::{TOO_MUCH, pay};
 use super::{Client, HEAD_TIME_MAX, LAST_TIME_MAX, Office};
 use crate::access::{Denied, Identity, On, Verb};
-use crate::connections::{Octets, Place};
+use crate::connections::{Octets, Place, UNREAD_TIME_MAX};
 use crate::xds::Kind;
 use crate::xds::resources::{LISTEN_DEFAULT, Setting, Source};
 use crate::xds::session::Session;
@@ -48,8 +48,6 @@ const REQUEST_TIME_MAX: Duration = Duration::from_secs(10);
 const HEADERS_OCTETS_MAX: u32 = 16 * 1024;
 /// Octets of a response that wait in a connection for its client.
 const SENDING_OCTETS_MAX: usize = 256 * 1024;
-/// How long a client may take to read one response.
-const RESPONSE_TIME_MAX: Duration = Duration::from_secs(10);
 /// How often a connection is asked whether anybody is there, and how long the answer may take.
 const PING_EVERY: Duration = Duration::from_secs(20);
 const PONG_TIME_MAX: Duration = Duration::from_secs(20);
@@ -301,7 +299,7 @@ impl Stream<'_> {
                 }
             }
             // The receiving ends are cancel-safe; of a response what is written is written, and its time runs from its beginning.
-            let until = sleep(RESPONSE_TIME_MAX);
+            let until = sleep(UNREAD_TIME_MAX);
             let mut until = pin!(until);
             let ended = loop {
                 let waits = !self.unsent.is_empty();
@@ -310,7 +308,7 @@ impl Stream<'_> {
                     news = self.changes.next() => self.follow(news),
                     sent = send(&mut self.sending, &mut self.unsent), if waits => sent,
                     () = &mut until, if waits => {
-                        let text = format!("a response was not read within {} s", RESPONSE_TIME_MAX.as_secs());
+                        let text = format!("a response was not read within {} s", UNREAD_TIME_MAX.as_secs());
                         Some(End::new(DEADLINE_EXCEEDED, text))
                     }
                     () = over(&mut self.rest_due) => {

@@ -13,7 +13,7 @@ use std::sync::atomic::Ordering;
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
@@ -35,7 +35,7 @@ async fn metrics(State(office): State<Arc<Office>>, headers: HeaderMap) -> Respo
     // The kernel, the log and a look at every instance take their time; others on this thread go on meanwhile.
     let text = match office.desk.search(|| text(&office, form)).await {
         Ok(text) => text,
-        Err(busy) => return Failure::new(StatusCode::SERVICE_UNAVAILABLE, busy.message).into_response(),
+        Err(busy) => return Failure::from(busy).into_response(),
     };
     let mut response = text.into_response();
     response.headers_mut().insert(header::CONTENT_TYPE, form.media_type());

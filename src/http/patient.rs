@@ -4,13 +4,11 @@ use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
-/// How long a write may wait for a client that takes nothing of it, as on the registration socket.
-const WRITE_TIME_MAX: Duration = Duration::from_secs(10);
+use crate::connections::UNREAD_TIME_MAX;
 
 /// See the module's own words.
 pub struct Patient<S> {
@@ -30,7 +28,7 @@ impl<S> Patient<S> {
             self.waiting = None;
             return written;
         }
-        let waiting = self.waiting.get_or_insert_with(|| Box::pin(sleep(WRITE_TIME_MAX)));
+        let waiting = self.waiting.get_or_insert_with(|| Box::pin(sleep(UNREAD_TIME_MAX)));
         match waiting.as_mut().poll(context) {
             Poll::Ready(()) => {
                 Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client does not read")))

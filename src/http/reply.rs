@@ -73,29 +73,28 @@ impl IntoResponse for Failure {
 
 impl From<Problem> for Failure {
     fn from(problem: Problem) -> Self {
-        Self::bad(problem.message)
+        Self::new(status_of(&problem.code), problem.message)
     }
 }
 
 impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Self {
-        let status = match refusal {
-            Refusal::NotFound(_) | Refusal::NoCheck(..) | Refusal::NoToken(_) => StatusCode::NOT_FOUND,
-            Refusal::Unavailable(_) | Refusal::Unknown(_) => StatusCode::SERVICE_UNAVAILABLE,
-            Refusal::Full { .. }
-            | Refusal::OwnsTooMany { .. }
-            | Refusal::TooManySettings { .. }
-            | Refusal::TooManyTokens => StatusCode::INSUFFICIENT_STORAGE,
-            Refusal::Superseded(_)
-            | Refusal::Taken { .. }
-            | Refusal::TokenExists(_)
-            | Refusal::Differs(_) => StatusCode::CONFLICT,
-            Refusal::Denied(denied) => return denied.into(),
-            Refusal::TooManyChecks | Refusal::FailoverCycle(_) | Refusal::Update(_) => {
-                StatusCode::BAD_REQUEST
-            }
-        };
-        Self::new(status, refusal.to_string())
+        match refusal {
+            Refusal::Denied(denied) => denied.into(),
+            refusal => Self::new(status_of(refusal.code()), refusal.to_string()),
+        }
+    }
+}
+
+/// The status that goes with a code of the protocol.
+pub fn status_of(code: &str) -> StatusCode {
+    match code {
+        "not_found" => StatusCode::NOT_FOUND,
+        "denied" => StatusCode::FORBIDDEN,
+        "unavailable" => StatusCode::SERVICE_UNAVAILABLE,
+        "superseded" | "taken" | "differs" => StatusCode::CONFLICT,
+        "full" => StatusCode::INSUFFICIENT_STORAGE,
+        _ => StatusCode::BAD_REQUEST,
     }
 }
 

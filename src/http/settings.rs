@@ -11,17 +11,19 @@ use axum::routing::get;
 
 use super::reply::{self, Failure};
 use super::{Client, Office};
-use crate::protocol::{Request, SettingsForm, SettingsReply, SettingsShown, decode};
-use crate::registry::Command;
+use crate::protocol::{Reply, Request, SettingsForm, decode};
 
 pub fn router() -> Router<Arc<Office>> {
     Router::new().route("/v1/settings/{service}", get(show).put(set))
 }
 
-async fn show(State(office): State<Arc<Office>>, Path(service): Path<String>) -> Result<Response, Failure> {
+async fn show(
+    State(office): State<Arc<Office>>,
+    Path(service): Path<String>,
+    client: Client,
+) -> Result<Response, Failure> {
     let form = SettingsForm { service, ..SettingsForm::default() };
-    let (service, _) = form.configuration(&office.desk.view.settings.apexes)?;
-    Ok(office.settings(&service))
+    answer(&office, &Request::Settings(form), &client).await
 }
 
 /// `{"ttl":"10s"}`, `{"reset":true}`
@@ -39,21 +41,13 @@ async fn set(
     }
     // As the socket reads it, for the same words about the same mistakes.
     let request = serde_json::json!({ "settings": value }).to_string();
-    let Request::Settings(form) = decode(request.as_bytes())? else {
-        return Err(Failure::bad("the body holds no settings; send {\"ttl\":\"10s\"}"));
-    };
-    let (service, configuration) = form.configuration(&office.desk.view.settings.apexes)?;
-    if let Some(configuration) = configuration {
-        office.carry_out(Command::Configure(configuration), &client).await?;
-    }
-    Ok(office.settings(&service))
+    answer(&office, &decode(request.as_bytes())?, &client).await
 }
 
-impl Office {
-    fn settings(&self, service: &crate::name::ServiceName) -> Response {
-        let view = &self.desk.view;
-        let settings = SettingsShown::of(&view.settings_of(service));
-        let shown = SettingsReply { service: service.to_string(), settings, revision: view.revision() };
-        reply::json(StatusCode::OK, &shown, false)
+/// The reply of the protocol, without its name.
+async fn answer(office: &Office, request: &Request<'_>, client: &Client) -> Result<Response, Failure> {
+    match office.answer(request, client).await? {
+        Reply::Settings(shown) => Ok(reply::json(StatusCode::OK, &shown, false)),
+        _ => Err(Failure::bad("the body holds no settings; send {\"ttl\":\"10s\"}")),
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use bytes::Bytes;
@@ -76,7 +76,7 @@ async fn traffic(State(office): State<Arc<Office>>) -> Response {
                 *told = Some((office.desk.clock.now().mono_ns, body.clone()));
                 body
             }
-            Err(busy) => return Failure::new(StatusCode::SERVICE_UNAVAILABLE, busy.message).into_response(),
+            Err(busy) => return Failure::from(busy).into_response(),
         },
     };
     ([(header::CONTENT_TYPE, "application/json")], body).into_response()

@@ -479,6 +479,11 @@ impl Problem {
         Self { code: Cow::Borrowed(code), field: None, message: message.into() }
     }
 
+    /// Nothing is done any more.
+    pub fn stopping() -> Self {
+        Self::new("unavailable", "the server is stopping; try again when it is back")
+    }
+
     /// A field that does not fit; the message begins with the field's name.
     pub fn invalid(field: &str, what: impl fmt::Display) -> Self {
         Self { code: "invalid".into(), field: Some(field.to_owned()), message: format!("{field} {what}") }

@@ -10,28 +10,22 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::lines::{LINE_TIME_MAX, Read, buffered_line, read_line};
-use super::registered::registered;
-use crate::access::{Identity, On, Token, Verb};
-use crate::connections::Place;
-use crate::desk::{Desk, Renewed};
-use crate::explain::explain;
+use crate::access::{Identity, On, Verb};
+use crate::connections::{Place, UNREAD_TIME_MAX};
+use crate::desk::{Desk, Renewed, Sent};
 use crate::instance::{Key, Lease};
-use crate::name::{ServiceName, fnv};
-use crate::protocol::moving::{ImportForm, ImportedForm, Line};
+use crate::name::fnv;
 use crate::protocol::{
-    CreateForm, DeregisteredForm, FRAME_OCTETS_MAX, Filter, FilterForm, HelloForm, HolderForm, NameForm,
-    NamedForm, Peer, Problem, RegisterForm, Reply, ReportedForm, Request, Secret, TokenForm, TokenShown,
-    WelcomeForm, decode, encode, token_name,
+    FRAME_OCTETS_MAX, Filter, FilterForm, HelloForm, HolderForm, Peer, Problem, Reply, Request, WelcomeForm,
+    decode, encode,
 };
-use crate::registry::{Change, Command, Import, Refusal, Report, What};
-use crate::writer::Verdict;
+use crate::registry::Command;
+use crate::writer::{Done, Verdict};
 
 /// Requests read before the replies to them are written.
 const PIPELINE_MAX: usize = 256;
 /// Octets of replies kept before they are written: few requests may have large answers.
 pub(super) const REPLIES_OCTETS_MAX: usize = 64 * 1024;
-/// How long a client may leave replies unread before the connection is given up.
-const WRITE_TIME_MAX: Duration = Duration::from_secs(10);
 /// How long it may take to write what is under way when the connection has to close.
 const LAST_WRITE_TIME_MAX: Duration = Duration::from_secs(1);
 /// How long the rest of a refused line is read and thrown away, so that its error arrives.
@@ -48,22 +42,9 @@ pub struct Session<'a, W> {
     /// Replies not written yet.
     pub(super) out: Vec<u8>,
     /// Commands whose verdict is still to come; their replies go out before any other.
-    waiting: Vec<(Asked, oneshot::Receiver<Verdict>)>,
+    waiting: Vec<(Sent, oneshot::Receiver<Verdict>)>,
     /// Instances bound to this connection.
     bound: HashSet<Key>,
-}
-
-/// What a command was, as far as its reply needs it.
-enum Asked {
-    Register(Key),
-    Deregister(Key),
-    Drain(Key),
-    Report(Report),
-    Settings(ServiceName),
-    Import,
-    CreateToken(Box<TokenShown>),
-    RevokeToken(String),
-    Heartbeat(Key),
 }
 
 /// What follows a request.
@@ -182,18 +163,11 @@ impl<'a, W: AsyncWrite + Unpin> Session<'a, W> {
                 self.export().await?;
                 Ok(Next::GoOn)
             }
-            Request::Log(form) => self.answer_later(|desk| desk.log(&form)).await,
-            Request::Availability(form) => self.answer_later(|desk| desk.availability(&form)).await,
-            Request::At(form) => self.answer_later(|desk| desk.at(&form)).await,
-            Request::Explain(form) => {
-                let explained = |desk: &Desk| explain(&desk.view, &form.name).map(Reply::Explained);
-                self.answer_later(explained).await
-            }
-            request => match self.command(&request) {
-                Ok(Some((asked, command))) => self.carry_out(asked, command).await,
+            request => match self.desk.command(&request, &self.peer) {
+                Ok(Some((sent, command))) => self.carry_out(sent, command).await,
                 Ok(None) => {
                     self.settle().await;
-                    let reply = self.read(&request).await.unwrap_or_else(Reply::Error);
+                    let reply = self.desk.read(&request).await.unwrap_or_else(Reply::Error);
                     encode(&reply, &mut self.out);
                     Ok(Next::GoOn)
                 }
@@ -202,61 +176,10 @@ impl<'a, W: AsyncWrite + Unpin> Session<'a, W> {
         }
     }
 
-    /// What a request changes; `None` where it changes nothing.
-    fn command(&self, request: &Request<'_>) -> Result<Option<(Asked, Command)>, Problem> {
-        let own = &self.peer.host;
-        Ok(Some(match request {
-            Request::Register(form) => self.register(form)?,
-            Request::Deregister(form) => {
-                let holder = form.holder(own)?;
-                (Asked::Deregister(holder.key.clone()), Command::Deregister(holder))
-            }
-            Request::Drain(form) => {
-                let holder = form.holder(own)?;
-                (Asked::Drain(holder.key.clone()), Command::Drain(holder))
-            }
-            Request::Report(form) => {
-                let report = form.report(own)?;
-                (Asked::Report(report.clone()), Command::Report(report))
-            }
-            Request::Settings(form) => match form.configuration(&self.desk.view.settings.apexes)? {
-                (service, Some(configuration)) => {
-                    (Asked::Settings(service), Command::Configure(configuration))
-                }
-                (_, None) => return Ok(None),
-            },
-            Request::Token(TokenForm::Create(form)) => self.create(form)?,
-            Request::Token(TokenForm::Revoke(form)) => {
-                let name = token_name(&form.name)?;
-                (Asked::RevokeToken(name.to_string()), Command::RevokeToken(name))
-            }
-            Request::Import(form) => match self.import(form)? {
-                Some(import) => (Asked::Import, Command::Import(Box::new(import))),
-                None => return Ok(None),
-            },
-            Request::Token(TokenForm::List(_))
-            | Request::Heartbeat(_)
-            | Request::Lookup(_)
-            | Request::List(_)
-            | Request::Watch(_)
-            | Request::Explain(_)
-            | Request::Log(_)
-            | Request::At(_)
-            | Request::Availability(_)
-            | Request::Feed(_)
-            | Request::Backup(_)
-            | Request::Export(_)
-            | Request::Status(_)
-            | Request::Nodes(_)
-            | Request::Ring(_)
-            | Request::Hello(_) => return Ok(None),
-        }))
-    }
-
-    async fn carry_out(&mut self, asked: Asked, command: Command) -> io::Result<Next> {
+    async fn carry_out(&mut self, sent: Sent, command: Command) -> io::Result<Next> {
         match self.desk.writer.command(command, self.who.clone()).await {
-            Ok(verdict) => self.waiting.push((asked, verdict)),
-            Err(_) => self.reply(Reply::Error(stopping())).await,
+            Ok(verdict) => self.waiting.push((sent, verdict)),
+            Err(_) => self.reply(Reply::Error(Problem::stopping())).await,
         }
         Ok(Next::GoOn)
     }
@@ -269,7 +192,7 @@ impl<'a, W: AsyncWrite + Unpin> Session<'a, W> {
                 Ok(Next::GoOn)
             }
             Ok(Renewed::Elsewhere(holder)) => {
-                self.carry_out(Asked::Heartbeat(holder.key.clone()), Command::Claim(holder)).await
+                self.carry_out(Sent::Heartbeat(holder.key.clone()), Command::Claim(holder)).await
             }
             Err(problem) => self.refuse(problem).await,
         }
@@ -302,100 +225,11 @@ impl<'a, W: AsyncWrite + Unpin> Session<'a, W> {
         }
     }
 
-    fn random<const N: usize>(&self) -> Result<[u8; N], Problem> {
-        let mut octets = [0; N];
-        (self.desk.chance)(&mut octets).map_err(|error| {
-            Problem::new("unavailable", format!("no random number from the kernel: {error}; try again"))
-        })?;
-        Ok(octets)
-    }
-
-    fn create(&self, form: &CreateForm) -> Result<(Asked, Command), Problem> {
-        let (number, secret, now) = (self.random()?, self.random()?, self.desk.clock.now().wall);
-        let number = u64::from_be_bytes(number);
-        let token = form.token(number, &secret, now)?;
-        let text = Some(Secret(Token::text(number, &secret)));
-        let shown = TokenShown { token: text, ..TokenShown::of(&token, now) };
-        Ok((Asked::CreateToken(Box::new(shown)), Command::CreateToken(token.into())))
-    }
-
-    fn register(&self, form: &RegisterForm) -> Result<(Asked, Command), Problem> {
-        let registration = form.registration(&self.peer, u64::from_be_bytes(self.random()?))?;
-        Ok((Asked::Register(registration.key.clone()), Command::Register(Box::new(registration))))
-    }
-
-    fn import(&self, form: &ImportForm) -> Result<Option<Import>, Problem> {
-        let (desk, random) = (self.desk, u64::from_be_bytes(self.random()?));
-        let apexes = &desk.view.settings.apexes;
-        let what = form.line.imported(apexes, desk.loopback_allowed, random, desk.clock.now())?;
-        Ok(what.map(|what| Import { what, how: form.how.into() }))
-    }
-
-    /// Whoever followed the other registry's serial follows ours.
-    async fn raise(&self, above: u32) -> Reply {
-        match self.desk.writer.raise(above).await {
-            Ok(Ok(raised)) => self.imported(raised.changed, raised.revision),
-            Ok(Err(refusal)) => Reply::Error(refusal.into()),
-            Err(_) => Reply::Error(stopping()),
-        }
-    }
-
-    fn imported(&self, changed: bool, revision: u64) -> Reply {
-        Reply::Imported(ImportedForm { changed, revision, serial: self.desk.view.serial_of(revision) })
-    }
-
     /// What was asked for before is answered before the connection is given to a stream.
     async fn take_over(&mut self, place: &Place) -> io::Result<()> {
         self.flush().await?;
         self.hold(place);
         Ok(())
-    }
-
-    /// Answers what takes its time; others on this thread go on meanwhile.
-    async fn answer_later(
-        &mut self,
-        answer: impl FnOnce(&Desk) -> Result<Reply, Problem>,
-    ) -> io::Result<Next> {
-        self.settle().await;
-        let desk = self.desk;
-        let reply = desk.search(|| answer(desk)).await.flatten().unwrap_or_else(Reply::Error);
-        encode(&reply, &mut self.out);
-        Ok(Next::GoOn)
-    }
-
-    /// Requests that change nothing, or nothing but the serial.
-    async fn read(&self, request: &Request<'_>) -> Result<Reply, Problem> {
-        let desk = self.desk;
-        match request {
-            Request::Lookup(form) => desk.lookup(form),
-            Request::List(form) => desk.list(form),
-            Request::Settings(form) => {
-                let (service, _) = form.configuration(&desk.view.settings.apexes)?;
-                Ok(desk.settings(&service, desk.view.revision()))
-            }
-            Request::Import(form) => match &form.line {
-                Line::Callsign(head) => Ok(self.raise(head.serial).await),
-                _ => Err(Problem::invalid("line", "is the end of an export, and says nothing")),
-            },
-            Request::Token(_) => Ok(Reply::Tokens(desk.tokens())),
-            Request::Nodes(_) => Ok(Reply::Nodes(desk.nodes().await)),
-            Request::Ring(form) => desk.ring(form).map(Reply::Ring),
-            Request::Status(_) => Ok(desk.status()),
-            Request::Register(_)
-            | Request::Heartbeat(_)
-            | Request::Deregister(_)
-            | Request::Drain(_)
-            | Request::Report(_)
-            | Request::Watch(_)
-            | Request::Explain(_)
-            | Request::Log(_)
-            | Request::At(_)
-            | Request::Availability(_)
-            | Request::Feed(_)
-            | Request::Backup(_)
-            | Request::Export(_)
-            | Request::Hello(_) => unreachable!("it has a way of its own, in `request` or `command`"),
-        }
     }
 
     /// A reply, behind those that are still to come.
@@ -406,44 +240,29 @@ impl<'a, W: AsyncWrite + Unpin> Session<'a, W> {
 
     /// Waits for the verdicts of all commands sent, and puts down their replies.
     async fn settle(&mut self) {
-        for (asked, verdict) in std::mem::take(&mut self.waiting) {
+        for (sent, verdict) in std::mem::take(&mut self.waiting) {
             let reply = match verdict.await {
-                Ok(Ok(done)) => self.done(asked, &done.changes, done.revision),
+                Ok(Ok(done)) => {
+                    self.bind(&sent, &done);
+                    self.desk.done(sent, &done)
+                }
                 Ok(Err(refusal)) => Reply::Error(refusal.into()),
-                Err(_) => Reply::Error(stopping()),
+                Err(_) => Reply::Error(Problem::stopping()),
             };
             encode(&reply, &mut self.out);
         }
     }
 
-    fn done(&mut self, asked: Asked, changes: &[Change], revision: u64) -> Reply {
-        match asked {
-            Asked::Register(key) => {
-                let after = changes.iter().find_map(|change| match &change.what {
-                    What::Instance { after, .. } => after.as_ref(),
-                    _ => None,
-                });
-                let Some(instance) = after else { return Reply::Error(stopping()) };
-                match instance.lease {
-                    Lease::Connection(_) => self.bound.insert(key),
-                    _ => self.bound.remove(&key),
-                };
-                Reply::Registered(Box::new(registered(&self.desk.view, instance, revision)))
-            }
-            Asked::Deregister(key) => {
-                self.bound.remove(&key);
-                Reply::Deregistered(DeregisteredForm::of(&key, !changes.is_empty(), revision))
-            }
-            Asked::Drain(key) => Reply::Draining(NamedForm::of(&key, revision)),
-            Asked::Import => self.imported(!changes.is_empty(), revision),
-            Asked::Settings(service) => self.desk.settings(&service, revision),
-            Asked::CreateToken(shown) => Reply::Created(shown),
-            Asked::RevokeToken(name) => Reply::Revoked(NameForm { name }),
-            Asked::Heartbeat(key) => match self.desk.view.member(&key) {
-                Some(member) => self.desk.renewed(&key, member.instance.lease),
-                None => Reply::Error(Refusal::NotFound(key).into()),
+    /// Remembers what lives by this connection.
+    fn bind(&mut self, sent: &Sent, done: &Done) {
+        match sent {
+            Sent::Register(key) => match done.registered().map(|instance| instance.lease) {
+                Some(Lease::Connection(_)) => drop(self.bound.insert(key.clone())),
+                Some(Lease::Timed(_) | Lease::None) => drop(self.bound.remove(key)),
+                None => {}
             },
-            Asked::Report(report) => Reply::Reported(ReportedForm::of(&report, revision)),
+            Sent::Deregister(key) => drop(self.bound.remove(key)),
+            _ => {}
         }
     }
 
@@ -461,7 +280,7 @@ impl<'a, W: AsyncWrite + Unpin> Session<'a, W> {
             };
             tokio::select! {
                 biased;
-                written = timeout(WRITE_TIME_MAX, write) => written??,
+                written = timeout(UNREAD_TIME_MAX, write) => written??,
                 () = given_up => return Err(io::ErrorKind::TimedOut.into()),
             }
             self.out.clear();
@@ -507,8 +326,4 @@ fn too_slow() -> Problem {
         LINE_TIME_MAX.as_secs()
     );
     Problem::new("timeout", text)
-}
-
-pub(super) fn stopping() -> Problem {
-    Problem::new("unavailable", "the server is stopping; try again when it is back")
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncWrite};
 use tokio::sync::mpsc;
 
-use super::session::{Session, stopping};
+use super::session::Session;
 use crate::access::{On, Verb};
 use crate::connections::Place;
 use crate::desk::{aside, begins, unreadable};
@@ -35,7 +35,7 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
         place: &Place,
     ) -> io::Result<()> {
         let Ok(mut watch) = self.desk.writer.watch(Some(filter.clone())).await else {
-            self.reply(Reply::Error(stopping())).await;
+            self.reply(Reply::Error(Problem::stopping())).await;
             return self.flush().await;
         };
         if let Some(since) = since.filter(|since| self.desk.resume(*since, watch.revision).is_ok()) {
@@ -116,7 +116,7 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
     ) -> io::Result<()> {
         let since = form.since;
         let Ok(mut watch) = self.desk.writer.watch(since.is_none().then(Filter::default)).await else {
-            self.reply(Reply::Error(stopping())).await;
+            self.reply(Reply::Error(Problem::stopping())).await;
             return self.flush().await;
         };
         // The writer's own count: what is at or before it is in the log, what is after comes by the channel.
@@ -203,7 +203,7 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
     /// Everything that the registry holds at one moment, in an order that depends on nothing else.
     pub(super) async fn export(&mut self) -> io::Result<()> {
         let Ok(whole) = self.desk.writer.whole().await else {
-            self.reply(Reply::Error(stopping())).await;
+            self.reply(Reply::Error(Problem::stopping())).await;
             return self.flush().await;
         };
         let Whole { revision, mut instances, mut hosts, mut settings, tokens, mut records } = whole;
@@ -267,7 +267,7 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
         let reply = match reading.await {
             Ok(Ok(())) => Reply::Backup(BackupForm { records: count, digest: format!("{digest:016x}") }),
             Ok(Err(what)) => Reply::Error(Problem::new("unavailable", what)),
-            Err(_) => Reply::Error(stopping()),
+            Err(_) => Reply::Error(Problem::stopping()),
         };
         self.reply(reply).await;
         self.flush().await

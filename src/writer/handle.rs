@@ -13,7 +13,7 @@ use crate::instance::{Host, Instance, ServiceSettings};
 use crate::journal::{Follower, Journal};
 use crate::name::{HostName, Name, ServiceName};
 use crate::protocol::Filter;
-use crate::registry::{Change, Command, PlainSet, Refusal};
+use crate::registry::{Change, Command, PlainSet, Refusal, What};
 use crate::time::Now;
 use crate::view::{Member, ServiceView, Zones};
 
@@ -96,6 +96,16 @@ pub struct Done {
     pub revision: u64,
     /// What it changed; empty where it was already so.
     pub changes: Vec<Change>,
+}
+
+impl Done {
+    /// The instance that is there after a registration.
+    pub fn registered(&self) -> Option<&Arc<Instance>> {
+        self.changes.iter().find_map(|change| match &change.what {
+            What::Instance { after, .. } => after.as_ref(),
+            _ => None,
+        })
+    }
 }
 
 /// Everything that matches now, and every change from here on, with no gap between.

@@ -5,14 +5,19 @@ use std::sync::Arc;
 
 use super::{Desk, page_of, place_of};
 use crate::access::{Denied, Identity, On, Verb};
-use crate::explain::about;
+use crate::explain::{about, explain};
 use crate::name::{InstanceId, ServiceName};
+use crate::protocol::moving::Line;
 use crate::protocol::{
     FilterForm, InstancesForm, KeyForm, LIST_MAX, LookupForm, NodeForm, Problem, Reply, Request, ServerForm,
     SettingsReply, SettingsShown, SignaturesForm, SignedForm, TokenForm, TokenShown, TokensForm,
 };
 use crate::sign::{Key, ZoneKeys};
 use crate::view::Worth;
+
+/// What is said to whoever asks over HTTP for what is not to be had there.
+const NOT_HERE: &str = "this verb is for the registration socket; here are lookup, list, explain, log, at, \
+                        availability, status, nodes, ring, settings, drain, deregister and report";
 
 impl Desk {
     /// Whether what is only read may be; the writer asks about changes.
@@ -48,7 +53,7 @@ impl Desk {
         }
     }
 
-    pub fn settings(&self, service: &ServiceName, revision: u64) -> Reply {
+    pub(super) fn settings(&self, service: &ServiceName, revision: u64) -> Reply {
         let settings = SettingsShown::of(&self.view.settings_of(service));
         Reply::Settings(SettingsReply { service: service.to_string(), settings, revision })
     }
@@ -58,7 +63,48 @@ impl Desk {
         TokensForm { tokens: tokens.iter().map(|token| TokenShown::of(token, now)).collect() }
     }
 
-    pub fn lookup(&self, form: &LookupForm) -> Result<Reply, Problem> {
+    /// The reply to what changes nothing, or nothing but the serial, and needs no connection of its own.
+    ///
+    /// # Errors
+    ///
+    /// The request is not right, or is none of these: what it changes has to be asked of [`Desk::command`] first.
+    pub async fn read(&self, request: &Request<'_>) -> Result<Reply, Problem> {
+        match request {
+            Request::Lookup(form) => self.lookup(form),
+            Request::List(form) => self.list(form),
+            Request::Explain(form) => {
+                self.search(|| explain(&self.view, &form.name).map(Reply::Explained)).await?
+            }
+            Request::Log(form) => self.search(|| self.log(form)).await?,
+            Request::At(form) => self.search(|| self.at(form)).await?,
+            Request::Availability(form) => self.search(|| self.availability(form)).await?,
+            Request::Status(_) => Ok(self.status()),
+            Request::Nodes(_) => Ok(Reply::Nodes(self.nodes().await)),
+            Request::Ring(form) => self.ring(form).map(Reply::Ring),
+            Request::Token(TokenForm::List(_)) => Ok(Reply::Tokens(self.tokens())),
+            Request::Settings(form) => {
+                let (service, _) = form.configuration(&self.view.settings.apexes)?;
+                Ok(self.settings(&service, self.view.revision()))
+            }
+            Request::Import(form) => match &form.line {
+                Line::Callsign(head) => self.raise(head.serial).await,
+                _ => Err(Problem::invalid("line", "is the end of an export, and says nothing")),
+            },
+            Request::Hello(_)
+            | Request::Register(_)
+            | Request::Heartbeat(_)
+            | Request::Deregister(_)
+            | Request::Drain(_)
+            | Request::Report(_)
+            | Request::Token(TokenForm::Create(_) | TokenForm::Revoke(_))
+            | Request::Watch(_)
+            | Request::Feed(_)
+            | Request::Backup(_)
+            | Request::Export(_) => Err(Problem::new("unknown_verb", NOT_HERE)),
+        }
+    }
+
+    fn lookup(&self, form: &LookupForm) -> Result<Reply, Problem> {
         let id = InstanceId::parse(&form.id).map_err(|unfit| Problem::invalid("id", unfit))?;
         let mut members = self.view.by_id(&id);
         members.retain(|member| {
@@ -79,7 +125,7 @@ impl Desk {
         Ok(Reply::Found(InstancesForm { instances, revision: self.view.revision(), next: None }))
     }
 
-    pub fn list(&self, form: &FilterForm) -> Result<Reply, Problem> {
+    fn list(&self, form: &FilterForm) -> Result<Reply, Problem> {
         if form.since.is_some() {
             return Err(Problem::invalid("since", "is for `watch`; a list is of now"));
         }
@@ -98,7 +144,7 @@ impl Desk {
         Ok(Reply::Instances(InstancesForm { instances, revision, next }))
     }
 
-    pub fn status(&self) -> Reply {
+    fn status(&self) -> Reply {
         let now = self.clock.now();
         let is_loaded = self.view.worth() != Worth::Nothing;
         let (census, guarded) = (self.view.census(), self.view.guarded());
