@@ -523,9 +523,10 @@ fn bodies_that_never_come_whole_are_bounded_together_and_end() {
     is_alive(&server);
     let grown = resident_kib(server.pid()).saturating_sub(before);
     assert!(grown < 64 * 1024, "{grown} KiB more");
-    // Small ones are read meanwhile, and the last of the large ones is told why it is not.
+    // Small ones are read meanwhile, and each of the large ones is told why it is not: there is no room, or no time left.
     let mut http = server.http();
     assert_eq!(http.ask("PUT", REGISTER, &json!({"Name": "web", "ID": "web-1", "Port": 80})).status, 200);
     let refused = clients.last_mut().map(Http::receive).expect("a client");
-    assert!(refused.status == 503 && refused.text().contains("too much of too many"), "{refused:?}");
+    let why = if refused.status == 503 { "too much of too many" } else { "did not come within" };
+    assert!(matches!(refused.status, 408 | 503) && refused.text().contains(why), "{refused:?}");
 }
