@@ -1,4 +1,5 @@
-//! What the pages list is what is in the source: limits (docs/limits.md) and error codes (docs/registering.md).
+//! What the pages list is what is in the source: limits (docs/limits.md), error codes (docs/registering.md), and the paths of
+//! the HTTP port (docs/http.md).
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -134,4 +135,25 @@ fn every_error_code_is_in_the_table() {
     used.extend(quoted(&text, "code:\"").into_iter().filter(|code| !code.is_empty()));
     let wrong: Vec<&&str> = used.symmetric_difference(&listed).collect();
     assert!(wrong.is_empty(), "in the source or in docs/registering.md, and not in both: {wrong:?}");
+}
+
+#[test]
+fn every_path_of_the_http_port_is_on_its_page() {
+    /// Places of Consul, one row for all.
+    const CONSUL: [&str; 5] = ["/v1/agent/", "/v1/catalog/", "/v1/health/", "/v1/status/", "/v1/acl/"];
+    let page = read("docs/http.md");
+    let mut files = Vec::new();
+    sources(&root().join("src/http"), &mut files);
+    let source = files.iter().filter(|path| path.extension().is_some_and(|rust| rust == "rs"));
+    let text: String = source.map(|path| fs::read_to_string(path).expect("a source")).collect();
+    let mut paths = quoted(&text, "route(\"");
+    paths.extend(quoted(&text, ": &str = \"").into_iter().filter(|path| path.starts_with('/')));
+    assert!(paths.len() > 40, "those of Consul, and some twenty of ours: {paths:?}");
+    // What a path leaves open is written in another way on the page.
+    let known = |path: &&&str| match CONSUL.iter().find(|place| path.starts_with(**place)) {
+        Some(place) => page.contains(&format!("`{place}…`")),
+        None => page.contains(path.split('{').next().unwrap_or_default()),
+    };
+    let missing: Vec<&&str> = paths.iter().filter(|path| !known(path)).collect();
+    assert!(missing.is_empty(), "docs/http.md does not name {missing:?}");
 }
