@@ -336,6 +336,7 @@ impl Live<'_> {
                 self.srv(service, service.in_answers(), |instance| named_port(instance, port, transport))
             }
             Type::SVCB => self.bindings(service, |instance| named_port(instance, port, transport)),
+            Type::TXT => self.kept(service, |instance| named_port(instance, port, transport).is_some()),
             _ => self.no_data(service),
         }
     }
@@ -345,7 +346,10 @@ impl Live<'_> {
             return Found::NoName(self.why(Why::NoneTagged(&service.name, tag)));
         }
         let fits = |instance: &Instance| has_tag(instance, tag);
-        self.of_those(service, fits, |instance| instance.ports.first())
+        match self.qtype {
+            Type::TXT => self.kept(service, fits),
+            _ => self.of_those(service, fits, |instance| instance.ports.first()),
+        }
     }
 
     /// A, AAAA, SRV and CNAME of the live instances that fit.
@@ -407,6 +411,22 @@ impl Live<'_> {
             (Type::TXT, _) => self.plain(vec![self.record(ttl, instance_txt(instance))]),
             _ => Found::NoData(None),
         }
+    }
+
+    /// TXT at a name of instances that have none there: an empty one where none of them is live and plain records do not keep the
+    /// name, so that it is there for secondaries too.
+    fn kept(&self, service: &ServiceView, fits: impl Fn(&Instance) -> bool) -> Found {
+        let tree = walk::tree_of(self.view, self.apex);
+        let planted = || tree.as_ref()?.node(self.qname).filter(|node| !node.sets.is_empty()).map(drop);
+        if !service.only_registered(fits) || planted().is_some() {
+            return self.no_data(service);
+        }
+        let records = vec![self.record(service.ttl, Data::txt([]))];
+        let ede = match service.why_none.is_empty() {
+            true => self.why(Why::NoneLiveWithPort(&service.name)),
+            false => Some(Ede::new(Ede::OTHER, &*service.why_none)),
+        };
+        Found::Records(Selection { records, ede, ..Selection::default() })
     }
 
     fn records_or_none(&self, mut selection: Selection, service: Option<&ServiceView>) -> Found {

@@ -101,6 +101,55 @@ fn the_zone_is_what_is_answered() {
     }
 }
 
+/// Who is registered and not live has no records of tags and named ports, and still these are names: a secondary that has none of
+/// them says NXDOMAIN, which a resolver keeps for the name whatever is asked of it.
+#[test]
+fn names_of_instances_that_are_not_live_are_in_the_zone() {
+    let server = Server::start(&["--store", "memory"]);
+    let mut client = server.client();
+    let names = [
+        "v2.web.service.local.",
+        "_web._v2.service.local.",
+        "_http._tcp.web.service.local.",
+        "_v2._sub._web._tcp.service.local.",
+    ];
+    let empty = |came: &Came| -> Vec<String> {
+        let lines = came.lines().into_iter();
+        let kept =
+            lines.filter(|(_, rtype, _, data)| *rtype == RecordType::TXT && data.replace('"', "").is_empty());
+        kept.map(|(owner, ..)| owner).filter(|owner| names.contains(&owner.as_str())).collect()
+    };
+    for id in ["a", "b"] {
+        let ports = json!({"http": 80, "admin": 81});
+        let form = json!({"service": "web", "id": id, "address": "10.0.0.7", "ports": ports, "tags": ["v2"]});
+        client.done("registered", &json!({"register": form}));
+    }
+    assert_eq!(empty(&whole(&server)), [""; 0], "what has records needs no other");
+    client.done("draining", &json!({"drain": {"service": "web", "id": "a"}}));
+    assert_eq!(empty(&whole(&server)), [""; 0], "one is live");
+    let before = whole(&server);
+    client.done("draining", &json!({"drain": {"service": "web", "id": "b"}}));
+    let now = whole(&server);
+    let mut kept = empty(&now);
+    kept.sort_unstable();
+    let mut all = names.to_vec();
+    all.sort_unstable();
+    assert_eq!(kept, all);
+    let mut secondary = Secondary::new(&before);
+    secondary
+        .apply(&transfer(server.dns[0], APEX, Some(before.serial())).expect("what changed"))
+        .expect("it fits");
+    assert_eq!(secondary.lines, Secondary::new(&now).lines);
+    let mut stream = connect(server.dns[0]);
+    for name in names {
+        let name = Name::from_ascii(name).expect("a name");
+        let reply = ask(&mut stream, &name, RecordType::TXT);
+        assert_eq!(reply.answers.len(), 1, "TXT of {name}");
+        let reply = ask(&mut stream, &name, RecordType::SRV);
+        assert_eq!((reply.metadata.response_code, reply.answers.len()), (ResponseCode::NoError, 0), "{name}");
+    }
+}
+
 fn ask(stream: &mut TcpStream, name: &Name, rtype: RecordType) -> Message {
     let mut asked = query(7, ".", rtype, None);
     asked.queries = vec![Query::query(name.clone(), rtype)];

@@ -214,7 +214,7 @@ impl Reply<'_, '_> {
             (Owner::ByPort { port, transport, .. }, Type::SRV) => {
                 self.srv(view, service, |instance| named_port(instance, port, transport))
             }
-            (Owner::ByPort { .. }, Type::SVCB | Type::ANY) => None,
+            (Owner::ByPort { .. }, Type::SVCB | Type::TXT | Type::ANY) => None,
             (Owner::ByPort { .. }, _) => self.no_data(view, service),
 
             (Owner::ByTag { tag, .. }, _) => self.by_tag(view, service, tag),
@@ -263,7 +263,7 @@ impl Reply<'_, '_> {
             Type::SRV => {
                 self.srv(view, service, |instance| instance.ports.first().filter(|_| tagged(instance)))
             }
-            Type::ANY => None,
+            Type::TXT | Type::ANY => None,
             _ => self.no_data(view, service),
         }
     }

@@ -90,6 +90,9 @@ impl Live<'_> {
                 Found::NoName(self.ede(|| format!("{}: no {transport} instance tagged {tag}", service.name)))
             }
             Type::PTR => self.browse(service, transport, Some(tag)),
+            Type::TXT => self.kept(service, |instance| {
+                has_tag(instance, tag) && first_port(instance, transport).is_some()
+            }),
             _ => self.no_data(service),
         }
     }

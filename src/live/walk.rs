@@ -67,7 +67,7 @@ impl Live {
         let Some(current) = &mut self.current else {
             if let Some(service) = self.services.next() {
                 let index = Index::of(&service);
-                let parts = Whole::new(around, &service, &index).parts().into_iter().collect();
+                let parts = Whole::new(around, &service, &index, &[]).parts().into_iter().collect();
                 self.current = Some(Current { service, index, parts, piece: 0 });
                 return true;
             }
@@ -75,7 +75,8 @@ impl Live {
             self.ready.extend(planted_beside(None, &planted_of(&name)));
             return true;
         };
-        let whole = Whole::new(around, &current.service, &current.index);
+        let planted = planted_of(current.service.name.as_str());
+        let whole = Whole::new(around, &current.service, &current.index, &planted);
         let mut records = Vec::new();
         if let Some(part) = current.parts.pop() {
             whole.part(&part, &mut records);
@@ -83,7 +84,6 @@ impl Live {
             current.piece += 1;
             members.iter().for_each(|member| whole.member(member, &mut records));
         } else {
-            let planted = planted_of(current.service.name.as_str());
             if !planted.is_empty() {
                 records = planted_beside(Some(&whole), &planted);
             }

@@ -68,8 +68,8 @@ impl Difference {
         planted: [&[&Node]; 2],
     ) {
         let index = [before, after].map(|service| service.map(Index::of).unwrap_or_default());
-        let [before, after] = [(before, &index[0]), (after, &index[1])]
-            .map(|(service, index)| service.map(|service| Whole::new(around, service, index)));
+        let [before, after] = [(before, &index[0], planted[0]), (after, &index[1], planted[1])]
+            .map(|(service, index, planted)| Some(Whole::new(around, service?, index, planted)));
         let both = [before.as_ref(), after.as_ref()];
         let parts: BTreeSet<Part> = both.into_iter().flatten().flat_map(Whole::parts).collect();
         for part in &parts {
@@ -178,15 +178,17 @@ pub(crate) fn records_at(
     if owner == Some(Owner::Types) {
         for service in view.all_services() {
             let index = Index::of(&service);
-            let whole = Whole::new(around, &service, &index);
+            let whole = Whole::new(around, &service, &index, &[]);
             Transport::ALL.into_iter().for_each(|transport| whole.transport(transport, &mut records));
         }
         records.retain(|record| record.owner == *name);
     }
+    let tree = tree_of(view, apex);
+    let planted = tree.as_ref().and_then(|tree| tree.node(name)).filter(|node| !node.sets.is_empty());
     if let Some(of) = owner.and_then(Owner::service).and_then(service) {
-        records.extend(Whole::new(around, &of.service, &of.index).at(name));
+        records.extend(Whole::new(around, &of.service, &of.index, planted.as_slice()).at(name));
     }
-    if let Some(node) = tree_of(view, apex).as_ref().and_then(|tree| tree.node(name)) {
+    if let Some(node) = planted {
         let own: HashSet<Type> = records.iter().map(|record| record.data.rtype()).collect();
         let alias = own.contains(&Type::CNAME);
         records.extend(records_of(node, |rtype| {

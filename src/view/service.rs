@@ -188,6 +188,16 @@ impl ServiceView {
         self.answered.iter().filter(|member| member.is_answered())
     }
 
+    /// True where somebody is registered who fits, and nobody of them is in the answers.
+    pub fn only_registered(&self, fits: impl Fn(&Instance) -> bool) -> bool {
+        let mut fitting = self.answered.iter().filter(|member| fits(&member.instance));
+        let mut found = false;
+        fitting.all(|member| {
+            found = true;
+            !member.is_answered()
+        }) && found
+    }
+
     /// Whoever is registered under its label, or held.
     pub fn by_label(&self, label: &str) -> Option<&Member> {
         self.answered.get(label)

@@ -330,6 +330,12 @@ impl Service<'_> {
                     Some((*member, port.1))
                 })
                 .collect();
+            let is_of = |member: &Instance<'_>| {
+                member.ports().iter().any(|(own, _, of)| *own == Some(&port_name) && *of == transport)
+            };
+            if of_name.is_empty() && self.members.iter().any(is_of) {
+                zone.add(&owner, "TXT", self.ttl, "\"\"");
+            }
             let lowest = of_name.iter().map(|(member, _)| member.number("priority")).min();
             for (member, port) in of_name {
                 zone.add(&owner, "SRV", self.ttl, member.srv(port, domain));
@@ -377,6 +383,7 @@ impl Service<'_> {
     ) {
         let has = |member: &&Instance<'_>| member.tags().iter().any(|own| own.to_lowercase() == tag);
         let tagged: Vec<&Instance<'_>> = live.iter().copied().filter(has).collect();
+        let registered: Vec<&Instance<'_>> = self.members.iter().filter(has).collect();
         zone.mark(&format!("_{tag}.{domain}"));
         for owner in [format!("{tag}.{}.{domain}", self.name), format!("_{}._{tag}.{domain}", self.name)] {
             zone.mark(&owner);
@@ -384,12 +391,21 @@ impl Service<'_> {
             for member in &tagged {
                 zone.add(&owner, "SRV", self.ttl, member.srv(member.ports()[0].1, domain));
             }
+            if tagged.is_empty() && !registered.is_empty() {
+                zone.add(&owner, "TXT", self.ttl, "\"\"");
+            }
         }
         for transport in transports.iter().filter(|_| self.is_type()) {
             let of_type = format!("_{}._{transport}.{domain}", self.name);
             let owner = format!("_{tag}._sub.{of_type}");
             zone.mark(&owner);
-            for member in tagged.iter().filter(|member| member.port_of(transport).is_some()) {
+            let with_port = |member: &&&Instance<'_>| member.port_of(transport).is_some();
+            if !tagged.iter().any(|member| with_port(&member))
+                && registered.iter().any(|member| with_port(&member))
+            {
+                zone.add(&owner, "TXT", self.ttl, "\"\"");
+            }
+            for member in tagged.iter().filter(with_port) {
                 zone.add(&owner, "PTR", self.ttl, format!("{}.{of_type}.", member.names()[0]));
             }
         }

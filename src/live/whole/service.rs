@@ -4,8 +4,9 @@
 //! can be compared part by part, and the members that did not change are not looked at.
 //!
 //! A zone cannot say everything that an answer can. Beside a CNAME it has nothing else (RFC 1034 section 3.6.2). Who
-//! answers for a service with nothing live is a choice, and left out, as all choices are. Names that are there because
-//! an instance is remembered are not, but for the service's own, which keeps an empty TXT.
+//! answers for a service with nothing live is a choice, and left out, as all choices are. A name of those alone who are
+//! registered and not live keeps an empty TXT, or a secondary would deny it; names that are there because an instance is
+//! remembered are left out, but for the service's own.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
@@ -20,6 +21,7 @@ use crate::live::{address_data, first_port, has_tag, named_port, of_lowest_prior
 use crate::name::Name;
 use crate::record::{Data, Record, Type};
 use crate::view::{Member, ServiceView, target_of, ttl_within};
+use crate::zone::Node;
 
 const TYPES: [&str; 3] = ["_services", "_dns-sd", "_udp"];
 
@@ -41,6 +43,8 @@ pub(crate) struct Whole<'a> {
     around: Around<'a>,
     pub(super) service: &'a ServiceView,
     index: &'a Index,
+    /// What the record tree has at its names.
+    planted: &'a [&'a Node],
     /// TTL before leases shorten it, in seconds.
     ttl: u32,
 }
@@ -93,8 +97,13 @@ impl Index {
 }
 
 impl<'a> Whole<'a> {
-    pub fn new(around: Around<'a>, service: &'a ServiceView, index: &'a Index) -> Self {
-        Self { around, service, index, ttl: service.settings.ttl.unwrap_or(around.ttl) }
+    pub fn new(
+        around: Around<'a>,
+        service: &'a ServiceView,
+        index: &'a Index,
+        planted: &'a [&'a Node],
+    ) -> Self {
+        Self { around, service, index, planted, ttl: service.settings.ttl.unwrap_or(around.ttl) }
     }
 
     /// Every part but those of single members.
@@ -196,6 +205,7 @@ impl<'a> Whole<'a> {
         let port = |instance: &'a Instance| named_port(instance, name, transport);
         self.srv(&owner, &live, port, out);
         self.bindings(&owner, Type::SVCB, &live, port, out);
+        self.keep(&owner, |instance| named_port(instance, name, transport).is_some(), out);
     }
 
     fn tag(&self, tag: &str, out: &mut Vec<Record>) {
@@ -214,6 +224,7 @@ impl<'a> Whole<'a> {
             if !self.addresses(&owner, &live, out) {
                 self.srv(&owner, &live, |instance| instance.ports.first(), out);
             }
+            self.keep(&owner, |instance| has_tag(instance, tag), out);
         }
         for transport in Transport::ALL.into_iter().filter(|_| self.service.name.is_service_type()) {
             let labels = [&format!("_{tag}"), "_sub", &own, transport.label()];
@@ -222,6 +233,18 @@ impl<'a> Whole<'a> {
             };
             let with_port = live.iter().filter(|member| first_port(&member.instance, transport).is_some());
             out.extend(with_port.map(|member| self.record(&owner, self.browsed(member, &own, transport))));
+            let fits =
+                |instance: &Instance| has_tag(instance, tag) && first_port(instance, transport).is_some();
+            self.keep(&owner, fits, out);
+        }
+    }
+
+    /// An empty TXT, where the name is there for those alone who are not live. Plain records keep a name too, and so does
+    /// an alias among them, beside which nothing may stand.
+    fn keep(&self, owner: &Name, fits: impl Fn(&Instance) -> bool, out: &mut Vec<Record>) {
+        let planted = || self.planted.iter().any(|node| node.name == *owner);
+        if self.service.only_registered(fits) && !planted() {
+            out.push(self.record(owner, Data::txt([])));
         }
     }
 
