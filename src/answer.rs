@@ -26,7 +26,7 @@ use crate::live;
 use crate::name::{Apex, Name};
 use crate::record::{Data, Record, Type};
 use crate::view::{ConsulZone, NEGATIVE_TTL, View, Worth};
-use crate::zone::Zone;
+use crate::zone::{Node, Zone};
 
 /// CNAMEs followed for one question: a few more than other servers follow (BIND 11, NSD 10). Longer chains are a mistake or an
 /// attack.
@@ -431,7 +431,7 @@ impl<'a> Served<'a> {
 
     fn find(&self, view: &View, asked: &Asked<'_>, qname: &Name) -> Found {
         match self {
-            Self::Static(zone) => find_static(view, zone, asked, qname, true),
+            Self::Static(zone) => find_static(view, zone, asked, qname, |_| true),
             Self::Consul(zone) => live::consul::find(view, zone, asked, qname),
             Self::Reverse(apex) => live::reverse::find(view, apex, asked, qname),
             Self::Live(apex) => {
@@ -443,9 +443,12 @@ impl<'a> Served<'a> {
                 if !matches!(found, Found::NoData(_) | Found::NoName(_)) {
                     return found;
                 }
-                // A wildcard stands for names that have nothing above them but the apex: not for
-                // those below a name of the registry (RFC 4592 section 3.3.1).
-                let wildcards = matches!(found, Found::NoName(_)) && !live::has_top_of(view, apex, qname);
+                // A wildcard stands for what is below its own parent, with no name on the way: nor one of the
+                // registry (RFC 4592 section 3.3.1).
+                let wildcards = |wildcard: &Node| {
+                    let parent = wildcard.name.suffixes().nth(1).unwrap_or_default();
+                    matches!(found, Found::NoName(_)) && !live::has_between(view, apex, asked, parent, qname)
+                };
                 match (find_static(view, tree, asked, qname, wildcards), &found) {
                     (Found::NoName(_), _) => found,
                     // The registry has the name as well, and its reason is the better one.

@@ -22,7 +22,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use self::browse::instance_txt;
-use crate::answer::{Asked, Ede, Found, Selection, static_addresses};
+use crate::answer::{Asked, Ede, Found, Question, Selection, static_addresses};
 use crate::balance::Scale;
 use crate::grammar::{self, Owner};
 use crate::instance::{Instance, Location, Port, Transport};
@@ -477,15 +477,12 @@ pub(crate) fn has_tag(instance: &Instance, label: &str) -> bool {
     instance.tags.iter().any(|tag| tag.label().is_some_and(|own| own.as_str() == label))
 }
 
-/// True where the registry has a name one label below the apex, at or above `qname`.
-pub(crate) fn has_top_of(view: &View, apex: &Apex, qname: &Name) -> bool {
-    let lower = qname.to_lowercase();
-    let labels = lower.labels_below(apex.name()).unwrap_or_default();
-    let top = labels.last().and_then(|label| grammar::parse(&[label]));
-    match top {
-        Some(Owner::Service(name)) => view.service(name).is_some(),
-        Some(Owner::Tag(tag)) => view.has_tag(tag),
-        Some(Owner::Registration(_)) => own::is_listened(view),
-        top => top.is_some(),
-    }
+/// True where the registry has a name above `qname` and below `parent`.
+pub(crate) fn has_between(view: &View, apex: &Apex, asked: &Asked<'_>, parent: &[u8], qname: &Name) -> bool {
+    // A type that nothing has, for whether a name is there does not depend on it.
+    let question = Question { qtype: Type::HINFO, ..asked.question.clone() };
+    let asked = &Asked { question: &question, edns: false, ..*asked };
+    let above = qname.suffixes().skip(1).take_while(|suffix| suffix.len() > parent.len());
+    let mut names = above.filter_map(|suffix| Name::from_wire(suffix).ok());
+    names.any(|name| !matches!(find(view, apex, asked, &name), Found::NoName(_)))
 }

@@ -12,11 +12,11 @@ pub(super) fn find_static(
     zone: &Zone,
     asked: &Asked<'_>,
     qname: &Name,
-    wildcards: bool,
+    wildcards: impl Fn(&zone::Node) -> bool,
 ) -> Found {
     let node = match zone.find(qname) {
         zone::Found::Node(node) => node,
-        zone::Found::Wildcard(node) if wildcards => node,
+        zone::Found::Wildcard(node) if wildcards(node) => node,
         zone::Found::Wildcard(_) => return Found::NoName(None),
         zone::Found::Delegation(cut) => {
             // The parent is the one that knows DS (RFC 4035 section 3.1.4.1).
