@@ -218,7 +218,8 @@ impl Plain {
     }
 }
 
-/// True where the answers of a tag, a named port or an instance's id at such a name would hide records of this type.
+/// True where the answers of a tag, a named port or an instance's id at such a name would hide records of this type, or a cut
+/// there them, from secondaries.
 pub fn would_hide(owner: Owner<'_>, rtype: Type) -> bool {
     let types: &[Type] = match owner {
         Owner::ByPort { .. } => &[Type::SRV, Type::SVCB],
@@ -227,7 +228,7 @@ pub fn would_hide(owner: Owner<'_>, rtype: Type) -> bool {
         Owner::Subtype { .. } => &[Type::PTR],
         _ => return false,
     };
-    rtype == Type::CNAME || types.contains(&rtype)
+    matches!(rtype, Type::CNAME | Type::NS) || types.contains(&rtype)
 }
 
 /// Who takes a name: every instance of the service, or that of one label.

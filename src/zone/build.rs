@@ -17,6 +17,9 @@ pub const TTL_MAX: u32 = i32::MAX as u32;
 /// file would look bogus to every validator.
 const SIGNED: [(u16, &str); 3] = [(46, "RRSIG"), (47, "NSEC"), (50, "NSEC3")];
 
+/// What the servers of the live zone are called: they, and where they take registrations.
+const OWN: [&[u8]; 2] = [b"ns", b"callsign"];
+
 /// Why a zone is refused. The caller puts the file's name in front: `file:line: reason`.
 #[derive(Debug, Error, PartialEq, Eq)]
 #[error("line {line}: {reason}")]
@@ -161,6 +164,10 @@ pub fn admit(apex: &Name, kind: Kind, owner: &Name, ttl: u32, data: &Data) -> Re
         Type::DNAME if kind == Kind::Tree && owner == apex => {
             Err(format!("a DNAME at {owner} would hide every service; put it at a name below"))
         }
+        Type::NS | Type::DNAME if kind == Kind::Tree && is_registrys(owner, apex) => Err(format!(
+            "{rtype} at {owner} would hide names that the registry has or may come to have; put it at or below a name \
+             that a service could have"
+        )),
         // RFC 6895 section 3.1: 0, OPT and 128 to 255 are no data.
         Type::OPT | Type(0 | 128..=255) => Err(format!("{} is not a type of data", rtype)),
         Type::SOA if kind == Kind::Tree => {
@@ -178,6 +185,14 @@ pub fn admit(apex: &Name, kind: Kind, owner: &Name, ttl: u32, data: &Data) -> Re
         }
         _ => Ok(()),
     }
+}
+
+/// True where the live zone may come to have a name at `owner` or below it, whoever registers. A name that a service could have is
+/// none: with a record there, or below it, it is taken.
+fn is_registrys(owner: &Name, apex: &Name) -> bool {
+    let lower = owner.to_lowercase();
+    let labels = lower.labels_below(apex).unwrap_or_default();
+    labels.last().is_some_and(|top| top.starts_with(b"_") || OWN.contains(top))
 }
 
 /// Adds a record to the set of its type, or says why the set may not have it.

@@ -278,3 +278,29 @@ fn sets_and_warnings_are_bounded() {
     assert_eq!(error.line, RRSET_RECORDS_MAX + 3);
     assert!(error.reason.starts_with("many.corp.test. has more than 4096 records A"));
 }
+
+#[test]
+fn no_cut_in_a_record_tree_is_where_somebody_may_register() {
+    for (owner, record) in [
+        ("_tcp", "NS ns.example."),
+        ("_web._TCP", "DNAME other.test."),
+        ("_v2", "NS ns.example."),
+        ("x._dns-sd._udp", "DNAME other.test."),
+        ("NS", "NS ns.example."),
+        ("a.callsign", "NS ns.example."),
+    ] {
+        let rtype = record.split(' ').next().unwrap();
+        let refused = load(Kind::Tree, &format!("ok A 10.0.0.1\n{owner} {record}\n")).unwrap_err();
+        let expected = format!(
+            "line 2: {rtype} at {owner}.corp.test. would hide names that the registry has or may come to have; \
+             put it at or below a name that a service could have"
+        );
+        assert_eq!(refused.to_string(), expected);
+        assert!(load(Kind::Primary, &format!("{SOA}{owner} {record}\n")).is_ok(), "{owner}");
+    }
+    for good in
+        ["web NS ns.example.\n", "_tcp.web DNAME other.test.\n", "_acme.a NS ns.example.\n", "_x CNAME a\n"]
+    {
+        assert!(load(Kind::Tree, good).is_ok(), "{good}");
+    }
+}
