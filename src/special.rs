@@ -14,7 +14,8 @@ use crate::record::{Data, Record, Soa, Type};
 /// TTL and SOA minimum in seconds: what RFC 6303 section 3 gives an empty zone.
 const TTL: u32 = 10_800;
 
-/// Names at or below which nothing exists, with the sentence that says so. The name itself does not exist either.
+/// Names at or below which nothing exists, with the sentence that says so. The name itself does not exist either,
+/// unless it is above a zone of ours.
 const ABSENT: [(&str, &str); 5] = [
     ("invalid", "invalid. has no names (RFC 6761)"),
     ("test", "test. is asked of nobody (RFC 6761)"),
@@ -52,8 +53,14 @@ pub fn may_be_forwarded(name: &Name) -> bool {
     !name.is_root() && !FIRM.iter().any(|firm| is_below(name, firm))
 }
 
-/// The answer to a name of special use; `None` for all others.
-pub fn answer(name: &Name, qtype: Type, exceptions: &Exceptions) -> Option<Answer> {
+/// The answer to a name of special use; `None` for all others. `is_above_ours` says whether a zone of ours begins below `name`: that
+/// is not denied, or resolvers would take all below it for not there (RFC 8020).
+pub fn answer(
+    name: &Name,
+    qtype: Type,
+    exceptions: &Exceptions,
+    is_above_ours: impl Fn() -> bool,
+) -> Option<Answer> {
     if is_below(name, "localhost") {
         return Some(localhost(name, qtype));
     }
@@ -61,26 +68,26 @@ pub fn answer(name: &Name, qtype: Type, exceptions: &Exceptions) -> Option<Answe
         return None;
     }
     if exceptions.claim_local && is_below(name, "local") {
-        return Some(empty_zone(
-            name,
-            qtype,
-            name.last_labels(1),
-            "claim-local: nothing else is in local. here",
-        ));
+        let (apex, why) = (name.last_labels(1), "claim-local: nothing else is in local. here");
+        let is_there = *name == apex || is_above_ours();
+        return Some(empty_zone(name, qtype, apex, why, is_there));
     }
     if let Some((top, why)) = ABSENT.iter().find(|(top, _)| is_below(name, top)) {
-        return Some(absent(name.last_labels(top.split('.').count()), why));
+        let top = name.last_labels(top.split('.').count());
+        // No SOA all the same: clients that get the one of local. take all of it from multicast DNS.
+        return Some(if is_above_ours() { no_data(top, why) } else { absent(top, why) });
     }
     let listed = EMPTY.iter().find(|(zone, _)| is_below(name, zone));
     let listed = listed.map(|(zone, why)| (zone.split('.').count(), *why));
     if is_below(name, RESOLVERS) {
         let (apex, why) = (name.last_labels(2), "no encrypted resolver is announced here (RFC 9462)");
         // Nothing is denied but records: a denied name would be denied for good (RFC 9462 section 4).
-        let is_soa = *name == apex && matches!(qtype, Type::SOA | Type::ANY);
-        return Some(if is_soa { empty_zone(name, qtype, apex, why) } else { no_data(apex, why) });
+        return Some(empty_zone(name, qtype, apex, why, true));
     }
     let (labels, why) = listed.or_else(|| reverse(name).map(|labels| (labels, PRIVATE)))?;
-    Some(empty_zone(name, qtype, name.last_labels(labels), why))
+    let apex = name.last_labels(labels);
+    let is_there = *name == apex || is_above_ours();
+    Some(empty_zone(name, qtype, apex, why, is_there))
 }
 
 /// RFC 6761 section 6.3: loopback, and nothing else.
@@ -94,18 +101,16 @@ fn localhost(name: &Name, qtype: Type) -> Answer {
     Answer { authoritative: true, answer, ..Answer::default() }
 }
 
-/// NXDOMAIN, also at `top` itself.
 fn absent(top: Name, why: &str) -> Answer {
     Answer { rcode: Rcode::NxDomain, ..no_data(top, why) }
 }
 
-/// What a zone says that holds its SOA alone.
-fn empty_zone(name: &Name, qtype: Type, apex: Name, why: &str) -> Answer {
-    let at_apex = *name == apex;
-    if at_apex && matches!(qtype, Type::SOA | Type::ANY) {
+/// What a zone says that holds its SOA alone, of a name in it that is there or not.
+fn empty_zone(name: &Name, qtype: Type, apex: Name, why: &str, is_there: bool) -> Answer {
+    if *name == apex && matches!(qtype, Type::SOA | Type::ANY) {
         return Answer { authoritative: true, answer: vec![soa(apex)], ..Answer::default() };
     }
-    if at_apex { no_data(apex, why) } else { absent(apex, why) }
+    if is_there { no_data(apex, why) } else { absent(apex, why) }
 }
 
 fn no_data(apex: Name, why: &str) -> Answer {
@@ -190,7 +195,13 @@ mod tests {
     use super::*;
 
     fn said(name: &str, qtype: Type, exceptions: &Exceptions) -> String {
-        let Some(answer) = answer(&Name::parse(name).unwrap(), qtype, exceptions) else {
+        said_beside(&[], name, qtype, exceptions)
+    }
+
+    fn said_beside(ours: &[&str], name: &str, qtype: Type, exceptions: &Exceptions) -> String {
+        let name = Name::parse(name).unwrap();
+        let is_above_ours = || ours.iter().any(|apex| Name::parse(apex).unwrap().is_within(&name));
+        let Some(answer) = answer(&name, qtype, exceptions, is_above_ours) else {
             return "not special".to_owned();
         };
         let of = answer.authority.first().map(|soa| soa.owner.to_string()).unwrap_or_default();
@@ -260,6 +271,28 @@ mod tests {
         }
         let other = format!("2.{}ip6.arpa", "0.".repeat(31));
         assert_eq!(said(&other, Type::PTR, &none), "not special");
+    }
+
+    #[test]
+    fn what_is_above_a_zone_of_ours_is_there() {
+        let ours = ["service.corp.local", "a.b.test", "lab.home.arpa", "3.2.1.10.in-addr.arpa"];
+        let said = |name: &str, qtype| said_beside(&ours, name, qtype, &Exceptions::default());
+        for (name, expected) in [
+            ("local", "NODATA local."),
+            ("corp.local", "NODATA local."),
+            ("Corp.Local", "NODATA local."),
+            ("x.corp.local", "NXDOMAIN local."),
+            ("orp.local", "NXDOMAIN local."),
+            ("b.test", "NODATA test."),
+            ("c.test", "NXDOMAIN test."),
+            ("home.arpa", "NODATA home.arpa."),
+            ("2.1.10.in-addr.arpa", "NODATA 10.in-addr.arpa."),
+            ("2.2.10.in-addr.arpa", "NXDOMAIN 10.in-addr.arpa."),
+            ("alt", "NXDOMAIN alt."),
+        ] {
+            assert_eq!(said(name, Type::A).to_lowercase(), expected.to_lowercase(), "{name}");
+        }
+        assert_eq!(said("local", Type::SOA), "NODATA local.", "multicast DNS keeps its names");
     }
 
     #[test]

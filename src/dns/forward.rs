@@ -41,6 +41,7 @@ use crate::counters;
 use crate::name::Name;
 use crate::record::Type;
 use crate::special::{self, Exceptions};
+use crate::view::View;
 
 /// Upstreams at once: who lists more gains nothing, for three are asked at most.
 pub const UPSTREAMS_MAX: usize = 8;
@@ -200,14 +201,14 @@ impl Forwarder {
     }
 
     /// What is known of a name that is not ours without asking anybody: names of special use, and probes of ours.
-    pub fn special(&self, name: &Name, qtype: Type) -> Option<Answer> {
+    pub fn special(&self, view: &View, name: &Name, qtype: Type) -> Option<Answer> {
         for upstream in self.upstreams.load().iter() {
             if upstream.recognises(name) {
                 let text = "this server's own query, which came back to it";
                 return Some(Answer::bare(Rcode::Refused, Some(Ede::new(Ede::OTHER, text))));
             }
         }
-        special::answer(name, qtype, &self.settings.exceptions)
+        special::answer(name, qtype, &self.settings.exceptions, || view.is_above_a_zone(name))
     }
 
     /// What is kept of a query.

@@ -2,6 +2,7 @@
 
 use crate::answer::{Answer, Ede, Over, Rcode};
 use crate::dns::forward::{Forwarder, Query, Told};
+use crate::view::View;
 
 /// Who can be asked, and what was told already.
 #[derive(Clone, Copy)]
@@ -23,9 +24,16 @@ impl Onward<'_> {
     /// Completes `answer`, whose aliases lead to a name that is not ours; `None` where another server has to be asked.
     ///
     /// True where everything in it was validated by somebody that we trust.
-    pub fn lead(&self, query: &Query, asker: Asker, over: Over, answer: &mut Answer) -> Option<bool> {
+    pub fn lead(
+        &self,
+        view: &View,
+        query: &Query,
+        asker: Asker,
+        over: Over,
+        answer: &mut Answer,
+    ) -> Option<bool> {
         let Asker { permitted, recursion } = asker;
-        if let Some(special) = self.forwarder.special(&query.name, query.qtype).filter(|special| {
+        if let Some(special) = self.forwarder.special(view, &query.name, query.qtype).filter(|special| {
             // A probe of ours is known whoever brings it back; all else is for those who may ask.
             special.rcode == Rcode::Refused || permitted && recursion
         }) {

@@ -114,6 +114,18 @@ pub fn read(name: &Name) -> Option<(Prefix, bool)> {
     Some((Prefix { address, bits }, labels.is_empty()))
 }
 
+/// True of the apex of a zone of these networks, and of every name above one that is at or below `in-addr.arpa` or `ip6.arpa`.
+pub fn is_above(name: &Name, networks: &[IpNet]) -> bool {
+    let Some((prefix, true)) = read(name) else { return false };
+    networks.iter().any(|network| {
+        let address = network.addr();
+        let bits = prefix.bits.min(network.prefix_len());
+        address.is_ipv4() == prefix.address.is_ipv4()
+            && prefix.bits <= network.prefix_len().next_multiple_of(step(&address))
+            && Prefix::of(address, bits) == Prefix::of(prefix.address, bits)
+    })
+}
+
 /// A label's number as names spell it: no zero in front, so that each address has one name.
 fn digits(label: &[u8], step: u8) -> Option<u8> {
     let text = std::str::from_utf8(label).ok()?;
@@ -172,6 +184,28 @@ mod tests {
         assert_eq!(read(&name("1.10.in-addr.example.")), None);
         assert_eq!(read(&name("arpa.")), None);
         assert_eq!(read(&Name::root()), None);
+    }
+
+    #[test]
+    fn what_is_above_a_zone_of_a_network_is_known() {
+        let networks = networks(&["10.1.2.0/23", "2001:db8::/33"]);
+        for (text, expected) in [
+            ("in-addr.arpa.", true),
+            ("10.in-addr.arpa.", true),
+            ("1.10.in-addr.arpa.", true),
+            ("2.10.in-addr.arpa.", false),
+            ("2.1.10.in-addr.arpa.", true),
+            ("3.1.10.in-addr.arpa.", true),
+            ("4.1.10.in-addr.arpa.", false),
+            ("9.3.1.10.in-addr.arpa.", false),
+            ("x.10.in-addr.arpa.", false),
+            ("8.b.d.0.1.0.0.2.ip6.arpa.", true),
+            ("7.8.b.d.0.1.0.0.2.ip6.arpa.", true),
+            ("8.8.b.d.0.1.0.0.2.ip6.arpa.", false),
+            ("10.in-addr.example.", false),
+        ] {
+            assert_eq!(is_above(&name(text), &networks), expected, "{text}");
+        }
     }
 
     #[test]

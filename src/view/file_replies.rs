@@ -5,7 +5,7 @@
 //! of. They are made when first asked for: a zone that nobody asks for holds nothing, and no name that somebody invents adds
 //! one. Where they have come to fill their room, no more are made, and what is asked for beyond it is answered by a decoder. How they are made is told where messages are written.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -90,6 +90,8 @@ pub struct FileReplies {
 struct Made {
     /// Places in `Zones::primary`, by apex in lower-case wire form.
     places: HashMap<Box<[u8]>, usize>,
+    /// Each name that is one of these or above one, in the same form.
+    above: HashSet<Box<[u8]>>,
     /// None where the reply is not to be had in this way.
     templates: papaya::HashMap<Key, Option<Box<Template>>>,
     /// What they take, and may take.
@@ -103,10 +105,12 @@ impl FileReplies {
     }
 
     fn with_room(zones: Arc<Zones>, octets_max: usize) -> Self {
-        let apexes = zones.primary.iter().map(|zone| zone.apex.as_wire().to_ascii_lowercase().into());
-        let places = apexes.zip(0..).collect();
+        let apexes = || zones.primary.iter().map(|zone| zone.apex.to_lowercase());
+        let places = apexes().map(|apex| apex.as_wire().into()).zip(0..).collect();
+        let above = apexes().flat_map(|apex| apex.suffixes().map(Box::from).collect::<Vec<_>>()).collect();
         let of = Arc::new(Made {
             places,
+            above,
             templates: papaya::HashMap::new(),
             octets: AtomicUsize::new(0),
             octets_max,
@@ -140,6 +144,11 @@ impl FileReplies {
     /// The zone of this apex, in lower-case wire form.
     pub fn zone(&self, apex: &[u8]) -> Option<&Zone> {
         self.of.places.get(apex).map(|place| &*self.zones.primary[*place])
+    }
+
+    /// True of an apex, and of every name above one, in lower-case wire form.
+    pub fn is_above_a_zone(&self, name: &[u8]) -> bool {
+        self.of.above.contains(name)
     }
 
     /// Looks at a reply, which is made where there is none; `None` where there can be none, or is no room for one more.

@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 
 use super::file_replies::FileReplies;
 use super::{Settings, View};
+use crate::grammar::reverse;
 use crate::name::{Apex, Name, ServiceName};
 use crate::record::Type;
 use crate::registry::{PlainSet, Registry};
@@ -83,6 +84,21 @@ impl View {
             _ if grown.load(Ordering::Acquire) => Overlap::Tree,
             _ => Overlap::None,
         })
+    }
+
+    /// True of the apex of a zone of ours, and of every name above one.
+    pub fn is_above_a_zone(&self, name: &Name) -> bool {
+        let networks = self.settings.reverse.as_slice();
+        self.is_above_a_domain(name.to_lowercase().as_wire())
+            || !networks.is_empty() && reverse::is_above(name, networks)
+    }
+
+    /// The same for a name in lower-case wire form, names of addresses aside.
+    pub fn is_above_a_domain(&self, name: &[u8]) -> bool {
+        let Settings { apexes, consul, .. } = &self.settings;
+        let mut live = apexes.iter().chain(consul.iter().map(|zone| &zone.apex));
+        let is_above = |apex: &Apex| apex.name().suffixes().any(|suffix| suffix.eq_ignore_ascii_case(name));
+        self.file_replies().is_above_a_zone(name) || live.any(is_above)
     }
 
     /// Puts the zones of other files in the place of those that are served: all of them in one swap, with what UPDATE

@@ -76,7 +76,7 @@ fn f_08_to_f_10_names_of_special_use_are_answered_here() {
         ("a.test", 1, 3, None),
         ("a.onion", 1, 3, None),
         ("a.alt", 1, 3, None),
-        ("local", 6, 3, None),
+        ("local", 6, 0, None), // service.local is ours
         ("printer.local", 1, 3, None),
         ("nas.home.arpa", 1, 3, None),
         ("_dns.resolver.arpa", 64, 0, None),

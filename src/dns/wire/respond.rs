@@ -311,7 +311,7 @@ impl Exchange<'_> {
             if let Some(name) = onward_name.filter(|_| is_whole) {
                 let (qtype, checking_disabled) = (question.qtype, flags & CD != 0);
                 let query = Query { name, qtype, dnssec_ok: frame.dnssec_ok, checking_disabled };
-                let Some(authentic) = onward.lead(&query, asker, over, &mut answer) else {
+                let Some(authentic) = onward.lead(around.view, &query, asker, over, &mut answer) else {
                     return Verdict::Ask(query);
                 };
                 let home = self.bring_home(question, &frame, &mut answer);
