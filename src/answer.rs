@@ -430,6 +430,16 @@ impl<'a> Served<'a> {
     }
 
     fn find(&self, view: &View, asked: &Asked<'_>, qname: &Name) -> Found {
+        match self.look(view, asked, qname) {
+            // Another zone of ours begins here, as DS is asked for above it, or below: the name is there, whatever this zone
+            // has of it, or resolvers would take all below it for not there (RFC 8020).
+            Found::NoName(_) if view.is_above_a_zone(qname) => Found::NoData(None),
+            found => found,
+        }
+    }
+
+    /// What the zone itself has.
+    fn look(&self, view: &View, asked: &Asked<'_>, qname: &Name) -> Found {
         match self {
             Self::Static(zone) => find_static(view, zone, asked, qname, |_| true),
             Self::Consul(zone) => live::consul::find(view, zone, asked, qname),

@@ -520,6 +520,36 @@ fn what_is_handed_out_is_a_zone_for_others() {
 }
 
 #[test]
+fn check_warns_of_a_zone_within_another_one_that_does_not_delegate_it() {
+    let zones = Zones::new();
+    let path = |name: &str| zones.path(name).display().to_string();
+    zones.write("corp.test.zone", &corp(1, "given NS ns1\n"));
+    for name in ["given.corp.test.zone", "lab.corp.test.zone", "deep.lab.corp.test.zone"] {
+        zones.write(name, &corp(1, ""));
+    }
+    let files = ["corp.test", "given.corp.test", "lab.corp.test", "deep.lab.corp.test"]
+        .map(|apex| path(&format!("{apex}.zone")));
+    let mut arguments = vec!["zone", "check", "--domain", "service.corp.test"];
+    arguments.extend(files.iter().map(String::as_str));
+    let checked = harness::callsign(&arguments);
+    assert_eq!(checked.code, Some(0), "{checked:?}");
+    let warned: Vec<&str> = checked.stdout.lines().filter(|line| line.contains("warning")).collect();
+    let expected = [
+        ("corp.test", "corp.test. has no NS at lab.corp.test."),
+        ("corp.test", "corp.test. has no NS at service.corp.test."),
+        ("lab.corp.test", "lab.corp.test. has no NS at deep.lab.corp.test."),
+    ];
+    let expected = expected.map(|(file, what)| {
+        let file = path(&format!("{file}.zone"));
+        let outer = what.split(' ').next().expect("a name");
+        format!(
+            "{file}:2: warning: {what}, which is a zone of its own here: other servers of {outer} deny it"
+        )
+    });
+    assert_eq!(warned, expected);
+}
+
+#[test]
 fn check_says_everything_and_tells_it_by_its_exit_code() {
     let zones = Zones::new();
     zones.write("corp.test.zone", &corp(7, "www A 10.0.0.2\nmail MX 10 gone\n"));

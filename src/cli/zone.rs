@@ -1,10 +1,12 @@
 //! `callsign zone`: zone files, beside the server or without it.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use callsign::name::Name;
-use callsign::zone::Kind;
+use callsign::zone::{self, Found, Kind};
 use callsign::zone_folder::{Complaint, apex_of, load};
 use clap::{Args, Subcommand};
 use serde::Serialize;
@@ -70,6 +72,9 @@ struct Checked {
     serial: Option<u32>,
     errors: Vec<Said>,
     warnings: Vec<Said>,
+    /// Where nothing is wrong; and the place of its first record at the apex.
+    #[serde(skip)]
+    served: Option<(Arc<zone::Zone>, (String, usize))>,
 }
 
 #[derive(Serialize)]
@@ -90,12 +95,36 @@ impl Check {
         if self.zone.is_some() && self.files.len() > 1 {
             return Err(Failure::new(USAGE, "--zone says what one file is of, and there are several"));
         }
-        let checked: Vec<Checked> = self.files.iter().map(|file| self.check(file)).collect();
+        let mut checked: Vec<Checked> = self.files.iter().map(|file| self.check(file)).collect();
+        self.warn_of_undelegated(&mut checked);
         match self.output {
             Format::Table => checked.iter().try_for_each(print)?,
             format => output::values(format, &checked)?,
         }
         Ok(if checked.iter().all(|one| one.ok) { ExitCode::SUCCESS } else { ExitCode::from(USAGE) })
+    }
+
+    /// A zone within another one of these is answered here in any case; who asks another server of the outer one finds it by its
+    /// delegation alone.
+    fn warn_of_undelegated(&self, checked: &mut [Checked]) {
+        let own = |one: &Checked| one.served.as_ref().map(|(zone, _)| zone.apex.clone());
+        let apexes: Vec<Option<Name>> = checked.iter().map(own).collect();
+        let places: HashMap<&Name, usize> =
+            apexes.iter().zip(0..).filter_map(|(apex, at)| Some((apex.as_ref()?, at))).collect();
+        let fileless = self.domain.iter().filter(|domain| !places.contains_key(domain));
+        for apex in apexes.iter().flatten().chain(fileless) {
+            let above = apex.suffixes().skip(1).filter_map(|suffix| Name::from_wire(suffix).ok());
+            let Some(at) = above.filter_map(|name| places.get(&name)).next() else { continue };
+            let Checked { served: Some((outer, place)), warnings, .. } = &mut checked[*at] else { continue };
+            if !matches!(outer.find(apex), Found::Delegation(_)) {
+                let (file, line) = place.clone();
+                let reason = format!(
+                    "{} has no NS at {apex}, which is a zone of its own here: other servers of {0} deny it",
+                    outer.apex
+                );
+                warnings.push(Said { file, line, reason });
+            }
+        }
     }
 
     fn check(&self, file: &Path) -> Checked {
@@ -104,12 +133,26 @@ impl Check {
             Ok(apex) => apex,
             Err(reason) => {
                 let errors = vec![Said { file: shown.clone(), line: 1, reason }];
-                let (zone, serial, warnings) = Default::default();
-                return Checked { file: shown, zone, ok: false, records: 0, serial, errors, warnings };
+                let (zone, serial, warnings, served) = Default::default();
+                return Checked {
+                    file: shown,
+                    zone,
+                    ok: false,
+                    records: 0,
+                    serial,
+                    errors,
+                    warnings,
+                    served,
+                };
             }
         };
         let kind = if self.domain.contains(&apex) { Kind::Tree } else { Kind::Primary };
         let loaded = load(file, &apex, kind);
+        let place = |zone: &zone::Zone| {
+            let (file, line) = loaded.files.place(zone.line());
+            (file.to_owned(), line)
+        };
+        let served = loaded.zone.clone().map(|zone| (zone.clone(), place(&zone)));
         Checked {
             file: shown,
             zone: Some(apex.to_string()),
@@ -118,6 +161,7 @@ impl Check {
             serial: loaded.zone.and_then(|zone| zone.soa().map(|(soa, _)| soa.serial)),
             errors: loaded.errors.into_iter().map(Said::from).collect(),
             warnings: loaded.warnings.into_iter().map(Said::from).collect(),
+            served,
         }
     }
 }

@@ -14,8 +14,9 @@ use callsign::instance::{Fallback, Health, Lease, Location, Port, ServiceSetting
 use callsign::name::{Name, ServiceName};
 use callsign::time::{Now, Wall};
 use callsign::view::Zones;
+use callsign::zone::Kind;
 
-use super::fixture::{Live, Wanted, policy, services, zones};
+use super::fixture::{Live, Wanted, policy, services, zone, zones};
 use super::fuzz::Chance;
 use super::judge::read;
 use super::query;
@@ -396,9 +397,14 @@ fn plain_replies_from_files_are_what_the_general_path_says() {
     let mut live = services();
     live.view.set_ready();
     let responder = responder(&live, policy(true));
+    // A zone that the one above has no name of, nor of what is between them.
+    let mut zones = zones();
+    zones.primary.push(zone("far.deep.corp.test.", Kind::Primary, "@ 60 SOA ns h 1 2 3 4 5\n@ 60 NS ns\n"));
+    live.view.set_zones(&live.registry, zones);
     let zones = live.view.zones();
-    let names: Vec<Name> =
+    let mut names: Vec<Name> =
         zones.primary.iter().flat_map(|zone| zone.nodes()).map(|node| node.name.clone()).collect();
+    names.push(Name::parse("deep.corp.test").expect("a name"));
     let labels: Vec<Vec<u8>> = names.iter().flat_map(Name::labels).map(<[u8]>::to_vec).collect();
     let (mut plain, mut kinds) = (0, BTreeMap::<(u16, bool, bool), usize>::new());
     for number in 0..STATIC_QUESTIONS {

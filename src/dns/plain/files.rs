@@ -47,6 +47,9 @@ impl Plain<'_> {
             return None;
         }
         let (wanted, rcode) = wanted(zone, zone_at, query)?;
+        if rcode == Some(Rcode::NxDomain) && self.view.is_above_a_domain(query.name()) {
+            return None;
+        }
         let make = || make(self.view, zone, &wanted);
         replies.with(wanted.node, wanted.qtype, wanted.kind, make, |template| {
             self.fill(query, template, wanted.base_at, rcode, out)
