@@ -237,6 +237,8 @@ impl Live<'_> {
                 _ => Found::NoData(None),
             },
             Owner::Tag(tag) if self.view.has_tag(tag) => Found::NoData(None),
+            // Of what answers instead of a service nobody knows the tags, so the service may have any.
+            Owner::Tag(_) if self.view.census().failing_over > 0 => Found::NoData(None),
             Owner::Tag(_) => Found::NoName(None),
             Owner::Service(name) => self.by_service(name, |service| self.of_service(service)),
             Owner::ByTransport(name, transport) => {

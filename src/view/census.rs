@@ -16,6 +16,8 @@ pub struct Census {
     /// Services that a guard has, and the instances that guards hold in the answers.
     pub guarded: u64,
     pub held: u64,
+    /// Services with nothing live that others are to answer for.
+    pub failing_over: u64,
 }
 
 impl Census {
@@ -32,6 +34,7 @@ impl Census {
             services_live: u64::from(live > 0),
             guarded: u64::from(service.guard().is_some()),
             held: service.answered.held() as u64,
+            failing_over: u64::from(service.fails_over()),
         }
     }
 
@@ -47,6 +50,7 @@ impl Census {
             (&mut self.services_live, old.services_live, new.services_live),
             (&mut self.guarded, old.guarded, new.guarded),
             (&mut self.held, old.held, new.held),
+            (&mut self.failing_over, old.failing_over, new.failing_over),
         ];
         for (sum, less, more) in fields {
             *sum = *sum + more - less;
