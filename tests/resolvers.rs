@@ -218,6 +218,23 @@ fn avahi(machine: &Machine) -> Receiver<String> {
     asked
 }
 
+/// Above `service.local` there is a name for who forwards, and no SOA: by that `one.local` is multicast's still.
+#[test]
+fn nss_mdns_beside_a_server_that_forwards() {
+    let machine = Machine::start("127.0.0.1", &["--dns", "127.0.0.1:53", "--forward", "127.0.0.9"]);
+    let form = json!({"service": "one", "id": "one-1", "address": "10.3.0.1", "port": 8001, "lease": "none"});
+    machine.server.client().done("registered", &json!({"register": form}));
+    let asked = avahi(&machine);
+    machine.write("nsswitch.conf", "hosts: files mdns4_minimal [NOTFOUND=return] dns\n");
+    assert_eq!(status(&machine, &["local", "SOA"]), "NOERROR");
+    for (name, by_dns) in [("one.service.local", true), ("one.local", false)] {
+        let mut command = machine.inside(&needs("getent", "libc-bin"));
+        let found = command.args(["ahosts", name]).env("LD_LIBRARY_PATH", libraries()).output();
+        assert_eq!(found.expect("running nsenter").status.success(), by_dns, "{name}");
+        assert_eq!(asked.try_iter().next().is_none(), by_dns, "{name}");
+    }
+}
+
 /// The lines that distributions have in nsswitch.conf, and the one file that takes every name away from DNS. What
 /// the doctor says of each is what happens.
 #[test]
