@@ -177,8 +177,8 @@ async fn connection(
         return;
     }
     let (reader, writer) = tokio::io::split(stream);
-    let mut session = Session::new(&desk, who, peer, writer, place.closing().clone());
-    let ended = session.run(&mut BufReader::new(reader), &place).await;
+    let mut session = Session::new(&desk, who, peer, writer, &place);
+    let ended = session.run(&mut BufReader::new(reader)).await;
     if let Err(error) = ended {
         tracing::debug!(%error, "registration socket");
     }

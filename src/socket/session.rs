@@ -7,7 +7,6 @@ use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
 
 use super::lines::{LINE_TIME_MAX, Read, buffered_line, read_line};
 use crate::access::{Identity, On, Verb};
@@ -37,8 +36,7 @@ pub struct Session<'a, W> {
     pub(super) who: Identity,
     peer: Peer,
     writer: W,
-    /// Cancelled when the connection has to close.
-    closing: CancellationToken,
+    pub(super) place: &'a Place,
     /// Replies not written yet.
     pub(super) out: Vec<u8>,
     /// Commands whose verdict is still to come; their replies go out before any other.
@@ -54,8 +52,8 @@ enum Next {
 }
 
 impl<'a, W: AsyncWrite + Unpin> Session<'a, W> {
-    pub fn new(desk: &'a Desk, who: Identity, peer: Peer, writer: W, closing: CancellationToken) -> Self {
-        Self { desk, who, peer, writer, closing, out: Vec::new(), waiting: Vec::new(), bound: HashSet::new() }
+    pub fn new(desk: &'a Desk, who: Identity, peer: Peer, writer: W, place: &'a Place) -> Self {
+        Self { desk, who, peer, writer, place, out: Vec::new(), waiting: Vec::new(), bound: HashSet::new() }
     }
 
     /// The instances that are bound to the connection, in order; what was asked for before an error among them.
@@ -67,18 +65,14 @@ impl<'a, W: AsyncWrite + Unpin> Session<'a, W> {
     }
 
     /// Serves requests until the client ends, or has to be given up.
-    pub async fn run(
-        &mut self,
-        reader: &mut (impl AsyncBufReadExt + Unpin),
-        place: &Place,
-    ) -> io::Result<()> {
+    pub async fn run(&mut self, reader: &mut (impl AsyncBufReadExt + Unpin)) -> io::Result<()> {
         let mut line = Vec::new();
         loop {
             // Nothing is lost to the other arms: both end the connection.
             let read = tokio::select! {
                 biased;
                 read = read_line(reader, &mut line, || self.may_import()) => read?,
-                () = place.closing().cancelled() => return Ok(()),
+                () = self.place.closing().cancelled() => return Ok(()),
             };
             match read {
                 Read::Line => {}
@@ -86,8 +80,8 @@ impl<'a, W: AsyncWrite + Unpin> Session<'a, W> {
                 Read::TooLong => return self.give_up(reader, too_long()).await,
                 Read::TooSlow => return self.give_up(reader, too_slow()).await,
             }
-            place.touch();
-            let (next, mut served) = (self.request(&line, reader, place).await?, 1);
+            self.place.touch();
+            let (next, mut served) = (self.request(&line, reader).await?, 1);
             if matches!(next, Next::Close) {
                 return Ok(());
             }
@@ -96,36 +90,30 @@ impl<'a, W: AsyncWrite + Unpin> Session<'a, W> {
                 && self.out.len() < REPLIES_OCTETS_MAX
                 && buffered_line(reader, &mut line).await?
             {
-                if matches!(self.request(&line, reader, place).await?, Next::Close) {
+                if matches!(self.request(&line, reader).await?, Next::Close) {
                     return Ok(());
                 }
                 served += 1;
             }
             self.flush().await?;
-            self.hold(place);
             // Who never stops asking has to be stopped.
-            if place.closing().is_cancelled() {
+            if self.place.closing().is_cancelled() {
                 return Ok(());
             }
         }
     }
 
     /// Says whether something lives by this connection, and whose that is.
-    fn hold(&self, place: &Place) {
+    fn hold(&self) {
         let whose = self.who.owner.as_ref().map_or(0, |owner| fnv(&[owner.to_string().as_bytes()]));
-        place.hold((!self.bound.is_empty()).then_some(whose));
+        self.place.hold((!self.bound.is_empty()).then_some(whose));
     }
 
     fn may_import(&self) -> bool {
         self.desk.may(&self.who, Verb::Admin, On::Everything).is_ok()
     }
 
-    async fn request(
-        &mut self,
-        line: &[u8],
-        reader: &mut (impl AsyncReadExt + Unpin),
-        place: &Place,
-    ) -> io::Result<Next> {
+    async fn request(&mut self, line: &[u8], reader: &mut (impl AsyncReadExt + Unpin)) -> io::Result<Next> {
         if line.iter().all(u8::is_ascii_whitespace) {
             return Ok(Next::GoOn);
         }
@@ -142,24 +130,24 @@ impl<'a, W: AsyncWrite + Unpin> Session<'a, W> {
             Request::Heartbeat(form) => self.heartbeat(&form).await,
             Request::Watch(form) => match watched(&form) {
                 Ok(filter) => {
-                    self.take_over(place).await?;
-                    self.watch(filter, form.since, reader, place).await?;
+                    self.flush().await?;
+                    self.watch(filter, form.since, reader).await?;
                     Ok(Next::Close)
                 }
                 Err(problem) => self.refuse(problem).await,
             },
             Request::Feed(form) => {
-                self.take_over(place).await?;
-                self.feed(&form, reader, place).await?;
+                self.flush().await?;
+                self.feed(&form, reader).await?;
                 Ok(Next::Close)
             }
             Request::Backup(_) => {
-                self.take_over(place).await?;
+                self.flush().await?;
                 self.backup().await?;
                 Ok(Next::GoOn)
             }
             Request::Export(_) => {
-                self.take_over(place).await?;
+                self.flush().await?;
                 self.export().await?;
                 Ok(Next::GoOn)
             }
@@ -215,6 +203,7 @@ impl<'a, W: AsyncWrite + Unpin> Session<'a, W> {
                 self.settle().await;
                 let identity = who.to_string();
                 self.who = who;
+                self.hold();
                 self.reply(Reply::Welcome(WelcomeForm { identity })).await;
                 Ok(Next::GoOn)
             }
@@ -225,13 +214,6 @@ impl<'a, W: AsyncWrite + Unpin> Session<'a, W> {
         }
     }
 
-    /// What was asked for before is answered before the connection is given to a stream.
-    async fn take_over(&mut self, place: &Place) -> io::Result<()> {
-        self.flush().await?;
-        self.hold(place);
-        Ok(())
-    }
-
     /// A reply, behind those that are still to come.
     pub(super) async fn reply(&mut self, reply: Reply) {
         self.settle().await;
@@ -240,6 +222,9 @@ impl<'a, W: AsyncWrite + Unpin> Session<'a, W> {
 
     /// Waits for the verdicts of all commands sent, and puts down their replies.
     async fn settle(&mut self) {
+        if self.waiting.is_empty() {
+            return;
+        }
         for (sent, verdict) in std::mem::take(&mut self.waiting) {
             let reply = match verdict.await {
                 Ok(Ok(done)) => {
@@ -251,6 +236,8 @@ impl<'a, W: AsyncWrite + Unpin> Session<'a, W> {
             };
             encode(&reply, &mut self.out);
         }
+        // Before anybody is told: whoever knows of an instance counts on it.
+        self.hold();
     }
 
     /// Remembers what lives by this connection.
@@ -271,7 +258,7 @@ impl<'a, W: AsyncWrite + Unpin> Session<'a, W> {
         if !self.out.is_empty() {
             // Who does not read must not hold up the server's end; what is under way may still arrive.
             let given_up = async {
-                self.closing.cancelled().await;
+                self.place.closing().cancelled().await;
                 tokio::time::sleep(LAST_WRITE_TIME_MAX).await;
             };
             let write = async {

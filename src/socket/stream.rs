@@ -8,7 +8,6 @@ use tokio::sync::mpsc;
 
 use super::session::Session;
 use crate::access::{On, Verb};
-use crate::connections::Place;
 use crate::desk::{aside, begins, unreadable};
 use crate::instance::Instance;
 use crate::journal::Ended;
@@ -32,7 +31,6 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
         filter: Filter,
         since: Option<u64>,
         reader: &mut (impl AsyncReadExt + Unpin),
-        place: &Place,
     ) -> io::Result<()> {
         let Ok(mut watch) = self.desk.writer.watch(Some(filter.clone())).await else {
             self.reply(Reply::Error(Problem::stopping())).await;
@@ -56,7 +54,7 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
             }
         }
         drop(std::mem::take(&mut watch.members)); // a watcher does not keep the past alive
-        self.follow(watch, Some(&filter), "watch again for a new snapshot", reader, place).await
+        self.follow(watch, Some(&filter), "watch again for a new snapshot", reader).await
     }
 
     /// Every change from the watch's revision on, or those that the filter wants, until the client goes or
@@ -67,7 +65,6 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
         filter: Option<&Filter>,
         again: &str,
         reader: &mut (impl AsyncReadExt + Unpin),
-        place: &Place,
     ) -> io::Result<()> {
         let mut rest = [0; 512];
         let (desk, who) = (self.desk, self.who.clone());
@@ -79,7 +76,7 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
             // is told nothing more.
             let changes = tokio::select! {
                 biased;
-                () = place.closing().cancelled() => return Ok(()),
+                () = self.place.closing().cancelled() => return Ok(()),
                 denied = &mut denied => {
                     self.reply(Reply::Error(denied.into())).await;
                     return self.flush().await;
@@ -112,7 +109,6 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
         &mut self,
         form: &FeedForm,
         reader: &mut (impl AsyncReadExt + Unpin),
-        place: &Place,
     ) -> io::Result<()> {
         let since = form.since;
         let Ok(mut watch) = self.desk.writer.watch(since.is_none().then(Filter::default)).await else {
@@ -143,7 +139,7 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
         }
         self.flush().await?;
         let again = "feed again since the last revision that you have";
-        self.follow(watch, None, again, reader, place).await
+        self.follow(watch, None, again, reader).await
     }
 
     /// A change of the past, where the filter wants it.
