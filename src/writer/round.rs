@@ -29,6 +29,8 @@ pub(super) struct Round {
     pub(super) left: HashSet<ServiceName>,
     pub(super) hosts: HashSet<HostName>,
     pub(super) settings: HashSet<ServiceName>,
+    /// One service's failover at a time: two may be good each, and lead back to each other together.
+    pub(super) failover: bool,
     /// One token at a time: there may only be so many.
     pub(super) tokens: bool,
     /// Of the services that instances are registered of.
@@ -45,6 +47,9 @@ impl Round {
         if self.is_update || command.is_of_records() && !self.changes.is_empty() {
             return true;
         }
+        if self.failover && gives_failover(command) {
+            return true;
+        }
         subjects(command).any(|about| match about {
             About::Instance(key) | About::Displaced(key) => self.keys.contains(key),
             About::Host(host) => self.hosts.contains(host),
@@ -55,6 +60,7 @@ impl Round {
     }
 
     pub(super) fn touch(&mut self, command: &Command) {
+        self.failover |= gives_failover(command);
         for about in subjects(command) {
             match about {
                 About::Instance(key) | About::Displaced(key) => drop(self.keys.insert(key.clone())),
@@ -95,6 +101,16 @@ impl Round {
             self.left.insert(before.key.service.clone());
         }
         self.changes.push(change);
+    }
+}
+
+fn gives_failover(command: &Command) -> bool {
+    match command {
+        Command::Configure(configuration) => configuration.given.failover.is_some(),
+        Command::Import(import) => {
+            matches!(&import.what, Imported::Settings(_, settings) if settings.failover.is_some())
+        }
+        _ => false,
     }
 }
 

@@ -434,6 +434,28 @@ fn a_registration_at_every_limit_is_taken() {
 }
 
 #[test]
+fn two_ways_that_lead_back_to_each_other_are_not_both_taken_at_once() {
+    const PAIRS: usize = 50;
+    let server = Server::start(&[]);
+    let mut client = server.client();
+    let mut lines = String::new();
+    for pair in 0..PAIRS {
+        for (service, over) in [("a", "b"), ("b", "a")] {
+            let settings =
+                json!({"service": format!("{service}{pair}"), "failover": [format!("{over}{pair}")]});
+            lines.push_str(&format!("{}\n", json!({ "settings": settings })));
+        }
+    }
+    client.stream().write_all(lines.as_bytes()).expect("sending everything");
+    for pair in 0..PAIRS {
+        let first = client.receive();
+        assert!(first.get("settings").is_some(), "pair {pair}: {first}");
+        let second = client.receive();
+        assert_eq!(second["error"]["field"], "failover", "pair {pair}: {second}");
+    }
+}
+
+#[test]
 fn requests_sent_in_one_piece_are_answered_in_their_order() {
     const REQUESTS: usize = 10_000;
     let server = Server::start(&[]);
