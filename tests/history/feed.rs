@@ -289,7 +289,8 @@ fn the_command_line_says_that_it_was_cut_off() {
         last += 1;
     }
     let ended = feeding.child.wait().expect("waiting for our own child");
-    assert_eq!(ended.code(), Some(1), "it is no success to be cut off");
+    // It is no success to be cut off: with a word (1), or without one where nothing was read for so long that the server closed (5).
+    assert!(matches!(ended.code(), Some(1 | 5)), "{ended}");
     let mut resumed = Feeding::start(&server, last);
     assert_eq!(revision(&resumed.next().expect("the next change")), last + 1);
 }
