@@ -18,7 +18,7 @@ use callsign::dns::tcp::IDLE_MAX;
 use callsign::dns::wire::{Policy, Responder};
 use callsign::instance::{Key, Lease, Location, Port, Transport};
 use callsign::name::{Apex, HostName, InstanceId, ServiceName};
-use callsign::registry::{Command, FORGET_AFTER, INSTANCES_MAX, Registration, Registry};
+use callsign::registry::{Command, FORGET_AFTER, INSTANCES_MAX, Registration, Registry, Unlisted};
 use callsign::store::Store;
 use callsign::view::{Settings, View, Zones};
 use callsign::writer::Writer;
@@ -87,7 +87,7 @@ fn web() -> anyhow::Result<Registration> {
         lease: Lease::None,
         lease_id: 0,
         checks: Vec::new(),
-        keeps_checks: false,
+        unlisted: Unlisted::Go,
         source: None,
         consul: None,
         anonymous: false,

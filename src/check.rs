@@ -18,6 +18,8 @@ use crate::time::{Now, Wall};
 
 /// Checks of one instance or host.
 pub const CHECKS_MAX: usize = 64;
+/// Octets of a check's id: that of an instance (255), and the words that Consul's API puts around it.
+pub const CHECK_ID_OCTETS_MAX: usize = 320;
 /// Output kept of a check: what a person reads in `explain`, and as much as a probe reads of a reply.
 pub const OUTPUT_OCTETS_MAX: usize = 4096;
 /// Shortest pause between probes of one check: below it, the probes are the load.
@@ -186,6 +188,11 @@ impl Check {
     /// status is the same.
     pub fn is_unexplained(&self) -> bool {
         self.status == Health::Critical && self.output.is_empty() && self.definition.kind.is_probed()
+    }
+
+    /// True where its status is what a probe has found: there was a verdict, and not only what was assumed.
+    pub fn is_judged(&self) -> bool {
+        self.definition.kind.is_probed() && !self.is_unexplained()
     }
 
     /// The same status, with words for it. It is what it was since it was assumed: a guard takes `since` for a death.

@@ -27,7 +27,7 @@ pub use self::change::{Author, Change, Reason, What};
 use self::checks::with_checks;
 pub use self::command::{
     Command, Configuration, Holder, HostRegistration, How, Import, Imported, ListedCheck, Refusal,
-    Registration, Report, ReportOf, Subject,
+    Registration, Report, ReportOf, Subject, Unlisted,
 };
 use self::guard::{Deaths, Guarding};
 pub use self::guard::{GUARD_FOR, GUARDED_MIN, Guard};

@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 use toml::Spanned;
 
 use crate::protocol::{Peer, Problem, RegisterForm};
-use crate::registry::Registration;
+use crate::registry::{Registration, Unlisted};
 
 /// Octets of one file, and registrations in it: more is generated, and better registered by a program.
 pub const FILE_OCTETS_MAX: usize = 4 << 20;
@@ -60,14 +60,13 @@ struct JsonFile<'a> {
     services: Option<Vec<&'a RawValue>>,
 }
 
-/// The registrations of a file in their order; `source` is its path, `lease_id` draws 64 random bits, and `consul` reads one
+/// The registrations of a file in their order, whose lease has no id yet; `source` says which file it is, and `consul` reads one
 /// service definition of Consul's.
 pub fn read(
     text: &str,
     form: Form,
     source: &Arc<str>,
     peer: &Peer,
-    mut lease_id: impl FnMut() -> u64,
     consul: impl Fn(&serde_json::Value) -> Result<Registration, String>,
 ) -> Result<Vec<Registration>, Wrong> {
     if text.len() > FILE_OCTETS_MAX {
@@ -90,7 +89,7 @@ pub fn read(
     for (line, entry) in entries {
         let wrong = |problem: Problem| Wrong { line, reason: problem.message };
         let mut registration = match entry {
-            Entry::Own(form) => form.registration(peer, lease_id()).map_err(wrong)?,
+            Entry::Own(form) => form.registration(peer, 0).map_err(wrong)?,
             Entry::Consul(value) => consul(&value).map_err(|reason| Wrong { line, reason })?,
         };
         if registrations.iter().any(|known| known.key == registration.key) {
@@ -98,7 +97,8 @@ pub fn read(
         }
         registration.source = Some(source.clone());
         registration.anonymous = true;
-        registration.keeps_checks = false;
+        registration.lease_id = 0;
+        registration.unlisted = Unlisted::TheseGo(Vec::new());
         registrations.push(registration);
     }
     Ok(registrations)
@@ -171,7 +171,7 @@ mod tests {
         let peer =
             Peer { host, addresses: vec![[10, 0, 0, 1].into()], loopback_allowed: true, connection: 0 };
         let nothing = |_: &serde_json::Value| Err("no Consul here".to_owned());
-        let read = read(text, form, &"web.toml".into(), &peer, || 1, nothing);
+        let read = read(text, form, &"web.toml".into(), &peer, nothing);
         let shown = |registration: Registration| {
             format!("{} {} {:?}", registration.key, registration.checks.len(), registration.lease)
         };

@@ -22,7 +22,7 @@ use callsign::protocol::Filter;
 use callsign::record::{Data, Type};
 use callsign::registry::{
     Author, Command, Configuration, FORGET_AFTER, Holder, Kept, ListedCheck, Reason, Registration, Registry,
-    Report, ReportOf, Subject, What,
+    Report, ReportOf, Subject, Unlisted, What,
 };
 use callsign::time::Now;
 use callsign::view::{Census, ServiceView, Settings, Standing, View, Zones};
@@ -234,7 +234,7 @@ fn run(step: &Step, model: &mut Model, system: &mut System) {
             let registration = Registration {
                 priority,
                 checks: if checked { vec![ListedCheck::reported("extra", None)] } else { Vec::new() },
-                keeps_checks: !checked,
+                unlisted: if checked { Unlisted::Go } else { Unlisted::Stay },
                 ..Registration::new(
                     key(place),
                     Location::Addresses(vec![IpAddr::from([10, 0, 0, address])].into()),

@@ -305,7 +305,9 @@ impl Stage {
             let streak = self.streaks.entry((key.clone(), check.to_owned())).or_default();
             let status = streak.outcome(outcome, known.status, &known.definition);
             let on = Subject::Instance(Holder { key: key.clone(), lease_id: None });
-            let report = Report { on, check: known.id, status, output: "".into(), of: ReportOf::Known };
+            // A probe that fails says why.
+            let output = if outcome == Health::Critical { "refused" } else { "" }.into();
+            let report = Report { on, check: known.id, status, output, of: ReportOf::Known };
             out.push_str(&self.command(Command::Report(report))?);
         }
         Ok(out)

@@ -108,6 +108,7 @@ fn a_bad_file_keeps_what_it_said_and_is_named_with_its_line() {
     // One that says the same as another is refused as a whole.
     files.write("other.toml", WEB);
     says(&server, "web/web-1@");
+    says(&server, "web.toml too; nothing of it is registered");
     files.write("web.toml", &WEB.replace("10.0.0.7", "10.0.0.8"));
     eventually("the new address", DEADLINE, || {
         (instances(&server)[0]["address"][0] == "10.0.0.8").then_some(())
@@ -172,7 +173,159 @@ fn what_left_while_the_server_was_away_is_gone_after_its_start() {
     stop(server);
     fs::remove_file(files.path("db.toml")).expect("removing it");
     let server = files.start();
-    assert_eq!(ids(&server), ["by-hand/x", "web/web-1"]);
+    becomes(&server, &["by-hand/x", "web/web-1"]);
+    stop(server);
+    files.write("web.toml", &WEB.replace("web-1", "web-2"));
+    let server = files.start();
+    becomes(&server, &["by-hand/x", "web/web-2"]);
+}
+
+/// Waits until the instance is as `wanted` says, field by field.
+fn is_like(server: &Server, id: &str, wanted: &Value) {
+    eventually(&format!("{id} as {wanted}"), DEADLINE, || {
+        let all = instances(server);
+        let instance = all.iter().find(|instance| instance["id"] == id)?;
+        let wanted = wanted.as_object().expect("an object");
+        wanted.iter().all(|(field, value)| instance[field] == *value).then_some(())
+    });
+}
+
+#[test]
+fn what_was_said_of_an_instance_since_outlives_a_restart_and_an_edit() {
+    let files = Files::new();
+    let drained = WEB.replace("web-1", "drained");
+    let ill = format!(
+        "{}checks = [{{ id = \"mine\", status = \"passing\" }}, {{ id = \"up\", tcp = \"127.0.0.1:1\", interval = \"1s\" }}]\n",
+        WEB.replace("web-1", "ill").replace("10.0.0.7", "10.0.0.8")
+    );
+    files.write("web.toml", &[WEB, &drained, &ill].concat());
+    let server = files.start();
+    is_like(&server, "ill", &json!({"live": false}));
+    let mut client = server.client();
+    client.done("draining", &json!({"drain": {"service": "web", "id": "drained"}}));
+    for check in ["mine", "disk"] {
+        let report = json!({"service": "web", "id": "ill", "check": check, "status": "warning"});
+        client.done("reported", &json!({ "report": report }));
+    }
+    let statuses = |server: &Server| -> Vec<String> {
+        let all = instances(server);
+        let ill = all.iter().find(|instance| instance["id"] == "ill").expect("it is registered");
+        let checks = ill["checks"].as_array().expect("a list").iter();
+        let shown = |check: &Value| format!("{}: {}", check["id"], check["status"]).replace('"', "");
+        let mut shown: Vec<String> = checks.map(shown).collect();
+        shown.sort();
+        shown
+    };
+    let as_said = ["disk: warning", "mine: warning", "up: critical"];
+    let lives_on = |server: &Server| {
+        is_like(server, "drained", &json!({"draining": true, "live": false}));
+        assert_eq!(statuses(server), as_said);
+    };
+    let revision = instances(&server).iter().map(|instance| instance["revision"].as_u64()).max();
+    stop(server);
+    let server = files.start();
+    lives_on(&server);
+    assert_eq!(
+        instances(&server).iter().map(|instance| instance["revision"].as_u64()).max(),
+        revision,
+        "a start changes nothing that is as the files say"
+    );
+    // A comment is no news, and neither is one instance's tag to another.
+    files.write("web.toml", &[WEB, &drained, &ill, "# said of nobody\n", "tags = [\"v2\"]\n"].concat());
+    is_like(&server, "ill", &json!({"tags": ["v2"]}));
+    lives_on(&server);
+    // What a file said of a check and says otherwise is done; what it lists no more goes, and what others reported stays.
+    files.write("web.toml", &[WEB, &drained, &ill.replace("passing", "maintenance")].concat());
+    is_like(&server, "ill", &json!({"tags": []}));
+    assert_eq!(statuses(&server), ["disk: warning", "mine: maintenance", "up: critical"]);
+    let unchecked = ill.split_inclusive("checks =").next().expect("its first part").replace("checks =", "");
+    files.write("web.toml", &[WEB, &drained, &unchecked].concat());
+    is_like(&server, "ill", &json!({"live": true}));
+    assert_eq!(statuses(&server), ["disk: warning"]);
+    is_like(&server, "drained", &json!({"draining": true}));
+    // Registering an instance again, which is what another fact of it is, ends its drain.
+    files.write("web.toml", &[WEB, &drained.replace("10.0.0.7", "10.0.0.9")].concat());
+    is_like(&server, "drained", &json!({"draining": false, "live": true}));
+}
+
+#[test]
+fn what_moves_from_file_to_file_stays_registered() {
+    let files = Files::new();
+    let db = WEB.replace("web", "db");
+    files.write("b.toml", &[WEB, &db].concat());
+    let server = files.start();
+    let created = instances(&server)[1]["registered"].clone();
+    let source =
+        |name: &str| json!({ "source": files.path(name).display().to_string(), "registered": created });
+    // The new file first, and the old one after it.
+    files.write("c.toml", WEB);
+    says(&server, "b.toml too; nothing of it is registered");
+    files.write("b.toml", &db);
+    is_like(&server, "web-1", &source("c.toml"));
+    // Both at one look, whichever of them is read first.
+    for (from, to) in [("c.toml", "a.toml"), ("a.toml", "c.toml")] {
+        files.write(to, WEB);
+        fs::remove_file(files.path(from)).expect("removing it");
+        is_like(&server, "web-1", &source(to));
+    }
+    // Two that change places.
+    files.write("b.toml", WEB);
+    files.write("c.toml", &db);
+    is_like(&server, "web-1", &source("b.toml"));
+    is_like(&server, "db-1", &json!({ "source": files.path("c.toml").display().to_string() }));
+    assert_eq!(ids(&server), ["db/db-1", "web/web-1"]);
+}
+
+#[test]
+fn a_file_that_cannot_be_read_for_a_while_takes_nothing_away() {
+    let files = Files::new();
+    let away = files.directory.path().join("elsewhere.toml");
+    fs::write(&away, WEB).expect("writing a file");
+    std::os::unix::fs::symlink(&away, files.path("web.toml")).expect("a link to it");
+    let server = files.start();
+    fs::remove_file(&away).expect("removing it");
+    says(&server, "web.toml:1: No such file or directory (os error 2); what the file said before stays");
+    fs::write(&away, WEB.replace("10.0.0.7", "10.0.0.8")).expect("writing it again");
+    is_like(&server, "web-1", &json!({"address": ["10.0.0.8"]}));
+    // Longer than a service file may be.
+    files.write("web.toml", &"#".repeat((4 << 20) + 1));
+    says(&server, "web.toml:1: a service file has at most 4194304 octets; what the file said before stays");
+    assert_eq!(ids(&server), ["web/web-1"]);
+    files.write("web.toml", WEB);
+    is_like(&server, "web-1", &json!({"address": ["10.0.0.7"]}));
+    fs::remove_file(files.path("web.toml")).expect("removing it");
+    becomes(&server, &[]);
+}
+
+#[test]
+fn what_is_refused_is_asked_for_again_and_said_once() {
+    let files = Files::new();
+    let zones = files.directory.path().join("zones");
+    fs::create_dir(&zones).expect("a directory");
+    let zone = zones.join("service.local.zone");
+    fs::write(&zone, "web 60 IN A 10.9.9.9\n").expect("writing a zone");
+    files.write("web.toml", WEB);
+    let server = files.start_with(&["--zones", &zones.display().to_string()]);
+    says(&server, "`web` is taken by a record at");
+    files.write("db.toml", &WEB.replace("web", "db"));
+    becomes(&server, &["db/db-1"]);
+    assert_eq!(server.stderr().matches("`web` is taken by a record at").count(), 1, "{}", server.stderr());
+    fs::write(&zone, "other 60 IN A 10.9.9.9\n").expect("writing a zone");
+    becomes(&server, &["db/db-1", "web/web-1"]);
+}
+
+#[test]
+fn what_another_has_taken_over_is_not_the_files_to_take_out() {
+    let files = Files::new();
+    files.write("web.toml", WEB);
+    files.write("db.toml", &WEB.replace("web", "db"));
+    let server = files.start();
+    let form = json!({"service": "web", "id": "web-1", "address": "10.0.0.9", "port": 1, "lease": "none"});
+    server.client().done("registered", &json!({ "register": form }));
+    fs::remove_file(files.path("web.toml")).expect("removing it");
+    fs::remove_file(files.path("db.toml")).expect("removing it");
+    becomes(&server, &["web/web-1"]);
+    is_like(&server, "web-1", &json!({"address": ["10.0.0.9"]}));
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::intake::{health, word};
+use super::intake::{check_id, health};
 use super::{Pairs, Problem, Several, printable};
 use crate::check::{
     CHECKS_MAX, Definition, Http, INTERVAL_MAX, INTERVAL_MIN, Kind, Place, STREAK_MAX, TIMEOUT_DEFAULT, Tls,
@@ -115,8 +115,12 @@ impl CheckForm {
     pub fn listed(&self, field: &str) -> Result<ListedCheck, Problem> {
         let within = Within { field };
         Ok(ListedCheck {
-            id: word(field, &self.id)?,
-            status: self.status.as_deref().map(|status| health(field, status)).transpose()?,
+            id: check_id(&format!("{field}.id"), &self.id)?,
+            status: self
+                .status
+                .as_deref()
+                .map(|status| health(&format!("{field}.status"), status))
+                .transpose()?,
             output: "".into(),
             definition: Arc::new(self.definition(&within)?),
         })
@@ -392,6 +396,8 @@ mod tests {
     #[test]
     fn what_cannot_be_run_is_refused_by_its_field() {
         for (json, field) in [
+            (r#"{"id":""}"#, "checks.id"),
+            (r#"{"id":"c","status":"bad"}"#, "checks.status"),
             (r#"{"id":"c","http":"10.0.0.7:80/health"}"#, "checks.http"),
             (r#"{"id":"c","http":"ftp://10.0.0.7/"}"#, "checks.http"),
             (r#"{"id":"c","http":"http://user@10.0.0.7/"}"#, "checks.http"),

@@ -9,12 +9,13 @@ use super::{
     CHECK_DEFAULT, FilterForm, HolderForm, LEASE_DEFAULT, Problem, RegisterForm, ReportForm, checks,
     printable,
 };
+use crate::check::CHECK_ID_OCTETS_MAX;
 use crate::instance::{
     ADDRESSES_MAX, Health, Instance, Key, LEASE_MS_MAX, LEASE_MS_MIN, Lease, Location, META_KEY_OCTETS_MAX,
     META_MAX, META_VALUE_OCTETS_MAX, PORTS_MAX, Port, TAGS_MAX, Transport, WORD_OCTETS_MAX,
 };
 use crate::name::{HostName, InstanceId, ServiceName, Tag, ends_in_digits, is_ldh_label, parse_target};
-use crate::registry::{Change, Holder, Registration, Report, ReportOf, Subject, What};
+use crate::registry::{Change, Holder, Registration, Report, ReportOf, Subject, Unlisted, What};
 use crate::time::{format_duration, parse_duration};
 
 /// What the edge knows of the client, for what a registration leaves out.
@@ -56,8 +57,7 @@ impl RegisterForm {
             lease: self.lease(peer)?,
             lease_id,
             checks: checks::listed(self.checks.as_deref().unwrap_or_default())?,
-            // A registration that lists none keeps what was reported.
-            keeps_checks: self.checks.as_deref().unwrap_or_default().is_empty(),
+            unlisted: if self.checks.is_some() { Unlisted::Go } else { Unlisted::Stay },
             source: None,
             consul: None,
             anonymous: false,
@@ -272,7 +272,7 @@ impl ReportForm {
         };
         Ok(Report {
             on,
-            check: word("check", self.check.as_deref().unwrap_or(CHECK_DEFAULT))?,
+            check: check_id("check", self.check.as_deref().unwrap_or(CHECK_DEFAULT))?,
             status: health("status", &self.status)?,
             output: self.output.as_deref().unwrap_or_default().into(),
             of: ReportOf::Any,
@@ -390,15 +390,20 @@ pub(super) fn health(field: &str, given: &str) -> Result<Health, Problem> {
     })
 }
 
-pub(super) fn word(field: &str, given: &str) -> Result<Arc<str>, Problem> {
-    let fits = (1..=WORD_OCTETS_MAX).contains(&given.len()) && !given.chars().any(char::is_control);
-    if fits {
+fn word(field: &str, given: &str) -> Result<Arc<str>, Problem> {
+    text_of(field, given, WORD_OCTETS_MAX)
+}
+
+pub(super) fn check_id(field: &str, given: &str) -> Result<Arc<str>, Problem> {
+    text_of(field, given, CHECK_ID_OCTETS_MAX)
+}
+
+fn text_of(field: &str, given: &str, most: usize) -> Result<Arc<str>, Problem> {
+    if (1..=most).contains(&given.len()) && !given.chars().any(char::is_control) {
         return Ok(given.into());
     }
-    Err(Problem::invalid(
-        field,
-        format!("must be 1 to {WORD_OCTETS_MAX} octets without controls, not `{}`", printable(given)),
-    ))
+    let rule = format!("must be 1 to {most} octets without controls, not `{}`", printable(given));
+    Err(Problem::invalid(field, rule))
 }
 
 fn parse_address(field: &str, text: &str) -> Result<IpAddr, Problem> {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::apply::become_;
-use super::{ListedCheck, Refusal, Report, ReportOf, What};
+use super::{ListedCheck, Refusal, Report, ReportOf, Unlisted, What};
 use crate::check::{CHECKS_MAX, Check, Definition, kept_output, worst};
 use crate::instance::{Extras, Health, Instance};
 use crate::lease::Leased;
@@ -16,18 +16,20 @@ pub(super) fn with_checks(before: &Arc<Instance>, checks: Vec<Check>, now: Now) 
     become_(before, Instance { extras, since, ..(**before).clone() })
 }
 
-/// The checks that are listed, then, where they are kept, those of `known` that are not. A status that is not given
-/// is kept, or critical where the check is new.
+/// The checks that are listed, then those of `known` that are not and stay. A status that is not given is kept, or
+/// critical where the check is new; and a verdict is kept where the check is what it was: who registers again does not know better.
 pub(super) fn merge_checks(
     known: &[Check],
     listed: &[ListedCheck],
-    keeps_others: bool,
+    unlisted: &Unlisted,
     of: &Leased,
     now: Now,
 ) -> Vec<Check> {
     let merged = listed.iter().map(|listed| {
         let old = known.iter().find(|check| check.id == listed.id);
-        let status = listed.status.or(old.map(|old| old.status)).unwrap_or(Health::Critical);
+        let is_judged = |old: &&Check| listed.is_of(old) && old.is_judged();
+        let given = listed.status.filter(|_| old.filter(is_judged).is_none());
+        let status = given.or(old.map(|old| old.status)).unwrap_or(Health::Critical);
         match old {
             Some(old) if old.status == status && old.definition == listed.definition => old.clone(),
             Some(old) if old.status == status => Check {
@@ -42,9 +44,13 @@ pub(super) fn merge_checks(
         }
     });
     let mut merged: Vec<Check> = merged.collect();
-    if keeps_others {
-        merged.extend(known.iter().filter(|old| !listed.iter().any(|listed| listed.id == old.id)).cloned());
-    }
+    let stays = |old: &&Check| match unlisted {
+        Unlisted::Stay => true,
+        Unlisted::Go => false,
+        Unlisted::TheseGo(ids) => !ids.contains(&old.id),
+    };
+    let others = known.iter().filter(|old| !listed.iter().any(|listed| listed.id == old.id));
+    merged.extend(others.filter(stays).cloned());
     merged
 }
 

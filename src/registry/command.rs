@@ -8,7 +8,7 @@ use thiserror::Error;
 
 use super::PlainSet;
 use crate::access::{Denied, Owner, TOKENS_MAX, Token, Verb};
-use crate::check::{CHECKS_MAX, Definition};
+use crate::check::{CHECKS_MAX, Check, Definition, Kind};
 use crate::instance::{ConsulFacts, Health, Host, Instance, Key, Lease, Location, Port, ServiceSettings};
 use crate::name::{HostName, ServiceName, Tag};
 use crate::update::{self, Update};
@@ -74,7 +74,7 @@ impl Command {
 }
 
 /// Everything that a registration says, each part checked at the edge.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Registration {
     pub key: Key,
     pub location: Location,
@@ -88,8 +88,8 @@ pub struct Registration {
     /// 64 random bits, drawn by the edge.
     pub lease_id: u64,
     pub checks: Vec<ListedCheck>,
-    /// Checks that it has and that are not listed stay.
-    pub keeps_checks: bool,
+    /// What becomes of the checks that it has and that are not listed.
+    pub unlisted: Unlisted,
     /// The service file that says so.
     pub source: Option<Arc<str>>,
     pub consul: Option<Arc<ConsulFacts>>,
@@ -101,11 +101,21 @@ pub struct Registration {
     pub owner: Option<Arc<Owner>>,
 }
 
+/// What becomes of the checks that an instance has and that its registration does not list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unlisted {
+    Stay,
+    Go,
+    /// These go, by their ids, and others stay.
+    TheseGo(Vec<Arc<str>>),
+}
+
 /// A check as a registration lists it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ListedCheck {
     pub id: Arc<str>,
-    /// Where it is left out, the check keeps the status that it has, and is critical where it is new.
+    /// Of a check that is probed, what it is until the first verdict; of any other, what it is from now on. Where it is left out,
+    /// the check keeps the status that it has, and is critical where it is new.
     pub status: Option<Health>,
     pub output: Arc<str>,
     pub definition: Arc<Definition>,
@@ -135,7 +145,7 @@ impl Registration {
             lease,
             lease_id,
             checks: Vec::new(),
-            keeps_checks: true,
+            unlisted: Unlisted::Stay,
             source: None,
             consul: None,
             anonymous: false,
@@ -143,9 +153,33 @@ impl Registration {
             owner: None,
         }
     }
+
+    /// True where `instance` is what this says already, whatever has been reported on it since, and whoever has drained it.
+    pub fn describes(&self, instance: &Instance) -> bool {
+        self.key == instance.key
+            && self.location == instance.location
+            && *self.ports == *instance.ports
+            && (self.weight, self.priority) == (instance.weight, instance.priority)
+            && self.lease == instance.lease
+            && self.protocol == instance.protocol
+            && (&self.tags, &self.meta) == (&instance.tags, &instance.meta)
+            && (&self.source, &self.consul) == (&instance.source, &instance.consul)
+            && self.checks.iter().all(|listed| instance.checks.iter().any(|check| listed.is_of(check)))
+            && self.unlisted_of(instance).all(|check| check.definition.kind == Kind::Reported)
+    }
+
+    /// The checks of `instance` that this does not list.
+    pub fn unlisted_of<'a>(&'a self, instance: &'a Instance) -> impl Iterator<Item = &'a Check> {
+        instance.checks.iter().filter(|check| !self.checks.iter().any(|listed| listed.id == check.id))
+    }
 }
 
 impl ListedCheck {
+    /// True where it defines what `check` is already, whatever the status.
+    pub fn is_of(&self, check: &Check) -> bool {
+        self.id == check.id && self.definition == check.definition
+    }
+
     /// A check that somebody reports.
     pub fn reported(id: &str, status: Option<Health>) -> Self {
         Self { id: id.into(), status, output: "".into(), definition: Definition::reported() }

@@ -6,7 +6,7 @@ use super::apply::{become_, leave};
 use super::change::{Reason, What};
 use super::checks::{merge_checks, with_checks, with_report};
 use super::command::{
-    Command, Configuration, Holder, HostRegistration, Refusal, Registration, Report, Subject,
+    Command, Configuration, Holder, HostRegistration, Refusal, Registration, Report, Subject, Unlisted,
 };
 use super::{Registry, SETTINGS_MAX};
 use crate::access::{Owner, TOKENS_MAX, Token};
@@ -45,7 +45,7 @@ impl Registry {
             Command::Claim(holder) => self.held(holder).map(|_| Vec::new()),
             Command::Report(report) => self.check_report(report, now),
             Command::AddCheck { on, listed } => self.change_checks(on, now, |checks, of| {
-                let merged = merge_checks(checks, std::slice::from_ref(listed), true, of, now);
+                let merged = merge_checks(checks, std::slice::from_ref(listed), &Unlisted::Stay, of, now);
                 if merged.len() > CHECKS_MAX { Err(Refusal::TooManyChecks) } else { Ok(Some(merged)) }
             }),
             Command::RemoveCheck { on, check } => self.change_checks(on, now, |checks, _| {
@@ -126,7 +126,7 @@ impl Registry {
         };
         let known = before.map(|before| before.checks.as_slice()).unwrap_or_default();
         let of = Leased::Instance(key.clone());
-        let checks = merge_checks(known, &registration.checks, registration.keeps_checks, &of, now);
+        let checks = merge_checks(known, &registration.checks, &registration.unlisted, &of, now);
         if checks.len() > CHECKS_MAX {
             return Err(Refusal::TooManyChecks);
         }

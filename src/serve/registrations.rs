@@ -50,7 +50,9 @@ impl Server {
         }
         self.take_encrypted(config, [bound.listen_tls, bound.https], &desk, &office)?;
         if let Some(directory) = config.services.clone() {
-            let mut definitions = Definitions::new(directory, config.allow_empty, office);
+            let of_several = matches!(config.store, StoreChoice::Etcd(_));
+            let node = of_several.then(|| desk.node.name.to_string());
+            let mut definitions = Definitions::new(directory, node.as_deref(), config.allow_empty, office);
             definitions.look().await; // what files say is registered before anybody is told that we are ready
             self.tasks.spawn("service files", definitions.run(stop.clone()));
         }

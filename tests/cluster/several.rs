@@ -357,3 +357,32 @@ fn settings_hosts_and_drains_are_at_all_nodes() {
     };
     eventually("the host at the other node", DEADLINE, address);
 }
+
+#[test]
+fn a_node_leaves_alone_what_the_service_files_of_another_say() {
+    let etcd = Etcd::start();
+    // One path at both, and other files in it.
+    let directory = tempfile::tempdir().expect("a directory");
+    let write = |name: &str, service: &str, port: u16| {
+        let text = format!("[[register]]\nservice = \"{service}\"\naddress = \"127.0.0.1\"\nport = {port}\n");
+        std::fs::write(directory.path().join(name), text).expect("writing a file");
+    };
+    let flags = ["--services", &directory.path().display().to_string()];
+    write("web.toml", "web", 8001);
+    let mut a = etcd.node("a", &flags);
+    becomes(&a, &[8001]);
+    let source = format!("a:{}", directory.path().join("web.toml").display());
+    assert_eq!(a.client().list()[0]["source"], source);
+    a.signal(Signal::SIGTERM);
+    assert_eq!(a.wait().code, Some(0));
+    std::fs::remove_file(directory.path().join("web.toml")).expect("removing it");
+    let b = etcd.node("b", &flags);
+    // It has looked three times when it has seen two files that came one after the other.
+    for (name, count) in [("one", 2), ("two", 3)] {
+        write(&format!("{name}.toml"), name, 1);
+        eventually(name, DEADLINE, || (b.client().list().len() == count).then_some(()));
+    }
+    assert_eq!(seen(&b), [8001]);
+    let _a = etcd.node("a", &flags);
+    becomes(&b, &[]);
+}

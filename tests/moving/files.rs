@@ -80,6 +80,22 @@ fn a_registry_with_everything_is_the_same_on_another_store() {
 }
 
 #[test]
+fn the_checks_of_the_longest_ids_move_too() {
+    let (source, target) = (Server::start(&[]), Server::start(&[]));
+    let id = "i".repeat(255);
+    let check = json!({"TCP": "127.0.0.1:1", "Interval": "10s"});
+    let service = json!({"Name": "web", "ID": id, "Address": "10.0.0.7", "Port": 80, "Check": check});
+    let mut http = source.http();
+    http.put("/v1/agent/service/register", &service);
+    let maintenance = format!("/v1/agent/service/maintenance/{id}?enable=true");
+    http.put(&maintenance, &Value::Null);
+    let (_, lines) = exported(&source);
+    let path = file(&source).display().to_string();
+    assert_eq!(without_serial(import(&target, &[&path])), counts(lines.len(), 0, 0, 0));
+    assert_same(&exported(&target).1, &lines, "an id of 255 octets");
+}
+
+#[test]
 fn a_dash_is_stdout_and_what_is_replaced_is_told() {
     let source = start(&["--store", "memory"]);
     let form = json!({"service": "web", "id": "a", "address": "10.0.0.7", "port": 80, "lease": "none"});

@@ -19,7 +19,7 @@ use callsign::name::{Apex, HostName, InstanceId, Name, ServiceName, Tag};
 use callsign::record::{Data, RrSet, Type};
 use callsign::registry::{
     Author, Change, Command, Configuration, Guard, Holder, HostRegistration, Kept, ListedCheck, PlainSet,
-    Reason, Registration, Registry, Report, ReportOf, Subject, What,
+    Reason, Registration, Registry, Report, ReportOf, Subject, Unlisted, What,
 };
 use callsign::store::Limits;
 use callsign::store::embedded::{Engine, EngineError};
@@ -458,7 +458,7 @@ impl World {
             },
             lease_id: self.lease_ids,
             checks: (0..draws.below(2)).map(|_| listed("listed", draws)).collect(),
-            keeps_checks: draws.below(2) == 0,
+            unlisted: if draws.below(2) == 0 { Unlisted::Stay } else { Unlisted::Go },
             source: (draws.below(9) == 0).then(|| "web.toml".into()),
             consul: (draws.below(4) == 0).then(|| {
                 Arc::new(ConsulFacts {

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use callsign::instance::WORD_OCTETS_MAX;
+use callsign::check::CHECK_ID_OCTETS_MAX;
 use callsign::name::fnv;
 use callsign::protocol::moving::{CheckLine, ConsulForm, HostLine, InstanceLine, TaggedForm};
 use callsign::protocol::{CheckForm, Pairs, RegisterForm, Several};
@@ -179,11 +179,11 @@ fn pairs(map: &Option<BTreeMap<String, String>>) -> Pairs<String> {
 /// An id of a check as ours may be long, always the same for the same one.
 fn short(id: &str) -> String {
     let id: String = id.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    if id.len() <= WORD_OCTETS_MAX {
+    if id.len() <= CHECK_ID_OCTETS_MAX {
         return id;
     }
     let digest = format!("~{:016x}", fnv(&[id.as_bytes()]));
-    format!("{}{digest}", &id[..id.floor_char_boundary(WORD_OCTETS_MAX - digest.len())])
+    format!("{}{digest}", &id[..id.floor_char_boundary(CHECK_ID_OCTETS_MAX - digest.len())])
 }
 
 /// One line of text, as much as is kept; none where there is none.
@@ -201,7 +201,7 @@ mod tests {
     fn a_long_id_of_a_check_is_shortened_and_stays_its_own() {
         let (one, other) =
             ("service:".to_owned() + &"ü".repeat(60) + "1", "service:".to_owned() + &"ü".repeat(60) + "2");
-        assert!(short(&one).len() <= WORD_OCTETS_MAX && short(&one) != short(&other), "{}", short(&one));
+        assert!(short(&one).len() <= CHECK_ID_OCTETS_MAX && short(&one) != short(&other), "{}", short(&one));
         assert_eq!(short("service:web-1"), "service:web-1");
         assert_eq!(plain("a\nb"), Some("a b".to_owned()));
     }

@@ -19,7 +19,7 @@ use crate::instance::{Health, Host};
 use crate::journal::Topic;
 use crate::name::{HostName, fnv};
 use crate::protocol::NodeShown;
-use crate::registry::{Command, Report, ReportOf, Subject};
+use crate::registry::{Command, Report, ReportOf, Subject, Unlisted};
 use crate::view::Member;
 
 const REASON: HeaderName = HeaderName::from_static("x-consul-reason");
@@ -280,7 +280,7 @@ pub async fn register(
     let replace = Query::of(query.as_deref()).flag("replace-existing-checks")?;
     let value = decode::object(&body)?;
     let mut registration = office.agent_definition(&client.peer, &value)?;
-    registration.keeps_checks = !replace;
+    registration.unlisted = if replace { Unlisted::Go } else { Unlisted::Stay };
     let displaced = office.on_agent(registration.key.id.as_str(), &client).map(|member| member.instance);
     registration.displaces = displaced
         .filter(|other| other.consul.as_ref().is_some_and(|facts| !facts.through_catalog))

@@ -20,7 +20,7 @@ use crate::http::query::Query;
 use crate::http::reply::{self, Failure};
 use crate::instance::{Key, META_KEY_OCTETS_MAX, META_MAX, META_VALUE_OCTETS_MAX};
 use crate::name::{HostName, InstanceId, Tag};
-use crate::registry::{Command, HostRegistration, ListedCheck, Registration, Subject};
+use crate::registry::{Command, HostRegistration, ListedCheck, Registration, Subject, Unlisted};
 use crate::view::{Member, Spans};
 
 pub async fn datacenters(office: State) -> Response {
@@ -165,7 +165,7 @@ pub async fn register(office: State, client: Client, body: Bytes) -> Result<Resp
     };
     let definition = Definition { office: &office, host: host.clone(), node, through_catalog: true };
     let service = fields.get("Service").map(|value| definition.registration(value, &client.peer));
-    let service = service.transpose()?.map(|service| Registration { keeps_checks: true, ..service });
+    let service = service.transpose()?.map(|service| Registration { unlisted: Unlisted::Stay, ..service });
     let brought = service.as_ref().map(|service| service.key.clone());
     let key_of =
         |id: &str| brought.clone().filter(|key| key.id.as_str() == id).or_else(|| key_on(&office, &host, id));

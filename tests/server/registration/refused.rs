@@ -225,7 +225,7 @@ pub const REFUSED: &[(&str, &str, &str, &str)] = &[
     (
         r#"{"register":{"service":"web","port":1,"checks":[{"id":"c","status":"fine"}]}}"#,
         "invalid",
-        "checks",
+        "checks.status",
         "passing, warning",
     ),
     (
