@@ -72,7 +72,10 @@ impl Desk {
         let (existed, revision) = (!done.changes.is_empty(), done.revision);
         match sent {
             Sent::Register(_) => match done.registered() {
-                Some(instance) => Reply::Registered(Box::new(registered(&self.view, instance, revision))),
+                Some((before, instance)) => {
+                    let before = before.map(AsRef::as_ref);
+                    Reply::Registered(Box::new(registered(&self.view, before, instance, revision)))
+                }
                 None => Reply::Error(Problem::stopping()),
             },
             Sent::Deregister(key) => Reply::Deregistered(DeregisteredForm::of(&key, existed, revision)),

@@ -5,7 +5,12 @@ use crate::protocol::{RegisteredForm, lease_id_text, lease_text};
 use crate::view::{View, target_of};
 
 /// The reply to a registration that is carried out.
-pub fn registered(view: &View, instance: &Instance, revision: u64) -> RegisteredForm {
+pub fn registered(
+    view: &View,
+    before: Option<&Instance>,
+    instance: &Instance,
+    revision: u64,
+) -> RegisteredForm {
     let apex = &view.settings.apexes[0];
     let (service, label) = (instance.key.service.as_str(), instance.label.as_str());
     RegisteredForm {
@@ -22,13 +27,25 @@ pub fn registered(view: &View, instance: &Instance, revision: u64) -> Registered
         lease_id: lease_id_text(instance.lease_id),
         dns: apex.owner(&[label, service]).to_string(),
         revision,
-        warnings: warnings(view, instance),
+        warnings: warnings(view, before, instance),
     }
 }
 
 /// What is registered as it was meant and yet may surprise.
-fn warnings(view: &View, instance: &Instance) -> Vec<String> {
+fn warnings(view: &View, before: Option<&Instance>, instance: &Instance) -> Vec<String> {
     let mut warnings = Vec::new();
+    // The id that is made where none is given does not have the address in it.
+    if let Some(before) = before.filter(|before| before.location != instance.location) {
+        let place = match &before.location {
+            Location::Target(target) => target.to_string(),
+            Location::Addresses(addresses) => {
+                let addresses: Vec<String> = addresses.iter().map(|address| address.to_string()).collect();
+                addresses.join(" and ")
+            }
+        };
+        let id = &instance.key.id;
+        warnings.push(format!("`{id}` was at {place} before; two instances need two ids"));
+    }
     let name = &instance.key.service;
     let Some(service) = view.service(name.as_str()) else { return warnings };
     for tag in &instance.tags {

@@ -243,7 +243,7 @@ impl<'a, W: AsyncWrite + Unpin> Session<'a, W> {
     /// Remembers what lives by this connection.
     fn bind(&mut self, sent: &Sent, done: &Done) {
         match sent {
-            Sent::Register(key) => match done.registered().map(|instance| instance.lease) {
+            Sent::Register(key) => match done.registered().map(|(_, instance)| instance.lease) {
                 Some(Lease::Connection(_)) => drop(self.bound.insert(key.clone())),
                 Some(Lease::Timed(_) | Lease::None) => drop(self.bound.remove(key)),
                 None => {}

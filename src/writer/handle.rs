@@ -99,10 +99,10 @@ pub struct Done {
 }
 
 impl Done {
-    /// The instance that is there after a registration.
-    pub fn registered(&self) -> Option<&Arc<Instance>> {
+    /// The instance that is there after a registration, and as it was before where it was there.
+    pub fn registered(&self) -> Option<(Option<&Arc<Instance>>, &Arc<Instance>)> {
         self.changes.iter().find_map(|change| match &change.what {
-            What::Instance { after, .. } => after.as_ref(),
+            What::Instance { before, after: Some(after) } => Some((before.as_ref(), after)),
             _ => None,
         })
     }

@@ -100,6 +100,25 @@ fn an_instance_from_registration_to_its_end() {
 }
 
 #[test]
+fn who_takes_the_place_of_another_is_told() {
+    let server = Server::start();
+    assert_snapshot!(server.says("register api 10.0.0.7:8080 --host h1 --lease none"), @"registered api api-h1-8080 at 10.0.0.7 port 8080 as api-h1-8080.api.service.local., lease none");
+    assert_snapshot!(server.says("register api 10.0.0.7:8080 --host h1 --lease none"), @"registered api api-h1-8080 at 10.0.0.7 port 8080 as api-h1-8080.api.service.local., lease none");
+    assert_snapshot!(server.says("register api 10.0.0.8:8080 --host h1 --lease none"), @r"
+    registered api api-h1-8080 at 10.0.0.8 port 8080 as api-h1-8080.api.service.local., lease none
+    ! callsign: `api-h1-8080` was at 10.0.0.7 before; two instances need two ids
+    ");
+    assert_snapshot!(server.says("register api 8080 --target a.example.com. --host h1 --lease none"), @r"
+    registered api api-h1-8080 at a.example.com. port 8080 as api-h1-8080.api.service.local., lease none
+    ! callsign: `api-h1-8080` was at 10.0.0.8 before; two instances need two ids
+    ");
+    assert_snapshot!(server.says("register api 10.0.0.9:8080 --host h1 --lease none"), @r"
+    registered api api-h1-8080 at 10.0.0.9 port 8080 as api-h1-8080.api.service.local., lease none
+    ! callsign: `api-h1-8080` was at a.example.com. before; two instances need two ids
+    ");
+}
+
+#[test]
 fn json_is_for_programs() {
     let server = Server::start();
     let json = |line: &str| -> serde_json::Value {
