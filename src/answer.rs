@@ -139,7 +139,8 @@ pub struct Answer {
     /// Each RRset in one run; may be cut short silently (RFC 2181 section 9), but not in a referral.
     pub additional: Vec<Record>,
     pub ede: Option<Ede>,
-    /// The name that is not ours: the question's, or the one that its aliases lead to. Another server knows.
+    /// The name that is not ours: the question's, or the one that its aliases lead to. Another server knows. Of DS also the
+    /// apex of a zone of ours where the one above is nobody's here: beside what our own zone says.
     pub onward: Option<Name>,
     pub signed: Signed,
     /// Every name that somebody invents has such an answer, whatever the rcode says: a compact denial says NOERROR (RFC 9824
@@ -268,6 +269,9 @@ fn find(view: &View, asked: &Asked<'_>) -> Answer {
         if !matches!(served, Served::Static(_)) && !view.is_ready() {
             return not_ready(view);
         }
+        // What is said of it here is for who can have nobody else asked.
+        answer.onward =
+            (question.qtype == Type::DS && proof::is_below_others(view, &qname)).then(|| qname.clone());
         let signing = Signing::of(view, &served);
         let asked = &Asked { room, ..*asked }.in_zone(signing.as_ref());
         if signing.is_some() {

@@ -154,6 +154,13 @@ pub(super) fn above<'a>(view: &'a View, name: &Name) -> Option<Served<'a>> {
     Served::of(view, &above).filter(knows)
 }
 
+/// True where a zone of ours begins at `name` and the one above is another server's, and with it the DS (RFC 4035 section
+/// 3.1.4.1).
+pub(super) fn is_below_others(view: &View, name: &Name) -> bool {
+    let above = name.suffixes().nth(1).and_then(|above| Name::from_wire(above).ok());
+    above.is_some_and(|above| is_apex(view, name) && Served::of(view, &above).is_none())
+}
+
 /// The keys that sign the records of this owner and type; none where they are of no signed zone, or another one's, which
 /// begins there. NSEC stands `beside` the SOA of its zone, where there is one.
 pub fn keys_over(view: &View, owner: &Name, rtype: Type, beside: Option<&Name>) -> Option<Arc<ZoneKeys>> {

@@ -1,6 +1,6 @@
 //! Names that are not ours: who may have them asked for elsewhere, and how what was told there completes an answer.
 
-use crate::answer::{Answer, Ede, Over, Rcode};
+use crate::answer::{Answer, Ede, Over, Rcode, is_served};
 use crate::dns::forward::{Forwarder, Query, Told};
 use crate::view::View;
 
@@ -21,7 +21,8 @@ pub struct Asker {
 }
 
 impl Onward<'_> {
-    /// Completes `answer`, whose aliases lead to a name that is not ours; `None` where another server has to be asked.
+    /// Completes `answer`, whose aliases lead to a name that is not ours, or puts what is known of a DS in its place; `None` where
+    /// another server has to be asked.
     ///
     /// True where everything in it was validated by somebody that we trust.
     pub fn lead(
@@ -37,7 +38,10 @@ impl Onward<'_> {
             // A probe of ours is known whoever brings it back; all else is for those who may ask.
             special.rcode == Rcode::Refused || permitted && recursion
         }) {
-            join(answer, special);
+            // Nobody has a better word on the DS of a zone of ours among them than that zone.
+            if !is_served(view, &query.name) {
+                join(answer, special);
+            }
             return Some(false);
         }
         if !permitted || !recursion {

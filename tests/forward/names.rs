@@ -156,6 +156,71 @@ fn f_13_names_of_ours_never_leave() {
     assert_eq!(upstream.asked().len(), 1);
 }
 
+/// The DS of a zone is its parent's to say (RFC 4035 section 3.1.4.1), and whoever validates behind us asks for it.
+#[test]
+fn the_ds_of_a_zone_of_ours_is_asked_of_who_has_the_zone_above() {
+    let upstream = Fake::start(|asked| {
+        let ds = record(43, 300, &[&[0x30, 0x39, 13, 2][..], &[7; 32]].concat());
+        let is_there = ["live.example.", "corp.example."].contains(&asked.name().as_str());
+        vec![Act::Send(if is_there { asked.reply(0x20, &[ds]) } else { asked.reply(3, &[]) })]
+    });
+    let zones = tempfile::tempdir().expect("a directory");
+    let corp = "@ SOA ns1 hostmaster 7 3600 600 86400 60\n@ NS ns1\nns1 A 10.9.0.53\n";
+    let leads = format!("{corp}out CNAME inner\nup CNAME live.example.\n");
+    for (file, text) in [("corp.example", leads.as_str()), ("inner.corp.example", corp), ("lab.test", corp)] {
+        fs::write(zones.path().join(format!("{file}.zone")), text).expect("writing a zone");
+    }
+    let zones = zones.path().display().to_string();
+    let domains = ["--domain", "service.local", "--domain", "live.example"];
+    let server = forwarding(
+        &[&upstream],
+        &[&domains[..], &["--zones", &zones, "--forward-allow", "127.0.0.1"]].concat(),
+    );
+    let has_ds =
+        |told: &Told| told.message.answers.iter().any(|record| record.record_type() == RecordType::DS);
+    let ds = |name| Ask { qtype: RecordType::DS.into(), ad: true, ..Ask::edns(name) };
+    for name in ["live.example", "Corp.Example"] {
+        for told in [ds(name).ask(&server), ds(name).tcp(server.dns[0])] {
+            assert_eq!((told.rcode(), told.flags().as_str()), (0, "rd ra ad"), "{name}");
+            assert_eq!((told.message.answers.len(), has_ds(&told)), (1, true), "{name}");
+        }
+    }
+    let told = ds("up.corp.example").ask(&server);
+    assert_eq!((told.rcode(), told.flags().as_str()), (0, "aa rd ra"));
+    assert_eq!((told.answers()[0].as_str(), has_ds(&told)), ("live.example.", true));
+    assert_eq!(upstream.asked().len(), 2);
+
+    // Without RD, and for who may not, what our own zone says; and where the zone above is ours, or a name of special use.
+    let stranger = UdpSocket::bind("127.0.0.2:0").expect("all of 127.0.0.0/8 is loopback");
+    for (name, soa) in [
+        ("live.example", "live.example."),
+        ("corp.example", "corp.example."),
+        ("inner.corp.example", "corp.example."),
+        ("out.corp.example", "corp.example."),
+        ("service.local", "service.local."),
+        ("lab.test", "lab.test."),
+    ] {
+        let mut asked = vec![
+            ("without RD", "aa ra", Ask { rd: false, ..ds(name) }.ask(&server)),
+            ("who may not", "aa rd", ds(name).from(&stranger, server.dns[0])),
+        ];
+        if !["live.example", "corp.example"].contains(&name) {
+            asked.push(("RD", "aa rd ra", ds(name).ask(&server)));
+        }
+        for (who, flags, told) in asked {
+            assert_eq!((told.rcode(), told.flags().as_str()), (0, flags), "{name}, {who}");
+            assert_eq!(told.message.authorities[0].name.to_string(), soa, "{name}, {who}");
+            assert!(!has_ds(&told), "{name}, {who}");
+        }
+    }
+    // Another type of the same name never leaves.
+    assert_eq!(
+        Ask { qtype: RecordType::DNSKEY.into(), ..Ask::a("live.example") }.ask(&server).flags(),
+        "aa rd ra"
+    );
+    assert_eq!(upstream.asked().len(), 2);
+}
+
 #[test]
 fn f_13_not_even_before_the_registry_is_loaded() {
     let upstream = anything();
