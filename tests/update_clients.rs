@@ -19,10 +19,13 @@ use message::key_file;
 
 const SECRET: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
 
-fn start(directory: &Path) -> (Server, PathBuf) {
-    let keys = key_file(directory, &["dhcp"]);
-    let path = keys.to_str().expect("a path");
-    let server = Server::start(&["--tsig-keys", path, "--update-allow", "127.0.0.0/8 key:dhcp"]);
+/// A server that takes UPDATEs by these keys, and the file that has them.
+fn start(directory: &Path, names: &[&str]) -> (Server, PathBuf) {
+    let keys = key_file(directory, names);
+    let allowed: Vec<String> = names.iter().map(|name| format!("127.0.0.0/8 key:{name}")).collect();
+    let mut flags = vec!["--tsig-keys", keys.to_str().expect("a path")];
+    flags.extend(allowed.iter().flat_map(|allowed| ["--update-allow", allowed]));
+    let server = Server::start(&flags);
     // Nothing is believed that was signed in the second of the start.
     let begun = message::now_s();
     eventually("the next second", DEADLINE, || (message::now_s() > begun).then_some(()));
@@ -53,7 +56,7 @@ fn answers(server: &Server, name: &str, rtype: RecordType) -> Vec<String> {
 #[test]
 fn nsupdate_and_knsupdate_set_and_delete() {
     let directory = tempfile::tempdir().expect("a directory for the key");
-    let (server, keys) = start(directory.path());
+    let (server, keys) = start(directory.path(), &["dhcp"]);
     let port = server.dns[0].port();
     let nsupdate = needs("nsupdate", "bind9-dnsutils");
     let knsupdate = needs("knsupdate", "knot-dnsutils");
@@ -120,7 +123,7 @@ fn nsupdate_and_knsupdate_set_and_delete() {
 #[test]
 fn dnspython_sets_and_replaces() {
     let directory = tempfile::tempdir().expect("a directory for the key");
-    let (server, _) = start(directory.path());
+    let (server, _) = start(directory.path(), &["dhcp", "acme.service.local"]);
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/python/update.py");
     let port = server.dns[0].port().to_string();
     let python = needs("python3", "python3-dnspython");
@@ -130,8 +133,8 @@ fn dnspython_sets_and_replaces() {
     let python = candidates.iter().find(has).expect("a Python that has dnspython: install python3-dnspython");
     let (done, said) = run(python, &[script, &port], "");
     assert!(done, "{said}");
-    let expected =
-        "set NOERROR signed\nabsent YXDOMAIN signed\nreplace NOERROR signed\nno key REFUSED unsigned\n";
+    let expected = "set NOERROR signed\nabsent YXDOMAIN signed\nreplace NOERROR signed\n\
+                    compressed NOERROR signed\nno key REFUSED unsigned\n";
     assert_eq!(said, expected);
     assert_eq!(answers(&server, "py.service.local.", RecordType::A), ["10.3.0.3"]);
     assert!(server.client().list().is_empty());

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use ring::hmac;
 
 use super::encode::HEADER_OCTETS;
+use super::reader::Reader;
 use super::wire::skip_name;
 use crate::name::Name;
 
@@ -374,7 +375,8 @@ fn find(message: &[u8]) -> Result<Option<Found>, ()> {
 }
 
 fn read(message: &[u8], start: usize, data: usize) -> Option<Found> {
-    let name = Name::from_wire(&message[start..]).ok()?;
+    // Some compress it (RFC 1035 section 4.1.4); what is digested is the name written out.
+    let name = Reader::new(message, start).name()?;
     let algorithm = Name::from_wire(message.get(data..)?).ok()?;
     let mut rest = message.get(data + algorithm.as_wire().len()..)?;
     let mut take = |octets: usize| {

@@ -208,6 +208,31 @@ fn a_signature_is_worth_what_rfc_8945_says() {
     assert_eq!(signed.udp(&right.sign(&right.sign(&question())))[3] & 15, FORMERR);
 }
 
+/// The owner's name may be compressed as any other (RFC 1035 section 4.1.4), and is digested as it is written out (RFC 8945
+/// section 4.3.3).
+#[test]
+fn a_keys_name_may_be_compressed() {
+    const REFUSED: u8 = 5;
+    let signed = Signed::start(&[]);
+    // The key's name is above the question's, which is not ours.
+    let plain = [&[0x12, 0x34, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 1, b'x'], KEY, &[0, 1, 0, 1]].concat();
+    let whole = Signature::new().sign(&plain);
+    let (front, data) = (&whole[..plain.len()], &whole[plain.len() + KEY.len()..]);
+    let here = 0xc0 | (plain.len() >> 8) as u8;
+    for (owner, expected) in [
+        (KEY, REFUSED),
+        (b"\xc0\x0e", REFUSED),
+        (b"\xc0\x0c", NOTAUTH),                    // another name, of no key
+        (&[here, plain.len() as u8], FORMERR),     // itself
+        (&[here, plain.len() as u8 + 2], FORMERR), // what is behind it
+        (b"\x0bsecondaries\xc0\x0e", NOTAUTH),
+    ] {
+        let message = [front, owner, data].concat();
+        let said = signed.ask(&message);
+        assert_eq!((said.rcode, said.sound), (expected, expected == REFUSED), "{owner:x?}: {said:?}");
+    }
+}
+
 /// Y-05 with a key, and who has none: each message of a transfer is signed, as dig and kdig see it.
 #[test]
 fn a_key_opens_the_zone() {

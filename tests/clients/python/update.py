@@ -8,11 +8,13 @@ import dns.tsigkeyring
 import dns.update
 
 SERVER = "127.0.0.1"
-KEYS = dns.tsigkeyring.from_text({"dhcp": "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="})
+SECRET = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
+# The second one's name is below the zone's, so that it is compressed.
+KEYS = dns.tsigkeyring.from_text({"dhcp": SECRET, "acme.service.local": SECRET})
 
 
-def update():
-    return dns.update.UpdateMessage("service.local", keyring=KEYS, keyname="dhcp", keyalgorithm="hmac-sha256")
+def update(key="dhcp"):
+    return dns.update.UpdateMessage("service.local", keyring=KEYS, keyname=key, keyalgorithm="hmac-sha256")
 
 
 def say(what, message, over=dns.query.tcp):
@@ -38,6 +40,10 @@ exact.replace("py", 300, "A", "10.3.0.3")
 exact.delete("one.py-web")
 exact.delete("_py-web._tcp", "SRV")
 say("replace", exact)
+
+challenge = update("acme.service.local")
+challenge.add("_acme-challenge.py", 60, "TXT", "token")
+say("compressed", challenge)
 
 wrong = dns.update.UpdateMessage("service.local")
 wrong.add("py", 300, "A", "10.3.0.4")
