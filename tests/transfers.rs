@@ -196,7 +196,7 @@ fn differences_lead_from_one_zone_to_the_next() {
     let zones = directory.path().join("zones");
     std::fs::create_dir(&zones).expect("a directory for the record tree");
     // Names that services of the test have records at too.
-    let tree = "printer A 10.9.9.9\n_svc-1._tcp TXT planted\n_svc-1._tcp SRV 0 0 1 printer\n_svc-2._v1 CNAME printer\n";
+    let tree = "printer A 10.9.9.9\n_svc-1._tcp TXT planted\n_svc-1._tcp SRV 0 0 1 printer\n_svc-2._v1 A 10.9.9.8\n";
     std::fs::write(zones.join("service.local.zone"), tree.replace(" A ", " 60 A "))
         .expect("writing the record tree");
     let (data, zones) = (directory.path().join("data"), zones.display().to_string());

@@ -3,7 +3,8 @@
 use thiserror::Error;
 
 use super::Zone;
-use crate::name::Name;
+use crate::grammar::{self, Owner};
+use crate::name::{Name, ServiceName};
 use crate::record::{Data, Record, RrSet, Type};
 
 /// Most records of one owner and type. An answer holds 65,535 octets and the smallest record needs 16
@@ -116,6 +117,11 @@ impl Zone {
         let Record { owner, ttl, data } = record;
         let rtype = data.rtype();
         admit(&self.apex, self.kind, &owner, ttl, &data)?;
+        if rtype == Type::CNAME && self.kind == Kind::Tree && may_be_answered(&owner, &self.apex) {
+            return Err(format!(
+                "a CNAME at {owner} would stand beside what the registry has or may come to have there"
+            ));
+        }
         let at_apex = owner == self.apex;
         let node = self.reach(line, &owner);
         if node.sets.is_empty() {
@@ -193,6 +199,29 @@ fn is_registrys(owner: &Name, apex: &Name) -> bool {
     let lower = owner.to_lowercase();
     let labels = lower.labels_below(apex).unwrap_or_default();
     labels.last().is_some_and(|top| top.starts_with(b"_") || OWN.contains(top))
+}
+
+/// True where the registry has records at `owner`, or a registration may bring some that no record of the file keeps away: an
+/// alias there would be one beside other data (RFC 1034 section 3.6.2), and secondaries refuse a zone for that. An UPDATE is
+/// judged by what is registered.
+fn may_be_answered(owner: &Name, apex: &Name) -> bool {
+    let lower = owner.to_lowercase();
+    match grammar::parse(&lower.labels_below(apex).unwrap_or_default()) {
+        Some(
+            Owner::NameServer(_)
+            | Owner::Registration(_)
+            | Owner::Registrations
+            | Owner::Types
+            | Owner::Browse,
+        ) => true,
+        Some(
+            Owner::ByTransport(service, _)
+            | Owner::ByTag { service, .. }
+            | Owner::TypeInstance { service, .. }
+            | Owner::Subtype { service, .. },
+        ) => ServiceName::parse(service).is_ok(),
+        _ => false,
+    }
 }
 
 /// Adds a record to the set of its type, or says why the set may not have it.

@@ -304,3 +304,40 @@ fn no_cut_in_a_record_tree_is_where_somebody_may_register() {
         assert!(load(Kind::Tree, good).is_ok(), "{good}");
     }
 }
+
+#[test]
+fn no_alias_in_a_record_tree_is_where_the_registry_may_have_records() {
+    for owner in [
+        "NS",
+        "a.ns",
+        "callsign",
+        "_callsign._tcp",
+        "_services._dns-sd._udp",
+        "b._dns-sd._UDP",
+        "_web._tcp",
+        "_Web._V2",
+        "web-1._web._tcp",
+        "_v2._sub._web._tcp",
+    ] {
+        let text = |record| format!("ok A 10.0.0.1\n{owner} {record}\n");
+        let refused = load(Kind::Tree, &text("CNAME ok")).unwrap_err();
+        let expected = format!(
+            "line 2: a CNAME at {owner}.corp.test. would stand beside what the registry has or may come to have there"
+        );
+        assert_eq!(refused.to_string(), expected);
+        assert!(load(Kind::Tree, &text("TXT \"beside\"")).is_ok(), "{owner}");
+        assert!(load(Kind::Primary, &format!("{SOA}{owner} CNAME ok\n")).is_ok(), "{owner}");
+    }
+    // Names that nobody registers once they are there, and such as no registration has.
+    for owner in [
+        "web",
+        "a.web",
+        "_http._tcp.web",
+        "_acme-challenge",
+        "_acme-challenge.web",
+        "s1._domainkey",
+        "_443._tcp",
+    ] {
+        assert!(load(Kind::Tree, &format!("{owner} CNAME www.example.\n")).is_ok(), "{owner}");
+    }
+}
