@@ -29,6 +29,7 @@ pub use self::command::{
     Command, Configuration, Holder, HostRegistration, How, Import, Imported, ListedCheck, Refusal,
     Registration, Report, ReportOf, Subject, Unlisted,
 };
+pub use self::failover::is_answered_instead;
 use self::guard::{Deaths, Guarding};
 pub use self::guard::{GUARD_FOR, GUARDED_MIN, Guard};
 pub use self::import::IMPORTED_FROM;

@@ -456,6 +456,28 @@ fn a_name_that_two_have_holds_up_no_other_file() {
     eventually("no trouble", DEADLINE, || troubles(&server).is_empty().then_some(()));
 }
 
+/// A name at which others would answer is no more for a file to take than one that is registered, and says so at the start.
+#[test]
+fn a_record_tree_takes_no_name_that_fails_over() {
+    let zones = Zones::new();
+    zones.write("service.local.zone", "ext 60 A 10.1.0.1\n");
+    let mut server = zones.start();
+    let settings = json!({"settings": {"service": "web", "failover": ["www.example.com."]}});
+    server.client().done("settings", &settings);
+    zones.write("service.local.zone", "ext 60 A 10.1.0.2\nweb 60 A 10.1.0.5\n");
+    says(
+        &server,
+        "service.local.zone:2: the name is that of the service web, which fails over; end that first with",
+    );
+    assert_eq!(address(&server, "ext.service.local."), "10.1.0.1");
+    server.signal(Signal::SIGTERM);
+    assert_eq!(server.wait().code, Some(0));
+    let server = zones.start();
+    says(&server, "service.local.zone:2: the name is that of the service web, whose failover answers there");
+    server.client().done("settings", &json!({"settings": {"service": "web", "failover": []}}));
+    becomes(&server, "web.service.local.", "10.1.0.5");
+}
+
 /// What secondaries are given, written down by dig and kdig, is a zone for BIND, for Knot and for us.
 #[test]
 fn what_is_handed_out_is_a_zone_for_others() {

@@ -252,6 +252,11 @@ impl Registry {
         if before == after {
             return Ok(Vec::new());
         }
+        if given.failover.as_ref().is_some_and(|failover| !failover.is_empty())
+            && let Some(by) = self.taken_by(service)
+        {
+            return Err(Refusal::Taken { name: service.clone(), by });
+        }
         if let Some(way) = self.failover_cycle(service, &after) {
             return Err(Refusal::FailoverCycle(way));
         }

@@ -211,6 +211,11 @@ pub fn warn_of_taken(registry: &Registry, view: &View) {
             "{by}: the name is that of the service {name}, which is registered; take its instances out, or name it otherwise"
         );
     }
+    for (name, by) in registry.taken_and_failing_over().take(TAKEN_WARNINGS_MAX) {
+        tracing::warn!(
+            "{by}: the name is that of the service {name}, whose failover answers there; `callsign service set {name} --no-failover` ends that"
+        );
+    }
     for (zone, name) in view.covered(registry).into_iter().take(TAKEN_WARNINGS_MAX) {
         tracing::warn!(
             "the zone {} hides names of the service {name}, which is registered; take its file away, or name the service otherwise",
@@ -230,8 +235,11 @@ pub fn warn_of_taken(registry: &Registry, view: &View) {
 /// What was acknowledged stays in the answers, so this holds for what UPDATE set as well.
 pub(super) fn are_free(registry: &Registry, view: &View, files: &Files) -> Result<(), FilesRefused> {
     let new = files.taken.keys().filter(|name| !registry.is_taken(name));
-    if let Some(name) = registry.first_registered(new) {
+    if let Some(name) = registry.first_registered(new.clone()) {
         return Err(FilesRefused::Taken { name: name.clone(), by: files.taken[name].clone() });
+    }
+    if let Some(name) = new.filter(|name| registry.fails_over(name)).min() {
+        return Err(FilesRefused::FailsOver { name: name.clone(), by: files.taken[name].clone() });
     }
     if let Some((zone, name)) = view.newly_covered(registry, &files.zones) {
         return Err(FilesRefused::Covered { apex: zone.apex.clone(), name, line: zone.line() });

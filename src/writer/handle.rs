@@ -72,6 +72,10 @@ pub enum FilesRefused {
         "{by}: the name is that of the service {name}, which is registered; take its instances out first, or name it otherwise"
     )]
     Taken { name: ServiceName, by: Box<str> },
+    #[error(
+        "{by}: the name is that of the service {name}, which fails over; end that first with `callsign service set {name} --no-failover`, or name it otherwise"
+    )]
+    FailsOver { name: ServiceName, by: Box<str> },
     /// With the line in the file of the zone `apex`.
     #[error(
         "the zone is named as the service {name}, which is registered, or below it; take its instances out first, or name it otherwise"

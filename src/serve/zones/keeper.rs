@@ -150,7 +150,7 @@ impl Keeper {
                 }
                 Ok(Err(reason)) => {
                     let is_wrong = |edit: &Edited| match &reason {
-                        FilesRefused::Taken { name, .. } => {
+                        FilesRefused::Taken { name, .. } | FilesRefused::FailsOver { name, .. } => {
                             served(edit).is_some_and(|served| served.taken.contains_key(name))
                         }
                         FilesRefused::Covered { apex, .. } | FilesRefused::Hidden { apex, .. } => {

@@ -154,6 +154,14 @@ impl Drawn<'_> {
                 let is_taken = labels.is_some_and(|labels| {
                     !labels.is_empty() && is_held(read, "") || !label.is_empty() && labels.contains(label)
                 });
+                if !is_taken
+                    && registry::is_answered_instead(read, rtype)
+                    && let Some(service) = service.filter(|service| self.against.registry.fails_over(service))
+                {
+                    return Err(Refused::because(format!(
+                        "the service {service} fails over, and answers at {owner}"
+                    )));
+                }
                 is_taken || registry::would_hide(read, rtype) && self.is_spelt_by_instances(read)
             }
             None => false,
