@@ -4,6 +4,7 @@
 //! spelled out; every other type is its octets. `dns::wire` puts them into a message.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
@@ -80,8 +81,8 @@ pub struct RrSet {
     pub data: Vec<Data>,
 }
 
-/// What a record says.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+/// What a record says; names in it are equal whatever their case (RFC 4343).
+#[derive(Clone, Debug, Eq)]
 pub enum Data {
     A(Ipv4Addr),
     Aaaa(Ipv6Addr),
@@ -113,6 +114,78 @@ pub enum Data {
         rtype: Type,
         octets: Arc<[u8]>,
     },
+}
+
+impl PartialEq for Data {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::A(one), Self::A(two)) => one == two,
+            (Self::Aaaa(one), Self::Aaaa(two)) => one == two,
+            (Self::Cname(one), Self::Cname(two))
+            | (Self::Dname(one), Self::Dname(two))
+            | (Self::Ns(one), Self::Ns(two))
+            | (Self::Ptr(one), Self::Ptr(two)) => one == two,
+            (Self::Mx { preference, exchange }, Self::Mx { preference: other, exchange: to }) => {
+                (preference, exchange) == (other, to)
+            }
+            (Self::Soa(one), Self::Soa(two)) => one == two,
+            (
+                Self::Srv { priority, weight, port, target },
+                Self::Srv { priority: other, weight: of_other, port: at, target: to },
+            ) => (priority, weight, port, target) == (other, of_other, at, to),
+            (
+                Self::Svcb { rtype, priority, target, params },
+                Self::Svcb { rtype: other, priority: of_other, target: to, params: with },
+            ) => (rtype, priority, target, params) == (other, of_other, to, with),
+            (Self::Other { rtype, octets }, Self::Other { rtype: other, octets: those }) => {
+                let (front, names) = around_names(*rtype, octets);
+                let (of_other, others) = around_names(*other, those);
+                (rtype, front) == (other, of_other) && names.eq_ignore_ascii_case(others)
+            }
+            _ => false,
+        }
+    }
+}
+
+impl Hash for Data {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.rtype().hash(state);
+        match self {
+            Self::A(address) => address.hash(state),
+            Self::Aaaa(address) => address.hash(state),
+            Self::Cname(name) | Self::Dname(name) | Self::Ns(name) | Self::Ptr(name) => name.hash(state),
+            Self::Mx { preference, exchange } => (preference, exchange).hash(state),
+            Self::Soa(soa) => soa.hash(state),
+            Self::Srv { priority, weight, port, target } => (priority, weight, port, target).hash(state),
+            Self::Svcb { priority, target, params, .. } => (priority, target, params).hash(state),
+            Self::Other { rtype, octets } => {
+                let (front, names) = around_names(*rtype, octets);
+                front.hash(state);
+                names.iter().for_each(|octet| octet.to_ascii_lowercase().hash(state));
+            }
+        }
+    }
+}
+
+/// Data as octets, in two: what stands in front of its names, and those, where they are the rest of it. Their lengths are at most
+/// 63, below `A`.
+fn around_names(rtype: Type, octets: &[u8]) -> (&[u8], &[u8]) {
+    names_from(rtype, octets).and_then(|at| octets.split_at_checked(at)).unwrap_or((octets, &[]))
+}
+
+/// Where the names of a type begin that are the rest of its data: of MD, MF, MB, MG and MR, MINFO and RP, AFSDB, RT,
+/// KX and PX, and behind three strings of NAPTR.
+pub fn names_from(rtype: Type, octets: &[u8]) -> Option<usize> {
+    let (mut at, strings) = match rtype.0 {
+        3 | 4 | 7 | 8 | 9 | 14 | 17 => (0, 0),
+        18 | 21 | 26 | 36 => (2, 0),
+        35 => (4, 3),
+        _ => return None,
+    };
+    for _ in 0..strings {
+        at += 1 + usize::from(*octets.get(at)?);
+    }
+    Some(at)
 }
 
 /// RFC 1035 section 3.3.13; the times in seconds.
@@ -320,5 +393,31 @@ impl Octets<'_> {
         let name = Name::from_wire(self.rest).ok()?;
         self.rest = &self.rest[name.as_wire().len()..];
         Some((self.meant)(name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn names_in_octets_are_equal_whatever_their_case() {
+        let other = |rtype: u16, octets: &[u8]| Data::Other { rtype: Type(rtype), octets: octets.into() };
+        for (rtype, one, two, equal) in [
+            (17, &b"\x01A\0\x01B\0"[..], &b"\x01a\0\x01b\0"[..], true),
+            (18, b"\0A\x01A\0", b"\0A\x01a\0", true),
+            (18, b"\0A\x01A\0", b"\0a\x01A\0", false), // the number in front of it
+            (35, b"\0\x01\0\x02\x01S\x01U\x02!R\x01A\0", b"\0\x01\0\x02\x01S\x01U\x02!R\x01a\0", true),
+            (35, b"\0\x01\0\x02\x01S\x01U\x02!R\x01A\0", b"\0\x01\0\x02\x01s\x01U\x02!R\x01A\0", false),
+            (16, b"\x01A", b"\x01a", false),
+            (35, b"\0\0\0\0\x09A", b"\0\0\0\0\x09a", false), // cut short
+        ] {
+            let both = [other(rtype, one), other(rtype, two)];
+            assert_eq!(both[0] == both[1], equal, "{both:?}");
+            assert_eq!(HashSet::from(both).len(), if equal { 1 } else { 2 });
+        }
+        assert_ne!(other(17, b"\0\0"), other(14, b"\0\0"));
     }
 }

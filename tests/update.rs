@@ -200,6 +200,41 @@ fn expect(said: &Said, expected: &str, title: &str) {
     }
 }
 
+/// Names in data are equal whatever their case (RFC 2136 section 1.1.1, RFC 4343), of the types that are kept as octets too;
+/// the text before them is not.
+#[test]
+fn names_in_data_are_compared_without_regard_to_case() {
+    let updated = Updated::start(&[]);
+    for (number, rtype, data, other, text) in [
+        (17, "RP", "Mbox.Example.com. Txt.example.com.", "mbox.EXAMPLE.com. txt.example.Com.", None),
+        (18, "AFSDB", "1 Db.Example.com.", "1 db.example.com.", Some("2 db.example.com.")),
+        (
+            35,
+            "NAPTR",
+            "10 20 \"S\" \"SIP+D2U\" \"\" Sip.Example.com.",
+            "10 20 \"S\" \"SIP+D2U\" \"\" sip.example.com.",
+            Some("10 20 \"S\" \"sip+d2u\" \"\" sip.example.com."),
+        ),
+    ] {
+        let count = || {
+            let reply = updated.server.resolver().tcp("data.service.local.", RecordType::from(number));
+            reply.answers.len()
+        };
+        let done = |text: &str| assert_eq!(updated.says(text).rcode, "NOERROR", "{rtype}: {text}");
+        done(&format!("add data 60 {rtype} {data}"));
+        done(&format!("add data 60 {rtype} {other}"));
+        assert_eq!(count(), 1, "{rtype}: one record");
+        done(&format!("is data {rtype} {other}"));
+        if let Some(text) = text {
+            assert_eq!(updated.says(&format!("is data {rtype} {text}")).rcode, "NXRRSET", "{rtype}");
+            done(&format!("delrr data {rtype} {text}"));
+            assert_eq!(count(), 1, "{rtype}: another record is not it");
+        }
+        done(&format!("delrr data {rtype} {other}"));
+        assert_eq!(count(), 0, "{rtype}");
+    }
+}
+
 /// What came once is carried out once, over whatever it comes again; and what is too old, never.
 #[test]
 fn a_replay_changes_nothing() {

@@ -2,7 +2,7 @@
 
 use crate::answer::CLASS_IN;
 use crate::name::Name;
-use crate::record::{Data, Type};
+use crate::record::{Data, Type, names_from};
 
 /// The records of one owner and type, as they stand behind the fields of an RRSIG in what is signed (RFC 4034 section
 /// 3.1.8.1). Duplicates are there once.
@@ -50,21 +50,6 @@ fn rdata(data: &Data) -> Vec<u8> {
             octets
         }
     }
-}
-
-/// Where the names of a type begin that are the rest of its data: of MD, MF, MB, MG and MR, MINFO and RP, AFSDB, RT,
-/// KX and PX, and behind three strings of NAPTR.
-fn names_from(rtype: Type, octets: &[u8]) -> Option<usize> {
-    let (mut at, strings) = match rtype.0 {
-        3 | 4 | 7 | 8 | 9 | 14 | 17 => (0, 0),
-        18 | 21 | 26 | 36 => (2, 0),
-        35 => (4, 3),
-        _ => return None,
-    };
-    for _ in 0..strings {
-        at += 1 + usize::from(*octets.get(at)?);
-    }
-    Some(at)
 }
 
 #[cfg(test)]
