@@ -63,6 +63,12 @@ impl fmt::Display for Type {
     }
 }
 
+/// Octets that the records of one RRset may have in all, by [`Data::octets_in_set`]: what a reply of 65,535 holds beside its
+/// question, signatures and options.
+pub const RRSET_OCTETS_MAX: usize = 60_000;
+/// A pointer to the owner, type, class, TTL and length.
+const RECORD_OCTETS: usize = 12;
+
 /// One record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
@@ -315,6 +321,11 @@ impl Data {
             Self::Svcb { target, params, .. } => 2 + target.as_wire().len() + params.len(),
             Self::Other { octets, .. } => octets.len(),
         }
+    }
+
+    /// Octets of a record of this data in a reply, its owner a pointer.
+    pub fn octets_in_set(&self) -> usize {
+        RECORD_OCTETS + self.octets_max()
     }
 
     /// The name whose addresses belong into the additional section, if this type has one.

@@ -150,6 +150,53 @@ fn names_of_instances_that_are_not_live_are_in_the_zone() {
     }
 }
 
+/// An RRset that no reply could hold has as many of its first records in the zone as one does, or secondaries would refuse all of it;
+/// a difference is of these records too.
+#[test]
+fn no_rrset_of_the_zone_is_more_than_a_reply_holds() {
+    const INSTANCES: usize = 1600;
+    const REPLY_OCTETS: usize = 65_535;
+    let server = Server::start(&["--store", "memory"]);
+    let mut client = server.client();
+    let form = |number: usize| {
+        let address = format!("10.0.{}.{}", number / 200, number % 200 + 1);
+        json!({"service": "web", "id": format!("n{number:04}"), "address": address, "port": 80, "lease": "none"})
+    };
+    for number in 0..INSTANCES {
+        client.done("registered", &json!({"register": form(number)}));
+    }
+    let count = |lines: &BTreeSet<Line>, owner: &str, rtype| {
+        lines.iter().filter(|(of, kind, ..)| of == owner && *kind == rtype).count()
+    };
+    let mut secondary = Secondary::new(&whole(&server));
+    let at_service = |lines: &BTreeSet<Line>| {
+        ["web.service.local.", "_web._tcp.service.local."].map(|owner| count(lines, owner, RecordType::SRV))
+    };
+    let held = at_service(&secondary.lines);
+    // A pointer, type, class, TTL and length, three numbers, and `n0000.web.service.local.`, which is not compressed.
+    let most = REPLY_OCTETS / (2 + 10 + 6 + 25);
+    assert!(held.iter().all(|held| (1300..most).contains(held)), "{held:?} records SRV");
+    assert_eq!(count(&secondary.lines, "web.service.local.", RecordType::A), INSTANCES, "these fit");
+    for number in 0..INSTANCES {
+        assert_eq!(count(&secondary.lines, &format!("n{number:04}.web.service.local."), RecordType::SRV), 1);
+    }
+    // One of the first goes, and one behind the last that is in the set; others come in both places.
+    for ids in [["n0000", "n1599"], ["n0700", "n1500"]] {
+        for id in ids {
+            client.done("deregistered", &json!({"deregister": {"service": "web", "id": id}}));
+        }
+        let came = transfer(server.dns[0], APEX, Some(secondary.serial)).expect("what changed");
+        assert!(came.is_difference());
+        secondary.apply(&came).expect("a difference that fits");
+        assert_eq!(secondary.lines, Secondary::new(&whole(&server)).lines);
+        assert_eq!(at_service(&secondary.lines), held, "as many as fit");
+    }
+    client.done("registered", &json!({"register": form(0)}));
+    let came = transfer(server.dns[0], APEX, Some(secondary.serial)).expect("what changed");
+    secondary.apply(&came).expect("a difference that fits");
+    assert_eq!(secondary.lines, Secondary::new(&whole(&server)).lines);
+}
+
 fn ask(stream: &mut TcpStream, name: &Name, rtype: RecordType) -> Message {
     let mut asked = query(7, ".", rtype, None);
     asked.queries = vec![Query::query(name.clone(), rtype)];
@@ -196,7 +243,8 @@ fn differences_lead_from_one_zone_to_the_next() {
     let zones = directory.path().join("zones");
     std::fs::create_dir(&zones).expect("a directory for the record tree");
     // Names that services of the test have records at too.
-    let tree = "printer A 10.9.9.9\n_svc-1._tcp TXT planted\n_svc-1._tcp SRV 0 0 1 printer\n_svc-2._v1 A 10.9.9.8\n";
+    let tree =
+        "printer A 10.9.9.9\n_svc-1._tcp TXT planted\n_svc-1._tcp SRV 0 0 1 printer\n_svc-2._v1 A 10.9.9.8\n";
     std::fs::write(zones.join("service.local.zone"), tree.replace(" A ", " 60 A "))
         .expect("writing the record tree");
     let (data, zones) = (directory.path().join("data"), zones.display().to_string());

@@ -79,7 +79,7 @@ impl Live {
         let whole = Whole::new(around, &current.service, &current.index, &planted);
         let mut records = Vec::new();
         if let Some(part) = current.parts.pop() {
-            whole.part(&part, &mut records);
+            records = whole.part(&part);
         } else if let Some(members) = current.service.answered.piece(current.piece) {
             current.piece += 1;
             members.iter().for_each(|member| whole.member(member, &mut records));

@@ -73,11 +73,7 @@ impl Difference {
         let both = [before.as_ref(), after.as_ref()];
         let parts: BTreeSet<Part> = both.into_iter().flatten().flat_map(Whole::parts).collect();
         for part in &parts {
-            self.compare(both.map(|whole| {
-                let mut records = Vec::new();
-                whole.inspect(|whole| whole.part(part, &mut records));
-                records
-            }));
+            self.compare(both.map(|whole| whole.map(|whole| whole.part(part)).unwrap_or_default()));
         }
         for member in before.iter().flat_map(|whole| &whole.service.answered) {
             let (Some(before), label) = (&before, member.instance.label.as_str()) else { continue };

@@ -19,7 +19,7 @@ use crate::live::binding::{binding_data, https_port};
 use crate::live::browse::{instance_txt, shows_id};
 use crate::live::{address_data, first_port, has_tag, named_port, of_lowest_priority, only_target, srv_of};
 use crate::name::Name;
-use crate::record::{Data, Record, Type};
+use crate::record::{Data, RRSET_OCTETS_MAX, Record, Type};
 use crate::view::{Member, ServiceView, target_of, ttl_within};
 use crate::zone::Node;
 
@@ -122,13 +122,26 @@ impl<'a> Whole<'a> {
         parts
     }
 
-    pub fn part(&self, part: &Part, out: &mut Vec<Record>) {
+    /// What of a part is in the zone: of a set that no reply could hold as many of the first members' records as one does, or
+    /// secondaries would refuse all of it.
+    pub fn part(&self, part: &Part) -> Vec<Record> {
+        let mut records = Vec::new();
         match part {
-            Part::Own => self.own(out),
-            Part::Transport(transport) => self.transport(*transport, out),
-            Part::Port(name, transport) => self.port(name, *transport, out),
-            Part::Tag(tag) => self.tag(tag, out),
+            Part::Own => self.own(&mut records),
+            Part::Transport(transport) => self.transport(*transport, &mut records),
+            Part::Port(name, transport) => self.port(name, *transport, &mut records),
+            Part::Tag(tag) => self.tag(tag, &mut records),
         }
+        let octets = |record: &Record| record.data.octets_in_set();
+        if records.iter().map(octets).sum::<usize>() > RRSET_OCTETS_MAX {
+            let mut sums: HashMap<(Name, Type), usize> = HashMap::new();
+            records.retain(|record| {
+                let sum = sums.entry((record.owner.clone(), record.data.rtype())).or_default();
+                *sum += octets(record);
+                *sum <= RRSET_OCTETS_MAX
+            });
+        }
+        records
     }
 
     /// At the instance's own names, whatever its health.

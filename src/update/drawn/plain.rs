@@ -9,14 +9,9 @@ use crate::grammar::{self, Owner};
 use crate::instance::Lease;
 use crate::member::Member;
 use crate::name::{Name, ServiceName};
-use crate::record::{Data, RrSet, Type};
+use crate::record::{Data, RRSET_OCTETS_MAX, RrSet, Type};
 use crate::registry::{self, PLAIN_OCTETS_MAX, PLAIN_RECORDS_MAX, PlainSet, Reason, Refusal, What, is_held};
 use crate::update::{Against, Refused};
-
-/// Octets of one RRset with its owner compressed: what a reply of 65,535 holds beside its question, signatures and options.
-const RRSET_OCTETS_MAX: usize = 60_000;
-/// A pointer to the owner, type, class, TTL and length.
-const RECORD_OCTETS: usize = 12;
 
 impl Drawn<'_> {
     /// What is left are records of the tree.
@@ -64,7 +59,7 @@ impl Drawn<'_> {
                     continue;
                 }
                 self.is_free(&owner, set.rtype, &staying)?;
-                let compressed: usize = data.iter().map(|data| data.octets_max() + RECORD_OCTETS).sum();
+                let compressed: usize = data.iter().map(Data::octets_in_set).sum();
                 if compressed > RRSET_OCTETS_MAX {
                     let why = format!("no reply holds so many {} of {owner}", set.rtype);
                     return Err(Refused::because(why).into());
