@@ -187,7 +187,8 @@ impl Stage {
         health.until(|passing| passing.len() == apps.len()).await?;
         say(&format!(
             "A server is running, with web (3 instances), api (2) and db (1), each with a check of its own.\n\
-             To ask it from another terminal:\n\n  export CALLSIGN_SERVER=unix:{} CALLSIGN_DNS={}\n  curl http://{}/v1/status",
+             To ask it from another terminal:\n\n  export CALLSIGN_SERVER=unix:{} CALLSIGN_DNS={}\n\n\
+             The dashboard: http://{}/ui/",
             self.socket.display(),
             self.dns,
             self.http

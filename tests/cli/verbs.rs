@@ -220,6 +220,17 @@ fn a_reader_that_has_gone_is_no_error() {
     }
 }
 
+/// The first line of what is answered to a GET.
+fn status_of(url: &str) -> String {
+    let (host, path) = url.strip_prefix("http://").and_then(|rest| rest.split_once('/')).expect(url);
+    let mut stream = std::net::TcpStream::connect(host).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    write!(stream, "GET /{path} HTTP/1.1\r\nhost: {host}\r\n\r\n").unwrap();
+    let mut line = String::new();
+    BufReader::new(stream).read_line(&mut line).unwrap();
+    line.trim_end().to_owned()
+}
+
 /// At a terminal, as a person sees it: `script` makes one, and what is typed there goes to it.
 #[test]
 fn the_demo_shows_what_is_true_until_ctrl_c() {
@@ -230,7 +241,15 @@ fn the_demo_shows_what_is_true_until_ctrl_c() {
     command.current_dir(directory.path()).env("TMPDIR", directory.path()).env("CALLSIGN_DNS", "192.0.2.1:53");
     let mut going = Going::start(&mut command);
     let exported = going.line_with("export CALLSIGN_SERVER=unix:");
-    going.line_with("$ callsign ls");
+    let told: Vec<String> =
+        std::iter::from_fn(|| Some(going.line()).filter(|line| !line.contains("$ callsign ls"))).collect();
+    let urls =
+        told.iter().flat_map(|line| line.split_whitespace()).filter(|word| word.starts_with("http://"));
+    let urls: Vec<&str> = urls.collect();
+    assert!(!urls.is_empty(), "{told:?}");
+    for url in urls {
+        assert_eq!(status_of(url), "HTTP/1.1 200 OK", "{url}");
+    }
     for service in ["api      2/2", "db       1/1", "web      3/3"] {
         going.line_with(service);
     }
