@@ -37,6 +37,8 @@ const ATTEMPT_PAUSE_MAX: Duration = Duration::from_millis(500);
 const ATTEMPT_MAX: Duration = Duration::from_secs(1);
 /// A drain that is over and will not be over again: a later SIGTERM is passed on at once.
 const NEVER: Duration = Duration::MAX;
+/// What `exec` ends with where there is no such command, or none that may be run.
+const NOT_STARTED: [u8; 2] = [126, 127];
 /// After this long without readiness we say what we wait for.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -96,8 +98,22 @@ impl Run {
         let (tell_ready, told_ready) = oneshot::channel();
         let holder = Holder::new(way, self.asking.timeout, form, received).insist();
         let life = Life { child, notify, signals, drain: self.drain, orders, tell_ready: Some(tell_ready) };
-        let status = life.live(self.ready(&places, taken, told_ready), holder).await?;
-        Ok(ExitCode::from(exit_code(status)))
+        let lived = life.live(self.ready(&places, taken, told_ready), holder).await?;
+        let code = exit_code(lived.status);
+        // What held the port was said, and what could not be started says so itself.
+        if !lived.begun && !lived.signalled && !taken && !NOT_STARTED.contains(&code) {
+            // What fails has its own words for why.
+            let hint = if code == 0 {
+                "; a program that goes into the background has to be told to stay in the foreground"
+            } else {
+                ""
+            };
+            message::say(&format!(
+                "the command ended before port {} accepted, so {} was never registered{hint}",
+                self.port, self.service
+            ));
+        }
+        Ok(ExitCode::from(code))
     }
 
     /// Our own program stands between, and becomes the command: see `exec`.
@@ -185,6 +201,15 @@ fn exit_code(status: ExitStatus) -> u8 {
     code.and_then(|code| u8::try_from(code).ok()).unwrap_or(FAILED)
 }
 
+/// How a command's life went.
+struct Lived {
+    status: ExitStatus,
+    /// It was ready, and so to be registered.
+    begun: bool,
+    /// Somebody told it, or us, to do something.
+    signalled: bool,
+}
+
 /// The command while it lives, and who may speak to it.
 struct Life {
     child: Child,
@@ -197,7 +222,7 @@ struct Life {
 
 impl Life {
     /// Until the command has ended and its instance has left.
-    async fn live(mut self, ready: impl Future<Output = ()>, holder: Holder) -> Result<ExitStatus, Failure> {
+    async fn live(mut self, ready: impl Future<Output = ()>, holder: Holder) -> Result<Lived, Failure> {
         // The holder is at work. Its instance may be in answers from here on, before the reply has come.
         let begun = Cell::new(false);
         let mut holding = pin!(async {
@@ -209,7 +234,7 @@ impl Life {
             };
             holder.hold(shown).await
         });
-        let mut held = true;
+        let (mut held, mut signalled) = (true, false);
         let mut draining: Option<Pin<Box<Sleep>>> = None;
         let status = loop {
             // Cancel-safe, each: `holding` and the drain's end live outside, the rest is taken or not.
@@ -217,17 +242,20 @@ impl Life {
                 status = self.child.wait() => {
                     break status.map_err(|error| Failure::new(FAILED, format!("waiting for the command: {error}")))?;
                 }
-                signal = self.signals.next() => match signal {
-                    Signal::SIGTERM if begun.get() && draining.is_none() => {
-                        self.order(Order::Drain);
-                        draining = Some(Box::pin(sleep(self.drain)));
+                signal = self.signals.next() => {
+                    signalled = true;
+                    match signal {
+                        Signal::SIGTERM if begun.get() && draining.is_none() => {
+                            self.order(Order::Drain);
+                            draining = Some(Box::pin(sleep(self.drain)));
+                        }
+                        Signal::SIGTERM => {
+                            draining = Some(Box::pin(sleep(NEVER)));
+                            self.pass_on(Signal::SIGTERM);
+                        }
+                        signal => self.pass_on(signal),
                     }
-                    Signal::SIGTERM => {
-                        draining = Some(Box::pin(sleep(NEVER)));
-                        self.pass_on(Signal::SIGTERM);
-                    }
-                    signal => self.pass_on(signal),
-                },
+                }
                 () = elapsed(&mut draining) => {
                     draining = Some(Box::pin(sleep(NEVER)));
                     self.pass_on(Signal::SIGTERM);
@@ -249,7 +277,7 @@ impl Life {
             // What is not confirmed in time is done by the kernel, which closes the connection.
             let _ = timeout(LEAVE_WITHIN, holding).await;
         }
-        Ok(status)
+        Ok(Lived { status, begun: begun.get(), signalled })
     }
 
     /// There is room for every order that one life can give; one too many says nothing new.

@@ -130,6 +130,22 @@ fn run_passes_signals_on_and_returns_the_commands_status() {
 }
 
 #[test]
+fn a_command_that_was_never_registered_is_told() {
+    let server = Server::start();
+    let (_socket, port) = silent_port();
+    let ends = |script: &str| {
+        let options = format!("run web --address 127.0.0.1 --port {port} -- sh -c");
+        transcript(server.verb(&options).arg(script)).replace(&port.to_string(), "PORT")
+    };
+    let never = "! callsign: the command ended before port PORT accepted, so web was never registered";
+    let background = "a program that goes into the background has to be told to stay in the foreground";
+    assert_eq!(ends("exit 0"), format!("{never}; {background}\n"));
+    assert_eq!(ends("exit 3"), format!("{never}\nexit Some(3)\n"));
+    // Whoever ended it knows.
+    assert_eq!(ends("trap 'exit 9' TERM; kill -TERM $PPID; while :; do :; done"), "exit Some(9)\n");
+}
+
+#[test]
 fn when_run_is_killed_the_instance_and_the_command_go() {
     let server = Server::start();
     let (socket, port) = silent_port();
