@@ -3,6 +3,8 @@
 
 #[path = "cli/dig.rs"]
 mod dig;
+#[path = "cli/hints.rs"]
+mod hints;
 #[path = "cli/holding.rs"]
 mod holding;
 #[path = "cli/replies.rs"]

@@ -55,7 +55,7 @@ use std::time::Duration;
 use callsign::client::{Client, ClientError, SERVERS_MAX, Server, Way};
 use callsign::config::{Surroundings, machine};
 use callsign::connections::tls::Trust;
-use callsign::protocol::{HolderForm, Problem, Reply, Request, Secret};
+use callsign::protocol::{ExplainForm, FilterForm, HolderForm, Problem, Reply, Request, Secret};
 use callsign::time::parse_duration;
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
@@ -381,6 +381,21 @@ impl Asking {
                 done => return done,
             }
         }
+    }
+
+    /// Says that a service is not registered now, and which one is meant perhaps. What was asked of it goes on: it may come.
+    async fn tell_if_absent(&self, service: &str) {
+        let form = FilterForm { service: Some(service.to_owned()), most: Some(1), ..FilterForm::default() };
+        let Ok((_, Reply::Instances(page))) = self.ask(&Request::List(Box::new(form))).await else { return };
+        if !page.instances.is_empty() {
+            return;
+        }
+        let nearest = match self.ask(&Request::Explain(ExplainForm { name: service.to_owned() })).await {
+            Ok((_, Reply::Explained(explained))) => explained.nearest,
+            _ => None,
+        };
+        let meant = nearest.map(|name| format!("; did you mean `{name}`?")).unwrap_or_default();
+        message::hint(&format!("{service} is not registered now{meant}"));
     }
 
     /// Asks one thing over a connection of its own.

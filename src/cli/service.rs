@@ -98,6 +98,7 @@ impl Service {
             }
             Verb::Show { service, asking } => (asking, SettingsForm { service, ..SettingsForm::default() }),
         };
+        let service = form.service.clone();
         let (client, reply) = asking.ask(&Request::Settings(form)).await?;
         let Reply::Settings(reply) = reply else {
             return Err(client.unexpected(&reply).into());
@@ -112,6 +113,7 @@ impl Service {
             }
             format => output::value(format, &reply)?,
         }
+        asking.tell_if_absent(&service).await;
         Ok(ExitCode::SUCCESS)
     }
 }

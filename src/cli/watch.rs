@@ -36,11 +36,18 @@ impl Watch {
     }
 
     async fn watch(self) -> Done {
-        let form = self.filter.form(self.service);
+        let form = self.filter.form(self.service.clone());
+        let mut begun = false;
         let mut watch = client::Watch::begin(self.asking.way()?, form, self.asking.timeout).await?;
         loop {
             let reply = match watch.next().await? {
-                Watched::Snapshot { page, .. } => Reply::Snapshot(page),
+                Watched::Snapshot { page, .. } => {
+                    if let (false, true, Some(service)) = (begun, page.instances.is_empty(), &self.service) {
+                        self.asking.tell_if_absent(service).await;
+                    }
+                    begun = true;
+                    Reply::Snapshot(page)
+                }
                 Watched::Change(change) => Reply::Change(change),
             };
             show(self.asking.output, &reply)?;

@@ -179,10 +179,12 @@ fn the_settings_of_a_service_are_set_shown_and_reset() {
     assert_snapshot!(server.says("service show web"), @"
     service   web
     settings  as the server's configuration says
+    ! hint: web is not registered now
     ");
     assert_snapshot!(server.says("service set web --ttl 20s"), @"
     service  web
     ttl      20s
+    ! hint: web is not registered now
     ");
     server.says("register web 10.0.0.7:8080 --id web-1 --lease none");
     assert!(server.says("dig web.service.local A").contains(" 20 IN A 10.0.0.7"));
