@@ -138,6 +138,7 @@ async fn apply(client: &mut Client, bulk: &mut Bulk, line: &[u8]) -> Result<Repl
     let mut reply = Reply::Deregistered(DeregisteredForm {
         service: change.service.clone().unwrap_or_default(),
         id: change.id.clone().unwrap_or_default(),
+        host: None,
         existed: false,
         revision: change.revision,
     });

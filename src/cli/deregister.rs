@@ -1,4 +1,4 @@
-//! `callsign deregister`: what is not there is no failure, so a retry is safe.
+//! `callsign deregister`: what is not there is no failure, so a retry is safe; what is on another host is one.
 
 use std::process::ExitCode;
 
@@ -19,16 +19,24 @@ pub struct Deregister {
 
 impl Deregister {
     pub async fn run(self) -> Done {
-        let (client, reply) = self.asking.ask(&Request::Deregister(self.named.form(&self.asking)?)).await?;
+        let (mut client, reply) =
+            self.asking.ask(&Request::Deregister(self.named.form(&self.asking)?)).await?;
         let Reply::Deregistered(gone) = reply else {
             return Err(client.unexpected(&reply).into());
         };
+        if !gone.existed
+            && let Some(failure) =
+                self.named.on_another_host(&mut client, "deregister", gone.host.as_deref()).await
+        {
+            return Err(failure);
+        }
         match self.asking.output {
             Format::Table if gone.existed => {
                 output::line(&format!("deregistered {} {}", gone.service, gone.id))?
             }
             Format::Table => {
-                output::line(&format!("{} {} was not registered", gone.service, gone.id))?;
+                let host = gone.host.map(|host| format!("@{host}")).unwrap_or_default();
+                output::line(&format!("{}/{}{host} was not registered", gone.service, gone.id))?;
                 message::hint(&self.named.listed());
             }
             format => output::value(format, &gone)?,

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use callsign::protocol::{Reply, Request};
 use clap::Args;
 
-use super::{Asking, Done, Format, Named, output};
+use super::{Asking, Done, Format, NOT_FOUND, Named, output};
 
 /// Take an instance out of new answers, but not out of the registry
 #[derive(Debug, Args)]
@@ -20,7 +20,14 @@ pub struct Drain {
 impl Drain {
     pub async fn run(self) -> Done {
         let asked = self.asking.ask(&Request::Drain(self.named.form(&self.asking)?)).await;
-        let (client, reply) = asked.map_err(|failure| self.named.not_there(failure))?;
+        let (client, reply) = match asked {
+            Err(failure) if failure.code == NOT_FOUND => {
+                let mut client = self.asking.connect().await?;
+                let otherwise = self.named.on_another_host(&mut client, "drain", None).await;
+                return Err(otherwise.unwrap_or_else(|| self.named.not_there(failure)));
+            }
+            asked => asked?,
+        };
         let Reply::Draining(draining) = reply else {
             return Err(client.unexpected(&reply).into());
         };

@@ -434,11 +434,24 @@ impl Named {
         format!("`callsign ls {}` lists who is registered; another host's needs --host", self.service)
     }
 
+    /// Where nobody said a host and the id is on another one than `here`, which is what the server takes ours for: that, with what
+    /// to type. Whoever says a host means that one, and what left it is gone though another has its id.
+    async fn on_another_host(&self, client: &mut Client, verb: &str, here: Option<&str>) -> Option<Failure> {
+        if self.host.is_some() {
+            return None;
+        }
+        let form = FilterForm { service: Some(self.service.clone()), ..FilterForm::default() };
+        let instances = client.instances(form).await.ok()?;
+        let host = instances.into_iter().find(|instance| instance.id == self.id)?.host;
+        let (id, service, here) = (&self.id, &self.service, here.unwrap_or("this one"));
+        let sentence = format!(
+            "{id} of {service} is on host {host}, not {here}: callsign {verb} {service} {id} --host {host}"
+        );
+        Some(Failure::new(NOT_FOUND, sentence))
+    }
+
     /// That nobody is registered so, without the advice to register again: it is for who holds an instance.
     fn not_there(&self, failure: Failure) -> Failure {
-        if failure.code != NOT_FOUND {
-            return failure;
-        }
         let sentence = failure.sentence.trim_end_matches("; register it again").to_owned();
         Failure { sentence, ..failure }.hint(format!("there is no such instance; {}", self.listed()))
     }

@@ -83,6 +83,9 @@ pub struct RenewedForm {
 pub struct DeregisteredForm {
     pub service: String,
     pub id: String,
+    /// As the server took it, where the request did not say; none from a server of another age.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
     pub existed: bool,
     pub revision: u64,
 }

@@ -171,7 +171,8 @@ impl NamedForm {
 
 impl DeregisteredForm {
     pub fn of(key: &Key, existed: bool, revision: u64) -> Self {
-        Self { service: key.service.to_string(), id: key.id.to_string(), existed, revision }
+        let (service, id, host) = (key.service.to_string(), key.id.to_string(), key.host.to_string());
+        Self { service, id, host: Some(host), existed, revision }
     }
 }
 

@@ -5,6 +5,38 @@ use insta::assert_snapshot;
 use super::*;
 
 #[test]
+fn an_instance_of_another_host_is_found_there() {
+    let server = Server::start();
+    server.says("register web 10.0.0.7:8080 --id web-1 --host h1 --lease none");
+    // What this machine is called is told by what is not there.
+    let told = server.says("deregister web typo");
+    let here = told.split(['@', ' ']).nth(1).unwrap().to_owned();
+    assert_eq!(
+        told,
+        format!(
+            "web/typo@{here} was not registered\n! hint: `callsign ls web` lists who is registered; another host's needs --host\n"
+        )
+    );
+    for (verb, here) in
+        [("deregister", here.as_str()), ("drain", "this one"), ("deregister -o json", here.as_str())]
+    {
+        let told = server.says(&format!("{verb} web web-1"));
+        let verb = verb.split(' ').next().unwrap();
+        let to_type = format!("callsign {verb} web web-1 --host h1");
+        assert_eq!(
+            told,
+            format!("! callsign: web-1 of web is on host h1, not {here}: {to_type}\nexit Some(3)\n")
+        );
+    }
+    // Who says the host means that one: a retry is safe.
+    assert_snapshot!(server.says("deregister web web-1 --host h2"), @"
+    web/web-1@h2 was not registered
+    ! hint: `callsign ls web` lists who is registered; another host's needs --host
+    ");
+    assert!(server.says("ls web").contains("web-1"));
+}
+
+#[test]
 fn a_service_that_is_not_there_is_told_beside_what_was_asked() {
     let server = Server::start();
     server.says("register web 10.0.0.7:8080 --id web-1 --lease none");

@@ -51,7 +51,7 @@ fn an_instance_from_registration_to_its_end() {
     assert_eq!(server.says("show web --url"), "http://[2001:db8::8]:8080\n");
     assert_snapshot!(server.says("deregister web web-1 --host h1"), @"deregistered web web-1");
     assert_snapshot!(server.says("deregister web web-1 --host h1"), @"
-    web web-1 was not registered
+    web/web-1@h1 was not registered
     ! hint: `callsign ls web` lists who is registered; another host's needs --host
     ");
     assert_snapshot!(server.says("drain web typo --host h1"), @"
