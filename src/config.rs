@@ -33,6 +33,8 @@ use crate::store::etcd::{self, Endpoint};
 
 /// The port of DNS where nothing else is said: 53 needs a privilege and is often taken.
 pub const DNS_PORT: u16 = 5300;
+/// Where root's server takes registrations unless somebody says otherwise, and that of the packages.
+pub const SOCKET_OF_ROOT: &str = "/run/callsign/callsign.sock";
 /// Seconds that a resolver may keep a positive answer.
 const TTL_DEFAULT: u32 = 5;
 /// Consul's own default, which clients have in their configuration.
@@ -245,7 +247,7 @@ impl Surroundings {
     /// no default, and somebody has to say where.
     pub fn socket(&self) -> Option<PathBuf> {
         if self.root {
-            return Some(PathBuf::from("/run/callsign/callsign.sock"));
+            return Some(PathBuf::from(SOCKET_OF_ROOT));
         }
         let (_, runtime) = self.environment.iter().find(|(name, _)| name == "XDG_RUNTIME_DIR")?;
         Path::new(runtime).is_absolute().then(|| Path::new(runtime).join("callsign.sock"))

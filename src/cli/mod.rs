@@ -53,7 +53,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use callsign::client::{Client, ClientError, SERVERS_MAX, Server, Way};
-use callsign::config::{Surroundings, machine};
+use callsign::config::{SOCKET_OF_ROOT, Surroundings, machine};
 use callsign::connections::tls::Trust;
 use callsign::protocol::{ExplainForm, FilterForm, HolderForm, Problem, Reply, Request, Secret};
 use callsign::time::parse_duration;
@@ -262,15 +262,30 @@ impl From<ClientError> for Failure {
                 Self::new(UNAVAILABLE, sentence)
                     .hint("it speaks no TLS there, or its certificate is of another authority: --server-authority names one")
             }
-            ClientError::Unavailable { .. } => Self::new(UNAVAILABLE, sentence)
-                .hint("start one with `callsign serve`, or say where it is with --server"),
+            ClientError::Unavailable { server, .. } => {
+                let hint = of_root(&server, &Surroundings::here(), Path::new(SOCKET_OF_ROOT));
+                Self::new(UNAVAILABLE, sentence).hint(hint.unwrap_or_else(|| START_ONE.to_owned()))
+            }
             ClientError::Lost { .. } | ClientError::TimedOut { .. } => Self::new(UNAVAILABLE, sentence),
-            ClientError::Protocol { .. } => Self::new(FAILED, sentence).hint(
-                "registrations are taken over TCP where `serve --listen` says, and neither at the port of HTTP nor at that of DNS; on the server's own machine leave --server out",
-            ),
+            ClientError::Protocol { .. } => Self::new(FAILED, sentence).hint(OTHER_PORT),
         };
         Self { elsewhere, ..failure }
     }
+}
+
+const START_ONE: &str = "start one with `callsign serve`, or say where it is with --server";
+const OTHER_PORT: &str = "registrations are taken over TCP where `serve --listen` says, and neither at the port of HTTP nor at that of DNS; on the server's own machine leave --server out";
+
+/// What to do where nobody is at a user's own socket and there is one of root's, at `path`: a service of the system is not where
+/// its users are looked for.
+fn of_root(server: &Server, around: &Surroundings, path: &Path) -> Option<String> {
+    let own = !around.root && Server::usual(around).as_ref() == Some(server);
+    (own && path.exists()).then(|| {
+        format!(
+            "a server of this machine is at unix:{}: --server names it; or start one of yours with `callsign serve`",
+            path.display()
+        )
+    })
 }
 
 /// What every verb takes that asks a server.
@@ -278,7 +293,8 @@ impl From<ClientError> for Failure {
 #[command(next_help_heading = "Server and output")]
 struct Asking {
     /// Where the server is: unix:PATH, ADDR:PORT or tls:HOST:PORT; several are tried in turn, with commas between them or
-    /// the flag again [env: CALLSIGN_SERVER]
+    /// the flag again [env: CALLSIGN_SERVER] [default: unix:$XDG_RUNTIME_DIR/callsign.sock; for root
+    /// unix:/run/callsign/callsign.sock]
     #[arg(long, value_name = "SERVER", value_delimiter = ',')]
     server: Vec<Server>,
     /// A file that holds the token to say who we are with [env: CALLSIGN_TOKEN holds the token itself]
@@ -514,6 +530,7 @@ mod tests {
         };
         let home = ("XDG_RUNTIME_DIR", "/run/user/7");
         let both = around(&[home, ("CALLSIGN_SERVER", "unix:/b")]);
+        let unix = |path: &str| Server::Unix(path.into());
         let servers = |server: Option<&str>, around: &Surroundings| -> Vec<String> {
             asking(server).servers_for(around).unwrap().iter().map(Server::to_string).collect()
         };
@@ -523,6 +540,20 @@ mod tests {
         assert_eq!(servers(None, &several), ["unix:/b", "127.0.0.1:5301"]);
         let neither = around(&[home, ("CALLSIGN_SERVER", "")]);
         assert_eq!(servers(None, &neither), ["unix:/run/user/7/callsign.sock"]);
+        // Root's socket is named to who has none of their own; its path is a stand-in here.
+        let (own, other) = (unix("/run/user/7/callsign.sock"), unix("/run/user/7/other.sock"));
+        let (there, missing) = (Path::new("/"), Path::new("/no-such-folder/callsign.sock"));
+        let hint = of_root(&own, &around(&[home]), there).unwrap();
+        assert!(hint.starts_with("a server of this machine is at unix:/: --server names it"), "{hint}");
+        let root = Surroundings { root: true, ..around(&[home]) };
+        for (server, around, path) in [
+            (&own, around(&[home]), missing),
+            (&other, around(&[home]), there),
+            (&own, around(&[]), there),
+            (&own, root, there),
+        ] {
+            assert_eq!(of_root(server, &around, path), None);
+        }
         let homeless = asking(None).servers_for(&around(&[])).unwrap_err();
         assert!(homeless.code == USAGE && homeless.hint.unwrap().contains("CALLSIGN_SERVER"));
         let wrong = asking(None).servers_for(&around(&[("CALLSIGN_SERVER", "/b")])).unwrap_err();

@@ -81,7 +81,9 @@ fn the_help_of_a_verb_shows_an_example() {
     Server and output:
           --server <SERVER>            Where the server is: unix:PATH, ADDR:PORT or tls:HOST:PORT;
                                        several are tried in turn, with commas between them or the flag
-                                       again [env: CALLSIGN_SERVER]
+                                       again [env: CALLSIGN_SERVER] [default:
+                                       unix:$XDG_RUNTIME_DIR/callsign.sock; for root
+                                       unix:/run/callsign/callsign.sock]
           --token-file <FILE>          A file that holds the token to say who we are with [env:
                                        CALLSIGN_TOKEN holds the token itself]
           --server-authority <FILE>    Who signs the certificate of a server at tls:HOST:PORT [default:
