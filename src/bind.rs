@@ -1,5 +1,6 @@
 //! Sockets, bound before anything else happens; and in words, why one could not be.
 
+use std::fmt;
 use std::fs;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
@@ -9,8 +10,8 @@ use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
-use nix::sys::socket::{setsockopt, sockopt};
+use anyhow::{Context, Result, anyhow, bail};
+use nix::sys::socket::{getsockopt, setsockopt, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
 
 /// Connections that wait to be accepted.
@@ -233,8 +234,45 @@ pub fn doq(address: SocketAddr) -> Result<UdpSocket> {
     udp(address).with_context(|| refused("DNS over QUIC", "udp", address))
 }
 
+/// Why an address could not be bound, in words: what was done, who holds it and what to do.
+#[derive(Debug)]
+pub struct Refused {
+    act: String,
+    why: String,
+    holder: Option<Holder>,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", self.act, self.why)
+    }
+}
+
+/// Where the port is held by the server of our own user at `path`, as far as can be seen: that, instead of who holds it.
+pub fn by_ours(error: anyhow::Error, path: &Path) -> anyhow::Error {
+    let Some(refused) = error.downcast_ref::<Refused>() else { return error };
+    let ours = connects(path).ok().and_then(|socket| ours(&socket));
+    match (&refused.holder, ours) {
+        (Some(Holder::Hidden), Some(pid)) => anyhow!("{}; {}", refused.act, runs_already(pid)),
+        (Some(Holder::Seen { pid: holder, .. }), Some(pid)) if *holder == pid.to_string() => {
+            anyhow!("{}; {}", refused.act, runs_already(pid))
+        }
+        _ => error,
+    }
+}
+
+/// The process that listens at the other end, where it is of our own user. Where systemd does, nobody is told.
+fn ours(socket: &Socket) -> Option<i32> {
+    let peer = getsockopt(socket, sockopt::PeerCredentials).ok()?;
+    (peer.uid() == nix::unistd::geteuid().as_raw() && peer.pid() > 1).then(|| peer.pid())
+}
+
+fn runs_already(pid: i32) -> String {
+    format!("a callsign server of yours runs already (pid {pid}): use it (`callsign status`), or stop it")
+}
+
 /// `binding the DNS socket on 127.0.0.1:53 (udp)`, with who holds it and what to do.
-fn refused(what: &str, protocol: &str, address: SocketAddr) -> String {
+fn refused(what: &str, protocol: &str, address: SocketAddr) -> Refused {
     let flag = match what {
         "DNS" => "--dns",
         "DNS over TLS" => "--dot",
@@ -247,7 +285,8 @@ fn refused(what: &str, protocol: &str, address: SocketAddr) -> String {
     };
     let is_elsewhere = std::net::UdpSocket::bind((address.ip(), 0))
         .is_err_and(|error| error.kind() == io::ErrorKind::AddrNotAvailable);
-    let holder = match holder(protocol, address) {
+    let holder = holder(protocol, address);
+    let why = match &holder {
         _ if is_elsewhere => format!(
             "; this machine has no address {}: `ip address` lists those that it has, for {flag} ADDR:PORT",
             address.ip()
@@ -258,11 +297,30 @@ fn refused(what: &str, protocol: &str, address: SocketAddr) -> String {
         }
         None => format!("; choose another with {flag} ADDR:PORT"),
     };
-    format!("binding the {what} socket on {address} ({protocol}){holder}")
+    Refused { act: format!("binding the {what} socket on {address} ({protocol})"), why, holder }
 }
 
-/// Who has a socket on this port: the command's name and its pid, as far as we may look.
-fn holder(protocol: &str, address: SocketAddr) -> Option<String> {
+/// Who has a port, as far as we may look.
+#[derive(Debug)]
+enum Holder {
+    Seen { command: String, pid: String },
+    Hidden,
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Seen { command, pid } => write!(f, "{command} (pid {pid})"),
+            // Our own servers are among these.
+            Self::Hidden => f.write_str(
+                "a process that only root may look into (another user's, or a server of ours: `callsign status`)",
+            ),
+        }
+    }
+}
+
+/// Who has a socket on this port.
+fn holder(protocol: &str, address: SocketAddr) -> Option<Holder> {
     let mut inodes = Vec::new();
     for table in [format!("/proc/net/{protocol}"), format!("/proc/net/{protocol}6")] {
         for line in fs::read_to_string(table).unwrap_or_default().lines().skip(1) {
@@ -282,15 +340,13 @@ fn holder(protocol: &str, address: SocketAddr) -> Option<String> {
         let links = descriptors.flatten().filter_map(|descriptor| fs::read_link(descriptor.path()).ok());
         if links.into_iter().any(|link| inodes.iter().any(|inode| link.as_os_str() == inode.as_str())) {
             let command = fs::read_to_string(path.join("comm")).unwrap_or_default();
-            let pid = process.file_name();
-            return Some(format!("{} (pid {})", command.trim().escape_debug(), pid.to_string_lossy()));
+            return Some(Holder::Seen {
+                command: command.trim().escape_debug().to_string(),
+                pid: process.file_name().to_string_lossy().into_owned(),
+            });
         }
     }
-    // Our own servers are among these.
-    (!inodes.is_empty()).then(|| {
-        "a process that only root may look into (another user's, or a server of ours: `callsign status`)"
-            .to_owned()
-    })
+    (!inodes.is_empty()).then_some(Holder::Hidden)
 }
 
 /// The file of the Unix registration socket; it goes when this is dropped, if it is still ours.
@@ -326,9 +382,11 @@ pub fn unix(path: &Path) -> Result<(UnixListener, UnixFile)> {
                     return Err(error)
                         .with_context(|| format!("looking whether a server listens on {shown}"));
                 }
-                _ => {
+                found => {
+                    let ours = found.ok().and_then(|socket| ours(&socket)).map(runs_already);
+                    let what = ours.unwrap_or_else(|| "stop it".to_owned());
                     bail!(
-                        "another server is listening on {shown}; stop it, or choose another path with --socket"
+                        "another server is listening on {shown}; {what}, or choose another path with --socket"
                     )
                 }
             }
@@ -353,10 +411,11 @@ pub fn unix(path: &Path) -> Result<(UnixListener, UnixFile)> {
     Ok((listener, UnixFile { path: path.to_owned(), inode }))
 }
 
-fn connects(path: &Path) -> io::Result<()> {
+fn connects(path: &Path) -> io::Result<Socket> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
-    socket.connect(&socket2::SockAddr::unix(path)?)
+    socket.connect(&socket2::SockAddr::unix(path)?)?;
+    Ok(socket)
 }
 
 impl Drop for UnixFile {

@@ -37,7 +37,14 @@ impl Bound {
         all.into_iter().flatten().filter_map(|listener| listener.local_addr().ok()).collect()
     }
 
+    /// # Errors
+    ///
+    /// An address that cannot be bound, with who has it: of a server of our own user that is asked at the same path.
     pub(super) fn new(config: &Config) -> Result<Self> {
+        Self::bind(config).map_err(|error| bind::by_ours(error, &config.socket))
+    }
+
+    fn bind(config: &Config) -> Result<Self> {
         let handed = bind::handed()?.unwrap_or_default();
         let mut dns = handed.dns;
         let dns_handed = !dns.is_empty();

@@ -201,6 +201,33 @@ fn a_taken_port_is_one_sentence_with_who_holds_it() {
     assert!(ended.stderr.contains(&address) && ended.stderr.contains(&format!("(pid {here})")), "{ended:?}");
 }
 
+/// Its memory is its own, so whoever is not root cannot see which process has the port.
+#[test]
+fn a_second_server_of_ones_own_is_told_of_the_first() {
+    let directory = tempfile::tempdir().expect("a directory");
+    fs::set_permissions(directory.path(), PermissionsExt::from_mode(0o777)).expect("a mode");
+    let nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
+    let socket = path(&directory, "s");
+    let first = Server::start_under(&nobody, &["--socket", &socket, "--store", "memory"]);
+    let told = format!(
+        "a callsign server of yours runs already (pid {}): use it (`callsign status`), or stop it",
+        first.pid()
+    );
+    let (dns, http) = (first.dns[0].to_string(), first.http[0].to_string());
+    let flags = [vec!["--dns", dns.as_str()], vec!["--http", http.as_str()], vec![]];
+    for (number, flags) in flags.iter().enumerate() {
+        let flags = [flags.as_slice(), &["--socket", &socket, "--store", "memory"]].concat();
+        let Err(ended) = Server::launch(&nobody, &flags) else { panic!("{flags:?} started") };
+        assert!(ended.stderr.contains(&told), "{number}: {ended:?}");
+    }
+    // Another server's socket says nothing of who has the port.
+    let other = path(&directory, "other");
+    let _second = Server::start_under(&nobody, &["--socket", &other, "--store", "memory"]);
+    let flags = ["--dns", &dns, "--socket", &path(&directory, "third"), "--store", "memory"];
+    let Err(ended) = Server::launch(&nobody, &flags) else { panic!("it started") };
+    assert!(ended.stderr.contains("only root may look into"), "{ended:?}");
+}
+
 #[test]
 fn several_addresses_answer_alike_and_are_printed() {
     let server = Server::start(&["--dns", "127.0.0.1:0", "--dns", "127.0.0.2:0", "--listen", "127.0.0.1:0"]);
