@@ -293,7 +293,10 @@ fn refused(what: &str, protocol: &str, address: SocketAddr) -> Refused {
         ),
         Some(holder) => format!("; {holder} holds it: stop that, or choose another with {flag} ADDR:PORT"),
         None if address.port() < 1024 => {
-            format!("; a port below 1024 needs CAP_NET_BIND_SERVICE, or choose another with {flag} ADDR:PORT")
+            let port = address.port();
+            format!(
+                "; a port below 1024 needs a privilege: start it as root with --user NAME, or `sysctl net.ipv4.ip_unprivileged_port_start={port}`, or let a socket unit bind it; or choose another with {flag} ADDR:PORT"
+            )
         }
         None => format!("; choose another with {flag} ADDR:PORT"),
     };

@@ -229,6 +229,23 @@ fn a_second_server_of_ones_own_is_told_of_the_first() {
 }
 
 #[test]
+fn a_port_that_needs_a_privilege_is_told_with_the_ways_to_it() {
+    let directory = tempfile::tempdir().expect("a directory");
+    fs::set_permissions(directory.path(), PermissionsExt::from_mode(0o777)).expect("a mode");
+    let nobody = ["unshare", "--net", "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
+    let flags = ["--dns", "0.0.0.0:53", "--socket", &path(&directory, "s"), "--store", "memory"];
+    let Err(ended) = Server::launch(&nobody, &flags) else { panic!("it started") };
+    for way in [
+        "start it as root with --user NAME",
+        "`sysctl net.ipv4.ip_unprivileged_port_start=53`",
+        "a socket unit",
+        "--dns ADDR:PORT",
+    ] {
+        assert!(ended.stderr.contains(way), "no `{way}` in {ended:?}");
+    }
+}
+
+#[test]
 fn several_addresses_answer_alike_and_are_printed() {
     let server = Server::start(&["--dns", "127.0.0.1:0", "--dns", "127.0.0.2:0", "--listen", "127.0.0.1:0"]);
     server.client().done("registered", &form("a", "none"));
