@@ -120,7 +120,8 @@ fn init(zone: &Name, place: Place, now: Wall) -> Done {
     let kept = key_folder::add(&folder, zone, times).map_err(failed)?;
     show(&kept.key)?;
     message::say(&format!(
-        "{zone} is signed from now on where the server has it as a `domain`; give the zone above the DS from {} on",
+        "{zone} is signed from now on where the server has it as a `domain` and its keys in {} (with another data directory: --keys); give the zone above the DS from {} on",
+        folder.display(),
         time(kept.key.times.ready_from())
     ));
     Ok(ExitCode::SUCCESS)

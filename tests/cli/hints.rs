@@ -60,3 +60,13 @@ fn a_service_that_is_not_there_is_told_beside_what_was_asked() {
         ("hint: wbe is not registered now; did you mean `web`?\n", Some(0))
     );
 }
+
+#[test]
+fn a_key_says_where_it_is() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut command = callsign(directory.path());
+    let told = transcript(command.args(["dnssec", "init", "service.internal", "--keys", "keys"]));
+    let said = told.lines().find(|line| line.starts_with("! ")).unwrap();
+    let (said, _) = said.split_once("; give").unwrap();
+    assert_snapshot!(said, @"! callsign: service.internal. is signed from now on where the server has it as a `domain` and its keys in keys (with another data directory: --keys)");
+}
