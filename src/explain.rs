@@ -25,10 +25,8 @@ pub fn explain(view: &View, name: &str) -> Result<ExplainedForm, Problem> {
         _ => None,
     };
     let (known_name, mut verdict) = verdict(view, &domain);
-    if let Some(meant) = below_domain(view, name, &domain) {
-        let meant = meant.to_string();
-        let meant = meant.trim_end_matches('.');
-        verdict.push_str(&format!("; names end in the server's domain: did you mean `{meant}`?"));
+    if !is_served(view, &domain) {
+        verdict.push_str(&elsewhere(view, &domain));
     }
     Ok(ExplainedForm {
         known: known_name,
@@ -67,6 +65,22 @@ fn below_domain(view: &View, text: &str, whole: &Name) -> Option<Name> {
     let labels: Vec<&[u8]> = lower.labels().collect();
     grammar::parse(&labels)?;
     view.settings.apexes[0].name().prepend_all(&labels).ok()
+}
+
+/// What to say of a name that no zone of ours holds: our domains, and the service below them that may be meant.
+fn elsewhere(view: &View, name: &Name) -> String {
+    let apexes = &view.settings.apexes;
+    let domains: Vec<String> = apexes.iter().map(|apex| apex.name().to_string()).collect();
+    let domains = format!("; this server's domains are {}", domains.join(" "));
+    let lower = name.to_lowercase();
+    let first = lower.labels().next().and_then(|label| std::str::from_utf8(label).ok()).unwrap_or_default();
+    match view.service(first) {
+        Some(_) => {
+            let meant = apexes[0].owner(&[first]).to_string();
+            format!("{domains}; did you mean `{}`?", meant.trim_end_matches('.'))
+        }
+        None => format!("{domains}; others' names are answered with `serve --forward`"),
+    }
 }
 
 /// The service that a question of why is about, where it is about one.

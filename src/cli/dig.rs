@@ -7,10 +7,11 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use callsign::answer::Ede;
-use callsign::config::DNS_PORT;
+use callsign::client::Client;
+use callsign::config::{DNS_PORT, Surroundings};
 use callsign::grammar;
 use callsign::message::{self, ExtendedError, ShownRecord, record_type};
-use callsign::name::Apex;
+use callsign::protocol::{FilterForm, Reply, Request, StatusForm};
 use clap::Args;
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{Name, RecordType};
@@ -20,15 +21,15 @@ use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::timeout;
 
 use super::{
-    Done, FAILED, Failure, Format, NOT_FOUND, UNAVAILABLE, USAGE, duration, output, setup, terminal,
+    Asking, Done, FAILED, Failure, Format, NOT_FOUND, UNAVAILABLE, USAGE, duration, output, setup, terminal,
 };
 
 /// Attempts over UDP within the timeout: a datagram may get lost.
 const ATTEMPTS: u32 = 3;
 /// The EDNS size that is asked for: what every path carries without fragments (RFC 9715).
 const BUFSIZE: u16 = 1232;
-/// The domain of a server that was not told another. Only DNS is asked here, which does not say what it is.
-const DOMAIN_USUAL: &str = "service.local";
+/// How long the registration socket may take to tell of the server that was asked.
+const KNOWN_WITHIN: Duration = Duration::from_secs(1);
 
 /// Ask over real DNS; show TTLs, reasons and glue
 #[derive(Debug, Args)]
@@ -102,17 +103,49 @@ impl Dig {
             Format::Table => output::print(&shown.text())?,
             format => output::value(format, &shown)?,
         }
-        if heard.message.metadata.response_code == ResponseCode::Refused
-            && let Some(meant) = shown.meant(&self.name)
-        {
-            super::message::hint(&format!(
-                "names end in the server's domain, which `callsign status` shows: did you mean `{meant}`?"
-            ));
+        if heard.message.metadata.response_code == ResponseCode::Refused && shown.is_of_elsewhere() {
+            let hint = match timeout(self.timeout.min(KNOWN_WITHIN), self.elsewhere(server)).await {
+                Ok(Some(hint)) => hint,
+                _ => "names end in the server's domain, which `callsign status` shows".to_owned(),
+            };
+            super::message::hint(&hint);
         }
         Ok(match heard.message.metadata.response_code {
             ResponseCode::NoError => ExitCode::SUCCESS,
             ResponseCode::NXDomain => ExitCode::from(NOT_FOUND),
             _ => ExitCode::from(FAILED),
+        })
+    }
+
+    /// What to say of a name that is in no zone of the server at `dns`: its domains, and the name that may be meant; none where no
+    /// registration socket tells of the same server. Only DNS was asked, which does not say what it is.
+    async fn elsewhere(&self, dns: SocketAddr) -> Option<String> {
+        let servers = Asking::servers_of(&Surroundings::here()).ok()?;
+        let mut client = Client::connect(servers.first()?, self.timeout).await.ok()?;
+        let Ok(Reply::Status(server)) = client.request(&Request::Status(StatusForm {})).await else {
+            return None;
+        };
+        if !setup::dns_listeners(&server).contains(&dns) {
+            return None;
+        }
+        let domain = server.domains.first()?.trim_end_matches('.');
+        let domains = format!("this server's domains are {}", server.domains.join(" "));
+        let name = callsign::name::Name::parse(&self.name).ok()?.to_lowercase();
+        let labels: Vec<&[u8]> = name.labels().collect();
+        let first = String::from_utf8(labels.first()?.to_vec()).ok()?;
+        // What spells something of a service is short for that, and else its first label may be a service.
+        let spelt = grammar::parse(&labels).and_then(grammar::Owner::service).map(str::to_owned);
+        let short = spelt.map(|service| (service, self.name.trim_end_matches('.').to_owned()));
+        for (service, short) in short.into_iter().chain([(first.clone(), first)]) {
+            let form = FilterForm { service: Some(service), most: Some(1), ..FilterForm::default() };
+            let listed = client.request(&Request::List(Box::new(form))).await;
+            if matches!(listed, Ok(Reply::Instances(page)) if !page.instances.is_empty()) {
+                return Some(format!("{domains}; did you mean `{short}.{domain}`?"));
+            }
+        }
+        Some(match labels.len() {
+            1 => format!("{domains}; `callsign ls` lists the services"),
+            _ => format!("{domains}; others' names are answered with `serve --forward`"),
         })
     }
 
@@ -284,19 +317,9 @@ impl Shown {
         }
     }
 
-    /// The name that `asked` may be short for, where it was refused for being in no zone of the server.
-    fn meant(&self, asked: &str) -> Option<String> {
-        let otherwise = |error: &ExtendedError| error.code != Ede::NOT_AUTHORITATIVE;
-        if asked.ends_with('.') || self.message.errors.iter().any(otherwise) {
-            return None;
-        }
-        let name = callsign::name::Name::parse(asked).ok()?.to_lowercase();
-        if Apex::parse(DOMAIN_USUAL).is_ok_and(|domain| name.is_within(domain.name())) {
-            return None;
-        }
-        // What spells nothing below a domain is a name of elsewhere: www.example.com.
-        grammar::parse(&name.labels().collect::<Vec<_>>())?;
-        Some(format!("{asked}.{DOMAIN_USUAL}"))
+    /// True of a refusal for being in no zone of the server, and for nothing else.
+    fn is_of_elsewhere(&self) -> bool {
+        self.message.errors.iter().all(|error: &ExtendedError| error.code == Ede::NOT_AUTHORITATIVE)
     }
 
     fn text(&self) -> String {

@@ -330,9 +330,14 @@ impl Asking {
     }
 
     fn servers_for(&self, around: &Surroundings) -> Result<Vec<Server>, Failure> {
-        if !self.server.is_empty() {
-            return Ok(self.server.clone());
+        match self.server.is_empty() {
+            true => Self::servers_of(around),
+            false => Ok(self.server.clone()),
         }
+    }
+
+    /// Those that no flag names.
+    fn servers_of(around: &Surroundings) -> Result<Vec<Server>, Failure> {
         let variable =
             around.environment.iter().find(|(name, text)| name == "CALLSIGN_SERVER" && !text.is_empty());
         if let Some((_, text)) = variable {

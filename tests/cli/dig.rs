@@ -53,18 +53,43 @@ fn dig_shows_ttls_reasons_and_glue() {
     reason 20 (Not Authoritative): not a name of this server
     question: example.com. IN A
     ; 71 octets from 127.0.0.1:PORT over udp in TOOK, EDNS 1232
-    ! hint: names end in the server's domain, which `callsign status` shows: did you mean `example.com.service.local`?
+    ! hint: this server's domains are service.local.; others' names are answered with `serve --forward`
     exit Some(1)
     ");
-    for short in ["web", "a.web", "_web._tcp"] {
-        let told = server.says(&format!("dig {short}"));
-        assert!(told.contains(&format!("did you mean `{short}.service.local`?")), "{told}");
+    let hint_of = |name: &str| {
+        let told = server.says(&format!("dig {name}"));
+        let hint = told.lines().find_map(|line| line.strip_prefix("! hint: this server's domains are "));
+        hint.unwrap_or_default().to_owned()
+    };
+    // Only what is registered is meant.
+    for (short, meant) in [
+        ("web", "web"),
+        ("a.web", "a.web"),
+        ("_web._tcp", "_web._tcp"),
+        ("web.local", "web"),
+        ("web.", "web"),
+    ] {
+        assert_eq!(
+            hint_of(short),
+            format!("service.local.; did you mean `{meant}.service.local`?"),
+            "{short}"
+        );
     }
-    // A name that is whole, one that is none below a domain, and one that is there or could be.
-    for whole in ["web.", "www.example.com", "web.service.local", "none.service.local"] {
-        let told = server.says(&format!("dig {whole}"));
-        assert!(!told.contains("did you mean"), "{told}");
+    assert_eq!(hint_of("wbe"), "service.local.; `callsign ls` lists the services");
+    for other in ["google.com", "www.example.com", "a.example."] {
+        let expected = "service.local.; others' names are answered with `serve --forward`";
+        assert_eq!(hint_of(other), expected, "{other}");
     }
+    // One that is there or could be.
+    for whole in ["web.service.local", "none.service.local"] {
+        assert!(!server.says(&format!("dig {whole}")).contains("hint"), "{whole}");
+    }
+    // Of a server that no socket tells of, only the question is known.
+    let told = blot(&transcript(server.verb("dig web").env("CALLSIGN_SERVER", "unix:/nowhere/s")));
+    assert!(
+        told.contains("! hint: names end in the server's domain, which `callsign status` shows\n"),
+        "{told}"
+    );
 }
 
 #[test]
