@@ -323,7 +323,8 @@ mod tests {
         for (text, hint) in [
             ("/run/x", "try `unix:/run/x`"),
             ("unix:", "missing"),
-            ("localhost:1", "ADDR:PORT"),
+            ("localhost:1", "localhost is none: 127.0.0.1:1"),
+            ("registry:1", "ADDR:PORT"),
             ("", "ADDR:PORT"),
         ] {
             assert!(text.parse::<Server>().unwrap_err().contains(hint), "{text}");

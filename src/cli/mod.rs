@@ -266,6 +266,11 @@ impl From<ClientError> for Failure {
                 let hint = of_root(&server, &Surroundings::here(), Path::new(SOCKET_OF_ROOT));
                 Self::new(UNAVAILABLE, sentence).hint(hint.unwrap_or_else(|| START_ONE.to_owned()))
             }
+            // DNS waits for the rest of what it takes for a long query, and HTTP closes.
+            ClientError::Lost { server: Server::Tcp(_), .. }
+            | ClientError::TimedOut { server: Server::Tcp(_), .. } => {
+                Self::new(UNAVAILABLE, sentence).hint(OTHER_PORT)
+            }
             ClientError::Lost { .. } | ClientError::TimedOut { .. } => Self::new(UNAVAILABLE, sentence),
             ClientError::Protocol { .. } => Self::new(FAILED, sentence).hint(OTHER_PORT),
         };

@@ -61,6 +61,12 @@ impl FromStr for Server {
         if text.starts_with('/') {
             return Err(format!("must be unix:PATH or ADDR:PORT; try `unix:{}`", text.escape_debug()));
         }
+        if let Some(port) = text.strip_prefix("localhost:") {
+            return Err(format!(
+                "must be an address, and localhost is none: 127.0.0.1:{}",
+                port.escape_debug()
+            ));
+        }
         text.parse().map(Self::Tcp).map_err(|_| {
             "must be unix:PATH, ADDR:PORT or tls:HOST:PORT, such as unix:/run/callsign/callsign.sock or 127.0.0.1:5301"
                 .to_owned()

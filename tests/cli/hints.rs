@@ -1,5 +1,8 @@
 //! What is said to who was nearly right: a name, a host, a port or a right that is another one.
 
+use std::io::Write;
+use std::net::TcpListener;
+
 use insta::assert_snapshot;
 
 use super::*;
@@ -59,6 +62,35 @@ fn a_service_that_is_not_there_is_told_beside_what_was_asked() {
         (line.as_str(), child.wait().unwrap().code()),
         ("hint: wbe is not registered now; did you mean `web`?\n", Some(0))
     );
+}
+
+#[test]
+fn a_port_that_is_not_for_registrations_is_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let asks = |timeout: &str| {
+        let mut command = callsign(directory.path());
+        blot(&transcript(command.args(["ls", "--server", &address, "--timeout", timeout])))
+    };
+    // Nobody accepts: the kernel does, and nothing is ever said.
+    let silent = asks("20ms").replace("20ms", "SHORT").replace("TOOK", "SHORT");
+    assert_snapshot!(silent, @"
+    ! callsign: 127.0.0.1:PORT did not answer within SHORT
+    ! hint: registrations are taken over TCP where `serve --listen` says, and neither at the port of HTTP nor at that of DNS; on the server's own machine leave --server out
+    exit Some(5)
+    ");
+    let closing = std::thread::spawn(move || {
+        // The one that was given up, and the next.
+        for stream in listener.incoming().take(2) {
+            let mut stream = stream.unwrap();
+            drop(BufReader::new(stream.try_clone().unwrap()).read_line(&mut String::new()));
+            drop(stream.flush());
+        }
+    });
+    let closed = asks("30s");
+    closing.join().unwrap();
+    assert!(closed.contains("ended") && closed.contains("where `serve --listen` says"), "{closed}");
 }
 
 #[test]
