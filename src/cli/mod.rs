@@ -41,6 +41,7 @@ mod show;
 mod status;
 mod store;
 mod terminal;
+mod tip;
 mod token;
 mod watch;
 mod zone;
@@ -135,6 +136,7 @@ pub fn parse() -> Cli {
             };
             std::process::exit(code.into());
         }
+        let text = tip::with_ours(&text, &error);
         match text.strip_prefix("error: ") {
             Some(complaint) => eprint!("callsign: {complaint}"),
             None => eprint!("{text}"),

@@ -1,16 +1,17 @@
 //! `callsign register`: registers once with `--lease`, else stays in the foreground and holds it.
 
+use std::net::{IpAddr, SocketAddr};
 use std::process::ExitCode;
 
 use callsign::client::hold::{Ended, Holder, LEAVE_WITHIN, ORDERS_MAX, Order};
-use callsign::name::{Name, ends_in_digits};
+use callsign::name::{Name, ServiceName, ends_in_digits};
 use callsign::protocol::{Pairs, PortForm, RegisterForm, RegisteredForm, Reply, Request, Several};
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use super::{Asking, Done, FAILED, Failure, Format, message, number, output};
+use super::{Asking, Done, FAILED, Failure, Format, USAGE, message, number, output};
 
 /// Register an instance of a service
 #[derive(Debug, Args)]
@@ -83,6 +84,7 @@ impl Options {
         port: Option<i64>,
         lease: Option<String>,
     ) -> Result<RegisterForm, Failure> {
+        one_label(service)?;
         let addresses: Vec<String> = address.into_iter().chain(self.address.iter().cloned()).collect();
         Ok(RegisterForm {
             service: service.to_owned(),
@@ -103,12 +105,38 @@ impl Options {
     }
 }
 
+/// The server adds its domain: who writes it means the label before it.
+fn one_label(service: &str) -> Result<(), Failure> {
+    let is_place = service.parse::<SocketAddr>().is_ok() || service.parse::<IpAddr>().is_ok();
+    match service.split_once('.') {
+        Some((first, _)) if !is_place && ServiceName::parse(first).is_ok() => {
+            let joined = service.trim_end_matches('.').replace('.', "-");
+            Err(Failure::new(
+                USAGE,
+                format!(
+                    "service must be one label; try `{first}`, for the server adds its domain, or `{joined}`"
+                ),
+            ))
+        }
+        _ => Ok(()),
+    }
+}
+
 fn some<T>(list: Vec<T>) -> Option<Vec<T>> {
     Some(list).filter(|list| !list.is_empty())
 }
 
 impl Register {
     pub async fn run(self) -> Done {
+        if self.place.is_none()
+            && let Ok(Place { address: Some(_), .. }) = place(&self.service)
+        {
+            return Err(Failure::new(
+                USAGE,
+                format!("the service's name is missing in front of {}", self.service),
+            )
+            .hint(format!("callsign register NAME {}", self.service)));
+        }
         let place = self.place.clone().unwrap_or_default();
         let form =
             self.options.form(&self.asking, &self.service, place.address, place.port, self.lease.clone())?;

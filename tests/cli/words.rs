@@ -120,6 +120,14 @@ fn bad_input_gets_one_sentence() {
         "dig web --dns 127.0.0.1",
         "serve --ttl 900",
         "serve --listen 0.0.0.0:5301",
+        "serve --port 5300",
+        "register web --port 8080",
+        "register 10.0.0.7:8080",
+        "register web.service.local 10.0.0.7:8080",
+        "run web.service.local --port 8080 -- true",
+        "ls --server localhost:5301",
+        "register web --server",
+        "zone check db.zone --server 127.0.0.1:5301",
     ] {
         let told = transcript(callsign(directory.path()).args(line.split_whitespace()));
         let first = told.lines().next().unwrap_or_default();
@@ -166,6 +174,25 @@ fn bad_input_gets_one_sentence() {
     ! callsign: --ttl must be whole seconds from 0s to 300s, not `900`
     > serve --listen 0.0.0.0:5301
     ! callsign: --listen 0.0.0.0:5301 can be reached from other machines, and there is no authentication: whoever reaches it may register and deregister anything; say who may do what with `access` (--access 'allow anyone read', and tokens for the rest), listen on 127.0.0.1, or set `allow-unauthenticated = true` (--allow-unauthenticated) if that is meant
+    > serve --port 5300
+    ! callsign: unexpected argument '--port' found
+    !   tip: ports stand behind addresses: '--dns ADDR:PORT', '--http ADDR:PORT'
+    > register web --port 8080
+    ! callsign: unexpected argument '--port' found
+    !   tip: the port stands behind the address: 'callsign register NAME ADDR:PORT', or ':PORT' alone
+    > register 10.0.0.7:8080
+    ! callsign: the service's name is missing in front of 10.0.0.7:8080
+    ! hint: callsign register NAME 10.0.0.7:8080
+    > register web.service.local 10.0.0.7:8080
+    ! callsign: service must be one label; try `web`, for the server adds its domain, or `web-service-local`
+    > run web.service.local --port 8080 -- true
+    ! callsign: service must be one label; try `web`, for the server adds its domain, or `web-service-local`
+    > ls --server localhost:5301
+    ! callsign: invalid value 'localhost:5301' for '--server <SERVER>': must be an address, and localhost is none: 127.0.0.1:5301
+    > register web --server
+    ! callsign: a value is required for '--server <SERVER>' but none was supplied
+    > zone check db.zone --server 127.0.0.1:5301
+    ! callsign: unexpected argument '--server' found
     ");
 }
 
