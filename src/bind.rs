@@ -396,8 +396,7 @@ pub fn unix(path: &Path) -> Result<(UnixListener, UnixFile)> {
         }
     }
     if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
-        fs::create_dir_all(directory)
-            .with_context(|| format!("making the directory of the socket, {}", directory.display()))?;
+        in_words(fs::create_dir_all(directory), "making the directory of the socket,", directory)?;
     }
     let mut own = path.as_os_str().to_owned();
     own.push(format!(".{}", std::process::id()));
@@ -407,7 +406,7 @@ pub fn unix(path: &Path) -> Result<(UnixListener, UnixFile)> {
     let before = nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o117));
     let listener = UnixListener::bind(&own);
     nix::sys::stat::umask(before);
-    let listener = listener.with_context(|| format!("binding the registration socket {shown}"))?;
+    let listener = in_words(listener, "binding the registration socket", path)?;
     let inode = fs::symlink_metadata(&own)?.ino();
     fs::rename(&own, path).with_context(|| format!("putting the registration socket at {shown}"))?;
     listener.set_nonblocking(true)?;
@@ -419,6 +418,17 @@ fn connects(path: &Path) -> io::Result<Socket> {
     socket.set_nonblocking(true)?;
     socket.connect(&socket2::SockAddr::unix(path)?)?;
     Ok(socket)
+}
+
+/// What was done, with the next step where it is a right that is missing.
+fn in_words<T>(done: io::Result<T>, act: &str, place: &Path) -> Result<T> {
+    done.map_err(|error| {
+        let step = match error.kind() {
+            io::ErrorKind::PermissionDenied => "; choose another path with --socket PATH",
+            _ => "",
+        };
+        anyhow!("{act} {}: {error}{step}", place.display())
+    })
 }
 
 impl Drop for UnixFile {

@@ -168,12 +168,21 @@ impl Setup {
                 continue;
             }
             if foreign(&path, &file.text).is_some() {
-                keep(&path)?;
+                keep(&path).map_err(|failure| self.as_root(failure))?;
             }
             message::say(&format!("writing {}", path.display()));
-            replace(&path, &file.text)?;
+            replace(&path, &file.text).map_err(|failure| self.as_root(failure))?;
         }
         recipe.steps.iter().try_for_each(|step| output::line(&format!("now: {step}")))
+    }
+
+    /// Root may write it, and has another server than ours, or none, to ask what it says.
+    fn as_root(&self, failure: Failure) -> Failure {
+        let flags = if self.resolver == Resolver::Envoy { "--http" } else { "--domain and --dns" };
+        match failure.code {
+            DENIED => failure.hint(format!("run it as root, with {flags} as your server has them")),
+            _ => failure,
+        }
     }
 
     fn may_replace(&self, path: &Path, text: &str) -> Result<(), Failure> {
@@ -212,7 +221,8 @@ fn keep(path: &Path) -> Result<(), Failure> {
     // Not every file system has second names.
     let keeping = fs::hard_link(path, &kept).or_else(|_| fs::copy(path, &kept).map(drop));
     keeping.map_err(|error| {
-        Failure::new(FAILED, format!("keeping {} as {}: {error}", path.display(), kept.display()))
+        let code = if error.kind() == io::ErrorKind::PermissionDenied { DENIED } else { FAILED };
+        Failure::new(code, format!("keeping {} as {}: {error}", path.display(), kept.display()))
     })?;
     message::say(&format!("what was there is kept as {}", kept.display()));
     Ok(())

@@ -72,10 +72,17 @@ pub enum OpenError {
     Held { path: String, pid: String },
     #[error("{path}: {what}; start the newer version, or choose another directory with --data DIR")]
     Newer { path: String, what: String },
-    #[error("{path}: {cause}")]
+    #[error("{path}: {cause}{}", next_step(.cause))]
     Io { path: String, cause: io::Error },
     #[error("{path}: {what}")]
     Damaged { path: String, what: String },
+}
+
+fn next_step(cause: &io::Error) -> &'static str {
+    match cause.kind() {
+        io::ErrorKind::PermissionDenied => "; choose a directory of yours with --data DIR",
+        _ => "",
+    }
 }
 
 /// Opens the store in `directory`, which is made where it is not there, and starts its thread.

@@ -2,10 +2,20 @@
 
 use std::io::Write;
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 
 use insta::assert_snapshot;
 
 use super::*;
+
+/// One of our verbs as a user without a right.
+fn as_nobody(directory: &Path, words: &[&str]) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid=65534", "--regid=65534", "--clear-groups", env!("CARGO_BIN_EXE_callsign")]);
+    command.args(words).current_dir(directory).env_clear();
+    command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
+    command
+}
 
 #[test]
 fn an_instance_of_another_host_is_found_there() {
@@ -91,6 +101,48 @@ fn a_port_that_is_not_for_registrations_is_told() {
     let closed = asks("30s");
     closing.join().unwrap();
     assert!(closed.contains("ended") && closed.contains("where `serve --listen` says"), "{closed}");
+}
+
+#[test]
+fn where_it_may_not_write_the_next_step_is_told() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(directory.path(), PermissionsExt::from_mode(0o755)).unwrap();
+    let path = directory.path().display().to_string();
+    let open = format!("{path}/open");
+    std::fs::create_dir(&open).unwrap();
+    std::fs::set_permissions(&open, PermissionsExt::from_mode(0o777)).unwrap();
+    let says = |words: &[&str]| {
+        let told = transcript(&mut as_nobody(directory.path(), words)).replace(&path, "DIR");
+        // Where it is bound was printed before.
+        let last: Vec<&str> = told.lines().skip_while(|line| !line.starts_with("! ")).collect();
+        last.join("\n")
+    };
+    let ports = ["serve", "--dns", "127.0.0.1:0", "--http", "none", "--log", "error"];
+    let socket = format!("{open}/s");
+    let data = format!("{path}/data");
+    assert_snapshot!(says(&[&ports[..], &["--socket", &socket, "--data", &data]].concat()), @"
+    ! callsign: opening the store: DIR/data: Permission denied (os error 13); choose a directory of yours with --data DIR
+    exit Some(1)
+    ");
+    let closed = format!("{path}/s");
+    assert_snapshot!(says(&[&ports[..], &["--store", "memory", "--socket", &closed]].concat()), @"
+    ! callsign: binding the registration socket DIR/s: Permission denied (os error 13); choose another path with --socket PATH
+    exit Some(1)
+    ");
+    let below = format!("{path}/run/s");
+    assert_snapshot!(says(&[&ports[..], &["--store", "memory", "--socket", &below]].concat()), @"
+    ! callsign: making the directory of the socket, DIR/run: Permission denied (os error 13); choose another path with --socket PATH
+    exit Some(1)
+    ");
+    std::fs::create_dir_all(directory.path().join("etc/systemd/resolved.conf.d")).unwrap();
+    let asked = ["--domain", "service.local", "--dns", "127.0.0.1:5300"];
+    let words = [&["setup", "resolved", "--write", "--root", &path], &asked[..]].concat();
+    assert_snapshot!(says(&words), @"
+    ! callsign: writing DIR/etc/systemd/resolved.conf.d/callsign.conf
+    ! callsign: writing DIR/etc/systemd/resolved.conf.d/callsign.conf: Permission denied (os error 13)
+    ! hint: run it as root, with --domain and --dns as your server has them
+    exit Some(4)
+    ");
 }
 
 #[test]
