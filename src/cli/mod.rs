@@ -577,9 +577,14 @@ mod tests {
 
     #[test]
     fn every_verb_shows_an_example() {
-        for verb in Cli::command().get_subcommands().filter(|verb| !verb.is_hide_set()) {
-            let example = verb.get_after_help().map(ToString::to_string).unwrap_or_default();
-            assert!(example.contains(&format!("callsign {}", verb.get_name())), "{}", verb.get_name());
+        fn below(command: &clap::Command, name: &str) {
+            for verb in command.get_subcommands().filter(|verb| !verb.is_hide_set()) {
+                let name = format!("{name} {}", verb.get_name());
+                let example = verb.get_after_help().map(ToString::to_string).unwrap_or_default();
+                assert!(example.contains(&name), "{name}");
+                below(verb, &name);
+            }
         }
+        below(&Cli::command(), "callsign");
     }
 }

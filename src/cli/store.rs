@@ -29,10 +29,13 @@ pub struct Store {
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// Read every page and record; no server may be running on the directory
+    #[command(after_help = "Example:\n  callsign store check --data /var/lib/callsign")]
     Check(Place),
     /// Write a backup while the server serves
+    #[command(after_help = "Example:\n  callsign store backup registry.backup")]
     Backup(Backup),
     /// Make a backup the store; no server may be running on the directory
+    #[command(after_help = "Example:\n  callsign store restore registry.backup --data /var/lib/callsign")]
     Restore(Restore),
 }
 
