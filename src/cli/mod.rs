@@ -295,6 +295,21 @@ fn of_root(server: &Server, around: &Surroundings, path: &Path) -> Option<String
     })
 }
 
+/// Says that a service is not registered now, and which one is meant perhaps. What was asked of it goes on: it may come.
+async fn tell_if_absent(client: &mut Client, service: &str) {
+    let form = FilterForm { service: Some(service.to_owned()), most: Some(1), ..FilterForm::default() };
+    let Ok(Reply::Instances(page)) = client.request(&Request::List(Box::new(form))).await else { return };
+    if !page.instances.is_empty() {
+        return;
+    }
+    let nearest = match client.request(&Request::Explain(ExplainForm { name: service.to_owned() })).await {
+        Ok(Reply::Explained(explained)) => explained.nearest,
+        _ => None,
+    };
+    let meant = nearest.map(|name| format!("; did you mean `{name}`?")).unwrap_or_default();
+    message::hint(&format!("{service} is not registered now{meant}"));
+}
+
 /// What every verb takes that asks a server.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Server and output")]
@@ -409,21 +424,6 @@ impl Asking {
                 done => return done,
             }
         }
-    }
-
-    /// Says that a service is not registered now, and which one is meant perhaps. What was asked of it goes on: it may come.
-    async fn tell_if_absent(&self, service: &str) {
-        let form = FilterForm { service: Some(service.to_owned()), most: Some(1), ..FilterForm::default() };
-        let Ok((_, Reply::Instances(page))) = self.ask(&Request::List(Box::new(form))).await else { return };
-        if !page.instances.is_empty() {
-            return;
-        }
-        let nearest = match self.ask(&Request::Explain(ExplainForm { name: service.to_owned() })).await {
-            Ok((_, Reply::Explained(explained))) => explained.nearest,
-            _ => None,
-        };
-        let meant = nearest.map(|name| format!("; did you mean `{name}`?")).unwrap_or_default();
-        message::hint(&format!("{service} is not registered now{meant}"));
     }
 
     /// Asks one thing over a connection of its own.

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use callsign::protocol::{Reply, Request, SettingsForm};
 use clap::{ArgGroup, Args, Subcommand};
 
-use super::{Asking, Done, Format, number, output};
+use super::{Asking, Done, Format, number, output, tell_if_absent};
 
 /// Show or change the settings of a service
 #[derive(Debug, Args)]
@@ -99,7 +99,7 @@ impl Service {
             Verb::Show { service, asking } => (asking, SettingsForm { service, ..SettingsForm::default() }),
         };
         let service = form.service.clone();
-        let (client, reply) = asking.ask(&Request::Settings(form)).await?;
+        let (mut client, reply) = asking.ask(&Request::Settings(form)).await?;
         let Reply::Settings(reply) = reply else {
             return Err(client.unexpected(&reply).into());
         };
@@ -113,7 +113,7 @@ impl Service {
             }
             format => output::value(format, &reply)?,
         }
-        asking.tell_if_absent(&service).await;
+        tell_if_absent(&mut client, &service).await;
         Ok(ExitCode::SUCCESS)
     }
 }

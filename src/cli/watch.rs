@@ -8,7 +8,7 @@ use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::ls::Filter;
-use super::{Asking, Done, FAILED, Failure, Format, output};
+use super::{Asking, Done, FAILED, Failure, Format, output, tell_if_absent};
 
 /// Follow changes: first what is registered, then one line per change
 #[derive(Debug, Args)]
@@ -37,17 +37,14 @@ impl Watch {
 
     async fn watch(self) -> Done {
         let form = self.filter.form(self.service.clone());
-        let mut begun = false;
-        let mut watch = client::Watch::begin(self.asking.way()?, form, self.asking.timeout).await?;
+        let mut way = self.asking.way()?;
+        if let Some(service) = &self.service {
+            tell_if_absent(&mut way.connect(self.asking.timeout).await?, service).await;
+        }
+        let mut watch = client::Watch::begin(way, form, self.asking.timeout).await?;
         loop {
             let reply = match watch.next().await? {
-                Watched::Snapshot { page, .. } => {
-                    if let (false, true, Some(service)) = (begun, page.instances.is_empty(), &self.service) {
-                        self.asking.tell_if_absent(service).await;
-                    }
-                    begun = true;
-                    Reply::Snapshot(page)
-                }
+                Watched::Snapshot { page, .. } => Reply::Snapshot(page),
                 Watched::Change(change) => Reply::Change(change),
             };
             show(self.asking.output, &reply)?;
