@@ -176,6 +176,13 @@ impl Upstream {
             (state.rest, state.silent, state.loops) = (None, 0, false);
             return (rested.is_some() || looped).then_some(Shown::Back);
         }
+        if !came_to_us && rested.is_none() {
+            // One silence among others: whoever drops our question alone answers those of clients.
+            state.silent = state.silent.saturating_add(1);
+            if state.silent < SILENT_MAX {
+                return None;
+            }
+        }
         let length = rested.map_or(REST_MIN, |rest| (rest.length * 2).min(REST_MAX));
         state.rest = Some(Rest { until_ns: now_ns + nanoseconds(length), length });
         state.loops |= came_to_us;
@@ -226,8 +233,14 @@ mod tests {
         one.probe_begins(Name::parse("a.b").unwrap());
         assert_eq!(one.probe_ends(true, 200 * SECOND), Some(Shown::Back));
         assert!(!one.rests());
+        // A probe is one silence among others, whatever kind of question it is.
+        for ends in [None, None, Some(Shown::Silent)] {
+            one.probe_begins(Name::parse("a.b").unwrap());
+            assert_eq!(one.probe_ends(false, 0), ends);
+        }
+        assert!(one.rests() && one.replied(0, 1));
         one.probe_begins(Name::parse("a.b").unwrap());
-        assert_eq!(one.probe_ends(false, 0), Some(Shown::Silent));
+        assert!(one.probe_ends(false, 0).is_none() && !one.rests());
     }
 
     #[test]

@@ -13,6 +13,9 @@ use crate::time::format_duration;
 
 /// Shortest interval, TTL or deadline that is taken; what is shorter counts as this, as with Consul's own minimum.
 const SHORTEST: Duration = Duration::from_secs(1);
+/// Shortest time that a check is critical before its instance leaves: Consul's own minimum, and what clients that register once
+/// and start slowly live by.
+const LEAVES_AFTER_MIN: Duration = Duration::from_secs(60);
 
 /// The members of one object.
 pub struct Fields<'a> {
@@ -336,7 +339,9 @@ fn form(fields: &Fields<'_>, id: &str, name: &str) -> Result<CheckForm, Failure>
         rise: at_least_one(fields.number("SuccessBeforePassing")?),
         fall: at_least_one(fields.number("FailuresBeforeCritical")?),
         warn: fields.number("FailuresBeforeWarning")?.filter(|count| *count > 0),
-        deregister_after: fields.duration_text("DeregisterCriticalServiceAfter")?,
+        deregister_after: fields
+            .duration("DeregisterCriticalServiceAfter")?
+            .map(|after| whole(after.max(LEAVES_AFTER_MIN))),
         ..CheckForm::default()
     };
     if form.http.is_some() {
@@ -386,6 +391,7 @@ mod tests {
             json!({"HTTP": "http://127.0.0.1/", "Interval": "10s", "DeregisterCriticalServiceAfter": "1m"}),
             json!({"http": "http://127.0.0.1/", "interval": 10_000_000_000_u64, "deregister_critical_service_after": "1m"}),
             json!({"Http": "http://127.0.0.1/", "INTERVAL": "10s", "deregistercriticalserviceafter": 60_000_000_000_u64}),
+            json!({"HTTP": "http://127.0.0.1/", "Interval": "10s", "DeregisterCriticalServiceAfter": "5s"}),
         ] {
             let form = check(&value, "service:web", "Service 'web' check").unwrap_or_default().unwrap();
             assert_eq!(form.interval.as_deref(), Some("10s"), "{value}");
